@@ -1,0 +1,53 @@
+# `make demo` and `make test` are all a newcomer needs; each makes its virtual environment.
+PYTHON ?= python3
+BIN := .venv/bin
+ATTACKS := .venv-attacks/bin
+PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
+# Small networks on busy cores run many times slower with more than one thread per process.
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test lint bench test-attacks clean
+
+demo: .venv/demo.stamp  ## purify, attack, judge and report on the bundled digits
+	$(BIN)/depura demo --out runs/demo
+
+test: .venv/test.stamp  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp  ## style, types, docstrings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/pydoclint src
+
+bench: .venv/test.stamp  ## speed, as ratios within one run
+	$(BIN)/python -m benchmarks.purification
+
+test-attacks: .venv-attacks/stamp  ## the same Defence under torchattacks, foolbox and ART
+	$(ATTACKS)/python -m pytest -m attacks tests/end_to_end/test_attack_libraries.py
+
+clean:
+	rm -rf .venv .venv-attacks
+
+.venv/made.stamp:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo.stamp: .venv/made.stamp pyproject.toml constraints.txt
+	$(BIN)/pip install $(PIP_FLAGS) -e '.[report]'
+	touch $@
+
+.venv/test.stamp: .venv/made.stamp pyproject.toml constraints.txt
+	$(BIN)/pip install $(PIP_FLAGS) -e '.[report,test]'
+	touch $@
+
+.venv/dev.stamp: .venv/test.stamp
+	$(BIN)/pip install $(PIP_FLAGS) -e '.[report,test,dev]'
+	touch $@
+
+# torchattacks asks for torchvision and for an old requests, and needs neither for its attacks: installed without dependencies.
+.venv-attacks/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-attacks
+	$(ATTACKS)/pip install $(PIP_FLAGS) -e . pytest adversarial-robustness-toolbox foolbox tqdm requests safetensors
+	$(ATTACKS)/pip install $(PIP_FLAGS) --no-deps torchattacks
+	touch $@
