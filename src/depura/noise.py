@@ -1,0 +1,267 @@
+"""Addressable Gaussian noise: every draw is a pure function of its address.
+
+The address is (seed, image id, draw, stream, kind, round, step, element). The bits come from Philox4x32-10, the
+counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011:
+
+    key     = seed (64 bits)
+    counter = (element // 4, image id, draw, stream << 28 | kind << 24 | round << 16 | step)      4 x 32 bits
+
+The packing is one to one, so no two addresses share bits. A draw therefore depends on nothing else: not on the batch,
+its order, the device, the worker, or what was drawn before. The global generators are never touched.
+
+Integer operations are exact, so the bits (and uniforms) are identical on every device. Normals are made from pairs of
+words by Box and Muller's transform in float64 and then rounded to the asked dtype. log, cos and sin of different maths
+libraries may differ in the last bit of float64; in float32 that changes a value only where the float64 value lies
+within such an error of a rounding boundary (about one value in 10^8, by one unit in the last place).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from depura import _check
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+class Kind(IntEnum):
+    """What a draw is for. Different kinds never share bits."""
+
+    FORWARD = 0
+    REVERSE = 1
+    GUIDANCE = 2
+    T_STAR = 3
+    AUGMENT = 4
+    ATTACK = 5
+
+
+class Stream(IntEnum):
+    """Who draws. Scoring, attacking and deploying never share bits (evaluation on streams of its own)."""
+
+    DEPLOY = 0
+    INIT = 1
+    EOT = 2
+    SELECT = 3
+    REPORT = 4
+    NULL = 5
+    PROBE = 6
+    TRAIN = 7
+
+
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int], *, n_rounds: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32: four 32-bit words from a 128-bit counter and a 64-bit key.
+
+    Salmon et al. 2011, section 3.3. 32-bit words live in int64 tensors; the 64-bit product of two of them wraps in
+    int64 without losing bits.
+
+    Args:
+        counter: four int64 tensors of values in [0, 2^32), broadcastable against each other.
+        key: two integers in [0, 2^32).
+        n_rounds: rounds; 10 is the published safe choice.
+
+    Returns:
+        Four int64 tensors of values in [0, 2^32).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(n_rounds):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of one batch: row b belongs to image `images[b]` and draw `draws[b]`.
+
+    Equal addresses give equal noise, alone or in a batch, on one worker or ten.
+
+    Attributes:
+        seed: master seed, in [0, 2^64).
+        images: one id per row of the batch, each in [0, 2^32). The id of an image is its identity in its data set.
+        draws: one draw number per row, or a single number for all rows, each in [0, 2^32).
+        stream: who draws.
+        round: which round of a multi-round purifier, in [0, 256).
+    """
+
+    seed: int
+    images: tuple[int, ...]
+    draws: int | tuple[int, ...] = 0
+    stream: Stream = Stream.DEPLOY
+    round: int = 0
+
+    def __post_init__(self) -> None:
+        _check.integer("Noise", "seed", self.seed, high=2**64 - 1)
+        _check.integer("Noise", "round", self.round, high=255)
+        if not self.images:
+            _check.fail("Noise", "at least one image id", "none")
+        draws = (self.draws,) if isinstance(self.draws, int) else self.draws
+        if not isinstance(self.draws, int) and len(draws) != len(self.images):
+            _check.fail("Noise", f"one draw number for each of {len(self.images)} images", f"{len(draws)}")
+        for name, values in (("image ids", self.images), ("draw numbers", draws)):
+            if min(values) < 0 or max(values) > _MASK:
+                _check.fail("Noise", f"{name} in [0, 2^32)", f"{min(values)} to {max(values)}")
+
+    @classmethod
+    def fresh(cls, batch: int) -> Noise:
+        """Noise with a seed from torch's global generator, so that `torch.manual_seed` works for casual use.
+
+        Every public function that draws also takes a `Noise`; only where none is given is this called, and only here
+        does depura advance the global generator (by one integer).
+
+        Args:
+            batch: number of rows.
+
+        Returns:
+            Noise for image ids 0 .. batch-1.
+        """
+        return cls(seed=int(torch.randint(0, 2**63 - 1, ()).item()), images=tuple(range(batch)))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def on(self, stream: Stream) -> Noise:
+        """The same addresses in another stream."""
+        return replace(self, stream=stream)
+
+    def in_round(self, number: int) -> Noise:
+        """The same addresses in another round."""
+        return replace(self, round=number)
+
+    def draw(self, number: int) -> Noise:
+        """The same images, all at draw `number`."""
+        return replace(self, draws=number)
+
+    def take(self, rows: Iterable[int]) -> Noise:
+        """The noise of some rows of the batch, in the given order."""
+        rows = list(rows)
+        draws = self.draws if isinstance(self.draws, int) else tuple(self.draws[r] for r in rows)
+        return replace(self, images=tuple(self.images[r] for r in rows), draws=draws)
+
+    def expand(self, draws: Sequence[int]) -> Noise:
+        """Several draws per image, folded into the batch: row b becomes rows b*m .. b*m+m-1 (as repeat_interleave).
+
+        Args:
+            draws: m draw numbers; each image is given all of them.
+
+        Returns:
+            Noise of len(self) * m rows.
+        """
+        return replace(self, images=_repeat(self.images, len(draws)), draws=tuple(draws) * len(self.images))
+
+    def split(self, n: int) -> Noise:
+        """Divide each draw d into the n sub-draws d*n .. d*n+n-1, folded into the batch (for votes).
+
+        Args:
+            n: sub-draws per draw.
+
+        Returns:
+            Noise of len(self) * n rows.
+        """
+        draws = (self.draws,) * len(self) if isinstance(self.draws, int) else self.draws
+        divided = torch.tensor(draws)[:, None] * n + torch.arange(n)
+        return replace(self, images=_repeat(self.images, n), draws=_integers(divided.flatten()))
+
+    def bits(self, shape: Sequence[int], *, kind: Kind, step: int = 0, device: torch.device | str = "cpu") -> Tensor:
+        """Uniform 32-bit words.
+
+        Args:
+            shape: (B, ...), with B = len(self).
+            kind: what the draw is for.
+            step: step of the reverse process, in [0, 65536).
+            device: where to make them.
+
+        Returns:
+            int64 tensor of the given shape, values in [0, 2^32); the same on every device.
+        """
+        if shape[0] != len(self):
+            _check.fail(
+                "Noise", f"a batch of {len(self)} rows, one per image id", f"{shape[0]}", "Use Noise.take or expand."
+            )
+        _check.integer("Noise", "step", step, high=65535)
+        n = math.prod(shape[1:])
+        words = self._words(n, kind, step, torch.device(device))
+        return torch.stack(words, dim=2).flatten(1)[:, :n].reshape(tuple(shape))
+
+    def uniform(self, like: Tensor, *, kind: Kind, step: int = 0) -> Tensor:
+        """Uniform draws in (0, 1), of the shape, dtype and device of `like` (float32 rounding may reach 1).
+
+        Args:
+            like: tensor of shape (B, ...).
+            kind: what the draw is for.
+            step: step of the reverse process.
+
+        Returns:
+            Tensor like `like`.
+        """
+        words = self.bits(like.shape, kind=kind, step=step, device=_exact_device(like.device))
+        return ((words.to(torch.float64) + 0.5) * 2.0**-32).to(like.dtype).to(like.device)
+
+    def __call__(self, like: Tensor, *, kind: Kind, step: int = 0) -> Tensor:
+        """Standard normal draws, of the shape, dtype and device of `like`.
+
+        Args:
+            like: tensor of shape (B, ...), with B = len(self).
+            kind: what the draw is for.
+            step: step of the reverse process, in [0, 65536).
+
+        Returns:
+            Tensor like `like`; independent N(0, 1).
+        """
+        if like.shape[0] != len(self):
+            _check.fail(
+                "Noise",
+                f"a batch of {len(self)} rows, one per image id",
+                f"{like.shape[0]}",
+                "Use Noise.take or expand.",
+            )
+        _check.integer("Noise", "step", step, high=65535)
+        n = math.prod(like.shape[1:])
+        w0, w1, w2, w3 = (
+            (w.to(torch.float64) + 0.5) * 2.0**-32 for w in self._words(n, kind, step, _exact_device(like.device))
+        )
+        pairs: list[Tensor] = []
+        for radius, angle in ((w0, w1), (w2, w3)):
+            r, a = torch.sqrt(-2.0 * torch.log(radius)), 2.0 * math.pi * angle
+            pairs += [r * torch.cos(a), r * torch.sin(a)]
+        normal = torch.stack(pairs, dim=2).flatten(1)[:, :n].reshape(like.shape)
+        return normal.to(like.dtype).to(like.device)
+
+    def _words(self, n: int, kind: Kind, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four words for each block of four elements, each of shape (B, ceil(n / 4))."""
+        block = torch.arange((n + 3) // 4, device=device)[None, :]
+        image = torch.tensor(self.images, device=device)[:, None]
+        draws = torch.tensor(self.draws, device=device).reshape(-1, 1)
+        tag = int(self.stream) << 28 | int(kind) << 24 | self.round << 16 | step
+        key = (self.seed & _MASK, self.seed >> 32)
+        return philox4x32((block, image, draws, torch.full_like(block, tag)), key)
+
+
+def _repeat(values: tuple[int, ...], n: int) -> tuple[int, ...]:
+    return _integers(torch.tensor(values).repeat_interleave(n))
+
+
+def _integers(values: Tensor) -> tuple[int, ...]:
+    return tuple(cast("list[int]", values.tolist()))
+
+
+def _exact_device(device: torch.device) -> torch.device:
+    """The device itself if it knows float64 and int64, else the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
