@@ -1,0 +1,1 @@
+"""Purification methods, one paper per file, each a short composition of the parts."""

@@ -1,0 +1,131 @@
+"""DiffPure: diffusion models for adversarial purification (Nie et al., ICML 2022, arXiv:2205.07460), section 3.1:
+
+    x(t*) = sqrt(abar(t*)) x_adv + sqrt(1 - abar(t*)) n                                          (eq. 3)
+    x(0)  = sdeint(x(t*), reverse VP-SDE, t* -> 0),   beta(t) = 0.1 + 19.9 t                     (eq. 4-5)
+
+solved by Euler-Maruyama with steps of 1e-3 down to t = 1e-5 (the released solver's settings). The step of 1e-3 is not
+stated in the paper; it is the default of the SDE library that the released code calls. Deviations are in
+docs/deviations.md#diffpure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from depura import _check
+from depura.denoisers import Denoiser
+from depura.gradients import GradientRoute
+from depura.purifier import FromInputUnder, Purifier, Resized, Start, from_input
+from depura.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel, ddpm_steps, uniform_steps
+from depura.solvers import Ancestral, EulerMaruyamaVP, Solver
+
+
+def diffpure(
+    denoiser: Denoiser,
+    *,
+    t_star: float = 0.1,
+    n_steps: int = 100,
+    t_end: float = 1e-5,
+    schedule: VP | None = None,
+    label: LabelRule | None = None,
+    solver: Solver | None = None,
+    start: Start = from_input,
+    gradient: GradientRoute | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+) -> Purifier:
+    """DiffPure's reverse VP-SDE, around any denoiser.
+
+    Args:
+        denoiser: D(x, sigma) -> x0.
+        t_star: how far to noise the input, in (0, 1].
+        n_steps: Euler-Maruyama steps; the published setting is 1000 t*.
+        t_end: time at which the walk ends, below t_star / n_steps.
+        schedule: default beta(t) = 0.1 + 19.9 t.
+        label: from noise level to network label, for the step table's record.
+        solver: default `EulerMaruyamaVP`; with few steps `Ancestral` and t_end = 0 is the better choice.
+        start: default the paper's; `released_start(t_star)` for the released code's.
+        gradient: how the walk is differentiated.
+        image_shape: (C, H, W) that the denoiser takes.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        InputError: t_star outside (0, 1], no steps, or t_end too late.
+    """
+    _check.number("diffpure", "t_star", t_star, low=0.0, high=1.0, low_open=True)
+    schedule = VP() if schedule is None else schedule
+    return Purifier(
+        denoiser,
+        steps=uniform_steps(schedule, t_start=t_star, n_steps=n_steps, t_end=t_end, label=label),
+        solver=EulerMaruyamaVP(schedule) if solver is None else solver,
+        start=start,
+        gradient=gradient,
+        image_shape=image_shape,
+    )
+
+
+def diffpure_ddpm(
+    denoiser: Denoiser, *, n_noise: int = 500, n_steps: int | None = None, gradient: GradientRoute | None = None
+) -> Purifier:
+    """DiffPure with DDPM's ancestral steps (small variance, no clipping of x0), as released for CelebA-HQ.
+
+    Args:
+        denoiser: D(x, sigma) -> x0.
+        n_noise: noising depth in indices, 1000 t*.
+        n_steps: reverse steps, a divisor of n_noise; default n_noise.
+        gradient: how the walk is differentiated.
+
+    Returns:
+        The purifier.
+    """
+    steps = ddpm_steps(DiscreteLinear(), n_noise=n_noise, n_steps=n_steps)
+    return Purifier(denoiser, steps=steps, solver=Ancestral(), gradient=gradient)
+
+
+def released_start(t_star: float) -> FromInputUnder:
+    """The released code's noising: the discrete schedule at index 1000 t* - 1, walked back on the continuous one."""
+    return FromInputUnder(DiscreteLinear(), float(round(1000 * t_star) - 1))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published setting; scripts in the released repository's run_scripts folder.
+
+    Attributes:
+        t_star: noising time.
+        label: how the published network is told the noise level: hand it to the network's adapter.
+        size: resolution of the denoiser where it is not the classifier's.
+        ancestral: DDPM's ancestral steps instead of Euler-Maruyama.
+    """
+
+    t_star: float
+    label: LabelRule
+    size: int | None = None
+    ancestral: bool = False
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of 1e-3."""
+        return round(1000 * self.t_star)
+
+    def purifier(self, denoiser: Denoiser) -> Purifier | Resized:
+        """The purifier of this setting around a denoiser."""
+        if self.ancestral:
+            built = diffpure_ddpm(denoiser, n_noise=self.n_steps)
+        else:
+            built = diffpure(denoiser, t_star=self.t_star, n_steps=self.n_steps, label=self.label)
+        return built if self.size is None else Resized(built, size=self.size)
+
+
+CIFAR10_LINF = Preset(0.1, TimeLabel(VP()))
+"""WideResNet-28-10 and 70-16 at linf 8/255, and the BPDA+EOT table; score_sde network."""
+CIFAR10_L2 = Preset(0.075, TimeLabel(VP()))
+"""WideResNet-28-10 and 70-16 at l2 0.5; score_sde network."""
+CIFAR10_RESNET50 = Preset(0.125, TimeLabel(VP()))
+"""ResNet-50 under linf, l2 and StAdv; score_sde network."""
+IMAGENET = Preset(0.15, IndexLabel(DiscreteLinear()), size=256)
+"""ResNet-50, WideResNet-50-2 and DeiT-S at linf 4/255; ADM network of 256x256 pixels. Labels follow the network's
+training (index 1000 t - 1); the released code hands it `TruncatedLabel(VP())`, about one index more."""
+CELEBA = Preset(0.5, IndexLabel(DiscreteLinear()), ancestral=True)
+"""CelebA-HQ attribute classifiers at linf 16/255; DDPM network of 256x256 pixels."""
