@@ -1,0 +1,146 @@
+"""Image files: PNG and JPEG through Pillow, NPZ through numpy. Read whole and checked before anything is written."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from depura import _check
+from depura.data.imageset import read_npz, to_images
+
+PICTURES = (".png", ".jpg", ".jpeg")
+ARRAYS = (".npz",)
+
+
+class Loaded(NamedTuple):
+    """Images of one file.
+
+    Attributes:
+        path: where they came from.
+        images: (N, C, H, W), float32 in [0, 1].
+        ids: (N,), addresses for noise: a checksum of the file's name, plus the position in an array file. A file's
+            images are treated the same alone and in a folder.
+    """
+
+    path: Path
+    images: Tensor
+    ids: tuple[int, ...]
+
+
+def find(path: Path) -> tuple[Path, ...]:
+    """The image files that a path stands for: itself, or those in a folder, by name.
+
+    Args:
+        path: a file or a folder.
+
+    Returns:
+        At least one file.
+
+    Raises:
+        InputError: nothing there, or nothing that is an image file.
+    """
+    if path.is_dir():
+        found = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in (*PICTURES, *ARRAYS)))
+        if not found:
+            _check.fail("purify", "a folder with PNG, JPEG or NPZ files", f"{path}, which has none")
+        return found
+    if not path.exists():
+        _check.fail("purify", "an image file or a folder", f"{path}, which is not there", "Check the path.")
+    return (path,)
+
+
+def load(path: Path) -> Loaded:
+    """Read a picture, or all images of an NPZ file (its array `image`).
+
+    Args:
+        path: the file.
+
+    Returns:
+        The images.
+
+    Raises:
+        InputError: unreadable, truncated, or of a kind that would have to be changed silently (transparency, 16 bits).
+    """
+    first = zlib.crc32(path.name.encode())
+    if path.suffix.lower() in ARRAYS:
+        arrays = read_npz(path)
+        if "image" not in arrays:
+            _check.fail("purify", f"an array named image in {path}", f"{sorted(arrays)}")
+        images = to_images(arrays["image"], source=str(path))
+        return Loaded(path, images, tuple((first + i) % 2**32 for i in range(len(images))))
+    try:
+        source: Any = Image.open(path)
+        with source as picture:
+            picture.load()
+            if picture.mode in ("1", "P") and "transparency" not in picture.info:
+                picture = picture.convert("L" if picture.mode == "1" else "RGB")
+            array, mode = np.asarray(picture), picture.mode
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise _check.InputError(
+            f"purify: expected a readable PNG or JPEG, got {path} ({_reason(error)}). Check the file."
+        ) from error
+    if mode not in ("L", "RGB"):
+        _check.fail(
+            "purify", "an 8-bit grey or RGB picture", f"{path} of mode {mode}", "Convert it to grey or RGB first."
+        )
+    return Loaded(path, to_images(array[None], source=str(path)), (first,))
+
+
+def encode(images: Tensor, path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        images: (N, C, H, W); clamped to [0, 1]. Pictures hold one image and are rounded to 8 bits; NPZ files hold
+            float32.
+        path: whose ending says which format.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        InputError: an unknown ending, or several images for a picture.
+    """
+    ending, buffer = path.suffix.lower(), io.BytesIO()
+    array = images.clamp(0, 1).cpu()
+    if ending in ARRAYS:
+        np.savez_compressed(buffer, image=array.numpy().astype(np.float32))
+        return buffer.getvalue()
+    if ending not in PICTURES:
+        _check.fail("purify", "an output name ending in .png, .jpg or .npz", f"{path}")
+    if len(array) != 1:
+        _check.fail("purify", "one image for a picture file", f"{len(array)}", "Write several to an .npz file.")
+    pixels = (array[0] * 255).round().to(torch.uint8)
+    picture = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy())
+    picture.save(buffer, format="PNG" if ending == ".png" else "JPEG", **({} if ending == ".png" else {"quality": 95}))
+    return buffer.getvalue()
+
+
+def write_all(contents: dict[Path, bytes]) -> None:
+    """Write files, each in one move, after all have been made.
+
+    Args:
+        contents: bytes by path; folders are made.
+
+    Raises:
+        InputError: a folder cannot be written.
+    """
+    for path, data in contents.items():
+        _check.writable_folder("purify", path.parent)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError as error:
+            _check.fail("purify", "a place that can be written", f"{path} ({error.strerror})", "Choose another --out.")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or "not a picture, truncated or damaged"
