@@ -1,0 +1,55 @@
+"""Counting denoiser evaluations by a hook, forward and backward apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from depura.denoisers import Denoiser
+from depura.purifier import Defence
+
+
+@dataclass
+class Counts:
+    """Denoiser evaluations, in images.
+
+    Attributes:
+        forward: evaluations of the denoiser.
+        backward: those whose output received a gradient.
+    """
+
+    forward: int = 0
+    backward: int = 0
+
+
+class _Counted(nn.Module):
+    def __init__(self, denoiser: Denoiser, counts: Counts) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.counts = counts
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        x0 = self.denoiser(x, sigma)
+        self.counts.forward += len(x)
+        if x0.requires_grad:
+            x0.register_hook(self._pulled)
+        return x0
+
+    def _pulled(self, gradient: Tensor) -> None:
+        self.counts.backward += len(gradient)
+
+
+def counted(defence: Defence) -> tuple[Defence, Counts]:
+    """A copy of a defence whose denoiser evaluations are counted; weights are shared.
+
+    Args:
+        defence: any defence.
+
+    Returns:
+        The copy, and the counts that it adds to. The bare classifier has none to count.
+    """
+    counts = Counts()
+    if defence.purifier is None:
+        return defence, counts
+    return defence.with_(denoiser=_Counted(defence.purifier.denoiser, counts)), counts

@@ -1,0 +1,76 @@
+"""What an object is, in JSON: for the header of a run, which decides whether two runs are of one study."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def describe(value: Any) -> Any:
+    """Describe a value by its public configuration.
+
+    Dataclasses and depura's own composition modules are opened up; other modules are named and their weights hashed;
+    functions are named. No memory address, path or time gets in.
+
+    Args:
+        value: anything that a study is made of.
+
+    Returns:
+        A JSON value.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        return {"type": "Tensor", "shape": list(value.shape), "dtype": str(value.dtype), "sha256": _digest([value])}
+    if isinstance(value, nn.Module):
+        return _module(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            "type": _name(type(value)),
+            **{f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)},
+        }
+    if isinstance(value, Mapping):
+        return {str(k): describe(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, Sequence):
+        return [describe(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, partial):
+        return {"type": "partial", "function": describe(value.func), "keywords": describe(value.keywords)}  # pyright: ignore[reportUnknownMemberType]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return {"type": _name(type(value)), **{k: describe(v) for k, v in sorted(vars(value).items()) if k[0] != "_"}}
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Digest of all parameters and buffers of a module, with their names."""
+    state = module.state_dict()
+    digest = hashlib.sha256("\n".join(sorted(state)).encode())
+    digest.update(_digest([state[key] for key in sorted(state)]).encode())
+    return digest.hexdigest()
+
+
+def _module(module: nn.Module) -> dict[str, Any]:
+    origin = type(module).__module__
+    if not origin.startswith("depura.") or origin.startswith("depura.networks."):
+        return {"type": _name(type(module)), "weights_sha256": weights_sha256(module)}
+    own = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
+    parts = {**own, **dict(module.named_children()), **dict(module.named_buffers(recurse=False))}
+    return {"type": _name(type(module)), **{k: describe(parts[k]) for k in sorted(parts)}}
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def _name(kind: Any) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,223 @@
+"""Run directories: `study.json` says what, `units/NAME.npz` hold the results, and nothing else is the truth.
+
+A unit is written to a temporary file, flushed to disk and renamed, so it is there whole or not at all. Equal results
+give equal bytes. Nothing is unpickled. This module knows nothing else of depura.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA = 1
+"""Version of the layout; raised when it changes."""
+
+_NOT_COMPARED = ("command",)
+
+
+class RecordError(ValueError):
+    """A run directory that cannot be used as asked; the message says what to do."""
+
+
+class Unit(NamedTuple):
+    """Results of one piece of work.
+
+    Attributes:
+        arrays: per image, by name.
+        meta: small facts (row, eps, counts).
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run on disk.
+
+    Attributes:
+        path: its folder.
+        header: contents of study.json.
+    """
+
+    path: Path
+    header: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: Path, header: Mapping[str, Any]) -> RunDirectory:
+        """Open the directory of a study, making it if it is not there.
+
+        Args:
+            path: folder.
+            header: what the study is; must equal what the folder says, if it says anything.
+
+        Returns:
+            The directory.
+
+        Raises:
+            RecordError: the folder holds another study, or other files, or cannot be written.
+        """
+        wanted = json.loads(json.dumps({"schema": SCHEMA, **header}))
+        file = path / "study.json"
+        try:
+            if not file.exists():
+                if path.exists() and (not path.is_dir() or any(not _ours(p.name) for p in path.iterdir())):
+                    raise RecordError(
+                        f"run directory {path}: expected a new or empty folder or a run of this study, got a folder of "
+                        "other files. Choose another --out."
+                    )
+                (path / "units").mkdir(parents=True, exist_ok=True)
+                _write(file, (json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode(), replace=False)
+        except OSError as error:
+            raise RecordError(
+                f"run directory {path}: expected a folder that can be written, got {error.strerror}. "
+                "Choose another --out."
+            ) from error
+        found = cls.open(path)
+        difference = _difference(
+            {k: v for k, v in found.header.items() if k not in _NOT_COMPARED},
+            {k: v for k, v in wanted.items() if k not in _NOT_COMPARED},
+        )
+        if difference:
+            raise RecordError(
+                f"run directory {path}: expected a run of this study, got another one ({difference}). "
+                "Choose another --out, or give the command and settings that made it."
+            )
+        return found
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Open a directory that is there.
+
+        Args:
+            path: folder.
+
+        Returns:
+            The directory.
+
+        Raises:
+            RecordError: no run there, or one of another layout.
+        """
+        try:
+            header = json.loads((path / "study.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RecordError(
+                f"run directory {path}: expected a folder with a readable study.json, got {_reason(error)}. "
+                "Check the path, or make a run with 'depura run'."
+            ) from error
+        if not isinstance(header, dict) or header.get("schema") != SCHEMA:  # pyright: ignore[reportUnknownMemberType]
+            raise RecordError(f"run directory {path}: expected layout {SCHEMA}, got another one. Use a newer depura.")
+        return cls(path, header)  # pyright: ignore[reportUnknownArgumentType]
+
+    def file(self, name: str) -> Path:
+        """Where a unit is kept."""
+        return self.path / "units" / f"{name}.npz"
+
+    def has(self, name: str) -> bool:
+        """Whether a unit is done."""
+        return self.file(name).exists()
+
+    def commit(self, name: str, unit: Unit) -> None:
+        """Keep a unit, whole or not at all.
+
+        Args:
+            name: of the unit.
+            unit: its results.
+        """
+        buffer = io.BytesIO()
+        meta = np.frombuffer(json.dumps(unit.meta, sort_keys=True).encode(), dtype=np.uint8)
+        arrays: dict[str, Any] = {"meta": meta, **dict(sorted(unit.arrays.items()))}
+        np.savez_compressed(buffer, **arrays)
+        _write(self.file(name), buffer.getvalue(), replace=True)
+
+    def load(self, name: str) -> Unit:
+        """Read a unit back.
+
+        Args:
+            name: of the unit.
+
+        Returns:
+            Its results.
+
+        Raises:
+            RecordError: missing, truncated or damaged, or filed under another name.
+        """
+        file = self.file(name)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+            meta = json.loads(arrays.pop("meta").tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise RecordError(
+                f"unit {file}: expected a complete record, got {_reason(error)}. "
+                "Delete this file and give the same command again; only it will be made anew."
+            ) from error
+        if meta.get("unit") != name:
+            raise RecordError(f"unit {file}: expected the record of {name}, got that of {meta.get('unit')}. Remove it.")
+        return Unit(arrays, meta)
+
+    def units(self) -> Iterator[Unit]:
+        """Every unit that is done, in the study's order."""
+        for entry in self.header["units"]:
+            if self.has(entry["unit"]):
+                yield self.load(entry["unit"])
+
+
+def _ours(name: str) -> bool:
+    return name == "units" or name.endswith(".partial")
+
+
+def _write(file: Path, data: bytes, *, replace: bool) -> None:
+    """Write a file in one step; without `replace` an existing one is left alone."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with temporary.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    if replace:
+        temporary.replace(file)
+        return
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, file)
+    temporary.unlink()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return getattr(error, "strerror", None) or "a truncated, damaged or foreign file"
+
+
+def _difference(found: Any, wanted: Any, where: str = "") -> str:
+    """The first place where two JSON values differ, in words; empty if they do not."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        a, b = cast("dict[str, Any]", found), cast("dict[str, Any]", wanted)
+        pairs = [(f"{where}.{key}" if where else key, a.get(key), b.get(key)) for key in sorted({*a, *b})]
+    elif isinstance(found, list) and isinstance(wanted, list):
+        c, d = cast("list[Any]", found), cast("list[Any]", wanted)
+        pairs = [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip_longest(c, d))]
+    else:
+        pairs = []
+    for name, x, y in pairs:
+        inner = _difference(x, y, name)
+        if inner:
+            return inner
+    if found == wanted:
+        return ""
+    return f"{where} is {_short(found)} there and {_short(wanted)} here"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

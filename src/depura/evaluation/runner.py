@@ -1,0 +1,340 @@
+"""Running a study: one unit of work at a time, each committed at once, so that a run may be stopped at any moment.
+
+A unit fixes its own batch composition and the order of its arithmetic, so its bytes do not depend on which worker,
+shard or attempt computed it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depura import _check
+from depura.attacks.ball import Ball
+from depura.evaluation.counting import Counts, counted
+from depura.evaluation.describe import describe
+from depura.evaluation.records import RunDirectory, Unit
+from depura.evaluation.scoring import choose, score
+from depura.evaluation.source import StudySource
+from depura.evaluation.streams import Streams
+from depura.evaluation.study import Row, Study, UnitKey, with_eps
+from depura.purifier import Defence
+from depura.schedules import vp_scale
+
+OnUnit = Callable[[UnitKey], None]
+"""Told of each unit when it is committed."""
+
+N_ESTIMATES = 4
+"""Denoising steps shown of a pictured walk."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every n-th unit, beginning with the i-th.
+
+    Attributes:
+        index: i, from 0.
+        count: n.
+    """
+
+    index: int = 0
+    count: int = 1
+
+
+def header(study: Study, *, command: str) -> dict[str, Any]:
+    """What a run directory says of its study.
+
+    Args:
+        study: the study.
+        command: how to repeat it.
+
+    Returns:
+        A JSON value; all but the command must agree for two runs to be of one study.
+    """
+    data, ball = study.data, study.ball
+    bare = next((row.judged for row in study.rows if row.judged.purifier is None), None)
+    return {
+        "command": command,
+        "name": study.name,
+        "seed": study.seed,
+        "data": {
+            "name": data.name,
+            "ids": list(data.ids),
+            "labels": data.labels.tolist(),
+            "classes": list(data.classes),
+            "shape": list(data.images.shape[1:]),
+            "images": describe(data.images),
+        },
+        "threat_model": {
+            "norm": ball.norm,
+            "eps": ball.eps,
+            "box": [0, 1],
+            "targeted": False,
+            "quantised": False,
+            "knows": "weights, purifier, step table, law of the noise; not the noise itself",
+        },
+        "defence": describe(study.defence),
+        "rule": describe(study.defence.rule),
+        "rows": [
+            {
+                "name": row.name,
+                "title": row.title,
+                "route": row.route,
+                "null": study.null_of(row),
+                "purified": row.judged.purifier is not None,
+                "judged": "bare" if row.judged is bare else "defence" if row.judged is study.defence else "other",
+                "attack": describe(row.attack),
+                "gradients": row.attack.cost.gradients,
+            }
+            for row in study.rows
+        ],
+        "draws": {"select": study.select_draws, "report": study.report_draws},
+        "curve": {"eps": list(study.curve_eps), "images": min(study.curve_images, len(data.images))},
+        "units": [{"unit": key.name, **key._asdict()} for key in study.units()],
+        "versions": {name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
+    }
+
+
+def run_unit(study: Study, key: UnitKey) -> Unit:
+    """Compute one unit.
+
+    Args:
+        study: the study.
+        key: which unit.
+
+    Returns:
+        Its record.
+    """
+    row = with_eps(study.row(key.row), key.eps)
+    images, labels = study.data.images[key.first : key.last], study.data.labels[key.first : key.last]
+    ids = study.data.ids[key.first : key.last]
+    judged, judging = counted(row.judged)
+    if key.row.startswith("null-"):
+        arrays, attacking = _null(study, row, judged, images, labels, ids), Counts()
+    else:
+        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=key.eps == study.ball.eps)
+    meta = {
+        "unit": key.name,
+        **key._asdict(),
+        "evaluations": {
+            "attack": [attacking.forward, attacking.backward],
+            "score": [judging.forward, judging.backward],
+        },
+    }
+    plain = {name: a.numpy() if isinstance(a, Tensor) else a for name, a in arrays.items()}
+    return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy(), **plain}, meta)
+
+
+def _attacked(
+    study: Study, row: Row, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], *, main: bool
+) -> tuple[dict[str, Any], Counts]:
+    streams = Streams(study.seed)
+    against, attacking = counted(row.against)
+    found = row.attack(against, images, labels, init=streams.init(ids), eot=streams.eot(ids))
+    _inside(row.attack.ball, found.images, images, row.name)
+    choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
+    scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.report_draws))
+    arrays: dict[str, Any] = {
+        "predictions": scores.predictions.to(torch.int32),
+        "margins": scores.margins,
+        "select_errors": choice.errors.T.to(torch.int32),
+        "select_margins": choice.margins,
+        "chosen": choice.which.to(torch.int32),
+        "distance": row.attack.ball.distance(choice.images, images),
+        "adversarial": choice.images,
+        "loss": found.loss.T.contiguous(),
+        "zero_gradients": found.zero_gradients,
+        "bad_gradients": found.bad_gradients,
+    }
+    if main and row.judged.purifier is not None:
+        arrays |= _pictures(study, judged, images, choice.images, scores.errors(labels), ids)
+    return arrays, attacking
+
+
+def _null(
+    study: Study, row: Row, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int]
+) -> dict[str, Any]:
+    """The scorer on clean images, and on random corners of the ball chosen as an attack's candidates are."""
+    noise, s, k = Streams(study.seed).null(ids), study.select_draws, study.report_draws
+    clean = score(judged, images, labels, noise, draws=range(s, s + k))
+    corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
+    choice = choose(judged, corners, labels, noise, draws=range(s))
+    random = score(judged, choice.images, labels, noise, draws=range(s + k, s + 2 * k))
+    return {
+        "predictions": clean.predictions.to(torch.int32),
+        "margins": clean.margins,
+        "random_predictions": random.predictions.to(torch.int32),
+    }
+
+
+def _pictures(
+    study: Study, defence: Defence, images: Tensor, adversarial: Tensor, errors: Tensor, ids: Sequence[int]
+) -> dict[str, Any]:
+    """The walk of report draw 0 for the images with the most errors: frames (P, F, C, H, W) in 8 bits, and their
+    titles.
+
+    Frames are: clean, adversarial, noised, some estimates of the clean image, purified.
+    """
+    worst = torch.argsort(errors, descending=True, stable=True)[: study.pictures]
+    chosen = adversarial[worst]
+    noise = Streams(study.seed).report([ids[int(i)] for i in worst])
+    noise = noise.split(defence.rule.n_draws).take(range(0, len(worst) * defence.rule.n_draws, defence.rule.n_draws))
+    assert defence.purifier is not None
+    walk = list(defence.purifier.trajectory(chosen, noise))
+    shown = sorted({round(i * (len(walk) - 1) / (N_ESTIMATES - 1)) for i in range(N_ESTIMATES)})
+    first = walk[0]
+    frames = [images[worst], chosen, _unit_range(vp_scale(first.step.sigma) * first.x)]
+    titles = ["clean", "adversarial", f"noised, sigma {first.step.sigma:.2f}"]
+    for i in shown:
+        frames.append(_unit_range(walk[i].x0))
+        titles.append(f"estimate at sigma {walk[i].step.sigma:.2f}")
+    with torch.no_grad():
+        frames.append(defence.purifier(chosen, noise))
+    titles.append("purified")
+    size = frames[0].shape[2:]
+    if any(f.shape[2:] != size for f in frames):
+        frames = [torch.nn.functional.interpolate(f, size=size, mode="nearest") for f in frames]
+    stack = torch.stack(frames, dim=1)
+    return {
+        "picture_rows": worst.to(torch.int32),
+        "picture_frames": (stack.clamp(0, 1) * 255).round().to(torch.uint8),
+        "picture_titles": np.asarray(titles),
+    }
+
+
+def run(
+    study: Study, out: Path, *, command: str = "", shard: Shard | None = None, on_unit: OnUnit | None = None
+) -> RunDirectory:
+    """Compute what is missing of a study, in this process.
+
+    Args:
+        study: the study.
+        out: run directory, new or of the same study.
+        command: how to repeat it, for the report.
+        shard: which part of the units; default all.
+        on_unit: told of each unit when it is committed.
+
+    Returns:
+        The run directory.
+    """
+    directory = RunDirectory.create(out, header(study, command=command))
+    for key in missing(study, directory, shard):
+        directory.commit(key.name, run_unit(study, key))
+        if on_unit is not None:
+            on_unit(key)
+    return directory
+
+
+def run_parallel(
+    source: StudySource,
+    out: Path,
+    *,
+    workers: int,
+    command: str = "",
+    shard: Shard | None = None,
+    on_unit: OnUnit | None = None,
+) -> RunDirectory:
+    """Compute what is missing of a study, in several processes of one thread each.
+
+    Args:
+        source: where the study comes from; every worker loads it by itself.
+        out: run directory, new or of the same study.
+        workers: processes.
+        command: how to repeat it, for the report.
+        shard: which part of the units; default all.
+        on_unit: told of each unit when it is committed.
+
+    Returns:
+        The run directory.
+    """
+    _check.integer("run", "workers", workers, low=1)
+    study = source.load()
+    if workers == 1:
+        return run(study, out, command=command, shard=shard, on_unit=on_unit)
+    directory = RunDirectory.create(out, header(study, command=command))
+    todo = missing(study, directory, shard)
+    if not todo:
+        return directory
+    pool = ProcessPoolExecutor(
+        max_workers=min(workers, len(todo)),
+        mp_context=get_context("spawn"),
+        initializer=_begin_worker,
+        initargs=(source, out, os.getpid()),
+    )
+    with pool:
+        jobs = {pool.submit(_work, key): key for key in todo}
+        for job in as_completed(jobs):
+            job.result()
+            if on_unit is not None:
+                on_unit(jobs[job])
+    return directory
+
+
+def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -> tuple[UnitKey, ...]:
+    """Units not yet done, in order; those that are done are read once, so that damage is found before the work begins.
+
+    Args:
+        study: the study.
+        directory: its run directory.
+        shard: which part of the units; default all.
+
+    Returns:
+        The keys.
+    """
+    shard = Shard() if shard is None else shard
+    if not 0 <= shard.index < shard.count:
+        _check.fail("run", "a shard i/n with 0 <= i < n", f"{shard.index}/{shard.count}", "Shards count from 0.")
+    keys = study.units()[shard.index :: shard.count]
+    for key in keys:
+        if directory.has(key.name):
+            directory.load(key.name)
+    return tuple(key for key in keys if not directory.has(key.name))
+
+
+_worker: list[tuple[Study, RunDirectory]] = []
+
+
+def _begin_worker(source: StudySource, out: Path, parent: int) -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _worker.append((source.load(), RunDirectory.open(out)))
+
+
+def _work(key: UnitKey) -> None:
+    study, directory = _worker[0]
+    directory.commit(key.name, run_unit(study, key))
+
+
+def _end_with(parent: int) -> None:
+    """Leave when the parent is gone: a killed run must not leave workers behind."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _inside(ball: Ball, candidates: Tensor, images: Tensor, name: str) -> None:
+    for candidate in candidates:
+        if not bool(ball.contains(candidate, images).all()):
+            largest = float(ball.distance(candidate, images).max())
+            _check.fail(
+                f"row {name}",
+                f"candidates within {ball}",
+                f"one at distance {largest:.6g}, or outside [0, 1]",
+                "Mend the attack.",
+            )
+
+
+def _unit_range(x: Tensor) -> Tensor:
+    return (x + 1) / 2

@@ -1,0 +1,102 @@
+"""Where a study comes from: a Python file with `def study(...) -> Study`, and values for its parameters."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Union
+
+from depura import _check
+from depura.evaluation.study import Study
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """A study file and the settings given to it; small enough to send to a worker.
+
+    Attributes:
+        path: the Python file.
+        settings: (name, text) pairs, as given with -S.
+    """
+
+    path: Path
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def load(self) -> Study:
+        """Run the file and call its `study` function.
+
+        Returns:
+            The study.
+
+        Raises:
+            InputError: no such file, no such function, unknown or unreadable settings, or not a study.
+        """
+        if not self.path.is_file():
+            _check.fail("study", "a Python file", f"{self.path}, which is not there", "Check the path.")
+        spec = importlib.util.spec_from_file_location(f"_study_{self.path.stem}", self.path)
+        if spec is None or spec.loader is None:
+            _check.fail("study", "a Python file (.py)", f"{self.path}")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        build = getattr(module, "study", None)
+        if not callable(build):
+            _check.fail("study", f"a function named study in {self.path}", "none", "See examples/04_study.py.")
+        made = build(**read_settings(build, dict(self.settings)))
+        if not isinstance(made, Study):
+            _check.fail("study", "the function study to return a Study", f"{type(made).__name__}")
+        return made
+
+
+def read_settings(build: Callable[..., Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    """Values for a function's parameters from texts, by their annotations (int, float, str, bool, Path, or tuples of
+    one).
+
+    Numbers may be written as fractions (8/255); tuples are separated by commas.
+
+    Args:
+        build: the function.
+        settings: texts by parameter name.
+
+    Returns:
+        Values by parameter name.
+
+    Raises:
+        InputError: an unknown name, or a text that its annotation does not allow.
+    """
+    known = inspect.signature(build).parameters
+    hints = typing.get_type_hints(build)
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in known:
+            _check.fail("-S", f"a name among {', '.join(known) or 'none'}", repr(name))
+        try:
+            values[name] = _read(text, hints.get(name, str))
+        except (ValueError, ZeroDivisionError) as error:
+            raise _check.InputError(
+                f"-S {name}: expected {getattr(hints.get(name), '__name__', hints.get(name))}, got {text!r}."
+            ) from error
+    return values
+
+
+def _read(text: str, kind: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (Union, types.UnionType):
+        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+        return None if text.lower() == "none" else _read(text, kinds[0])
+    if origin is tuple:
+        return tuple(_read(part, typing.get_args(kind)[0]) for part in text.split(",") if part)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if kind is int:
+        return int(text)
+    if kind is float:
+        return float(Fraction(text))
+    return kind(text)
