@@ -1,0 +1,74 @@
+"""depura: diffusion-based adversarial purification, and an honest account of how much it helps.
+
+Parts are objects that compose: a `Purifier` is a denoiser, a step table, a solver, perhaps guidance, a start and a
+gradient route; a `Defence` is a purifier, a classifier and the deployed rule; a `Study` judges a defence.
+"""
+
+from depura._check import InputError as InputError
+from depura._check import InputTypeError as InputTypeError
+from depura.attacks.ball import Ball as Ball
+from depura.attacks.losses import cross_entropy as cross_entropy
+from depura.attacks.losses import margin as margin
+from depura.attacks.pgd import PGD as PGD
+from depura.attacks.pgd import Candidates as Candidates
+from depura.data.digits import digits_classifier as digits_classifier
+from depura.data.digits import digits_denoiser as digits_denoiser
+from depura.data.digits import load_digits as load_digits
+from depura.data.imageset import ImageSet as ImageSet
+from depura.data.imageset import load_npz as load_npz
+from depura.denoisers import Clipped as Clipped
+from depura.denoisers import Denoiser as Denoiser
+from depura.denoisers import EdmDenoiser as EdmDenoiser
+from depura.denoisers import EpsDenoiser as EpsDenoiser
+from depura.denoisers import ScoreDenoiser as ScoreDenoiser
+from depura.denoisers import VDenoiser as VDenoiser
+from depura.evaluation.price import plan as plan
+from depura.evaluation.records import RecordError as RecordError
+from depura.evaluation.records import RunDirectory as RunDirectory
+from depura.evaluation.runner import run as run
+from depura.evaluation.study import Row as Row
+from depura.evaluation.study import Study as Study
+from depura.evaluation.study import ladder as ladder
+from depura.exact import GaussianDenoiser as GaussianDenoiser
+from depura.exact import MixtureDenoiser as MixtureDenoiser
+from depura.exact import empirical_denoiser as empirical_denoiser
+from depura.gradients import Direct as Direct
+from depura.gradients import GradientRoute as GradientRoute
+from depura.gradients import StoredState as StoredState
+from depura.gradients import StraightThrough as StraightThrough
+from depura.guidance import Guidance as Guidance
+from depura.guidance import State as State
+from depura.guidance import pull as pull
+from depura.methods.diffpure import diffpure as diffpure
+from depura.methods.diffpure import diffpure_ddpm as diffpure_ddpm
+from depura.noise import Kind as Kind
+from depura.noise import Noise as Noise
+from depura.noise import Stream as Stream
+from depura.purifier import Defence as Defence
+from depura.purifier import MeanProb as MeanProb
+from depura.purifier import Moment as Moment
+from depura.purifier import Purifier as Purifier
+from depura.purifier import Resized as Resized
+from depura.purifier import Single as Single
+from depura.purifier import Vote as Vote
+from depura.purifier import from_input as from_input
+from depura.purifier import from_noise as from_noise
+from depura.schedules import EDM as EDM
+from depura.schedules import VE as VE
+from depura.schedules import VP as VP
+from depura.schedules import Cosine as Cosine
+from depura.schedules import DiscreteLinear as DiscreteLinear
+from depura.schedules import IndexLabel as IndexLabel
+from depura.schedules import NoiseSchedule as NoiseSchedule
+from depura.schedules import Step as Step
+from depura.schedules import TimeLabel as TimeLabel
+from depura.schedules import ddpm_steps as ddpm_steps
+from depura.schedules import karras_steps as karras_steps
+from depura.schedules import steps_at as steps_at
+from depura.schedules import uniform_steps as uniform_steps
+from depura.solvers import Ancestral as Ancestral
+from depura.solvers import Euler as Euler
+from depura.solvers import EulerMaruyama as EulerMaruyama
+from depura.solvers import EulerMaruyamaVP as EulerMaruyamaVP
+from depura.solvers import Heun as Heun
+from depura.solvers import Solver as Solver

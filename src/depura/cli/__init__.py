@@ -1,0 +1,26 @@
+"""The command line: `depura demo | run | plan | report | purify | train`."""
+
+from __future__ import annotations
+
+import typer
+
+from depura.cli import purify, studies, train
+
+app = typer.Typer(
+    name="depura",
+    help="Diffusion-based adversarial purification, and an honest account of how much it helps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(studies.demo)
+app.command("run")(studies.run)
+app.command("plan")(studies.plan)
+app.command("report")(studies.report)
+app.command("purify")(purify.purify)
+app.add_typer(train.app, name="train")
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,71 @@
+"""What all commands share: errors become one sentence and exit code 2, progress bars have an ETA, threads are set."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import ParamSpec
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from depura._check import InputError
+from depura.evaluation.records import RecordError
+
+P = ParamSpec("P")
+
+out = Console()
+err = Console(stderr=True)
+
+
+def door(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn the errors of public doors into one sentence on standard error and exit code 2.
+
+    Any other exception is a defect of depura or of the user's own code and keeps its traceback.
+
+    Args:
+        command: the command's function.
+
+    Returns:
+        The guarded function, with the same signature.
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (InputError, RecordError) as error:
+            err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            err.print("Stopped. What is done is kept; give the same command again to go on.")
+            raise typer.Exit(130) from None
+
+    return guarded
+
+
+def progress() -> Progress:
+    """A progress bar with counts, elapsed time and ETA; silent where the output is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=out,
+        disable=not out.is_terminal,
+    )
+
+
+def one_thread() -> None:
+    """Use one thread per process: small networks on busy cores run many times slower with more."""
+    torch.set_num_threads(1)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

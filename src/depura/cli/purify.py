@@ -1,0 +1,123 @@
+"""The command that cleans image files."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from depura import _check
+from depura.cli.doors import door, one_thread, out, progress
+from depura.data import files
+from depura.data.digits import SHAPE, digits_classifier, digits_denoiser
+from depura.demo import N_STEPS, T_STAR
+from depura.methods.diffpure import diffpure
+from depura.noise import Noise
+from depura.purifier import Purifier
+from depura.reports.sketch import LARGEST, side_by_side
+from depura.solvers import Ancestral
+
+DIGITS = "digits"
+AT_ONCE = 64
+"""Images purified in one call."""
+
+
+class Method(str, Enum):
+    """Purification methods of the command line."""
+
+    diffpure = "diffpure"
+
+
+@door
+def purify(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Image file (PNG, JPEG, NPZ) or a folder of them.")],
+    to: Annotated[Path, typer.Option("--out", help="File to write, or a folder.")],
+    method: Annotated[Method, typer.Option(help="Purification method.")] = Method.diffpure,
+    t_star: Annotated[float, typer.Option(help="How far to noise, in (0, 1].")] = T_STAR,
+    steps: Annotated[int, typer.Option(help="Reverse steps.")] = N_STEPS,
+    seed: Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same result.")] = 0,
+    denoiser: Annotated[
+        str, typer.Option(help="'digits' (bundled: 8x8 grey images), or MODULE:FUNCTION that returns a denoiser.")
+    ] = DIGITS,
+) -> None:
+    """Clean images with a diffusion model and show them before and after."""
+    one_thread()
+    bundled = denoiser == DIGITS
+    purifier = _purifier(denoiser, method, t_star=t_star, steps=steps)
+    loaded = [files.load(path) for path in files.find(source)]
+    for item in loaded:
+        _check.images(str(item.path), item.images, shape=SHAPE if bundled else None)
+    targets = _targets(source, to, [item.path for item in loaded])
+    classifier = digits_classifier() if bundled else None
+    with progress() as bar:
+        task = bar.add_task("purifying", total=sum(len(item.images) for item in loaded))
+
+        def told(n: int) -> None:
+            bar.update(task, advance=n)
+
+        cleaned = [_clean(purifier, item, seed, told) for item in loaded]
+    files.write_all({target: files.encode(after, target) for after, target in zip(cleaned, targets, strict=True)})
+    for item, after, target in zip(loaded, cleaned, targets, strict=True):
+        _show(item.images, after, f"{item.path} -> {target}", classifier)
+
+
+def _purifier(name: str, method: Method, *, t_star: float, steps: int) -> Purifier:
+    assert method is Method.diffpure
+    solver, end = Ancestral(), 0.0
+    if name == DIGITS:
+        return diffpure(digits_denoiser(), t_star=t_star, n_steps=steps, t_end=end, solver=solver, image_shape=SHAPE)
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        _check.fail("--denoiser", "'digits' or MODULE:FUNCTION", repr(name))
+    try:
+        build: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise _check.InputError(f"--denoiser: expected something importable, got {name!r} ({error}).") from error
+    return diffpure(build(), t_star=t_star, n_steps=steps, t_end=end, solver=solver)
+
+
+def _targets(source: Path, to: Path, paths: list[Path]) -> list[Path]:
+    """Where each file goes: TO itself for one file with a file's ending, else a file of the same name in the folder TO.
+
+    In a folder pictures become PNG, since JPEG would add errors of its own.
+    """
+    if not source.is_dir() and to.suffix.lower() in (*files.PICTURES, *files.ARRAYS):
+        return [to]
+    if to.is_file():
+        _check.fail("purify", "a folder for --out, or a file name ending in .png, .jpg or .npz", f"{to}")
+    targets = [to / (p.name if p.suffix.lower() in files.ARRAYS else f"{p.stem}.png") for p in paths]
+    if len(set(targets)) != len(targets):
+        _check.fail("purify", "files whose names differ in more than the ending", f"{[p.name for p in paths]}")
+    return targets
+
+
+@torch.no_grad()
+def _clean(purifier: Purifier, item: files.Loaded, seed: int, told: Callable[[int], None]) -> Tensor:
+    parts: list[Tensor] = []
+    for k in range(0, len(item.images), AT_ONCE):
+        parts.append(purifier(item.images[k : k + AT_ONCE], Noise(seed, item.ids[k : k + AT_ONCE])).clamp(0, 1))
+        told(len(parts[-1]))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _show(before: Tensor, after: Tensor, title: str, classifier: Any) -> None:
+    change = (after - before).abs()
+    out.print(
+        f"{title}: {len(before)} image{'s' if len(before) > 1 else ''}, mean change {float(change.mean()):.3f}, "
+        f"largest {float(change.max()):.3f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if classifier is not None and len(before) == 1:
+        seen, now = (int(classifier(x).argmax(1)) for x in (before, after))
+        out.print(f"the bundled classifier sees a {seen} before and a {now} after", highlight=False)
+    if len(before) == 1 and max(before.shape[2:]) <= LARGEST and out.is_terminal:
+        for line in side_by_side(before[0], after[0]):
+            out.print(line)

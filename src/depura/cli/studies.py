@@ -1,0 +1,168 @@
+"""Commands about studies: demo, run, plan, report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+import depura.demo
+from depura import _check
+from depura.cli.doors import cores, door, one_thread, out, progress
+from depura.evaluation import price
+from depura.evaluation.records import RunDirectory
+from depura.evaluation.runner import Shard, header, missing, run_parallel
+from depura.evaluation.source import StudySource
+from depura.evaluation.study import Study, UnitKey
+from depura.reports import figures, page
+from depura.reports.summary import Summary
+from depura.reports.tables import terminal
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-S", metavar="NAME=VALUE", help="A parameter of the study, e.g. -S eps=8/255."),
+]
+Workers = Annotated[int | None, typer.Option(help="Processes; default: one per core.")]
+
+
+@door
+def demo(
+    to: Annotated[Path, typer.Option("--out", help="Run directory.")] = Path("runs/demo"),
+    settings: Settings = None,
+    workers: Workers = None,
+) -> None:
+    """Purify, attack, judge and report on the bundled digits. No network needed; a minute or two."""
+    source = StudySource(Path(depura.demo.__file__), _settings(settings))
+    summary = _run(source, to, command=_command("demo", None, settings), workers=workers, shard=None)
+    if summary is None:
+        return
+    pictures = to / "adversarial"
+    pictures.mkdir(exist_ok=True)
+    for picture in summary.pictures:
+        if picture.row == "adaptive":
+            (pictures / f"digit-{picture.image:04d}-a-{picture.label}.png").write_bytes(figures.png(picture.frames[1]))
+    out.print(
+        f"Some of the adversarial digits are in {pictures}: try  depura purify {pictures} --out {to / 'purified'}"
+    )
+
+
+@door
+def run(
+    study: Annotated[Path, typer.Argument(help="Python file with a function study() -> Study.")],
+    to: Annotated[Path, typer.Option("--out", help="Run directory, new or of the same study.")],
+    settings: Settings = None,
+    workers: Workers = None,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th unit from the I-th (from 0).")] = "0/1",
+) -> None:
+    """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on."""
+    source = StudySource(study, _settings(settings))
+    _run(source, to, command=_command("run", study, settings), workers=workers, shard=_shard(shard))
+
+
+@door
+def plan(
+    study: Annotated[Path, typer.Argument(help="Python file with a function study() -> Study.")],
+    settings: Settings = None,
+    workers: Workers = None,
+) -> None:
+    """Print what a study costs before it is run: denoiser evaluations, and time from a short probe."""
+    one_thread()
+    loaded = StudySource(study, _settings(settings)).load()
+    _print_plan(loaded, price.plan(loaded), workers or cores())
+
+
+@door
+def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
+    """Write report.html and report.md of a run directory, and print its table."""
+    _report(RunDirectory.open(directory))
+
+
+def _run(source: StudySource, to: Path, *, command: str, workers: int | None, shard: Shard | None) -> Summary | None:
+    """Run and report; the summary, or None where units of other shards are missing."""
+    one_thread()
+    study = source.load()
+    n_workers = cores() if workers is None else workers
+    _check.integer("run", "workers", n_workers, low=1)
+    directory = RunDirectory.create(to, header(study, command=command))
+    todo = missing(study, directory, shard)
+    out.print(f"study    {study.name}: {len(study.data.images)} images of {study.data.name}, {study.ball}")
+    if todo:
+        prices = price.plan(study)
+        forward, seconds = sum(p.forward for p in prices), sum(p.seconds for p in prices)
+        out.print(
+            f"plan     {forward:,} denoiser evaluations in all, about {_duration(seconds / n_workers)} on {n_workers} "
+            f"worker{'s' if n_workers > 1 else ''}; {len(todo)} of {len(study.units())} units to do"
+        )
+    else:
+        out.print("plan     nothing to do: every unit is done")
+    with progress() as bar:
+        task = bar.add_task("running", total=len(todo))
+
+        def done(key: UnitKey) -> None:
+            bar.update(task, advance=1, description=f"running  {key.row}, eps {key.eps:g}")
+
+        run_parallel(source, to, workers=n_workers, command=command, shard=shard, on_unit=done)
+    return _report(directory)
+
+
+def _report(directory: RunDirectory) -> Summary | None:
+    summary, written = page.write(directory)
+    if not summary.complete:
+        out.print(summary.headline)
+        return None
+    out.print(terminal(summary))
+    for warning in summary.warnings:
+        out.print(f"warning  {warning}", style="yellow")
+    out.print(f"\n{summary.headline}\n", style="bold", highlight=False)
+    for file in written:
+        out.print(f"wrote    {file}")
+    return summary
+
+
+def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("row", "eps", "images", "forward", "pulled back", "one worker"):
+        table.add_column(heading, justify="left" if heading == "row" else "right")
+    for p in prices:
+        table.add_row(p.row, f"{p.eps:g}", f"{p.images}", f"{p.forward:,}", f"{p.backward:,}", _duration(p.seconds))
+    forward, backward = sum(p.forward for p in prices), sum(p.backward for p in prices)
+    seconds = sum(p.seconds for p in prices)
+    table.add_section()
+    table.add_row("all", "", "", f"{forward:,}", f"{backward:,}", _duration(seconds), style="bold")
+    out.print(f"{study.name}: denoiser evaluations, exactly; time from a short probe on this machine")
+    out.print(table)
+    out.print(f"about {_duration(seconds / workers)} on {workers} worker{'s' if workers > 1 else ''}")
+
+
+def _settings(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
+    pairs: list[tuple[str, str]] = []
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            _check.fail("-S", "NAME=VALUE", repr(text))
+        pairs.append((name, value))
+    return tuple(pairs)
+
+
+def _shard(text: str) -> Shard:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        _check.fail("--shard", "I/N with 0 <= I < N", repr(text), "The first of two shards is 0/2.")
+    return Shard(int(index), int(count))
+
+
+def _command(name: str, study: Path | None, settings: list[str] | None) -> str:
+    words = ["depura", name, *([] if study is None else [study.as_posix(), "--out", "DIR"])]
+    for text in settings or []:
+        words += ["-S", text]
+    return shlex.join(words)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,2 @@
+"""Reports: records in; a terminal table, Markdown and one self-contained HTML page out. Pure functions of a run
+directory."""

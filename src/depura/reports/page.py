@@ -1,0 +1,56 @@
+"""The HTML page: one file that needs no network and no JavaScript."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from depura.evaluation.records import RunDirectory
+from depura.reports import figures, tables
+from depura.reports.summary import Summary, summarise
+
+
+def html(summary: Summary) -> str:
+    """The page of a summary.
+
+    Args:
+        summary: of a run.
+
+    Returns:
+        A complete HTML document; equal summaries give equal text.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("depura.reports").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        summary=summary,
+        headings=tables.headings(summary),
+        rows=tables.rows(summary) if summary.complete else (),
+        conditions=tables.conditions(summary),
+        threat=tables.threat_model(summary),
+        curve=Markup(figures.curve_svg(summary)) if summary.complete else "",
+        uri=figures.data_uri,
+    )
+
+
+def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
+    """Write report.md and report.html into a run directory, each in one move.
+
+    Args:
+        directory: a run, complete or not.
+
+    Returns:
+        The summary, and the files written.
+    """
+    summary = summarise(directory)
+    texts = {"report.md": tables.markdown(summary), "report.html": html(summary)}
+    written: list[Path] = []
+    for name, text in texts.items():
+        file = directory.path / name
+        temporary = directory.path / f".{name}.partial"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+        written.append(file)
+    return summary, tuple(written)

@@ -1,0 +1,319 @@
+"""The numbers of a report, computed from the records of a run and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depura.evaluation.records import RunDirectory, Unit
+from depura.evaluation.statistics import (
+    Estimate,
+    any_of,
+    errors_of,
+    majority,
+    mean_with_interval,
+    paired_gain,
+    single_draw,
+)
+
+N_ANY, N_VOTE = 10, 21
+"""Draws of the any-of-N and majority metrics; fewer where fewer were recorded (an odd number for the majority)."""
+
+
+def n_draws(header: dict[str, Any]) -> tuple[int, int]:
+    """Draws of the any-of-N and majority metrics of a run."""
+    k = int(header["draws"]["report"])
+    return min(N_ANY, k), min(N_VOTE, k - (k + 1) % 2) if k > 1 else 1
+
+
+class Metrics(NamedTuple):
+    """One set of predictions, three ways.
+
+    Attributes:
+        single: accuracy of one draw.
+        any: probability that N submissions are all classified correctly.
+        vote: accuracy of a majority of N draws.
+    """
+
+    single: Estimate
+    any: Estimate
+    vote: Estimate
+
+
+class Line(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        name: row name.
+        title: for people.
+        route: gradient route's code.
+        metrics: under attack.
+        null: without an attack, as many draws.
+        random: under random corners of the ball, chosen as candidates are.
+        largest: largest perturbation in the ball's norm.
+        zero_gradients: share of attack steps with exactly zero gradient.
+        bad_gradients: share of attack steps with a gradient that was not finite.
+        evaluations: denoiser evaluations (forward, backward) of attack and scoring together.
+        gain: 95 % interval of what the attack takes from the null's accuracy, paired by image.
+    """
+
+    name: str
+    title: str
+    route: str
+    metrics: Metrics
+    null: Metrics
+    random: Metrics
+    largest: float
+    zero_gradients: float
+    bad_gradients: float
+    evaluations: tuple[int, int]
+    gain: tuple[float, float]
+
+
+class Point(NamedTuple):
+    """A point of the accuracy-against-eps curve.
+
+    Attributes:
+        eps: radius; 0 for the null baseline.
+        accuracy: of one draw.
+        images: how many it is measured on.
+    """
+
+    eps: float
+    accuracy: Estimate
+    images: int
+
+
+class Picture(NamedTuple):
+    """One image of the theatre.
+
+    Attributes:
+        row: name of the row it was attacked in.
+        image: its id.
+        label: its class.
+        seen_as: the class given by the pictured draw.
+        errors: wrong report draws.
+        draws: report draws.
+        titles: of the frames.
+        frames: (F, C, H, W) uint8.
+    """
+
+    row: str
+    image: int
+    label: str
+    seen_as: str
+    errors: int
+    draws: int
+    titles: tuple[str, ...]
+    frames: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a report shows.
+
+    Attributes:
+        header: contents of study.json.
+        done: units done.
+        total: units in the study.
+        headline: the sentence.
+        lines: the table; empty while the run is not complete.
+        strongest: the defended rows together, the strongest attack chosen per image on the select draws.
+        curve: points by row name; "null" is the judged defence without attack.
+        pictures: worst first.
+        warnings: what speaks against the numbers, in sentences.
+    """
+
+    header: dict[str, Any]
+    done: int
+    total: int
+    headline: str
+    lines: tuple[Line, ...]
+    strongest: Metrics | None
+    curve: dict[str, tuple[Point, ...]]
+    pictures: tuple[Picture, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit is done."""
+        return self.done == self.total
+
+
+def summarise(directory: RunDirectory) -> Summary:
+    """Compute a report's numbers.
+
+    Args:
+        directory: a run.
+
+    Returns:
+        The summary; while units are missing it has no numbers and its headline says so.
+    """
+    header = directory.header
+    total = len(header["units"])
+    units = list(directory.units())
+    if len(units) < total:
+        text = (
+            f"No headline: {len(units)} of {total} units are done. Give the same 'depura run' command again to go on."
+        )
+        return Summary(header, len(units), total, text, (), None, {}, (), ())
+    eps = header["threat_model"]["eps"]
+    by_row: dict[tuple[str, float], list[Unit]] = {}
+    for unit in units:
+        by_row.setdefault((unit.meta["row"], unit.meta["eps"]), []).append(unit)
+    lines = tuple(_line(row, by_row[row["name"], eps], by_row[row["null"], eps]) for row in header["rows"])
+    defended = [row for row in header["rows"] if row["judged"] == "defence"]
+    strongest = _strongest([by_row[row["name"], eps] for row in defended]) if defended else None
+    null = next((line.null for line, row in zip(lines, header["rows"], strict=True) if row in defended), None)
+    return Summary(
+        header=header,
+        done=total,
+        total=total,
+        headline=_headline(strongest, null),
+        lines=lines,
+        strongest=strongest,
+        curve=_curve(header, by_row, defended),
+        pictures=_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]]),
+        warnings=_warnings(lines, defended),
+    )
+
+
+def percent(estimate: Estimate) -> str:
+    """As "41.7 % (33.4-50.4)"."""
+    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+
+
+def _headline(strongest: Metrics | None, null: Metrics | None) -> str:
+    if strongest is None or null is None:
+        return "No headline: no row judges the defence."
+    low, high = 100 * strongest.single.low, 100 * strongest.single.high
+    return (
+        f"robust accuracy at most {100 * strongest.single.value:.1f} % (95 % CI {low:.1f}–{high:.1f}), "
+        f"null {100 * null.single.value:.1f} %"
+    )
+
+
+def _joined(units: Sequence[Unit], name: str) -> NDArray[Any]:
+    return np.concatenate([unit.arrays[name] for unit in units])
+
+
+def _metrics(predictions: NDArray[Any], labels: NDArray[Any]) -> Metrics:
+    n_any, n_vote = n_draws({"draws": {"report": predictions.shape[1]}})
+    p, y = predictions.astype(np.int64), labels.astype(np.int64)
+    return Metrics(
+        mean_with_interval(single_draw(p, y)),
+        mean_with_interval(any_of(p, y, n_any)),
+        mean_with_interval(majority(p, y, n_vote)),
+    )
+
+
+def _line(row: dict[str, Any], units: Sequence[Unit], nulls: Sequence[Unit]) -> Line:
+    labels = _joined(units, "labels")
+    counts = [unit.meta["evaluations"] for unit in units]
+    return Line(
+        name=row["name"],
+        title=row["title"],
+        route=row["route"],
+        metrics=_metrics(_joined(units, "predictions"), labels),
+        null=_metrics(_joined(nulls, "predictions"), labels),
+        random=_metrics(_joined(nulls, "random_predictions"), labels),
+        largest=float(_joined(units, "distance").max()),
+        zero_gradients=float(_joined(units, "zero_gradients").mean()),
+        bad_gradients=float(_joined(units, "bad_gradients").mean()),
+        evaluations=(
+            sum(c["attack"][0] + c["score"][0] for c in counts),
+            sum(c["attack"][1] + c["score"][1] for c in counts),
+        ),
+        gain=paired_gain(_accuracies(nulls), _accuracies(units)),
+    )
+
+
+def _strongest(rows: Sequence[Sequence[Unit]]) -> Metrics:
+    """Per image, the attack whose chosen candidate had the most wrong select draws (ties: larger margin)."""
+    errors: list[NDArray[Any]] = []
+    margins: list[NDArray[Any]] = []
+    predictions: list[NDArray[Any]] = []
+    for units in rows:
+        chosen = _joined(units, "chosen")
+        errors.append(_joined(units, "select_errors")[np.arange(len(chosen)), chosen])
+        margins.append(_joined(units, "select_margins"))
+        predictions.append(_joined(units, "predictions"))
+    counts = np.stack(errors)
+    best = np.where(counts == counts.max(0), np.stack(margins), -np.inf).argmax(0)
+    return _metrics(np.stack(predictions)[best, np.arange(len(best))], _joined(rows[0], "labels"))
+
+
+def _curve(
+    header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]], defended: Sequence[dict[str, Any]]
+) -> dict[str, tuple[Point, ...]]:
+    curve: dict[str, tuple[Point, ...]] = {}
+    for row in header["rows"]:
+        points: list[Point] = []
+        for eps in sorted({header["threat_model"]["eps"], *header["curve"]["eps"]}):
+            metrics = _accuracies(by_row[row["name"], eps])[: header["curve"]["images"]]
+            points.append(Point(eps, mean_with_interval(metrics), len(metrics)))
+        curve[row["name"]] = tuple(points)
+    if defended:
+        nulls = _accuracies(by_row[defended[0]["null"], header["threat_model"]["eps"]])[: header["curve"]["images"]]
+        curve["null"] = (Point(0.0, mean_with_interval(nulls), len(nulls)),)
+    return curve
+
+
+def _accuracies(units: Sequence[Unit]) -> NDArray[np.float64]:
+    """Single-draw accuracy of each image."""
+    return single_draw(_joined(units, "predictions").astype(np.int64), _joined(units, "labels"))
+
+
+def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, ...]:
+    classes = header["data"]["classes"]
+    found: list[Picture] = []
+    for unit in units:
+        if "picture_rows" not in unit.arrays:
+            continue
+        errors = errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"])
+        for frames, row in zip(unit.arrays["picture_frames"], unit.arrays["picture_rows"], strict=True):
+            found.append(
+                Picture(
+                    row=unit.meta["row"],
+                    image=int(unit.arrays["ids"][row]),
+                    label=classes[int(unit.arrays["labels"][row])],
+                    seen_as=classes[int(unit.arrays["predictions"][row, 0])],
+                    errors=int(errors[row]),
+                    draws=unit.arrays["predictions"].shape[1],
+                    titles=tuple(str(t) for t in unit.arrays["picture_titles"]),
+                    frames=frames,
+                )
+            )
+    return tuple(sorted(found, key=lambda p: -p.errors / p.draws))
+
+
+def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    found: list[str] = []
+    by_name = {line.name: line for line in lines}
+    names = {row["name"] for row in defended}
+    for line in lines:
+        if line.name not in names and line.metrics.single.value > 0.02:
+            found.append(
+                f"The attack leaves the undefended classifier {100 * line.metrics.single.value:.1f} % accurate (row "
+                f"{line.name}); an attack that does not break the classifier says little about the defence."
+            )
+        if line.zero_gradients > 0.01:
+            found.append(
+                f"{100 * line.zero_gradients:.1f} % of the gradients in row {line.name} are exactly zero: "
+                "the gradient is masked."
+            )
+        if line.bad_gradients > 0:
+            found.append(f"{100 * line.bad_gradients:.2f} % of the gradients in row {line.name} are not finite.")
+        if line.name in names and line.gain[0] <= 0:
+            found.append(
+                f"Row {line.name} found nothing detectable beyond the defence's own errors without attack (it takes "
+                f"{100 * line.gain[0]:.1f} to {100 * line.gain[1]:.1f} points from the null, paired by image)."
+            )
+    adaptive, transfer = by_name.get("adaptive"), by_name.get("transfer")
+    if adaptive and transfer and adaptive.metrics.single.low > transfer.metrics.single.high:
+        found.append("The adaptive attack is weaker than the transferred one: the gradient or the attack is broken.")
+    return tuple(found)

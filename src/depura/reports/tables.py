@@ -1,0 +1,173 @@
+"""The table of a report, for the terminal (rich) and in Markdown."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from depura.reports.summary import Metrics, Summary, n_draws, percent
+
+
+class Cells(NamedTuple):
+    """One printed line: name, explanation and formatted numbers."""
+
+    name: str
+    title: str
+    route: str
+    single: str
+    null: str
+    random: str
+    any: str
+    vote: str
+
+
+def headings(summary: Summary) -> Cells:
+    """Column headings."""
+    n_any, n_vote = n_draws(summary.header)
+    return Cells(
+        name="row",
+        title="what is attacked and judged",
+        route="route",
+        single="one draw (95 % CI)",
+        null="null",
+        random="random corner",
+        any=f"any of {n_any}",
+        vote=f"vote of {n_vote}",
+    )
+
+
+def rows(summary: Summary) -> tuple[Cells, ...]:
+    """The lines of the table, the strongest attack per image last.
+
+    Args:
+        summary: of a complete run.
+
+    Returns:
+        Formatted cells; any-of-N and vote are followed by their own null in brackets.
+    """
+    found = [_cells(line.name, line.title, line.route, line.metrics, line.null, line.random) for line in summary.lines]
+    judged = next(
+        (line for line, row in zip(summary.lines, summary.header["rows"], strict=True) if row["judged"] == "defence"),
+        None,
+    )
+    if summary.strongest is not None and judged is not None:
+        title = "purified; the strongest of these attacks for each image"
+        found.append(_cells("strongest", title, "all", summary.strongest, judged.null, judged.random))
+    return tuple(found)
+
+
+def _cells(name: str, title: str, route: str, metrics: Metrics, null: Metrics, random: Metrics) -> Cells:
+    return Cells(
+        name=name,
+        title=title,
+        route=route,
+        single=percent(metrics.single),
+        null=_short(null.single.value),
+        random=_short(random.single.value),
+        any=f"{_short(metrics.any.value)} [{_short(null.any.value)}]",
+        vote=f"{_short(metrics.vote.value)} [{_short(null.vote.value)}]",
+    )
+
+
+def _short(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def terminal(summary: Summary) -> Group:
+    """The table for a terminal of 80 columns, with what the rows mean below it."""
+    shown = [name for name in Cells._fields if name not in ("title", "random")]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in shown:
+        table.add_column(getattr(headings(summary), name), no_wrap=True)
+    legend = Table.grid(padding=(0, 2))
+    for cells in rows(summary):
+        texts = [Text(getattr(cells, name)) for name in shown]
+        table.add_row(*texts, style="bold" if cells.name == "strongest" else "")
+        legend.add_row(Text(cells.name, style="dim"), Text(cells.title, style="dim"))
+    note = Text(
+        "Accuracy in %; in brackets without attack. G0 bare classifier, G2 BPDA, G6 exact gradient.", style="dim"
+    )
+    return Group(table, legend, note)
+
+
+def markdown(summary: Summary) -> str:
+    """The report in Markdown.
+
+    Args:
+        summary: of a run.
+
+    Returns:
+        The text.
+    """
+    header = summary.header
+    out = [f"# {header['name']}", "", f"**{summary.headline}**", ""]
+    if summary.complete:
+        out += [conditions(summary), ""]
+        heads = headings(summary)
+        out += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        out += ["| " + " | ".join(cells) + " |" for cells in rows(summary)]
+        out += [
+            "",
+            "Accuracy in %; in brackets without attack. Routes: G0 bare classifier, G2 BPDA, G6 exact gradient.",
+            "",
+        ]
+        out += ["## Warnings", ""] + [f"- {w}" for w in summary.warnings] + [""] if summary.warnings else []
+        out += [
+            "## Accuracy against eps",
+            "",
+            "| eps | images | " + " | ".join(n for n in summary.curve if n != "null") + " |",
+        ]
+        names = [n for n in summary.curve if n != "null"]
+        out += ["|" + "---|" * (len(names) + 2)]
+        for k, point in enumerate(summary.curve[names[0]]):
+            cells = [percent(summary.curve[name][k].accuracy) for name in names]
+            out += ["| " + " | ".join([f"{point.eps:g}", str(point.images), *cells]) + " |"]
+        out += [""]
+    out += ["## Threat model", ""] + [f"- {name}: {value}" for name, value in threat_model(summary)] + [""]
+    out += ["## Versions", ""] + [f"- {name} {version}" for name, version in sorted(header["versions"].items())] + [""]
+    out += ["## Repeat it", "", f"    {header['command']}", ""]
+    return "\n".join(out)
+
+
+def conditions(summary: Summary) -> str:
+    """Under which conditions the headline holds, a sentence."""
+    header = summary.header
+    n, threat = len(header["data"]["ids"]), header["threat_model"]
+    attacks = sum(row["judged"] == "defence" for row in header["rows"])
+    return (
+        f"Deployed rule: {rule(summary)}. {threat['norm']} ball of radius {threat['eps']:g}, {n} images of "
+        f"{header['data']['name']}; the strongest of {attacks} attacks for each image, chosen on "
+        f"{header['draws']['select']} draws and reported on {header['draws']['report']} others. "
+        "An upper bound: a better attack may exist."
+    )
+
+
+def rule(summary: Summary) -> str:
+    """The deployed rule in words."""
+    described = summary.header["rule"]
+    n = described["n_draws"]
+    name: str = described["type"].rpartition(".")[2]
+    words: dict[str, str] = {
+        "Single": "one draw",
+        "Vote": f"vote of {n} draws",
+        "MeanProb": f"mean probability of {n} draws",
+    }
+    return words.get(name, name)
+
+
+def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
+    """The threat-model block: what the attacker may do and knows."""
+    threat = summary.header["threat_model"]
+    return (
+        ("norm and radius", f"{threat['norm']}, eps = {threat['eps']:g}, images stay in [0, 1]"),
+        ("goal", "targeted" if threat["targeted"] else "any wrong class"),
+        ("the attacker knows", threat["knows"]),
+        ("deployed rule", rule(summary)),
+        ("input quantised to 8 bits", "yes" if threat["quantised"] else "no"),
+        ("queries", "no limit; resubmissions are what any-of-N counts"),
+        ("class of threat", "l_p ball; spatial and perceptual changes are not covered"),
+    )
