@@ -1,0 +1,360 @@
+"""The commands as a user gives them: what they write, what they say, and how they refuse bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import depura
+from depura.cli import app
+from depura.data import files
+
+TINY = [
+    "-S",
+    "images=2",
+    "-S",
+    "attack_steps=1",
+    "-S",
+    "eot=1",
+    "-S",
+    "report_draws=2",
+    "-S",
+    "curve=",
+    "-S",
+    "n_steps=1",
+]
+STUDY = str(Path(__file__).parents[2] / "studies" / "digits.py")
+
+
+def depura_(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def fails(result: Result, *said: str) -> None:
+    """Exit code 2 and one sentence, not a traceback."""
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    for words in said:
+        assert words in result.output
+
+
+@pytest.fixture
+def digit(tmp_path: Path) -> Path:
+    """A test digit as an 8-bit grey PNG."""
+    image = depura.load_digits("test").images[3, 0]
+    file = tmp_path / "digit.png"
+    Image.fromarray((image * 255).round().to(torch.uint8).numpy()).save(file)
+    return file
+
+
+def tree(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+# demo, run, plan, report
+
+
+def test_demo_runs_reports_and_leaves_pictures_to_try(tmp_path: Path) -> None:
+    result = depura_("demo", "--out", tmp_path / "d", "--workers", 1, *TINY)
+    assert result.exit_code == 0, result.output
+    assert {"report.html", "report.md", "study.json"} < tree(tmp_path / "d")
+    assert "robust accuracy at most" in result.output
+    page = (tmp_path / "d" / "report.html").read_text()
+    for word in (
+        "robust accuracy at most",
+        "95 % CI",
+        "null",
+        "Threat model",
+        "depura demo -S images=2",
+        "data:image/png",
+    ):
+        assert word in page
+    again = depura_("purify", tmp_path / "d" / "adversarial", "--out", tmp_path / "p")
+    assert again.exit_code == 0, again.output
+    assert tree(tmp_path / "p") == tree(tmp_path / "d" / "adversarial") != set()
+
+
+def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
+    depura_("demo", "--out", tmp_path / "d", "--workers", 1, *TINY)
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert "<script" not in page
+    for attribute in ('src="http', 'href="http', "url(http", "@import"):
+        assert attribute not in page
+    assert page.count('src="data:image/png;base64,') == page.count("<img ")
+
+
+def test_report_is_a_function_of_the_folder(tmp_path: Path) -> None:
+    depura_("demo", "--out", tmp_path / "d", "--workers", 1, *TINY)
+    first = {n: (tmp_path / "d" / n).read_bytes() for n in ("report.html", "report.md")}
+    for name in first:
+        (tmp_path / "d" / name).unlink()
+    assert depura_("report", tmp_path / "d").exit_code == 0
+    assert {n: (tmp_path / "d" / n).read_bytes() for n in first} == first
+
+
+def test_a_run_that_is_not_complete_has_no_headline(tmp_path: Path) -> None:
+    result = depura_("run", STUDY, "--out", tmp_path / "r", "--workers", 1, "--shard", "0/3", *TINY)
+    assert result.exit_code == 0
+    assert "No headline: 2 of 6 units are done" in result.output
+    assert "robust accuracy" not in (tmp_path / "r" / "report.html").read_text()
+    assert "robust accuracy" not in (tmp_path / "r" / "report.md").read_text()
+
+
+def test_plan_prints_evaluations_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = depura_("plan", STUDY, *TINY)
+    assert result.exit_code == 0, result.output
+    assert "pulled back" in result.output
+    assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["eps=-0.1"], "eps in [0, inf)"),
+        (["eps=abc"], "expected float, got 'abc'"),
+        (["t_star=0"], "t_star in (0, 1]"),
+        (["t_star=1.5"], "t_star in (0, 1]"),
+        (["n_steps=0"], "n_steps from 1"),
+        (["n_steps=1.5"], "expected int"),
+        (["images=0"], "n at least 1"),
+        (["attack_steps=0"], "n_steps from 1"),
+        (["eot=0"], "eot at least 1"),
+        (["report_draws=0"], "report_draws at least 1"),
+        (["seed=-1"], "seed"),
+        (["colour=red"], "a name among images"),
+        (["eps"], "NAME=VALUE"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_unusable_settings(tmp_path: Path, command: str, settings: list[str], said: str) -> None:
+    words = [w for s in settings for w in ("-S", s)]
+    out = ["--out", tmp_path / "r"] if command == "run" else []
+    fails(depura_(command, STUDY, *out, *words), said)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("shard", ["2/2", "x", "1", "-1/2", "1/0"])
+def test_unusable_shards(tmp_path: Path, shard: str) -> None:
+    fails(depura_("run", STUDY, "--out", tmp_path / "r", "--shard", shard))
+    assert not (tmp_path / "r").exists()
+
+
+def test_unusable_workers(tmp_path: Path) -> None:
+    fails(depura_("run", STUDY, "--out", tmp_path / "r", "--workers", 0), "workers at least 1")
+    assert not (tmp_path / "r").exists()
+
+
+def test_unusable_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    fails(depura_("run", STUDY, "--out", tmp_path / "file", *TINY), "--out")
+    fails(depura_("run", STUDY, "--out", tmp_path / "file" / "r", *TINY), "can be written")
+    fails(depura_("report", tmp_path), "study.json")
+    fails(depura_("run", tmp_path / "none.py", "--out", tmp_path / "r"), "not there")
+    other = tmp_path / "other"
+    assert depura_("run", STUDY, "--out", other, "--workers", 1, *TINY).exit_code == 0
+    fails(depura_("run", STUDY, "--out", other, *TINY, "-S", "eps=0.1"), "another one", "eps is 0.2 there and 0.1 here")
+    next((other / "units").iterdir()).write_bytes(b"PK")
+    fails(depura_("run", STUDY, "--out", other, "--workers", 1, *TINY), "Delete this file")
+    fails(depura_("report", other), "Delete this file")
+
+
+def test_an_error_in_the_users_own_code_keeps_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text("def study():\n    return {}['missing']\n")
+    result = depura_("plan", tmp_path / "s.py")
+    assert isinstance(result.exception, KeyError)
+
+
+# purify
+
+
+def test_purify_cleans_a_png(tmp_path: Path, digit: Path) -> None:
+    out = tmp_path / "clean.png"
+    result = depura_("purify", digit, "--out", out, "--seed", 7)
+    assert result.exit_code == 0, result.output
+    assert "mean change" in result.output
+    assert "the bundled classifier sees a" in result.output
+    with Image.open(out) as picture:
+        found = np.asarray(picture)
+        assert (picture.mode, picture.size) == ("L", (8, 8))
+    loaded = files.load(digit)
+    with torch.no_grad():
+        expected = depura.demo.digits_purifier()(loaded.images, depura.Noise(7, loaded.ids)).clamp(0, 1)
+    assert np.array_equal(found, (expected[0, 0] * 255).round().to(torch.uint8).numpy())
+
+
+def test_an_image_is_purified_the_same_alone_and_in_a_folder(tmp_path: Path, digit: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for k in range(3):
+        (folder / f"{k}.png").write_bytes(digit.read_bytes())
+    (folder / "digit.png").write_bytes(digit.read_bytes())
+    assert depura_("purify", folder, "--out", tmp_path / "out").exit_code == 0
+    assert depura_("purify", digit, "--out", tmp_path / "alone").exit_code == 0
+    same = (tmp_path / "alone" / "digit.png").read_bytes()
+    assert (tmp_path / "out" / "digit.png").read_bytes() == same
+    assert (tmp_path / "out" / "0.png").read_bytes() != same
+
+
+@pytest.mark.parametrize("layout", ["NHW", "NHWC", "NCHW", "float"])
+def test_purify_takes_arrays_in_the_usual_layouts(tmp_path: Path, layout: str) -> None:
+    images = depura.load_digits("test").images[:3]
+    array = (images * 255).round().to(torch.uint8).numpy()
+    array = {"NHW": array[:, 0], "NHWC": array.transpose(0, 2, 3, 1), "NCHW": array, "float": array / 255}[layout]
+    np.savez(tmp_path / "x.npz", image=array)
+    assert depura_("purify", tmp_path / "x.npz", "--out", tmp_path / "y.npz").exit_code == 0
+    with np.load(tmp_path / "y.npz") as stored:
+        found = stored["image"]
+    assert (found.shape, found.dtype) == ((3, 1, 8, 8), np.float32)
+    assert 0 <= found.min() < found.max() <= 1
+    assert 0.01 < np.abs(found - images.numpy()).mean() < 0.2
+
+
+def test_purify_reads_jpeg_and_writes_what_is_asked(tmp_path: Path, digit: Path) -> None:
+    with Image.open(digit) as picture:
+        picture.save(tmp_path / "digit.jpg")
+    for name in ("a.png", "a.jpg", "a.npz"):
+        assert depura_("purify", tmp_path / "digit.jpg", "--out", tmp_path / name).exit_code == 0
+        assert files.load(tmp_path / name).images.shape == (1, 1, 8, 8)
+
+
+def test_another_denoiser_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch, depura\n"
+        "def grey():\n    return depura.GaussianDenoiser(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1e-6))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    np.savez(tmp_path / "x.npz", image=np.random.default_rng(0).random((2, 3, 4, 4)))
+    result = depura_("purify", tmp_path / "x.npz", "--out", tmp_path / "y.npz", "--denoiser", "mine:grey")
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "y.npz") as stored:
+        assert stored["image"] == pytest.approx(0.5, abs=1e-3)
+    for name in ("mine", "mine:other", "nothing:grey"):
+        fails(depura_("purify", tmp_path / "x.npz", "--out", tmp_path / "z.npz", "--denoiser", name), "--denoiser")
+
+
+BAD_FILES = {
+    "missing.png": None,
+    "empty.png": b"",
+    "text.png": b"hello",
+    "truncated.png": "truncated",
+    "large.png": ("L", (16, 16)),
+    "colour.png": ("RGB", (8, 8)),
+    "alpha.png": ("RGBA", (8, 8)),
+    "deep.png": ("I;16", (8, 8)),
+    "empty.npz": b"",
+    "truncated.npz": "truncated",
+    "unnamed.npz": {"x": np.zeros((1, 8, 8))},
+    "none.npz": {"image": np.zeros((0, 8, 8))},
+    "nan.npz": {"image": np.full((1, 8, 8), np.nan)},
+    "range.npz": {"image": np.full((1, 8, 8), 2.0)},
+    "signed.npz": {"image": np.full((1, 8, 8), -0.5)},
+    "whole.npz": {"image": np.zeros((1, 8, 8), dtype=np.int64)},
+    "flat.npz": {"image": np.zeros((8, 8))},
+    "pickled.npz": {"image": np.array([{}], dtype=object)},
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_unusable_files(tmp_path: Path, digit: Path, name: str) -> None:
+    """Named in the message, and nothing is written, not even for the good file beside it."""
+    folder, content = tmp_path / "in", BAD_FILES[name]
+    folder.mkdir()
+    file = folder / name
+    (folder / "good.png").write_bytes(digit.read_bytes())
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif isinstance(content, dict):
+        np.savez(file, **content)
+    elif isinstance(content, tuple):
+        Image.new(*content).save(file)
+    elif content == "truncated":
+        whole = tmp_path / f"whole{file.suffix}"
+        if file.suffix == ".png":
+            Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)).save(whole)
+        else:
+            np.savez(whole, image=np.zeros((4, 8, 8)))
+        file.write_bytes(whole.read_bytes()[:80])
+    source = file if content is None else folder
+    fails(depura_("purify", source, "--out", tmp_path / "out"), name)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--t-star", "0"], "t_star in (0, 1]"),
+        (["--t-star", "1.2"], "t_star in (0, 1]"),
+        (["--t-star", "nan"], "t_star in (0, 1]"),
+        (["--steps", "0"], "n_steps from 1"),
+        (["--seed", "-1"], "seed"),
+        (["--method", "prayer"], "diffpure"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_unusable_options(tmp_path: Path, digit: Path, options: list[str], said: str) -> None:
+    fails(depura_("purify", digit, "--out", tmp_path / "out.png", *options), said)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_unusable_places_to_write(tmp_path: Path, digit: Path) -> None:
+    (tmp_path / "file").touch()
+    fails(depura_("purify", digit, "--out", tmp_path / "file" / "x.png"), "can be written")
+    fails(depura_("purify", digit, "--out", tmp_path / "file"), "a folder for --out")
+    fails(depura_("purify", tmp_path / "file", "--out", tmp_path / "x.png"), "readable PNG or JPEG")
+    (tmp_path / "void").mkdir()
+    fails(depura_("purify", tmp_path / "void", "--out", tmp_path / "out"), "which has none")
+    np.savez(tmp_path / "two.npz", image=np.zeros((2, 8, 8)))
+    fails(depura_("purify", tmp_path / "two.npz", "--out", tmp_path / "x.png"), "one image for a picture file")
+    assert not (tmp_path / "x.png").exists()
+
+
+# train
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "classifier"])
+def test_train_writes_weights_and_a_card_with_their_hash(tmp_path: Path, kind: str) -> None:
+    result = depura_("train", kind, "--out", tmp_path, "--steps", 3, "--batch", 8)
+    assert result.exit_code == 0, result.output
+    assert tree(tmp_path) == {f"digits-{kind}.safetensors", f"digits-{kind}.md"}
+    card = (tmp_path / f"digits-{kind}.md").read_text()
+    assert f"depura train {kind} --data digits --steps 3 --batch 8" in card
+
+
+def test_train_takes_data_of_ones_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", image=rng.random((20, 3, 6, 6)), label=rng.integers(0, 4, 20))
+    words = ["--data", tmp_path / "mine.npz", "--test", tmp_path / "mine.npz", "--out", tmp_path / "o", "--steps", 2]
+    for kind in ("denoiser", "classifier"):
+        result = depura_("train", kind, *words, "--batch", 4)
+        assert result.exit_code == 0, result.output
+    assert "mine-classifier.safetensors" in tree(tmp_path / "o")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "said"),
+    [
+        ({"image": np.zeros((4, 8, 8))}, [], "label"),
+        ({"image": np.zeros((4, 8, 8)), "label": np.zeros(3, dtype=int)}, [], "one per image"),
+        ({"image": np.zeros((4, 8, 8)), "label": np.full(4, -1)}, [], "labels from 0"),
+        ({"image": np.zeros((4, 7, 8)), "label": np.zeros(4, dtype=int)}, [], "even height and width"),
+        (None, [], "readable NPZ"),
+        ("digits", ["--steps", "0"], "n_steps at least 1"),
+        ("digits", ["--batch", "0"], "batch at least 1"),
+        ("digits", ["--rate", "0"], "rate in (0, inf)"),
+        ("digits", ["--seed", "-3"], "seed"),
+    ],
+)
+def test_unusable_training(tmp_path: Path, arrays: dict | str | None, options: list[str], said: str) -> None:  # type: ignore[type-arg]
+    data = "digits" if arrays == "digits" else tmp_path / "x.npz"
+    if isinstance(arrays, dict):
+        np.savez(tmp_path / "x.npz", **arrays)
+    fails(depura_("train", "denoiser", "--data", data, "--out", tmp_path / "o", *options), said)
+    assert not tree(tmp_path / "o") if (tmp_path / "o").exists() else True

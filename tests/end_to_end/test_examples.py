@@ -1,0 +1,33 @@
+"""Every example runs as it stands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_examples_run(script: Path, tmp_path: Path) -> None:
+    small = ["-S", "images=3", "-S", "votes=3"]
+    words = ["-m", "depura", "run", str(script), "--out", str(tmp_path / "r"), "--workers", "1", *small]
+    command = [sys.executable, *(words if "study" in script.stem else [str(script)])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_examples_are_short() -> None:
+    assert len(SCRIPTS) == 4
+    assert all(len(p.read_text().splitlines()) <= 60 for p in SCRIPTS)
+
+
+def test_the_readme_names_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    for folder in ("examples", "studies", "docs"):
+        for word in text.replace("(", " ").replace(")", " ").replace("`", " ").split():
+            if word.startswith(f"{folder}/") and "." in word:
+                assert (ROOT / word.rstrip(".,:;")).exists(), word

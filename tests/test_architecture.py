@@ -1,0 +1,117 @@
+"""The direction of imports, and where grad mode may be touched."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "depura"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+LAYERS = {
+    "_check": set(),
+    "noise": {"_check"},
+    "schedules": {"_check"},
+    "denoisers": {"_check", "schedules"},
+    "exact": {"_check", "schedules"},
+    "solvers": {"_check", "noise", "schedules"},
+    "guidance": {"_check", "noise", "schedules"},
+    "gradients": {"_check", "schedules"},
+    "purifier": {"_check", "noise", "schedules", "denoisers", "solvers", "guidance", "gradients"},
+    "methods": {"_check", "noise", "schedules", "denoisers", "exact", "solvers", "guidance", "gradients", "purifier"},
+    "attacks": {"_check", "noise", "attacks"},
+    "evaluation": {"_check", "noise", "schedules", "denoisers", "gradients", "purifier", "attacks", "evaluation"},
+    "evaluation.records": set(),
+    "evaluation.statistics": set(),
+    "reports": {"_check", "evaluation.records", "evaluation.statistics", "reports"},
+    "networks": {"networks"},
+    "data": {"_check", "denoisers", "networks", "data"},
+    "training": {"_check", "noise", "denoisers", "networks", "data", "training"},
+}
+"""What each part may import of depura. Parts that are not listed (the command line, the demo, the public names) may
+import anything."""
+
+GRAD_MODE = {
+    "gradients.py",
+    "guidance.py",
+    "purifier.py",
+    "attacks/pgd.py",
+    "evaluation/scoring.py",
+    "evaluation/price.py",
+    "evaluation/runner.py",
+    "evaluation/describe.py",
+    "_check.py",
+}
+"""Files that may mention no_grad, enable_grad or detach, besides training and the command line."""
+
+
+def part_of(file: Path) -> str:
+    return ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def rule_for(part: str) -> set[str] | None:
+    return LAYERS.get(part, LAYERS.get(part.partition(".")[0]))
+
+
+def imports_of(file: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "depura"]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "depura":
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name.removeprefix("depura").lstrip(".") for name in found]
+
+
+def allowed(name: str, rule: set[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in rule)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_imports_go_one_way(file: Path) -> None:
+    part = part_of(file)
+    rule = rule_for(part)
+    if rule is None:
+        assert part.partition(".")[0] in {"", "cli", "demo", "__init__", "__main__"}, (
+            f"{part} has no layer: give it one"
+        )
+        return
+    wrong = [name for name in imports_of(file) if not allowed(name, rule)]
+    assert not wrong, f"{part} may not import {wrong}"
+
+
+@pytest.mark.parametrize("file", sorted((SOURCE / "methods").glob("[a-z]*.py")), ids=lambda f: f.stem)
+def test_methods_do_not_import_each_other(file: Path) -> None:
+    assert not [name for name in imports_of(file) if name.startswith("methods.")]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_grad_mode_is_touched_in_few_places(file: Path) -> None:
+    name = file.relative_to(SOURCE).as_posix()
+    if name in GRAD_MODE or name.split("/")[0] in {"training", "cli"}:
+        return
+    words = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
+    assert not words & {"no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "detach", "detach_"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_randomness_is_drawn_in_one_place(file: Path) -> None:
+    """torch.randint seeds Noise.fresh, manual_seed initial weights; nothing else draws from a global generator."""
+    drawing = {"randn", "randn_like", "rand", "rand_like", "randint", "randperm", "normal_", "uniform_", "manual_seed"}
+    found = {n.attr for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Attribute)} & drawing
+    expected = {"noise.py": {"randint"}, "training/loop.py": {"manual_seed"}}
+    assert found == expected.get(file.relative_to(SOURCE).as_posix(), set())
+
+
+def test_nothing_is_unpickled() -> None:
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        assert "allow_pickle=True" not in text
+        assert "torch.load" not in text
+        assert "import pickle" not in text
+
+
+def test_rules_name_parts_that_exist() -> None:
+    parts = {part_of(f) for f in FILES} | {part_of(f).partition(".")[0] for f in FILES}
+    assert set(LAYERS) <= parts
+    assert {(SOURCE / name).exists() for name in GRAD_MODE} == {True}

@@ -1,0 +1,98 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from depura.evaluation.statistics import any_of, errors_of, majority, mean_with_interval, paired_gain, single_draw
+
+LABELS = np.array([0, 1, 2, 0])
+PREDICTIONS = np.array([[0, 0, 1, 0, 0, 0], [1, 2, 2, 0, 1, 2], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+
+
+def test_single_draw_counts_errors() -> None:
+    assert errors_of(PREDICTIONS, LABELS).tolist() == [1, 4, 6, 0]
+    assert single_draw(PREDICTIONS, LABELS).tolist() == pytest.approx([5 / 6, 2 / 6, 0, 1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_any_of_equals_the_share_of_clean_subsets(n: int) -> None:
+    right = LABELS[:, None] == PREDICTIONS
+    expected = [np.mean([row[list(s)].all() for s in itertools.combinations(range(6), n)]) for row in right]
+    assert any_of(PREDICTIONS, LABELS, n) == pytest.approx(expected)
+
+
+def test_any_of_is_unbiased() -> None:
+    p, k, n, repeats = 0.2, 16, 5, 40_000
+    rng = np.random.default_rng(1)
+    values = any_of((rng.random((repeats, k)) < p).astype(np.int64), np.zeros(repeats, dtype=np.int64), n)
+    spread = values.std() / math.sqrt(repeats)
+    assert abs(values.mean() - (1 - p) ** n) < 4 * spread
+
+
+def test_majority_equals_counting_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    predictions, labels = rng.integers(0, 4, (50, 13)), rng.integers(0, 4, 50)
+    expected = []
+    for row, label in zip(predictions, labels, strict=True):
+        votes = [row[k : k + 3].tolist() for k in range(0, 12, 3)]
+        winners = [max(sorted(set(v)), key=v.count) for v in votes]
+        expected.append(np.mean([w == label for w in winners]))
+    assert majority(predictions, labels, 3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", [any_of, majority])
+@pytest.mark.parametrize("n", [0, 7])
+def test_more_draws_than_recorded_are_refused(metric, n: int) -> None:
+    with pytest.raises(ValueError, match="6 recorded draws"):
+        metric(PREDICTIONS, LABELS, n)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 64), (30, 64), (64, 64), (241, 512)])
+def test_zero_one_outcomes_get_wilsons_interval(k: int, n: int) -> None:
+    p, z = k / n, stats.norm.ppf(0.975)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    found = mean_with_interval(np.array([1.0] * k + [0.0] * (n - k)))
+    assert found.method == "Wilson"
+    assert (found.value, found.low, found.high) == pytest.approx((p, max(0, centre - half), min(1, centre + half)))
+
+
+def test_spread_out_values_get_a_bootstrap_near_the_normal_interval() -> None:
+    values = np.random.default_rng(3).beta(2, 2, 400)
+    found = mean_with_interval(values)
+    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+    assert found.method.startswith("BCa")
+    assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.15 * half)
+    assert found == mean_with_interval(values)
+
+
+def test_equal_values_do_not_get_an_interval_of_width_zero() -> None:
+    found = mean_with_interval(np.full(64, 0.5))
+    exact = stats.binomtest(32, 64).proportion_ci(0.95, method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Images of two kinds (error rate 0.1 and 0.8), 64 images, 32 draws: truth 0.59."""
+    rng, hits, repeats = np.random.default_rng(5), 0, 300
+    for _ in range(repeats):
+        p = np.where(rng.random(64) < 0.7, 0.1, 0.8)
+        errors = rng.binomial(32, p) / 32
+        found = mean_with_interval(1 - errors)
+        hits += found.low <= 1 - (0.7 * 0.1 + 0.3 * 0.8) <= found.high
+    assert stats.binomtest(hits, repeats, 0.95).pvalue > 0.001
+
+
+def test_the_paired_gain_brackets_the_difference() -> None:
+    rng = np.random.default_rng(2)
+    before = rng.beta(8, 2, 300)
+    after = np.clip(before - 0.1 + 0.05 * rng.standard_normal(300), 0, 1)
+    low, high = paired_gain(before, after)
+    difference = before - after
+    half = 1.96 * difference.std(ddof=1) / math.sqrt(300)
+    assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.15 * half)
+    assert paired_gain(np.ones(5), np.full(5, 0.25)) == (0.75, 0.75)
