@@ -175,6 +175,29 @@ def integer(where: str, name: str, value: object, *, low: int = 0, high: int | N
     return value
 
 
+def device(where: str, name: str) -> str:
+    """Check that torch can compute on a device.
+
+    Args:
+        where: the public name that was called.
+        name: as torch names it: cpu, cuda, cuda:1, mps.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: unknown, or not on this machine.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{where}: expected a device of this machine, got {name!r} ({reason}). Try --device cpu."
+        ) from error
+    return name
+
+
 def writable_folder(where: str, folder: Path) -> Path:
     """Create a folder if need be and check that a file can be written in it.
 

@@ -152,6 +152,12 @@ def test_unusable_workers(tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", ""])
+def test_unusable_devices(tmp_path: Path, device: str) -> None:
+    fails(depura_("run", STUDY, "--out", tmp_path / "r", "--device", device), "--device")
+    assert not (tmp_path / "r").exists()
+
+
 def test_unusable_folders(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     fails(depura_("run", STUDY, "--out", tmp_path / "file", *TINY), "--out")

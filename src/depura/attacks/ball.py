@@ -37,8 +37,8 @@ class Ball:
         return difference.abs().amax(1) if self.norm == "linf" else difference.square().sum(1).sqrt()
 
     def contains(self, x: Tensor, origin: Tensor, *, slack: float = 1e-6) -> Tensor:
-        """Whether each image lies in the ball (radius eps (1 + slack) + slack) and in [0, 1]: (B,) bool."""
-        inside = self.distance(x, origin) <= self.eps * (1 + slack) + slack
+        """Whether each image lies in the ball (radius eps (1 + slack), and float32 rounding) and in [0, 1]: (B,)."""
+        inside = self.distance(x.double(), origin.double()) <= self.eps * (1 + slack) + 1e-7
         low, high = torch.aminmax(x.flatten(1), dim=1)
         return inside & (low >= 0) & (high <= 1)
 

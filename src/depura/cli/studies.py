@@ -57,10 +57,14 @@ def run(
     settings: Settings = None,
     workers: Workers = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th unit from the I-th (from 0).")] = "0/1",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on."""
     source = StudySource(study, _settings(settings))
-    _run(source, to, command=_command("run", study, settings), workers=workers, shard=_shard(shard))
+    _check.device("--device", device)
+    n_workers = 1 if workers is None and device != "cpu" else workers
+    command = _command("run", study, settings)
+    _run(source, to, command=command, workers=n_workers, shard=_shard(shard), device=device)
 
 
 @door
@@ -81,7 +85,9 @@ def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) ->
     _report(RunDirectory.open(directory))
 
 
-def _run(source: StudySource, to: Path, *, command: str, workers: int | None, shard: Shard | None) -> Summary | None:
+def _run(
+    source: StudySource, to: Path, *, command: str, workers: int | None, shard: Shard | None, device: str = "cpu"
+) -> Summary | None:
     """Run and report; the summary, or None where units of other shards are missing."""
     one_thread()
     study = source.load()
@@ -102,10 +108,15 @@ def _run(source: StudySource, to: Path, *, command: str, workers: int | None, sh
     with progress() as bar:
         task = bar.add_task("running", total=len(todo))
 
-        def done(key: UnitKey) -> None:
-            bar.update(task, advance=1, description=f"running  {key.row}, eps {key.eps:g}")
+        finished: list[UnitKey] = []
 
-        run_parallel(source, to, workers=n_workers, command=command, shard=shard, on_unit=done)
+        def done(key: UnitKey) -> None:
+            finished.append(key)
+            bar.update(task, advance=1, description=f"running  {key.row}, eps {key.eps:g}")
+            if not out.is_terminal and len(finished) % -(-len(todo) // 4) == 0:
+                out.print(f"running  {len(finished)} of {len(todo)} units done")
+
+        run_parallel(source, to, workers=n_workers, command=command, shard=shard, device=device, on_unit=done)
     return _report(directory)
 
 

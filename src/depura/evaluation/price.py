@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from depura.evaluation.counting import Counts, counted
+from depura.evaluation.counting import counted
 from depura.evaluation.scoring import ROWS_PER_CALL
 from depura.evaluation.study import Row, Study, UnitKey
 from depura.noise import Noise, Stream
 from depura.purifier import Defence
+
+PROBE_SECONDS = 1.0
+"""The probe's batches grow until one takes a quarter of this."""
 
 
 class Price(NamedTuple):
@@ -44,7 +47,7 @@ class _Rate(NamedTuple):
 
 
 def plan(study: Study) -> tuple[Price, ...]:
-    """Price every row of a study. Takes two small forward and two small gradient evaluations per row.
+    """Price every row of a study, from a few evaluations per row: of one image first, of more if they are quick.
 
     Args:
         study: the study.
@@ -100,29 +103,28 @@ def _probe(study: Study, row: Row) -> tuple[_Rate, _Rate, _Rate]:
 
 
 def _rate(study: Study, defence: Defence, *, at_once: int, gradient: bool) -> _Rate:
+    """Counts of one row, and seconds per row of the largest batch that fits into the probe's time."""
     model, counts = counted(defence)
     n = min(study.unit_images, len(study.data.images))
     images = study.data.images[:n].repeat_interleave(at_once, dim=0)
     noise = Noise(study.seed, tuple(study.data.ids[:n]), stream=Stream.PROBE).expand(range(at_once))
-
-    def once() -> None:
-        if gradient:
-            leaf = images.clone().requires_grad_()
-            torch.autograd.grad(model(leaf, noise).sum(), leaf)
-        else:
-            with torch.no_grad():
-                model(images, noise)
-
-    seconds = _second_time(once, counts)
-    return _Rate(counts.forward // len(images), counts.backward // len(images), seconds / len(images))
+    rows, seconds = 1, _seconds(model, images[:1], noise.take([0]), gradient=gradient)
+    evaluations = (counts.forward, counts.backward)
+    seconds = min(seconds, _seconds(model, images[:1], noise.take([0]), gradient=gradient))
+    while seconds < PROBE_SECONDS / 4 and rows < len(images):
+        rows = min(4 * rows, len(images))
+        seconds = _seconds(model, images[:rows], noise.take(range(rows)), gradient=gradient)
+    return _Rate(*evaluations, seconds / rows)
 
 
-def _second_time(once: Callable[[], None], counts: Counts) -> float:
-    """Seconds of a second call, the first having warmed things up; counts are those of the second."""
-    once()
-    counts.forward = counts.backward = 0
+def _seconds(model: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> float:
     start = time.perf_counter()
-    once()
-    if torch.cuda.is_available():
+    if gradient:
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(model(leaf, noise).sum(), leaf)
+    else:
+        with torch.no_grad():
+            model(images, noise)
+    if images.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start

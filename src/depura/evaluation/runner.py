@@ -107,18 +107,22 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
     }
 
 
-def run_unit(study: Study, key: UnitKey) -> Unit:
+def run_unit(study: Study, key: UnitKey, *, device: str = "cpu") -> Unit:
     """Compute one unit.
 
     Args:
         study: the study.
         key: which unit.
+        device: where to compute; the networks of the unit's row are moved there.
 
     Returns:
         Its record.
     """
     row = with_eps(study.row(key.row), key.eps)
-    images, labels = study.data.images[key.first : key.last], study.data.labels[key.first : key.last]
+    row.against.to(device)
+    row.judged.to(device)
+    images = study.data.images[key.first : key.last].to(device)
+    labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]
     judged, judging = counted(row.judged)
     if key.row.startswith("null-"):
@@ -128,13 +132,14 @@ def run_unit(study: Study, key: UnitKey) -> Unit:
     meta = {
         "unit": key.name,
         **key._asdict(),
+        "device": device.partition(":")[0],
         "evaluations": {
             "attack": [attacking.forward, attacking.backward],
             "score": [judging.forward, judging.backward],
         },
     }
-    plain = {name: a.numpy() if isinstance(a, Tensor) else a for name, a in arrays.items()}
-    return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy(), **plain}, meta)
+    everything = {"ids": np.asarray(ids, dtype=np.int64), "labels": labels, **arrays}
+    return Unit({name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in everything.items()}, meta)
 
 
 def _attacked(
@@ -215,7 +220,13 @@ def _pictures(
 
 
 def run(
-    study: Study, out: Path, *, command: str = "", shard: Shard | None = None, on_unit: OnUnit | None = None
+    study: Study,
+    out: Path,
+    *,
+    command: str = "",
+    shard: Shard | None = None,
+    device: str = "cpu",
+    on_unit: OnUnit | None = None,
 ) -> RunDirectory:
     """Compute what is missing of a study, in this process.
 
@@ -224,14 +235,16 @@ def run(
         out: run directory, new or of the same study.
         command: how to repeat it, for the report.
         shard: which part of the units; default all.
+        device: where to compute, as torch names it.
         on_unit: told of each unit when it is committed.
 
     Returns:
         The run directory.
     """
+    _check.device("run", device)
     directory = RunDirectory.create(out, header(study, command=command))
     for key in missing(study, directory, shard):
-        directory.commit(key.name, run_unit(study, key))
+        directory.commit(key.name, run_unit(study, key, device=device))
         if on_unit is not None:
             on_unit(key)
     return directory
@@ -244,6 +257,7 @@ def run_parallel(
     workers: int,
     command: str = "",
     shard: Shard | None = None,
+    device: str = "cpu",
     on_unit: OnUnit | None = None,
 ) -> RunDirectory:
     """Compute what is missing of a study, in several processes of one thread each.
@@ -254,15 +268,17 @@ def run_parallel(
         workers: processes.
         command: how to repeat it, for the report.
         shard: which part of the units; default all.
+        device: where to compute, as torch names it.
         on_unit: told of each unit when it is committed.
 
     Returns:
         The run directory.
     """
     _check.integer("run", "workers", workers, low=1)
+    _check.device("run", device)
     study = source.load()
     if workers == 1:
-        return run(study, out, command=command, shard=shard, on_unit=on_unit)
+        return run(study, out, command=command, shard=shard, device=device, on_unit=on_unit)
     directory = RunDirectory.create(out, header(study, command=command))
     todo = missing(study, directory, shard)
     if not todo:
@@ -271,7 +287,7 @@ def run_parallel(
         max_workers=min(workers, len(todo)),
         mp_context=get_context("spawn"),
         initializer=_begin_worker,
-        initargs=(source, out, os.getpid()),
+        initargs=(source, out, device, os.getpid()),
     )
     with pool:
         jobs = {pool.submit(_work, key): key for key in todo}
@@ -303,18 +319,18 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
     return tuple(key for key in keys if not directory.has(key.name))
 
 
-_worker: list[tuple[Study, RunDirectory]] = []
+_worker: list[tuple[Study, RunDirectory, str]] = []
 
 
-def _begin_worker(source: StudySource, out: Path, parent: int) -> None:
+def _begin_worker(source: StudySource, out: Path, device: str, parent: int) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker.append((source.load(), RunDirectory.open(out)))
+    _worker.append((source.load(), RunDirectory.open(out), device))
 
 
 def _work(key: UnitKey) -> None:
-    study, directory = _worker[0]
-    directory.commit(key.name, run_unit(study, key))
+    study, directory, device = _worker[0]
+    directory.commit(key.name, run_unit(study, key, device=device))
 
 
 def _end_with(parent: int) -> None:

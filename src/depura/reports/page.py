@@ -30,6 +30,7 @@ def html(summary: Summary) -> str:
         rows=tables.rows(summary) if summary.complete else (),
         conditions=tables.conditions(summary),
         threat=tables.threat_model(summary),
+        versions=tables.versions(summary),
         curve=Markup(figures.curve_svg(summary)) if summary.complete else "",
         uri=figures.data_uri,
     )

@@ -126,6 +126,7 @@ class Summary:
         curve: points by row name; "null" is the judged defence without attack.
         pictures: worst first.
         warnings: what speaks against the numbers, in sentences.
+        devices: kinds of device that the units were computed on.
     """
 
     header: dict[str, Any]
@@ -137,6 +138,7 @@ class Summary:
     curve: dict[str, tuple[Point, ...]]
     pictures: tuple[Picture, ...]
     warnings: tuple[str, ...]
+    devices: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
@@ -156,11 +158,12 @@ def summarise(directory: RunDirectory) -> Summary:
     header = directory.header
     total = len(header["units"])
     units = list(directory.units())
+    devices = tuple(sorted({unit.meta["device"] for unit in units}))
     if len(units) < total:
         text = (
             f"No headline: {len(units)} of {total} units are done. Give the same 'depura run' command again to go on."
         )
-        return Summary(header, len(units), total, text, (), None, {}, (), ())
+        return Summary(header, len(units), total, text, (), None, {}, (), (), devices)
     eps = header["threat_model"]["eps"]
     by_row: dict[tuple[str, float], list[Unit]] = {}
     for unit in units:
@@ -179,6 +182,7 @@ def summarise(directory: RunDirectory) -> Summary:
         curve=_curve(header, by_row, defended),
         pictures=_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]]),
         warnings=_warnings(lines, defended),
+        devices=devices,
     )
 
 

@@ -128,7 +128,7 @@ def markdown(summary: Summary) -> str:
             out += ["| " + " | ".join([f"{point.eps:g}", str(point.images), *cells]) + " |"]
         out += [""]
     out += ["## Threat model", ""] + [f"- {name}: {value}" for name, value in threat_model(summary)] + [""]
-    out += ["## Versions", ""] + [f"- {name} {version}" for name, version in sorted(header["versions"].items())] + [""]
+    out += ["## Versions", ""] + [f"- {name} {version}" for name, version in versions(summary)] + [""]
     out += ["## Repeat it", "", f"    {header['command']}", ""]
     return "\n".join(out)
 
@@ -159,6 +159,13 @@ def rule(summary: Summary) -> str:
     return words.get(name, name)
 
 
+def versions(summary: Summary) -> tuple[tuple[str, str], ...]:
+    """What the numbers were made with."""
+    header = summary.header
+    found = sorted(header["versions"].items())
+    return (*found, ("device", ", ".join(summary.devices)), ("seed", str(header["seed"])))
+
+
 def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
     """The threat-model block: what the attacker may do and knows."""
     threat = summary.header["threat_model"]
@@ -168,6 +175,7 @@ def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
         ("the attacker knows", threat["knows"]),
         ("deployed rule", rule(summary)),
         ("input quantised to 8 bits", "yes" if threat["quantised"] else "no"),
-        ("queries", "no limit; resubmissions are what any-of-N counts"),
+        ("queries", "no limit; resubmissions are what any-of-N counts; no stateful detection"),
+        ("time per image", "no limit beyond the attacks' steps"),
         ("class of threat", "l_p ball; spatial and perceptual changes are not covered"),
     )
