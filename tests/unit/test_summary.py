@@ -1,0 +1,159 @@
+"""The numbers of a report, from records made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from depura.evaluation.records import RunDirectory, Unit
+from depura.reports import page, tables
+from depura.reports.summary import summarise
+
+LABELS = [0, 1, 2, 3]
+ROWS = (("undefended", "bare"), ("transfer", "defence"), ("adaptive", "defence"))
+NULLS = {"bare": "null-undefended", "defence": "null-transfer"}
+K = 4
+
+
+def predictions(errors: list[int]) -> np.ndarray:
+    """K draws per image, the first `errors` of them wrong (class 9)."""
+    return np.array([[9] * e + [y] * (K - e) for e, y in zip(errors, LABELS, strict=True)], dtype=np.int32)
+
+
+def header() -> dict[str, Any]:
+    names = [name for name, _ in ROWS]
+    units = [f"{n}_eps0.1_00000-00004" for n in ("null-undefended", "null-transfer", *names)]
+    return {
+        "command": "depura run study.py --out DIR",
+        "name": "by-hand",
+        "seed": 7,
+        "data": {"name": "four", "ids": [10, 11, 12, 13], "labels": LABELS, "classes": list("abcdefghij")},
+        "threat_model": {
+            "norm": "linf", "eps": 0.1, "box": [0, 1], "targeted": False, "quantised": False, "knows": "all",
+        },
+        "rule": {"type": "depura.purifier.Vote", "n_draws": 5},
+        "rows": [
+            {"name": n, "title": n, "route": "G0", "judged": j, "null": NULLS[j]}
+            for n, j in ROWS
+        ],
+        "draws": {"select": 2, "report": K},
+        "curve": {"eps": [], "images": 4},
+        "units": [{"unit": u} for u in units],
+        "versions": {"depura": "0"},
+    }  # fmt: skip
+
+
+def attacked(row: str, errors: list[int], select: list[int], margins: list[float], **more: Any) -> Unit:
+    arrays = {
+        "ids": np.array([10, 11, 12, 13]),
+        "labels": np.array(LABELS),
+        "predictions": predictions(errors),
+        "select_errors": np.array([[0, s] for s in select]),
+        "chosen": np.ones(4, dtype=np.int32),
+        "select_margins": np.array(margins),
+        "distance": np.array([0.1, 0.05, 0.1, 0.1]),
+        "zero_gradients": np.zeros(4),
+        "bad_gradients": np.zeros(4),
+        **more,
+    }
+    return Unit(arrays, meta(row))
+
+
+def null(row: str, errors: list[int], random: list[int]) -> Unit:
+    arrays = {"ids": np.array([10, 11, 12, 13]), "labels": np.array(LABELS), "predictions": predictions(errors)}
+    return Unit({**arrays, "random_predictions": predictions(random)}, meta(row))
+
+
+def meta(row: str) -> dict[str, Any]:
+    counts = {"attack": [10, 4], "score": [5, 0]}
+    return {"unit": f"{row}_eps0.1_00000-00004", "row": row, "eps": 0.1, "device": "cpu", "evaluations": counts}
+
+
+def made(tmp_path: Path, **changed: Unit) -> RunDirectory:
+    units = {
+        "null-undefended": null("null-undefended", [0, 0, 0, 0], [0, 0, 0, 0]),
+        "null-transfer": null("null-transfer", [0, 0, 1, 0], [0, 1, 1, 0]),
+        "undefended": attacked("undefended", [4, 4, 4, 4], [2, 2, 2, 2], [1, 1, 1, 1]),
+        # On the select draws transfer is worse for image 0, adaptive for 1 and 2; image 3 is tied and goes by margin.
+        "transfer": attacked("transfer", [3, 0, 1, 2], [2, 0, 0, 1], [0.5, -1, -1, 0.9]),
+        "adaptive": attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2]),
+        **changed,
+    }
+    run = RunDirectory.create(tmp_path / "run", header())
+    for name, unit in units.items():
+        run.commit(f"{name}_eps0.1_00000-00004", unit)
+    return run
+
+
+def test_every_number_of_the_table(tmp_path: Path) -> None:
+    summary = summarise(made(tmp_path))
+    values = {line.name: line for line in summary.lines}
+    assert values["transfer"].metrics.single.value == pytest.approx(1 - 6 / 16)
+    assert values["adaptive"].metrics.single.value == pytest.approx(1 - 12 / 16)
+    assert values["adaptive"].null.single.value == pytest.approx(1 - 1 / 16)
+    assert values["adaptive"].random.single.value == pytest.approx(1 - 2 / 16)
+    assert values["undefended"].null.single.value == 1
+    assert values["adaptive"].metrics.any.value == 0  # with as many submissions as draws one error is enough
+    assert values["transfer"].metrics.any.value == pytest.approx(1 / 4)
+    # A majority of the first three draws; of the wrong ones there are min(errors, 3).
+    assert values["transfer"].metrics.vote.value == pytest.approx(2 / 4)
+    assert values["adaptive"].evaluations == (15, 4)
+    assert values["adaptive"].largest == pytest.approx(0.1)
+
+
+def test_the_strongest_attack_is_chosen_on_select_and_reported_on_report(tmp_path: Path) -> None:
+    """Image 3 goes to transfer by margin though adaptive has more wrong report draws: reports do not choose."""
+    summary = summarise(made(tmp_path))
+    assert summary.strongest is not None
+    assert summary.strongest.single.value == pytest.approx(1 - (3 + 4 + 3 + 2) / 16)
+    assert summary.headline.startswith("robust accuracy at most 25.0 % (95 % CI ")
+    assert summary.headline.endswith("null 93.8 %")
+
+
+def test_a_missing_unit_takes_the_headline_away(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    run.file("adaptive_eps0.1_00000-00004").unlink()
+    summary = summarise(run)
+    assert summary.headline.startswith("No headline: 4 of 5 units are done")
+    assert not summary.lines
+    assert "robust accuracy" not in tables.markdown(summary) + page.html(summary)
+
+
+WARNINGS = {
+    "does not break": {"undefended": attacked("undefended", [4, 4, 4, 0], [2] * 4, [1.0] * 4)},
+    "exactly zero": {
+        "adaptive": attacked("adaptive", [1, 4, 3, 4], [1] * 4, [1.0] * 4, zero_gradients=np.array([0, 0, 0.2, 0]))
+    },
+    "not finite": {
+        "adaptive": attacked("adaptive", [1, 4, 3, 4], [1] * 4, [1.0] * 4, bad_gradients=np.array([0, 0, 0.2, 0]))
+    },
+    "nothing detectable": {"adaptive": attacked("adaptive", [0, 0, 1, 0], [0] * 4, [1.0] * 4)},
+}
+
+
+@pytest.mark.parametrize("said", WARNINGS)
+def test_warnings(tmp_path: Path, said: str) -> None:
+    assert any(said in w for w in summarise(made(tmp_path, **WARNINGS[said])).warnings)
+    assert not any(said in w for w in summarise(made(tmp_path / "sound")).warnings if "transfer" not in w)
+
+
+def test_an_adaptive_attack_weaker_than_transfer_is_told(tmp_path: Path) -> None:
+    weak = {"adaptive": attacked("adaptive", [0] * 4, [0] * 4, [0.0] * 4)}
+    strong = {"transfer": attacked("transfer", [4] * 4, [2] * 4, [1.0] * 4)}
+    assert any("weaker than the transferred" in w for w in summarise(made(tmp_path, **weak, **strong)).warnings)
+
+
+def test_both_texts_hold_the_same_numbers(tmp_path: Path) -> None:
+    summary = summarise(made(tmp_path))
+    text, web = tables.markdown(summary), page.html(summary)
+    for cells in tables.rows(summary):
+        for cell in cells:
+            assert cell in text
+            assert cell in web
+    for needed in (summary.headline, "vote of 5 draws", "depura run study.py --out DIR", "linf, eps = 0.1"):
+        assert needed in text
+        assert needed in web
+    assert page.html(summarise(made(tmp_path / "again"))) == web
