@@ -36,7 +36,8 @@ def study(
     attack_steps: int = 20,
     eot: int = 5,
     report_draws: int = 64,
-    curve: tuple[float, ...] = (0.05, 0.1, 0.15, 0.3),
+    curve: tuple[float, ...] = (0.1, 0.15, 0.3),
+    curve_images: int = 24,
     seed: int = 0,
 ) -> Study:
     """Four rows on the first test digits: undefended, transfer, adaptive, BPDA.
@@ -50,6 +51,7 @@ def study(
         eot: draws per gradient.
         report_draws: fresh draws that each example is judged on.
         curve: further radii.
+        curve_images: images at the further radii.
         seed: of all noise.
 
     Returns:
@@ -66,4 +68,5 @@ def study(
         seed=seed,
         report_draws=report_draws,
         curve_eps=tuple(e for e in curve if e != eps),
+        curve_images=curve_images,
     )

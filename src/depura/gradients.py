@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from depura import _check
 from depura.schedules import Step
@@ -70,7 +69,8 @@ class StoredState:
     """Exact, in constant graph memory: keep the states entering each segment, recompute and pull back one at a time.
 
     The recomputation uses the same step rows and the same addressed noise as the walk itself, so it is the same
-    function. Costs one purification without graph and one with. Cannot be differentiated twice.
+    function. Costs one purification without graph and one with. Cannot be differentiated twice: a backward pass with
+    create_graph raises NotImplementedError.
 
     Attributes:
         segment: steps recomputed together.
@@ -105,10 +105,12 @@ class _StoredWalk(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (the decorator is untyped)
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[None, None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, Tensor | None, Tensor | None]:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "StoredState: expected a backward pass without create_graph, got one that is to be differentiated "
+                "again. Second derivatives need the route Direct()."
+            )
         cotangent: Tensor = grad_outputs[0]
         x_in, *states = ctx.saved_tensors
         by_input = torch.zeros_like(x_in)

@@ -116,6 +116,11 @@ class Noise:
         if not isinstance(self.draws, int) and len(draws) != len(self.images):
             _check.fail("Noise", f"one draw number for each of {len(self.images)} images", f"{len(draws)}")
         for name, values in (("image ids", self.images), ("draw numbers", draws)):
+            if set(map(type, values)) != {int}:
+                kinds = ", ".join(sorted({kind.__name__ for kind in map(type, values)}))
+                raise _check.InputTypeError(
+                    f"Noise: expected {name} of type int, got {kinds}. Convert them with int()."
+                )
             if min(values) < 0 or max(values) > _MASK:
                 _check.fail("Noise", f"{name} in [0, 2^32)", f"{min(values)} to {max(values)}")
 

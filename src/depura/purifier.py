@@ -185,10 +185,12 @@ class Purifier(nn.Module):
             images: (B, C, H, W) in [0, 1].
             noise: the randomness; the same noise gives the walk of `forward`.
 
-        Yields:
+        Returns:
             One `Moment` per step.
         """
-        noise = self._door(images, noise)
+        return self._walk(images, self._door(images, noise))
+
+    def _walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
         x_in = 2 * images.detach() - 1
         image = x_in
         for number in range(self.rounds):
@@ -236,7 +238,7 @@ class Purifier(nn.Module):
         caller records: the value does not depend on grad mode."""
         if self.guidance is None:
             return self.solver.step(self._denoise, x, step, noise)
-        recording = torch.is_grad_enabled()
+        recording = torch.is_grad_enabled() and (x.requires_grad or x_in.requires_grad)
         with torch.enable_grad():
             leaf = x if recording and x.requires_grad else x.detach().requires_grad_()
             x_next, x0 = self.solver.step(self._denoise, leaf, step, noise)
@@ -374,8 +376,9 @@ class Vote:
     def scores(self, logits: Tensor) -> Tensor:
         """Smoothed log shares of the votes."""
         k = logits.shape[2]
-        votes = F.one_hot(logits.argmax(2), k).sum(1) + 0.5 * F.one_hot(self.winner(logits), k) + 1 / k
-        value = torch.log(votes / votes.sum(1, keepdim=True)).to(logits.dtype)
+        counts = F.one_hot(logits.argmax(2), k).sum(1).to(logits.dtype)
+        votes = counts + 0.5 * F.one_hot(self.winner(logits), k) + 1 / k
+        value = torch.log(votes / votes.sum(1, keepdim=True))
         soft = MeanProb(self.n_draws).scores(logits)
         return value.detach() + (soft - soft.detach())
 
@@ -446,8 +449,9 @@ class Defence(nn.Module):
         Raises:
             InputError: images of another range, shape or dtype, or a classifier that does not give (B, K).
         """
+        _check.images("Defence", images)
         if self.purifier is None:
-            return self._classify(_check.images("Defence", images))
+            return self._classify(images)
         n = self.rule.n_draws
         if n == 1:
             return self.rule.scores(self._classify(self.purifier(images, noise))[:, None])

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import bisect
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 from depura import _check
@@ -131,21 +132,22 @@ class DiscreteLinear:
     beta_first: float = 1e-4
     beta_last: float = 0.02
 
-    def _betas(self) -> tuple[float, ...]:
+    def betas(self) -> tuple[float, ...]:
+        """Noise added at each index."""
         span = self.beta_last - self.beta_first
         return tuple(self.beta_first + span * i / (self.n - 1) for i in range(self.n))
 
     def abar(self, index: int) -> float:
         """prod_{j <= index} (1 - beta_j); 1 at index -1."""
-        return 1.0 if index == -1 else _abar_table(self._betas())[index]
+        return 1.0 if index == -1 else _abar_table(self)[index]
 
     def sigma(self, t: float) -> float:
         """sqrt((1 - abar) / abar) at (possibly fractional) index t."""
-        return _level(_sigma_table(self._betas()), t)
+        return _level(_sigma_table(self), t)
 
     def t(self, sigma: float) -> float:
         """Fractional index of a noise level; -1 for 0."""
-        return _index(_sigma_table(self._betas()), sigma)
+        return _index(_sigma_table(self), sigma)
 
     def scale(self, t: float) -> float:
         """sqrt(abar) = 1 / sqrt(1 + sigma^2)."""
@@ -163,21 +165,22 @@ class Cosine:
     s: float = 0.008
     max_beta: float = 0.999
 
-    def _betas(self) -> tuple[float, ...]:
+    def betas(self) -> tuple[float, ...]:
+        """Noise added at each index."""
         curve = [math.cos((i / self.n + self.s) / (1 + self.s) * math.pi / 2) ** 2 for i in range(self.n + 1)]
         return tuple(min(1 - curve[i + 1] / curve[i], self.max_beta) for i in range(self.n))
 
     def abar(self, index: int) -> float:
         """prod_{j <= index} (1 - beta_j); 1 at index -1."""
-        return 1.0 if index == -1 else _abar_table(self._betas())[index]
+        return 1.0 if index == -1 else _abar_table(self)[index]
 
     def sigma(self, t: float) -> float:
         """sqrt((1 - abar) / abar) at (possibly fractional) index t."""
-        return _level(_sigma_table(self._betas()), t)
+        return _level(_sigma_table(self), t)
 
     def t(self, sigma: float) -> float:
         """Fractional index of a noise level; -1 for 0."""
-        return _index(_sigma_table(self._betas()), sigma)
+        return _index(_sigma_table(self), sigma)
 
     def scale(self, t: float) -> float:
         """sqrt(abar) = 1 / sqrt(1 + sigma^2)."""
@@ -185,18 +188,13 @@ class Cosine:
 
 
 @lru_cache(maxsize=8)
-def _abar_table(betas: tuple[float, ...]) -> tuple[float, ...]:
-    table: list[float] = []
-    product = 1.0
-    for beta in betas:
-        product *= 1.0 - beta
-        table.append(product)
-    return tuple(table)
+def _abar_table(schedule: DiscreteLinear | Cosine) -> tuple[float, ...]:
+    return tuple(accumulate((1.0 - beta for beta in schedule.betas()), operator.mul))
 
 
 @lru_cache(maxsize=8)
-def _sigma_table(betas: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(math.sqrt((1 - abar) / abar) for abar in _abar_table(betas))
+def _sigma_table(schedule: DiscreteLinear | Cosine) -> tuple[float, ...]:
+    return tuple(math.sqrt((1 - abar) / abar) for abar in _abar_table(schedule))
 
 
 def _level(table: tuple[float, ...], index: float) -> float:
@@ -206,8 +204,8 @@ def _level(table: tuple[float, ...], index: float) -> float:
         _check.fail("sigma", f"an index from 0 to {len(table) - 1}, or -1 for no noise", f"{index}")
     low = min(int(index), len(table) - 2)
     weight = index - low
-    if weight == 0:
-        return table[low]
+    if weight in (0, 1):
+        return table[low + int(weight)]
     return math.exp((1 - weight) * math.log(table[low]) + weight * math.log(table[low + 1]))
 
 

@@ -131,7 +131,7 @@ class PGD:
             InputError: images or labels that are not usable.
         """
         _check.images("PGD", images)
-        _check.labels("PGD", labels, n_images=len(images))
+        labels = _check.labels("PGD", labels, n_images=len(images)).long()
         init = Noise.fresh(len(images)) if init is None else init
         step_size = 2.5 * self.ball.eps / self.n_steps if self.step_size is None else self.step_size
         x = self.ball.sample(images, init) if self.random_start else images.clone()
