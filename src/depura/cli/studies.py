@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich import box
 from rich.table import Table
@@ -13,12 +14,13 @@ from rich.table import Table
 import depura.demo
 from depura import _check
 from depura.cli.doors import cores, door, one_thread, out, progress
+from depura.data import files
 from depura.evaluation import price
 from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import Shard, header, missing, run_parallel
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
-from depura.reports import figures, page
+from depura.reports import page
 from depura.reports.summary import Summary
 from depura.reports.tables import terminal
 
@@ -40,14 +42,24 @@ def demo(
     summary = _run(source, to, command=_command("demo", None, settings), workers=workers, shard=None)
     if summary is None:
         return
-    pictures = to / "adversarial"
-    pictures.mkdir(exist_ok=True)
-    for picture in summary.pictures:
-        if picture.row == "adaptive":
-            (pictures / f"digit-{picture.image:04d}-a-{picture.label}.png").write_bytes(figures.png(picture.frames[1]))
+    folder = to / "adversarial"
+    files.write_all(_attacked_digits(RunDirectory.open(to), folder))
     out.print(
-        f"Some of the adversarial digits are in {pictures}: try  depura purify {pictures} --out {to / 'purified'}"
+        f"Digits attacked without knowledge of the purifier are in {folder}; clean them with\n"
+        f"depura purify {folder} --out {to / 'purified'}",
+        highlight=False,
+        soft_wrap=True,
     )
+
+
+def _attacked_digits(directory: RunDirectory, folder: Path) -> dict[Path, bytes]:
+    """Pictures of the first attacked images of the undefended row, named by image and class."""
+    unit = next(unit for unit in directory.units() if unit.meta["row"] == "undefended")
+    pictures: dict[Path, bytes] = {}
+    for image, label, pixels in list(zip(*(unit.arrays[k] for k in ("ids", "labels", "adversarial")), strict=True))[:8]:
+        path = folder / f"digit-{image:04d}-a-{label}.png"
+        pictures[path] = files.encode(torch.from_numpy(pixels)[None], path)
+    return pictures
 
 
 @door
