@@ -1,5 +1,17 @@
 """One thread for all tests: the networks are tiny, and several threads make them many times slower."""
 
+from importlib.util import find_spec
+
 import torch
 
 torch.set_num_threads(1)
+
+NEEDS = {"unit/test_schedules.py": ("diffusers",), "reference/test_solvers.py": ("diffusers", "torchsde")}
+"""Files that compare against other libraries, left out on a machine without those (`make test` installs them)."""
+
+collect_ignore = [file for file, libraries in NEEDS.items() if any(find_spec(name) is None for name in libraries)]
+
+
+def pytest_report_header() -> list[str]:
+    """Say what is left out."""
+    return [f"LEFT OUT: tests/{file} needs {' and '.join(NEEDS[file])}" for file in collect_ignore]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,35 +108,21 @@ class EDM:
         return 1.0
 
 
-class DiscreteSchedule(NoiseSchedule, Protocol):
-    """A schedule given by a finite list of noise levels; its clock is the index i = 0 .. n-1, and i = -1 is clean."""
+class Discrete(ABC):
+    """A schedule given by finitely many noise levels. Its clock is the index i = 0 .. n-1; i = -1 means no noise.
 
-    @property
-    def n(self) -> int:
-        """Number of levels."""
-        ...
-
-    def abar(self, index: int) -> float:
-        """Signal variance kept at an index; 1 at index -1."""
-        ...
-
-
-@dataclass(frozen=True)
-class DiscreteLinear:
-    """Ho et al. 2020 (arXiv:2006.11239): beta_i linear from beta_first to beta_last, abar_i = prod_{j<=i} (1 - beta_j).
-
-    The clock is the index i, 0 .. n-1 (i = -1 means no noise); between indices log sigma is interpolated. Index i
-    corresponds to t = (i + 1) / n of the continuous schedule.
+    abar_i = prod_{j <= i} (1 - beta_j); between indices log sigma is interpolated. Index i corresponds to
+    t = (i + 1) / n of a continuous schedule.
     """
 
-    n: int = 1000
-    beta_first: float = 1e-4
-    beta_last: float = 0.02
-
+    @abstractmethod
     def betas(self) -> tuple[float, ...]:
         """Noise added at each index."""
-        span = self.beta_last - self.beta_first
-        return tuple(self.beta_first + span * i / (self.n - 1) for i in range(self.n))
+
+    @property
+    def size(self) -> int:
+        """Number of levels."""
+        return len(_abar_table(self))
 
     def abar(self, index: int) -> float:
         """prod_{j <= index} (1 - beta_j); 1 at index -1."""
@@ -155,10 +142,24 @@ class DiscreteLinear:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class DiscreteLinear(Discrete):
+    """Ho et al. 2020 (arXiv:2006.11239): beta_i linear from beta_first to beta_last."""
+
+    n: int = 1000
+    beta_first: float = 1e-4
+    beta_last: float = 0.02
+
+    def betas(self) -> tuple[float, ...]:
+        """Noise added at each index."""
+        span = self.beta_last - self.beta_first
+        return tuple(self.beta_first + span * i / (self.n - 1) for i in range(self.n))
+
+
+@dataclass(frozen=True)
+class Cosine(Discrete):
     """Nichol and Dhariwal 2021 (arXiv:2102.09672), eq. 17: abar by cos^2((u + s) / (1 + s) * pi / 2), beta <= 0.999.
 
-    The clock is the index i, as for `DiscreteLinear`. The improved-diffusion CIFAR-10 networks use n = 4000.
+    The improved-diffusion CIFAR-10 networks use n = 4000.
     """
 
     n: int = 1000
@@ -170,30 +171,14 @@ class Cosine:
         curve = [math.cos((i / self.n + self.s) / (1 + self.s) * math.pi / 2) ** 2 for i in range(self.n + 1)]
         return tuple(min(1 - curve[i + 1] / curve[i], self.max_beta) for i in range(self.n))
 
-    def abar(self, index: int) -> float:
-        """prod_{j <= index} (1 - beta_j); 1 at index -1."""
-        return 1.0 if index == -1 else _abar_table(self)[index]
-
-    def sigma(self, t: float) -> float:
-        """sqrt((1 - abar) / abar) at (possibly fractional) index t."""
-        return _level(_sigma_table(self), t)
-
-    def t(self, sigma: float) -> float:
-        """Fractional index of a noise level; -1 for 0."""
-        return _index(_sigma_table(self), sigma)
-
-    def scale(self, t: float) -> float:
-        """sqrt(abar) = 1 / sqrt(1 + sigma^2)."""
-        return vp_scale(self.sigma(t))
-
 
 @lru_cache(maxsize=8)
-def _abar_table(schedule: DiscreteLinear | Cosine) -> tuple[float, ...]:
+def _abar_table(schedule: Discrete) -> tuple[float, ...]:
     return tuple(accumulate((1.0 - beta for beta in schedule.betas()), operator.mul))
 
 
 @lru_cache(maxsize=8)
-def _sigma_table(schedule: DiscreteLinear | Cosine) -> tuple[float, ...]:
+def _sigma_table(schedule: Discrete) -> tuple[float, ...]:
     return tuple(math.sqrt((1 - abar) / abar) for abar in _abar_table(schedule))
 
 
@@ -255,11 +240,11 @@ class IndexLabel:
     a level below the first is given index 0.
     """
 
-    schedule: DiscreteSchedule
+    schedule: Discrete
 
     def __call__(self, sigma: float) -> float:
         """The label of a noise level."""
-        first, last = self.schedule.sigma(0), self.schedule.sigma(self.schedule.n - 1)
+        first, last = self.schedule.sigma(0), self.schedule.sigma(self.schedule.size - 1)
         return self.schedule.t(min(max(sigma, first), last))
 
 
@@ -419,7 +404,7 @@ def karras_steps(
 
 
 def ddpm_steps(
-    schedule: DiscreteSchedule, *, n_noise: int, n_steps: int | None = None, label: LabelRule | None = None
+    schedule: Discrete, *, n_noise: int, n_steps: int | None = None, label: LabelRule | None = None
 ) -> tuple[Step, ...]:
     """Indices n_noise - 1, n_noise - 1 - s, .., s - 1, then clean, with stride s = n_noise / n_steps.
 
@@ -435,7 +420,7 @@ def ddpm_steps(
     Raises:
         InputError: a depth outside the schedule, or steps that do not divide it.
     """
-    _check.integer("ddpm_steps", "n_noise", n_noise, low=1, high=schedule.n)
+    _check.integer("ddpm_steps", "n_noise", n_noise, low=1, high=schedule.size)
     n_steps = n_noise if n_steps is None else n_steps
     _check.integer("ddpm_steps", "n_steps", n_steps, low=1, high=n_noise)
     if n_noise % n_steps:

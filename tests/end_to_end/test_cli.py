@@ -172,6 +172,19 @@ def test_unusable_folders(tmp_path: Path) -> None:
     fails(depura_("report", other), "Delete this file")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_labels_that_are_no_classes(tmp_path: Path, workers: int) -> None:
+    """Found in a worker too, and the other units are not computed first."""
+    (tmp_path / "s.py").write_text(
+        "import torch, depura\nfrom dataclasses import replace\nfrom depura.demo import study as digits\n\n\n"
+        "def study() -> depura.Study:\n    made = digits(images=64, curve=())\n"
+        "    return replace(made, data=made.data._replace(labels=made.data.labels + 1))\n"
+    )
+    result = depura_("run", tmp_path / "s.py", "--out", tmp_path / "r", "--workers", workers)
+    fails(result, "labels from 0 to 9, got labels from")
+    assert len(list((tmp_path / "r" / "units").iterdir())) < 12
+
+
 def test_an_error_in_the_users_own_code_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "s.py").write_text("def study():\n    return {}['missing']\n")
     result = depura_("plan", tmp_path / "s.py")

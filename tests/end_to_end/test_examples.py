@@ -31,3 +31,11 @@ def test_the_readme_names_files_that_exist() -> None:
         for word in text.replace("(", " ").replace(")", " ").replace("`", " ").split():
             if word.startswith(f"{folder}/") and "." in word:
                 assert (ROOT / word.rstrip(".,:;")).exists(), word
+
+
+def test_the_readme_code_runs() -> None:
+    text = (ROOT / "README.md").read_text()
+    blocks = [part.split("```")[0] for part in text.split("```python")[1:]]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})

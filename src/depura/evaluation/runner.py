@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +27,7 @@ from depura import _check
 from depura.attacks.ball import Ball
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.describe import describe
-from depura.evaluation.records import RunDirectory, Unit
+from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.scoring import choose, score
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
@@ -273,6 +275,9 @@ def run_parallel(
 
     Returns:
         The run directory.
+
+    Raises:
+        RecordError: a worker was killed.
     """
     _check.integer("run", "workers", workers, low=1)
     _check.device("run", device)
@@ -289,12 +294,19 @@ def run_parallel(
         initializer=_begin_worker,
         initargs=(source, out, device, os.getpid()),
     )
-    with pool:
-        jobs = {pool.submit(_work, key): key for key in todo}
+    jobs = {pool.submit(_work, key): key for key in todo}
+    try:
         for job in as_completed(jobs):
             job.result()
             if on_unit is not None:
                 on_unit(jobs[job])
+    except BrokenProcessPool as error:
+        raise RecordError(
+            "run: expected every worker to live, but one was ended from outside (perhaps for want of memory). "
+            "What is done is kept; give the same command again, with fewer --workers."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
     return directory
 
 
@@ -324,6 +336,8 @@ _worker: list[tuple[Study, RunDirectory, str]] = []
 
 def _begin_worker(source: StudySource, out: Path, device: str, parent: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group: the parent stops handing out work, and the unit under way is finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _worker.append((source.load(), RunDirectory.open(out), device))
 

@@ -48,7 +48,7 @@ def score(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, dra
         The scores.
 
     Raises:
-        InputError: noise of a stream that is not for scoring, or no draws.
+        InputError: noise of a stream that is not for scoring, no draws, or labels that are no classes.
     """
     for_scoring(noise)
     if len(draws) == 0:
@@ -59,6 +59,7 @@ def score(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, dra
     for k in range(0, len(draws), at_once):
         part = draws[k : k + at_once]
         logits = defence(images.repeat_interleave(len(part), dim=0), noise.expand(part))
+        _check.labels("score", labels, n_images=len(images), n_classes=logits.shape[1])
         predictions.append(logits.argmax(1).reshape(len(images), len(part)))
         margins = margin(logits, labels.repeat_interleave(len(part)))
         total += margins.reshape(len(images), len(part)).to(torch.float64).sum(1)
