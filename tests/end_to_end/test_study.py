@@ -200,10 +200,17 @@ def test_a_defence_that_votes_can_be_judged(tmp_path: Path) -> None:
 # Whole processes, as a user has them.
 
 
-def start(out: Path, *extra: str) -> subprocess.Popen[bytes]:
+def start(out: Path, *extra: str, said: Path | None = None) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "depura", "run", "studies/digits.py", "--out", str(out), *SETTINGS, *extra]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(words, cwd=Path(__file__).parents[2], start_new_session=True, **quiet)
+    with (said or Path(os.devnull)).open("wb") as sink:
+        return subprocess.Popen(
+            words,
+            cwd=Path(__file__).parents[2],
+            start_new_session=True,
+            stdout=sink,
+            stderr=sink,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a shell in the foreground has it
+        )
 
 
 def units_in(out: Path) -> dict[str, int]:
@@ -244,6 +251,21 @@ def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, wor
     assert {name: units_in(out)[name] for name in kept} == kept, "a finished unit was made again"
     left_behind = {name: data for name, data in contents(out).items() if not name.endswith(".partial")}
     assert left_behind == whole
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
+    out, deadline = tmp_path / "r", time.monotonic() + 120
+    process = start(out, "--workers", "2", "-S", "images=48", said=tmp_path / "said")
+    while len(units_in(out)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    said = (tmp_path / "said").read_text()
+    assert "What is done is kept" in said
+    assert "Traceback" not in said
+    assert len(units_in(out)) >= 3
+    assert not (out / "report.html").exists()
 
 
 @pytest.mark.slow

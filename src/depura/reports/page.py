@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from depura import _check
 from depura.evaluation.records import RunDirectory
 from depura.reports import figures, tables
 from depura.reports.summary import Summary, summarise
@@ -45,6 +46,7 @@ def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
     Returns:
         The summary, and the files written.
     """
+    _check.writable_folder("report", directory.path)
     summary = summarise(directory)
     texts = {"report.md": tables.markdown(summary), "report.html": html(summary)}
     written: list[Path] = []
