@@ -50,6 +50,10 @@ class VP:
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self) -> None:
+        _check.number("VP", "beta_min", self.beta_min, low=0.0, low_open=True)
+        _check.number("VP", "beta_max", self.beta_max, low=self.beta_min, low_open=True)
+
     def beta(self, t: float) -> float:
         """Rate of the noise at time t."""
         return self.beta_min + (self.beta_max - self.beta_min) * t
@@ -77,6 +81,10 @@ class VE:
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        _check.number("VE", "sigma_min", self.sigma_min, low=0.0, low_open=True)
+        _check.number("VE", "sigma_max", self.sigma_max, low=self.sigma_min, low_open=True)
 
     def sigma(self, t: float) -> float:
         """Noise level at time t in [0, 1]."""
@@ -149,6 +157,11 @@ class DiscreteLinear(Discrete):
     beta_first: float = 1e-4
     beta_last: float = 0.02
 
+    def __post_init__(self) -> None:
+        _check.integer("DiscreteLinear", "n", self.n, low=2)
+        for name in ("beta_first", "beta_last"):
+            _check.number("DiscreteLinear", name, getattr(self, name), low=0.0, high=0.999, low_open=True)
+
     def betas(self) -> tuple[float, ...]:
         """Noise added at each index."""
         span = self.beta_last - self.beta_first
@@ -165,6 +178,11 @@ class Cosine(Discrete):
     n: int = 1000
     s: float = 0.008
     max_beta: float = 0.999
+
+    def __post_init__(self) -> None:
+        _check.integer("Cosine", "n", self.n, low=2)
+        _check.number("Cosine", "s", self.s, low=0.0)
+        _check.number("Cosine", "max_beta", self.max_beta, low=0.0, high=0.9999, low_open=True)
 
     def betas(self) -> tuple[float, ...]:
         """Noise added at each index."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -171,7 +172,16 @@ def test_the_plan_counts_exactly_what_is_evaluated(finished: RunDirectory) -> No
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rows": ()}, {"report_draws": 0}, {"seed": -1}, {"unit_images": 0}, {"curve_images": 0}],
+    [
+        {"rows": ()},
+        {"report_draws": 0},
+        {"select_draws": 0},
+        {"seed": -1},
+        {"unit_images": 0},
+        {"curve_images": 0},
+        {"curve_eps": (0.1, -0.1)},
+        {"pictures": -1},
+    ],
     ids=lambda c: next(iter(c)),
 )
 def test_an_unusable_study_is_refused(changes: dict[str, object]) -> None:
@@ -183,6 +193,14 @@ def test_a_ladder_needs_a_purifier() -> None:
     bare = depura.Defence(None, depura.digits_classifier())
     with pytest.raises(depura.InputError, match="ladder"):
         depura.ladder(bare, depura.PGD(depura.Ball("linf", 0.1)))
+
+
+def test_a_study_may_do_without_pictures(tmp_path: Path) -> None:
+    directory = run(replace(small(images=2), pictures=0, curve_eps=()), tmp_path / "r", command="x")
+    summary, written = page.write(directory)
+    assert summary.complete
+    assert not summary.pictures
+    assert all(file.exists() for file in written)
 
 
 def test_a_defence_that_votes_can_be_judged(tmp_path: Path) -> None:
@@ -217,37 +235,42 @@ def units_in(out: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (out / "units").glob("[!.]*.npz")} if out.exists() else {}
 
 
-def group_is_gone(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
+def alive(group: int) -> list[int]:
+    """Processes of a process group that are not zombies waiting to be reaped."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, workers: str) -> None:
-    assert start(tmp_path / "whole", "--workers", "1").wait(120) == 0
+    more = ("-S", "images=24")
+    assert start(tmp_path / "whole", "--workers", "1", *more).wait(120) == 0
     whole = contents(tmp_path / "whole")
     assert {"report.html", "report.md", "study.json"} < set(whole)
 
     out = tmp_path / "killed"
-    process = start(out, "--workers", workers)
+    process = start(out, "--workers", workers, *more)
     deadline = time.monotonic() + 120
     while len(units_in(out)) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while not group_is_gone(process.pid) and time.monotonic() < deadline:
+    while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert group_is_gone(process.pid), "workers outlive a killed run"
+    assert not alive(process.pid), "workers outlive a killed run"
     kept = units_in(out)
     n_units = sum(name.startswith("units/") for name in whole)
     assert 3 <= len(kept) < n_units
     assert not (out / "report.html").exists()
 
-    assert start(out, "--workers", workers).wait(120) == 0
+    assert start(out, "--workers", workers, *more).wait(120) == 0
     assert {name: units_in(out)[name] for name in kept} == kept, "a finished unit was made again"
     left_behind = {name: data for name, data in contents(out).items() if not name.endswith(".partial")}
     assert left_behind == whole

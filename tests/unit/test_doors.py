@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import depura
 from depura import _check
 from depura._check import InputError, InputTypeError
 from depura.attacks.ball import Ball
@@ -228,3 +229,21 @@ def test_writable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=r"who: expected a folder that can be written, got .*file"):
         _check.writable_folder("who", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: depura.VP(beta_min=0.0), "VP: expected beta_min"),
+        (lambda: depura.VP(beta_min=2.0, beta_max=1.0), "VP: expected beta_max"),
+        (lambda: depura.VE(sigma_min=0.0), "VE: expected sigma_min"),
+        (lambda: depura.VE(sigma_min=2.0, sigma_max=1.0), "VE: expected sigma_max"),
+        (lambda: depura.DiscreteLinear(n=1), "DiscreteLinear: expected n at least 2"),
+        (lambda: depura.DiscreteLinear(beta_last=1.5), "DiscreteLinear: expected beta_last"),
+        (lambda: depura.Cosine(n=0), "Cosine: expected n at least 2"),
+        (lambda: depura.Cosine(s=-1.0), "Cosine: expected s"),
+    ],
+)
+def test_schedules_that_are_none(make, said: str) -> None:
+    with pytest.raises(depura.InputError, match=said):
+        make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,10 +47,15 @@ def demo(
     files.write_all(_attacked_digits(RunDirectory.open(to), folder))
     out.print(
         f"Digits attacked without knowledge of the purifier are in {folder}; clean them with\n"
-        f"depura purify {folder} --out {to / 'purified'}",
+        f"{_program()} purify {folder} --out {to / 'purified'}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _program() -> str:
+    """The command as it was called, so that what is printed can be pasted."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "depura" else "depura"
 
 
 def _attacked_digits(directory: RunDirectory, folder: Path) -> dict[Path, bytes]:

@@ -6,12 +6,13 @@ shard or attempt computed it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _attacked(
         "zero_gradients": found.zero_gradients,
         "bad_gradients": found.bad_gradients,
     }
-    if main and row.judged.purifier is not None:
+    if main and study.pictures and row.judged.purifier is not None:
         arrays |= _pictures(study, judged, images, choice.images, scores.errors(labels), ids)
     return arrays, attacking
 
@@ -294,7 +295,8 @@ def run_parallel(
         initializer=_begin_worker,
         initargs=(source, out, device, os.getpid()),
     )
-    jobs = {pool.submit(_work, key): key for key in todo}
+    with _interrupts_ignored():
+        jobs = {pool.submit(_work, key): key for key in todo}
     try:
         for job in as_completed(jobs):
             job.result()
@@ -336,10 +338,25 @@ _worker: list[tuple[Study, RunDirectory, str]] = []
 
 def _begin_worker(source: StudySource, out: Path, device: str, parent: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group: the parent stops handing out work, and the unit under way is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _worker.append((source.load(), RunDirectory.open(out), device))
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Generator[None, None, None]:
+    """Processes started meanwhile ignore Ctrl-C from their first moment on.
+
+    It reaches the whole process group: the parent stops handing out work, workers finish the unit under way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _work(key: UnitKey) -> None:

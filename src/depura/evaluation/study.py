@@ -152,8 +152,16 @@ class Study:
         _check.labels(where, self.data.labels, n_images=len(self.data.images))
         if len(set(self.data.ids)) != len(self.data.images):
             _check.fail(where, f"{len(self.data.images)} distinct image ids", f"{len(set(self.data.ids))}")
-        for field, low in (("select_draws", 1), ("report_draws", 1), ("unit_images", 1), ("curve_images", 1)):
+        for field, low in (
+            ("select_draws", 1),
+            ("report_draws", 1),
+            ("unit_images", 1),
+            ("curve_images", 1),
+            ("pictures", 0),
+        ):
             _check.integer(where, field, getattr(self, field), low=low)
+        for eps in self.curve_eps:
+            _check.number(where, "curve_eps", eps, low=0.0)
         _check.integer(where, "seed", self.seed, high=2**64 - 1)
         names = [row.name for row in self.rows]
         if not names or len(set(names)) != len(names):
