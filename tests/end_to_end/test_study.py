@@ -180,9 +180,11 @@ def test_the_plan_counts_exactly_what_is_evaluated(finished: RunDirectory) -> No
         {"unit_images": 0},
         {"curve_images": 0},
         {"curve_eps": (0.1, -0.1)},
+        {"curve_eps": (0.1, 0.2)},
+        {"curve_eps": (0.1, 0.1 + 1e-9)},
         {"pictures": -1},
     ],
-    ids=lambda c: next(iter(c)),
+    ids=str,
 )
 def test_an_unusable_study_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(depura.InputError, match="Study"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -171,6 +170,9 @@ class Study:
                 _check.fail(where, "row names of letters, digits and dashes that do not begin with null-", repr(name))
         if len({row.attack.ball for row in self.rows}) != 1:
             _check.fail(where, "rows of one threat model", "several", "Put other radii in curve_eps.")
+        written = [f"{eps:.6g}" for eps in (self.ball.eps, *self.curve_eps)]
+        if len(set(written)) != len(written):
+            _check.fail(where, "curve_eps without the rows' own radius and without repetition", f"{written[1:]}")
 
     @property
     def ball(self) -> Ball:
@@ -231,8 +233,3 @@ def ladder(defence: Defence, attack: Attack, *, blind: Attack | None = None) -> 
 def with_eps(row: Row, eps: float) -> Row:
     """The same row at another radius."""
     return replace(row, attack=row.attack.at(eps))
-
-
-def ids_of(study: Study, key: UnitKey) -> Sequence[int]:
-    """Image ids of a unit."""
-    return study.data.ids[key.first : key.last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rich import box
@@ -9,7 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from depura.reports.summary import Metrics, Summary, n_draws, percent
+from depura.evaluation.statistics import Estimate
+from depura.reports.summary import Line, Metrics, Summary, n_draws, percent
 
 
 class Cells(NamedTuple):
@@ -40,41 +42,41 @@ def headings(summary: Summary) -> Cells:
     )
 
 
-def rows(summary: Summary) -> tuple[Cells, ...]:
+def rows(summary: Summary, *, compact: bool = False) -> tuple[Cells, ...]:
     """The lines of the table, the strongest attack per image last.
 
     Args:
         summary: of a complete run.
+        compact: leave out all intervals but that of one draw, for narrow places.
 
     Returns:
         Formatted cells; any-of-N and vote are followed by their own null in brackets.
     """
-    found = [_cells(line.name, line.title, line.route, line.metrics, line.null, line.random) for line in summary.lines]
-    judged = next(
-        (line for line, row in zip(summary.lines, summary.header["rows"], strict=True) if row["judged"] == "defence"),
-        None,
-    )
+    show = _value if compact else percent
+    pairs = list(zip(summary.lines, summary.header["rows"], strict=True))
+    found = [_cells(line, line.name, line.title, line.route, line.metrics, show) for line, _ in pairs]
+    judged = next((line for line, row in pairs if row["judged"] == "defence"), None)
     if summary.strongest is not None and judged is not None:
         title = "purified; the strongest of these attacks for each image"
-        found.append(_cells("strongest", title, "all", summary.strongest, judged.null, judged.random))
+        found.append(_cells(judged, "strongest", title, "all", summary.strongest, show))
     return tuple(found)
 
 
-def _cells(name: str, title: str, route: str, metrics: Metrics, null: Metrics, random: Metrics) -> Cells:
+def _cells(line: Line, name: str, title: str, route: str, metrics: Metrics, show: Callable[[Estimate], str]) -> Cells:
     return Cells(
         name=name,
         title=title,
         route=route,
         single=percent(metrics.single),
-        null=_short(null.single.value),
-        random=_short(random.single.value),
-        any=f"{_short(metrics.any.value)} [{_short(null.any.value)}]",
-        vote=f"{_short(metrics.vote.value)} [{_short(null.vote.value)}]",
+        null=show(line.null.single),
+        random=show(line.random.single),
+        any=f"{show(metrics.any)} [{_value(line.null.any)}]",
+        vote=f"{show(metrics.vote)} [{_value(line.null.vote)}]",
     )
 
 
-def _short(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _value(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f}"
 
 
 def terminal(summary: Summary) -> Group:
@@ -84,7 +86,7 @@ def terminal(summary: Summary) -> Group:
     for name in shown:
         table.add_column(getattr(headings(summary), name), no_wrap=True)
     legend = Table.grid(padding=(0, 2))
-    for cells in rows(summary):
+    for cells in rows(summary, compact=True):
         texts = [Text(getattr(cells, name)) for name in shown]
         table.add_row(*texts, style="bold" if cells.name == "strongest" else "")
         legend.add_row(Text(cells.name, style="dim"), Text(cells.title, style="dim"))
