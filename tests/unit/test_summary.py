@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,15 @@ def test_both_texts_hold_the_same_numbers(tmp_path: Path) -> None:
         assert needed in text
         assert needed in web
     assert page.html(summarise(made(tmp_path / "again"))) == web
+
+
+def test_without_matplotlib_the_page_lacks_the_figure_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = page.html(summarise(made(tmp_path)))
+    assert "<svg" in whole
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    without = page.html(summarise(made(tmp_path / "again")))
+    assert "<svg" not in without
+    assert "depura[report]" in without
+    assert "robust accuracy at most 25.0 %" in without

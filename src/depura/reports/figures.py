@@ -10,32 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depura import _check
 from depura.reports.summary import Point, Summary
 
 COLOURS = {"undefended": "#888888", "transfer": "#e69f00", "adaptive": "#d55e00", "bpda": "#0072b2", "null": "#009e73"}
 """Okabe and Ito's colours, distinguishable for the colour blind; other rows take matplotlib's cycle."""
 
 
-def curve_svg(summary: Summary) -> str:
+def curve_svg(summary: Summary) -> str | None:
     """Accuracy of one draw against eps, with intervals, and the null baseline.
 
     Args:
         summary: of a complete run.
 
     Returns:
-        An <svg> element; equal summaries give equal text.
-
-    Raises:
-        InputError: matplotlib is not installed.
+        An <svg> element, equal text for equal summaries; None where matplotlib (the extra "report") is not installed.
     """
     try:
         import matplotlib  # noqa: PLC0415 (an optional extra)
         from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise _check.InputError(
-            "report: expected matplotlib for the HTML page, got none. Install it with: pip install 'depura[report]'."
-        ) from error
+    except ImportError:
+        return None
     settings: Any = {"svg.hashsalt": "depura", "svg.fonttype": "none", "font.size": 10}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")

@@ -23,6 +23,7 @@ def html(summary: Summary) -> str:
     Returns:
         A complete HTML document; equal summaries give equal text.
     """
+    curve = figures.curve_svg(summary) if summary.complete else None
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("depura.reports").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
@@ -32,7 +33,7 @@ def html(summary: Summary) -> str:
         conditions=tables.conditions(summary),
         threat=tables.threat_model(summary),
         versions=tables.versions(summary),
-        curve=Markup(figures.curve_svg(summary)) if summary.complete else "",
+        curve=None if curve is None else Markup(curve),
         uri=figures.data_uri,
     )
 
