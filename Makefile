@@ -18,7 +18,7 @@ lint: .venv/dev.stamp  ## style, types, docstrings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
-	$(BIN)/pydoclint src
+	$(BIN)/pydoclint --quiet src
 
 bench: .venv/test.stamp  ## speed, as ratios within one run
 	$(BIN)/python -m benchmarks.purification
