@@ -149,12 +149,14 @@ def test_unusable_shards(tmp_path: Path, shard: str) -> None:
 
 def test_unusable_workers(tmp_path: Path) -> None:
     fails(depura_("run", STUDY, "--out", tmp_path / "r", "--workers", 0), "workers at least 1")
+    fails(depura_("plan", STUDY, "--workers", 0, *TINY), "workers at least 1")
     assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99", ""])
 def test_unusable_devices(tmp_path: Path, device: str) -> None:
     fails(depura_("run", STUDY, "--out", tmp_path / "r", "--device", device), "--device")
+    fails(depura_("plan", STUDY, "--device", device), "--device")
     assert not (tmp_path / "r").exists()
 
 

@@ -63,5 +63,6 @@ def test_a_unit_of_a_study_runs_on_cuda() -> None:
 
 def test_a_run_may_be_computed_on_cuda(tmp_path: Path) -> None:
     small = study(images=3, attack_steps=1, eot=1, report_draws=2, curve=(), n_steps=1)
+    assert all(p.seconds >= 0 for p in depura.plan(small, device="cuda"))
     directory = depura.run(small, tmp_path / "r", device="cuda")
     assert {unit.meta["device"] for unit in directory.units()} == {"cuda"}

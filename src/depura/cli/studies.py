@@ -29,6 +29,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-S", metavar="NAME=VALUE", help="A parameter of the study, e.g. -S eps=8/255."),
 ]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 Workers = Annotated[int | None, typer.Option(help="Processes; default: one per core.")]
 
 
@@ -75,14 +76,13 @@ def run(
     settings: Settings = None,
     workers: Workers = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th unit from the I-th (from 0).")] = "0/1",
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on."""
     source = StudySource(study, _settings(settings))
     _check.device("--device", device)
-    n_workers = 1 if workers is None and device != "cpu" else workers
     command = _command("run", study, settings)
-    _run(source, to, command=command, workers=n_workers, shard=_shard(shard), device=device)
+    _run(source, to, command=command, workers=workers, shard=_shard(shard), device=device)
 
 
 @door
@@ -90,11 +90,13 @@ def plan(
     study: Annotated[Path, typer.Argument(help="Python file with a function study() -> Study.")],
     settings: Settings = None,
     workers: Workers = None,
+    device: Device = "cpu",
 ) -> None:
     """Print what a study costs before it is run: denoiser evaluations, and time from a short probe."""
     one_thread()
+    _check.device("--device", device)
     loaded = StudySource(study, _settings(settings)).load()
-    _print_plan(loaded, price.plan(loaded), workers or cores())
+    _print_plan(loaded, price.plan(loaded, device=device), _workers(workers, device))
 
 
 @door
@@ -109,13 +111,12 @@ def _run(
     """Run and report; the summary, or None where units of other shards are missing."""
     one_thread()
     study = source.load()
-    n_workers = cores() if workers is None else workers
-    _check.integer("run", "workers", n_workers, low=1)
+    n_workers = _workers(workers, device)
     directory = RunDirectory.create(to, header(study, command=command))
     todo = missing(study, directory, shard)
     out.print(f"study    {study.name}: {len(study.data.images)} images of {study.data.name}, {study.ball}")
     if todo:
-        prices = price.plan(study)
+        prices = price.plan(study, device=device)
         forward, seconds = sum(p.forward for p in prices), sum(p.seconds for p in prices)
         out.print(
             f"plan     {forward:,} denoiser evaluations in all, about {_duration(seconds / n_workers)} on {n_workers} "
@@ -165,6 +166,12 @@ def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> 
     out.print(f"{study.name}: denoiser evaluations, exactly; time from a short probe on this machine")
     out.print(table)
     out.print(f"about {_duration(seconds / workers)} on {workers} worker{'s' if workers > 1 else ''}")
+
+
+def _workers(asked: int | None, device: str) -> int:
+    """Processes: as asked, else one per core, or one where a GPU does the work."""
+    default = cores() if device == "cpu" else 1
+    return _check.integer("run", "workers", default if asked is None else asked, low=1)
 
 
 def _settings(texts: list[str] | None) -> tuple[tuple[str, str], ...]:

@@ -27,7 +27,7 @@ class Price(NamedTuple):
         images: how many.
         forward: denoiser evaluations.
         backward: denoiser evaluations pulled back through.
-        seconds: on one worker of this machine.
+        seconds: on one worker.
     """
 
     row: str
@@ -46,11 +46,12 @@ class _Rate(NamedTuple):
     seconds: float
 
 
-def plan(study: Study) -> tuple[Price, ...]:
+def plan(study: Study, *, device: str = "cpu") -> tuple[Price, ...]:
     """Price every row of a study, from a few evaluations per row: of one image first, of more if they are quick.
 
     Args:
         study: the study.
+        device: where it is to be computed; the networks are moved there.
 
     Returns:
         One price per row and radius, null baselines first.
@@ -63,7 +64,7 @@ def plan(study: Study) -> tuple[Price, ...]:
     for (name, eps), keys in groups.items():
         row = study.row(name)
         if row.name not in rates:
-            rates[row.name] = _probe(study, row)
+            rates[row.name] = _probe(study, row, device)
         pull, look, judge = rates[row.name]
         n = sum(key.last - key.first for key in keys)
         cost, s, k = row.attack.cost, study.select_draws, study.report_draws
@@ -89,24 +90,24 @@ def plan(study: Study) -> tuple[Price, ...]:
     return tuple(prices)
 
 
-def _probe(study: Study, row: Row) -> tuple[_Rate, _Rate, _Rate]:
+def _probe(study: Study, row: Row, device: str) -> tuple[_Rate, _Rate, _Rate]:
     """Rates of a gradient and of a forward draw of what is attacked, and of a forward draw of what is judged."""
-    pull = _rate(study, row.against, at_once=row.attack.cost.at_once, gradient=True)
-    look = _rate(study, row.against, at_once=row.attack.cost.at_once, gradient=False)
+    pull = _rate(study, row.against, device, at_once=row.attack.cost.at_once, gradient=True)
+    look = _rate(study, row.against, device, at_once=row.attack.cost.at_once, gradient=False)
     n = min(study.unit_images, len(study.data.images))
     judge = (
         look
         if row.judged is row.against
-        else _rate(study, row.judged, at_once=max(1, ROWS_PER_CALL // n), gradient=False)
+        else _rate(study, row.judged, device, at_once=max(1, ROWS_PER_CALL // n), gradient=False)
     )
     return pull, look, judge
 
 
-def _rate(study: Study, defence: Defence, *, at_once: int, gradient: bool) -> _Rate:
+def _rate(study: Study, defence: Defence, device: str, *, at_once: int, gradient: bool) -> _Rate:
     """Counts of one row, and seconds per row of the largest batch that fits into the probe's time."""
-    model, counts = counted(defence)
+    model, counts = counted(defence.to(device))
     n = min(study.unit_images, len(study.data.images))
-    images = study.data.images[:n].repeat_interleave(at_once, dim=0)
+    images = study.data.images[:n].to(device).repeat_interleave(at_once, dim=0)
     noise = Noise(study.seed, tuple(study.data.ids[:n]), stream=Stream.PROBE).expand(range(at_once))
     rows, seconds = 1, _seconds(model, images[:1], noise.take([0]), gradient=gradient)
     evaluations = (counts.forward, counts.backward)
