@@ -11,7 +11,7 @@ from depura.purifier import Defence, Purifier
 from depura.solvers import Ancestral
 
 T_STAR, N_STEPS = 0.09, 5
-"""Noising to t* = 0.09 (sigma 0.30) keeps a digit readable and hides a perturbation of 0.2."""
+"""Noising to t* = 0.09 (sigma 0.31) keeps a digit readable and hides a perturbation of 0.2."""
 
 
 def digits_purifier(*, t_star: float = T_STAR, n_steps: int = N_STEPS) -> Purifier:
