@@ -10,6 +10,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = {
     "_check": set(),
+    "_atomic": set(),
     "noise": {"_check"},
     "schedules": {"_check"},
     "denoisers": {"_check", "schedules"},
@@ -23,10 +24,10 @@ LAYERS = {
     "evaluation": {"_check", "noise", "schedules", "denoisers", "gradients", "purifier", "attacks", "evaluation"},
     "evaluation.records": set(),
     "evaluation.statistics": set(),
-    "reports": {"_check", "evaluation.records", "evaluation.statistics", "reports"},
+    "reports": {"_atomic", "_check", "evaluation.records", "evaluation.statistics", "reports"},
     "networks": {"networks"},
-    "data": {"_check", "denoisers", "networks", "data"},
-    "training": {"_check", "noise", "denoisers", "networks", "data", "training"},
+    "data": {"_atomic", "_check", "denoisers", "networks", "data"},
+    "training": {"_atomic", "_check", "noise", "denoisers", "networks", "data", "training"},
 }
 """What each part may import of depura. Parts that are not listed (the command line, the demo, the public names) may
 import anything."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from depura import _check
+from depura import _atomic, _check
 from depura.data.imageset import read_npz, to_images
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -134,10 +133,8 @@ def write_all(contents: dict[Path, bytes]) -> None:
     """
     for path, data in contents.items():
         _check.writable_folder("purify", path.parent)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            _atomic.write(path, data)
         except OSError as error:
             _check.fail("purify", "a place that can be written", f"{path} ({error.strerror})", "Choose another --out.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from depura import _check
+from depura import _atomic, _check
 from depura.evaluation.records import RunDirectory
 from depura.reports import figures, tables
 from depura.reports.summary import Summary, summarise
@@ -53,8 +53,6 @@ def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
     written: list[Path] = []
     for name, text in texts.items():
         file = directory.path / name
-        temporary = directory.path / f".{name}.partial"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
+        _atomic.write(file, text.encode())
         written.append(file)
     return summary, tuple(written)

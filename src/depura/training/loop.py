@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from depura import _check
+from depura import _atomic, _check
 from depura.data.weights import read_safetensors
 from depura.noise import Kind, Noise, Stream
 
@@ -156,9 +155,7 @@ def save_weights(network: nn.Module, path: Path, about: dict[str, object]) -> st
     """
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
     data = save(tensors, metadata={"depura": json.dumps(about, sort_keys=True)})
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    _atomic.write(path, data)
     network.load_state_dict(tensors)
     return hashlib.sha256(data).hexdigest()
 
@@ -178,9 +175,7 @@ def _save(
     tensors = {f"weight/{name}": p.detach() for name, p in parameters.items()}
     tensors |= {f"average/{name}": a for name, a in average.items()}
     tensors |= _moments(optimiser, parameters)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_bytes(save(tensors, metadata={"recipe": json.dumps(asdict(recipe)), "step": str(step)}))
-    temporary.replace(path)
+    _atomic.write(path, save(tensors, metadata={"recipe": json.dumps(asdict(recipe)), "step": str(step)}))
 
 
 def _restore(
