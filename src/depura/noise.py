@@ -196,13 +196,8 @@ class Noise:
         Returns:
             int64 tensor of the given shape, values in [0, 2^32); the same on every device.
         """
-        if shape[0] != len(self):
-            _check.fail(
-                "Noise", f"a batch of {len(self)} rows, one per image id", f"{shape[0]}", "Use Noise.take or expand."
-            )
-        _check.integer("Noise", "step", step, high=65535)
+        words = self._words(shape, kind, step, torch.device(device))
         n = math.prod(shape[1:])
-        words = self._words(n, kind, step, torch.device(device))
         return torch.stack(words, dim=2).flatten(1)[:, :n].reshape(tuple(shape))
 
     def uniform(self, like: Tensor, *, kind: Kind, step: int = 0) -> Tensor:
@@ -230,28 +225,28 @@ class Noise:
         Returns:
             Tensor like `like`; independent N(0, 1).
         """
-        if like.shape[0] != len(self):
-            _check.fail(
-                "Noise",
-                f"a batch of {len(self)} rows, one per image id",
-                f"{like.shape[0]}",
-                "Use Noise.take or expand.",
-            )
-        _check.integer("Noise", "step", step, high=65535)
-        n = math.prod(like.shape[1:])
         w0, w1, w2, w3 = (
-            (w.to(torch.float64) + 0.5) * 2.0**-32 for w in self._words(n, kind, step, _exact_device(like.device))
+            (w.to(torch.float64) + 0.5) * 2.0**-32
+            for w in self._words(like.shape, kind, step, _exact_device(like.device))
         )
         pairs: list[Tensor] = []
         for radius, angle in ((w0, w1), (w2, w3)):
             r, a = torch.sqrt(-2.0 * torch.log(radius)), 2.0 * math.pi * angle
             pairs += [r * torch.cos(a), r * torch.sin(a)]
+        n = math.prod(like.shape[1:])
         normal = torch.stack(pairs, dim=2).flatten(1)[:, :n].reshape(like.shape)
         return normal.to(like.dtype).to(like.device)
 
-    def _words(self, n: int, kind: Kind, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Four words for each block of four elements, each of shape (B, ceil(n / 4))."""
-        block = torch.arange((n + 3) // 4, device=device)[None, :]
+    def _words(
+        self, shape: Sequence[int], kind: Kind, step: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four words for each block of four of the n elements of a row, each of shape (B, ceil(n / 4))."""
+        if shape[0] != len(self):
+            _check.fail(
+                "Noise", f"a batch of {len(self)} rows, one per image id", f"{shape[0]}", "Use Noise.take or expand."
+            )
+        _check.integer("Noise", "step", step, high=65535)
+        block = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)[None, :]
         image = torch.tensor(self.images, device=device)[:, None]
         draws = torch.tensor(self.draws, device=device).reshape(-1, 1)
         tag = int(self.stream) << 28 | int(kind) << 24 | self.round << 16 | step

@@ -18,7 +18,7 @@ from depura.cli.doors import cores, door, one_thread, out, progress
 from depura.data import files
 from depura.evaluation import price
 from depura.evaluation.records import RunDirectory
-from depura.evaluation.runner import Shard, header, missing, run_parallel
+from depura.evaluation.runner import Shard, compute, compute_parallel, header, missing
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
 from depura.reports import page
@@ -135,7 +135,10 @@ def _run(
             if not out.is_terminal and len(finished) % -(-len(todo) // 4) == 0:
                 out.print(f"running  {len(finished)} of {len(todo)} units done")
 
-        run_parallel(source, to, workers=n_workers, command=command, shard=shard, device=device, on_unit=done)
+        if n_workers == 1 or not todo:
+            compute(study, directory, todo, device=device, on_unit=done)
+        else:
+            compute_parallel(source, directory, todo, workers=n_workers, device=device, on_unit=done)
     return _report(directory)
 
 

@@ -96,10 +96,8 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
                 "title": row.title,
                 "route": row.route,
                 "null": study.null_of(row),
-                "purified": row.judged.purifier is not None,
                 "judged": "bare" if row.judged is bare else "defence" if row.judged is study.defence else "other",
                 "attack": describe(row.attack),
-                "gradients": row.attack.cost.gradients,
             }
             for row in study.rows
         ],
@@ -246,54 +244,60 @@ def run(
     """
     _check.device("run", device)
     directory = RunDirectory.create(out, header(study, command=command))
-    for key in missing(study, directory, shard):
-        directory.commit(key.name, run_unit(study, key, device=device))
-        if on_unit is not None:
-            on_unit(key)
+    compute(study, directory, missing(study, directory, shard), device=device, on_unit=on_unit)
     return directory
 
 
-def run_parallel(
-    source: StudySource,
-    out: Path,
+def compute(
+    study: Study,
+    directory: RunDirectory,
+    todo: Sequence[UnitKey],
     *,
-    workers: int,
-    command: str = "",
-    shard: Shard | None = None,
     device: str = "cpu",
     on_unit: OnUnit | None = None,
-) -> RunDirectory:
-    """Compute what is missing of a study, in several processes of one thread each.
+) -> None:
+    """Compute units in this process.
+
+    Args:
+        study: the study.
+        directory: its run directory.
+        todo: the units.
+        device: where to compute.
+        on_unit: told of each unit when it is committed.
+    """
+    for key in todo:
+        directory.commit(key.name, run_unit(study, key, device=device))
+        if on_unit is not None:
+            on_unit(key)
+
+
+def compute_parallel(
+    source: StudySource,
+    directory: RunDirectory,
+    todo: Sequence[UnitKey],
+    *,
+    workers: int,
+    device: str = "cpu",
+    on_unit: OnUnit | None = None,
+) -> None:
+    """Compute units in several processes of one thread each.
 
     Args:
         source: where the study comes from; every worker loads it by itself.
-        out: run directory, new or of the same study.
+        directory: its run directory.
+        todo: the units, at least one.
         workers: processes.
-        command: how to repeat it, for the report.
-        shard: which part of the units; default all.
-        device: where to compute, as torch names it.
+        device: where to compute.
         on_unit: told of each unit when it is committed.
-
-    Returns:
-        The run directory.
 
     Raises:
         RecordError: a worker was killed.
     """
-    _check.integer("run", "workers", workers, low=1)
-    _check.device("run", device)
-    study = source.load()
-    if workers == 1:
-        return run(study, out, command=command, shard=shard, device=device, on_unit=on_unit)
-    directory = RunDirectory.create(out, header(study, command=command))
-    todo = missing(study, directory, shard)
-    if not todo:
-        return directory
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(todo)),
         mp_context=get_context("spawn"),
         initializer=_begin_worker,
-        initargs=(source, out, device, os.getpid()),
+        initargs=(source, directory, device, os.getpid()),
     )
     with _interrupts_ignored():
         jobs = {pool.submit(_work, key): key for key in todo}
@@ -309,7 +313,6 @@ def run_parallel(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-    return directory
 
 
 def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -> tuple[UnitKey, ...]:
@@ -336,11 +339,11 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
 _worker: list[tuple[Study, RunDirectory, str]] = []
 
 
-def _begin_worker(source: StudySource, out: Path, device: str, parent: int) -> None:
+def _begin_worker(source: StudySource, directory: RunDirectory, device: str, parent: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker.append((source.load(), RunDirectory.open(out), device))
+    _worker.append((source.load(), directory, device))
 
 
 @contextlib.contextmanager

@@ -24,9 +24,8 @@ N_ANY, N_VOTE = 10, 21
 """Draws of the any-of-N and majority metrics; fewer where fewer were recorded (an odd number for the majority)."""
 
 
-def n_draws(header: dict[str, Any]) -> tuple[int, int]:
-    """Draws of the any-of-N and majority metrics of a run."""
-    k = int(header["draws"]["report"])
+def n_draws(k: int) -> tuple[int, int]:
+    """Draws of the any-of-N and majority metrics where k were recorded."""
     return min(N_ANY, k), min(N_VOTE, k - (k + 1) % 2) if k > 1 else 1
 
 
@@ -206,7 +205,7 @@ def _joined(units: Sequence[Unit], name: str) -> NDArray[Any]:
 
 
 def _metrics(predictions: NDArray[Any], labels: NDArray[Any]) -> Metrics:
-    n_any, n_vote = n_draws({"draws": {"report": predictions.shape[1]}})
+    n_any, n_vote = n_draws(predictions.shape[1])
     p, y = predictions.astype(np.int64), labels.astype(np.int64)
     return Metrics(
         mean_with_interval(single_draw(p, y)),

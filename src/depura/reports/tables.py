@@ -29,7 +29,7 @@ class Cells(NamedTuple):
 
 def headings(summary: Summary) -> Cells:
     """Column headings."""
-    n_any, n_vote = n_draws(summary.header)
+    n_any, n_vote = n_draws(summary.header["draws"]["report"])
     return Cells(
         name="row",
         title="what is attacked and judged",
