@@ -11,17 +11,19 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = {
     "_check": set(),
     "_atomic": set(),
+    "_memory": set(),
     "noise": {"_check"},
     "schedules": {"_check"},
     "denoisers": {"_check", "schedules"},
     "exact": {"_check", "schedules"},
     "solvers": {"_check", "noise", "schedules"},
     "guidance": {"_check", "noise", "schedules"},
-    "gradients": {"_check", "schedules"},
+    "gradients": {"_check", "_memory", "schedules", "gradients"},
     "purifier": {"_check", "noise", "schedules", "denoisers", "solvers", "guidance", "gradients"},
     "methods": {"_check", "noise", "schedules", "denoisers", "exact", "solvers", "guidance", "gradients", "purifier"},
-    "attacks": {"_check", "noise", "attacks"},
-    "evaluation": {"_check", "noise", "schedules", "denoisers", "gradients", "purifier", "attacks", "evaluation"},
+    "attacks": {"_check", "_memory", "noise", "attacks"},
+    "evaluation": {"_check", "noise", "schedules", "denoisers", "gradients", "purifier", "attacks", "evaluation"}
+    | {"_memory"},
     "evaluation.records": set(),
     "evaluation.statistics": set(),
     "reports": {"_atomic", "_check", "evaluation.records", "evaluation.statistics", "reports"},
@@ -33,7 +35,11 @@ LAYERS = {
 import anything."""
 
 GRAD_MODE = {
-    "gradients.py",
+    "gradients/routes.py",
+    "gradients/stored.py",
+    "gradients/adjoint.py",
+    "gradients/relaxed.py",
+    "gradients/grafted.py",
     "guidance.py",
     "purifier.py",
     "attacks/pgd.py",

@@ -32,10 +32,14 @@ from depura.evaluation.study import ladder as ladder
 from depura.exact import GaussianDenoiser as GaussianDenoiser
 from depura.exact import MixtureDenoiser as MixtureDenoiser
 from depura.exact import empirical_denoiser as empirical_denoiser
+from depura.gradients import Adjoint as Adjoint
 from depura.gradients import Direct as Direct
 from depura.gradients import GradientRoute as GradientRoute
+from depura.gradients import Grafted as Grafted
+from depura.gradients import Relaxed as Relaxed
 from depura.gradients import StoredState as StoredState
 from depura.gradients import StraightThrough as StraightThrough
+from depura.gradients import graph_bytes as graph_bytes
 from depura.guidance import Guidance as Guidance
 from depura.guidance import State as State
 from depura.guidance import pull as pull
@@ -62,6 +66,7 @@ from depura.schedules import IndexLabel as IndexLabel
 from depura.schedules import NoiseSchedule as NoiseSchedule
 from depura.schedules import Step as Step
 from depura.schedules import TimeLabel as TimeLabel
+from depura.schedules import coarser as coarser
 from depura.schedules import ddpm_steps as ddpm_steps
 from depura.schedules import karras_steps as karras_steps
 from depura.schedules import steps_at as steps_at

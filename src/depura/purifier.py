@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,7 +16,7 @@ from depura.gradients import GradientRoute, StoredState
 from depura.guidance import Guidance, State
 from depura.noise import Kind, Noise
 from depura.schedules import NoiseSchedule, Step
-from depura.solvers import Solver, StepResult
+from depura.solvers import Differential, Solver, StepResult
 
 
 class Start(Protocol):
@@ -175,7 +174,7 @@ class Purifier(nn.Module):
         for number in range(self.rounds):
             tape = noise.in_round(number)
             x = self.start(image, self.steps[0], tape)
-            image = self.steps[-1].scale_next * self.gradient(partial(self._advance, tape), x, x_in, self.steps)
+            image = self.steps[-1].scale_next * self.gradient(_Walk(self, tape), x, x_in, self.steps)
         return self._exit(image)
 
     def trajectory(self, images: Tensor, noise: Noise | None = None) -> Iterator[Moment]:
@@ -198,7 +197,7 @@ class Purifier(nn.Module):
             x = self.start(image, self.steps[0], tape)
             for step in self.steps:
                 with torch.no_grad():
-                    x_next, x0 = self._step(tape, x, x_in, step)
+                    x_next, x0 = self.step(tape, x, x_in, step)
                 yield Moment(x, x0, x_next, step, number)
                 x = x_next
             image = self.steps[-1].scale_next * x
@@ -228,28 +227,73 @@ class Purifier(nn.Module):
 
     def _exit(self, image: Tensor) -> Tensor:
         images = (image + 1) / 2
-        return images.clamp(0, 1) if self.clamp else images
+        return self.gradient.clamp(images) if self.clamp else images
 
-    def _advance(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
-        return self._step(noise, x, x_in, step).x_next
+    def step(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> StepResult:
+        """One step, guided.
 
-    def _step(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> StepResult:
-        """One step, guided. Guidance may differentiate, so it always runs with a graph; the result has one only if the
-        caller records: the value does not depend on grad mode."""
+        Guidance may differentiate, so it always runs with a graph; the result has one only if the caller records: the
+        value does not depend on grad mode.
+
+        Args:
+            noise: the randomness, in its round.
+            x: state at step.sigma, (B, C, H, W).
+            x_in: image being purified, [-1, 1] units.
+            step: row of the step table.
+
+        Returns:
+            The next state and the estimate of x0.
+        """
         if self.guidance is None:
-            return self.solver.step(self._denoise, x, step, noise)
+            return self.solver.step(self.denoise, x, step, noise)
         recording = torch.is_grad_enabled() and (x.requires_grad or x_in.requires_grad)
         with torch.enable_grad():
             leaf = x if recording and x.requires_grad else x.detach().requires_grad_()
-            x_next, x0 = self.solver.step(self._denoise, leaf, step, noise)
+            x_next, x0 = self.solver.step(self.denoise, leaf, step, noise)
             x_next = x_next + self.guidance(State(leaf, x0, x_in, step, noise))
         return StepResult(x_next, x0) if recording else StepResult(x_next.detach(), x0.detach())
 
-    def _denoise(self, x: Tensor, sigma: float) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """The denoiser's estimate of x0, its shape checked; (B, C, H, W) -> (B, C, H, W)."""
         x0 = self.denoiser(x, sigma)
         if x0.shape != x.shape:
             _check.fail("Purifier", f"a denoiser that keeps the shape {tuple(x.shape)}", f"{tuple(x0.shape)}")
         return x0
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """One round of a purifier with its noise fixed: what a gradient route folds."""
+
+    purifier: Purifier
+    noise: Noise
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        return self.noise.images
+
+    @property
+    def rounds(self) -> int:
+        return self.purifier.rounds
+
+    def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
+        return self.purifier.step(self.noise, x, x_in, step).x_next
+
+    def take(self, rows: Sequence[int], /) -> _Walk:
+        return _Walk(self.purifier, self.noise.take(rows))
+
+    def from_end(self, x: Tensor, step: Step, /) -> tuple[Tensor, float]:
+        solver = self.purifier.solver
+        if not isinstance(solver, Differential) or self.purifier.guidance is not None:
+            what = f"solver={solver}, guidance={self.purifier.guidance}"
+            _check.fail(
+                "Adjoint",
+                "an unguided walk whose solver is Euler's method on a differential equation (EulerMaruyamaVP, "
+                "EulerMaruyama, Euler)",
+                what,
+                "Use StoredState, which is exact for every walk.",
+            )
+        return solver.from_end(self.purifier.denoise, x, step, self.noise)
 
 
 class Resized(nn.Module):

@@ -15,7 +15,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -450,3 +450,26 @@ def ddpm_steps(
         )
     times = [float(i) for i in range(n_noise - 1, -1, -(n_noise // n_steps))]
     return steps_at(schedule, [*times, -1.0], label=label)
+
+
+def coarser(steps: Sequence[Step], n_steps: int) -> tuple[Step, ...]:
+    """The same walk in fewer steps: consecutive rows merged into one, as evenly as possible.
+
+    A purifier `with_(steps=coarser(...))` is the surrogate of Lee and Kim 2023 (arXiv:2303.09051): a function of its
+    own, cheap to differentiate, whose gradient is used to attack the full walk (code G4).
+
+    Args:
+        steps: a step table, in order.
+        n_steps: rows of the new one, at most as many; all of them give the same table.
+
+    Returns:
+        A row from the start of the first merged row to the end of the last, under the first one's index and label.
+
+    Raises:
+        InputError: more rows than there are, or none.
+    """
+    n = len(steps)
+    _check.integer("coarser", "n_steps", n_steps, low=1, high=n)
+    bounds = [round(k * n / n_steps) for k in range(n_steps + 1)]
+    pairs = [(steps[first], steps[last - 1]) for first, last in pairwise(bounds)]
+    return tuple(replace(a, t_next=b.t_next, sigma_next=b.sigma_next, scale_next=b.scale_next) for a, b in pairs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -56,6 +56,26 @@ class Solver(Protocol):
         ...
 
 
+@runtime_checkable
+class Differential(Protocol):
+    """A solver that is Euler's method on a differential equation, and therefore has a continuous adjoint."""
+
+    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
+        """Euler's step over the same interval with the same noise, from x, with everything else taken at its later end.
+
+        Args:
+            denoise: the denoiser.
+            x: state at step.sigma_next > 0, (B, C, H, W).
+            step: row of the step table.
+            noise: randomness of this walk.
+
+        Returns:
+            x + h F(x, t') + g(t') dW in the solver's own coordinates, given in those of x; and by how much these
+            coordinates grow over the step (scale / scale_next for a solver on x_t = scale x, else 1).
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Euler:
     """Euler's method on the probability-flow ODE dx/dsigma = (x - D) / sigma; the same as DDIM with eta = 0."""
@@ -64,6 +84,11 @@ class Euler:
         """x' = D + (sigma' / sigma) (x - D)."""
         x0 = denoise(x, step.sigma)
         return StepResult(x0 + (step.sigma_next / step.sigma) * (x - x0), x0)
+
+    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
+        """x + (sigma' - sigma) (x - D(x, sigma')) / sigma'."""
+        slope = (x - denoise(x, step.sigma_next)) / step.sigma_next
+        return x + (step.sigma_next - step.sigma) * slope, 1.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +150,12 @@ class EulerMaruyama:
         spread = math.sqrt(step.sigma**2 - step.sigma_next**2)
         return StepResult(x_next + spread * noise(x, kind=Kind.REVERSE, step=step.index), x0)
 
+    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
+        """x + (sigma^2 - sigma'^2) (D(x, sigma') - x) / sigma'^2 + sqrt(sigma^2 - sigma'^2) z."""
+        interval = step.sigma**2 - step.sigma_next**2
+        moved = x + interval / step.sigma_next**2 * (denoise(x, step.sigma_next) - x)
+        return moved + math.sqrt(interval) * noise(x, kind=Kind.REVERSE, step=step.index), 1.0
+
 
 @dataclass(frozen=True)
 class EulerMaruyamaVP:
@@ -142,8 +173,20 @@ class EulerMaruyamaVP:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """One Euler-Maruyama step in x_t, converted at its door and exit."""
         x0 = denoise(x, step.sigma)
-        rate = self.schedule.beta(step.t) * (step.t - step.t_next)
-        score = (x0 - x) / (step.scale * step.sigma**2)
         z = noise(x, kind=Kind.REVERSE, step=step.index)
-        x_t = (1 + rate / 2) * step.scale * x + rate * score + math.sqrt(rate) * z
+        x_t = self._euler(x, x0, z, t=step.t, sigma=step.sigma, scale=step.scale, h=step.t - step.t_next)
         return StepResult(x_t / step.scale_next, x0)
+
+    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
+        """The same step with rate, score and scale at t'."""
+        x0 = denoise(x, step.sigma_next)
+        z = noise(x, kind=Kind.REVERSE, step=step.index)
+        t, sigma, scale = step.t_next, step.sigma_next, step.scale_next
+        x_t = self._euler(x, x0, z, t=t, sigma=sigma, scale=scale, h=step.t - step.t_next)
+        return x_t / scale, step.scale / scale
+
+    def _euler(self, x: Tensor, x0: Tensor, z: Tensor, *, t: float, sigma: float, scale: float, h: float) -> Tensor:
+        """x_t after a step of length h with the coefficients of time t."""
+        rate = self.schedule.beta(t) * h
+        score = (x0 - x) / (scale * sigma**2)
+        return (1 + rate / 2) * scale * x + rate * score + math.sqrt(rate) * z

@@ -138,7 +138,7 @@ def test_defaults_and_description() -> None:
     assert purifier.gradient == StoredState()
     assert (purifier.rounds, purifier.clamp, purifier.guidance) == (1, False, None)
     text = repr(purifier)
-    for part in ("steps=5", "solver=Euler()", "gradient=StoredState(segment=1)", "rounds=1", "guidance=None"):
+    for part in ("steps=5", "solver=Euler()", "gradient=StoredState(segment=None", "rounds=1", "guidance=None"):
         assert part in text
 
 

@@ -1,0 +1,16 @@
+"""How to differentiate a walk is a part, not a mode: routes fold `advance` over the steps and decide what comes back.
+
+`Direct` and `StoredState` are exact. `StraightThrough`, `Adjoint`, `Relaxed` and `Grafted` are not, and each has a code
+by which reports name it.
+"""
+
+from depura._memory import graph_bytes as graph_bytes
+from depura.gradients.adjoint import Adjoint as Adjoint
+from depura.gradients.grafted import Grafted as Grafted
+from depura.gradients.relaxed import Relaxed as Relaxed
+from depura.gradients.routes import Advance as Advance
+from depura.gradients.routes import Direct as Direct
+from depura.gradients.routes import GradientRoute as GradientRoute
+from depura.gradients.routes import StraightThrough as StraightThrough
+from depura.gradients.routes import fold as fold
+from depura.gradients.stored import StoredState as StoredState

@@ -1,0 +1,97 @@
+"""The continuous adjoint, as DiffPure published it. Approximate; kept for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from depura import _check
+from depura.gradients.routes import Advance, fold, refuse_second_derivatives
+from depura.schedules import Step
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """Approximate: the stochastic adjoint of the differential equation that the walk discretises.
+
+    Li et al. 2020 (arXiv:2001.01328), as used by Nie et al. 2022, section 3.3. Only the final state is kept. On the way
+    back, state and cotangent are solved together by Euler's method on the walk's own grid and noise: with
+    du = F(u, t) dt + g(t) dW in the solver's coordinates,
+
+        a <- a + h F'(u, t')^T a,        u <- u - h F(u, t') - g(t') dW,
+
+    everything taken at the later end t' of each step. (The noise does not depend on the state, so Milstein's correction
+    is zero.) The state is reconstructed, not remembered: the reverse process contracts, so going back along it
+    amplifies errors, and the gradient is not that of the discrete walk. The difference falls linearly with the step
+    length where the density is smooth, and can be total where it is sharp (docs/gradients.md). DiffPure's released code
+    also shifts the backward grid by 1e-5 (docs/deviations.md).
+
+    Works for solvers that are Euler's method on a differential equation (`depura.solvers.Differential`), without
+    guidance, ending above noise level 0.
+    """
+
+    code: ClassVar[str] = "G5"
+
+    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+        """The state after the last step."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return fold(advance, x, x_in, steps)
+        if steps[-1].sigma_next <= 0:
+            _check.fail(
+                "Adjoint",
+                "a walk that ends above noise level 0, where the differential equation is singular",
+                "one that ends at 0",
+                "Give the step table a t_end > 0, or use StoredState.",
+            )
+        walk: Any = _AdjointWalk
+        return walk.apply(self, advance, tuple(steps), x, x_in)
+
+    def clamp(self, images: Tensor, /) -> Tensor:
+        """Clamp to [0, 1]; no gradient where it acts."""
+        return images.clamp(0, 1)
+
+    def solve_back(
+        self, advance: Advance, x: Tensor, cotangent: Tensor, steps: Sequence[Step]
+    ) -> tuple[Tensor, Tensor]:
+        """State and cotangent before the first step, from those after the last.
+
+        Args:
+            advance: one step.
+            x: state after the last step, (B, C, H, W).
+            cotangent: of that state.
+            steps: rows of the step table, in forward order.
+
+        Returns:
+            The reconstructed first state, and the cotangent there.
+        """
+        for step in reversed(steps):
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                again, growth = advance.from_end(leaf, step)
+            (pulled,) = torch.autograd.grad(again, leaf, cotangent)
+            cotangent = growth * pulled
+            x = (2 * x - again.detach()) / growth
+        return x, cotangent
+
+
+class _AdjointWalk(torch.autograd.Function):
+    """The walk, and the adjoint solve."""
+
+    @staticmethod
+    def forward(ctx: Any, route: Adjoint, advance: Advance, steps: tuple[Step, ...], x: Tensor, x_in: Tensor) -> Tensor:
+        advance.from_end(x, steps[-1])  # refuses walks that have no adjoint before the work is done
+        out = fold(advance, x, x_in, steps)
+        ctx.route, ctx.advance, ctx.steps = route, advance, steps
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, Tensor, None]:
+        refuse_second_derivatives("Adjoint")
+        (out,) = ctx.saved_tensors
+        _, cotangent = ctx.route.solve_back(ctx.advance, out, grad_outputs[0], ctx.steps)
+        return None, None, None, cotangent, None
