@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.denoisers import Denoiser
-from depura.gradients import GradientRoute, StoredState
+from depura.gradients import FromEnd, GradientRoute, StoredState
 from depura.guidance import Guidance, State
 from depura.noise import Kind, Noise
 from depura.schedules import NoiseSchedule, Step
@@ -282,7 +282,7 @@ class _Walk:
     def take(self, rows: Sequence[int], /) -> _Walk:
         return _Walk(self.purifier, self.noise.take(rows))
 
-    def from_end(self, x: Tensor, step: Step, /) -> tuple[Tensor, float]:
+    def differential(self) -> FromEnd:
         solver = self.purifier.solver
         if not isinstance(solver, Differential) or self.purifier.guidance is not None:
             what = f"solver={solver}, guidance={self.purifier.guidance}"
@@ -293,7 +293,7 @@ class _Walk:
                 what,
                 "Use StoredState, which is exact for every walk.",
             )
-        return solver.from_end(self.purifier.denoise, x, step, self.noise)
+        return lambda x, step: solver.from_end(self.purifier.denoise, x, step, self.noise)
 
 
 class Resized(nn.Module):
@@ -322,6 +322,16 @@ class Resized(nn.Module):
     def gradient(self) -> GradientRoute:
         """How the walk is differentiated."""
         return self.purifier.gradient
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Step table of one round."""
+        return self.purifier.steps
+
+    @property
+    def rounds(self) -> int:
+        """How many times the walk is made."""
+        return self.purifier.rounds
 
     def with_(self, **changes: Any) -> Resized:
         """A copy whose purifier has some parts replaced (see `Purifier.with_`)."""

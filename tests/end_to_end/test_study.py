@@ -167,7 +167,8 @@ def test_the_plan_counts_exactly_what_is_evaluated(finished: RunDirectory) -> No
             total[1] += part[1]
     planned = {(p.row, p.eps): [p.forward, p.backward] for p in depura.plan(small())}
     assert planned == counted
-    assert counted["adaptive", 0.2][1] == 6 * 3 * 2 * 2
+    # 6 images, 2 draws; 3 attack steps and one comparison through 2 steps each, and the surrogate's single step.
+    assert counted["adaptive", 0.2][1] == 6 * 2 * ((3 + 1) * 2 + 1)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,7 @@ def test_the_plan_counts_exactly_what_is_evaluated(finished: RunDirectory) -> No
         {"curve_eps": (0.1, 0.2)},
         {"curve_eps": (0.1, 0.1 + 1e-9)},
         {"pictures": -1},
+        {"memory": 0},
     ],
     ids=str,
 )

@@ -142,7 +142,7 @@ def test_adjoint_gradient(path: Path) -> None:
     walk = _Walk(purifier, Recorded(data["e_forward"], increments))  # type: ignore[arg-type]
     final = (2 * data["out"] - 1) / end.scale_next
     # out = (scale x + 1) / 2 at the end; at the start x = (sqrt(abar) (2 images - 1) + ...) / scale.
-    _, cotangent = Adjoint().solve_back(walk, final, 0.5 * end.scale_next * data["v"], steps)
+    _, cotangent = Adjoint().solve_back(walk.differential(), final, 0.5 * end.scale_next * data["v"], steps)
     abar = DiscreteLinear().scale(case["configuration"]["t_steps"] - 1)
     gradient = 2 * abar / start.scale * cotangent
     published = data["grad_adjoint"]

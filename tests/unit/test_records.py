@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depura.evaluation.records import RecordError, RunDirectory, Unit
+from depura.evaluation.records import SCHEMA, RecordError, RunDirectory, Unit
 
 HEADER = {"name": "a", "defence": {"t_star": 0.1, "steps": [1, 2]}, "units": [{"unit": "u"}], "command": "depura run"}
 
@@ -115,4 +115,4 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
 
 def test_the_header_is_plain_json(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, HEADER)
-    assert json.loads((tmp_path / "study.json").read_text()) == run.header == {"schema": 1, **HEADER}
+    assert json.loads((tmp_path / "study.json").read_text()) == run.header == {"schema": SCHEMA, **HEADER}

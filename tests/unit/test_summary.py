@@ -58,6 +58,9 @@ def attacked(row: str, errors: list[int], select: list[int], margins: list[float
         "distance": np.array([0.1, 0.05, 0.1, 0.1]),
         "zero_gradients": np.zeros(4),
         "bad_gradients": np.zeros(4),
+        "zero_pixels": np.zeros(4),
+        "agreement": np.array([[0.1, 0.2, 0.3], [0.3, 0.4, 0.5], [0.5, np.nan, 0.6], [0.9, np.nan, np.nan]]),
+        "spread": np.array([[1.0, 2.0, 3.0], [1.0, np.nan, 2.0], [1.5, 1.5, 1.5], [1.0, 1.0, 1.0]]),
         **more,
     }
     return Unit(arrays, meta(row))
@@ -131,8 +134,46 @@ WARNINGS = {
     "not finite": {
         "adaptive": attacked("adaptive", [1, 4, 3, 4], [1] * 4, [1.0] * 4, bad_gradients=np.array([0, 0, 0.2, 0]))
     },
+    "exploding": {"adaptive": attacked("adaptive", [1] * 4, [1] * 4, [1.0] * 4, spread=np.full((4, 3), 1001.0))},
+    "more draws per step": {
+        "adaptive": attacked("adaptive", [1] * 4, [1] * 4, [1.0] * 4, agreement=np.full((4, 3), 0.19))
+    },
     "nothing detectable": {"adaptive": attacked("adaptive", [0, 0, 1, 0], [0] * 4, [1.0] * 4)},
 }
+
+
+def test_gradient_facts(tmp_path: Path) -> None:
+    cosines = {"cosine_bpda": np.array([0.1, 0.2, 0.4, np.nan]), "cosine_surrogate": np.array([0.9, 0.8, 0.7, 0.6])}
+    adaptive = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **cosines)
+    summary = summarise(made(tmp_path, adaptive=adaptive))
+    facts = {line.name: line.gradients for line in summary.lines}
+    assert facts["adaptive"].agreement == pytest.approx((0.4, 0.3, 0.5))
+    assert facts["adaptive"].spread == 3.0
+    assert facts["adaptive"].bpda == pytest.approx(0.2)
+    assert facts["adaptive"].surrogate == pytest.approx(0.75)
+    assert np.isnan(facts["transfer"].bpda)
+    shown = {cells[0]: cells for cells in tables.gradient_rows(summary)}
+    assert shown["adaptive"][2:] == ("0.00 %", "0.00 %", "0.00 %", "0.40 / 0.30 / 0.50", "3.00", "0.20", "0.75")
+    assert shown["transfer"][-2:] == ("–", "–")
+
+
+def test_no_draws_to_compare_is_shown_as_nothing(tmp_path: Path) -> None:
+    silent = {"agreement": np.full((4, 3), np.nan), "spread": np.full((4, 3), np.nan)}
+    adaptive = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **silent)
+    summary = summarise(made(tmp_path, adaptive=adaptive))
+    assert tables.gradient_rows(summary)[2][5:7] == ("– / – / –", "–")
+    assert not any("more draws" in w for w in summary.warnings)
+
+
+def test_approximate_routes_are_called_so(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    for row, code in zip(run.header["rows"], ("G5", "G7", "G2"), strict=True):
+        row["route"] = code
+    summary = summarise(run)
+    for text in (tables.markdown(summary), page.html(summary)):
+        assert "G5 continuous adjoint (approximate)" in text
+        assert "G7 grafted, one Jacobian for all draws (approximate)" in text
+        assert "G2 BPDA (approximate)" in text
 
 
 @pytest.mark.parametrize("said", WARNINGS)

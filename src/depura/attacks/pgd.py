@@ -1,35 +1,23 @@
 """Projected gradient descent with expectation over transformation.
 
 Madry et al. 2018 (arXiv:1706.06083), Athalye et al. 2018 (arXiv:1707.07397). Against a randomised model the gradient
-is the mean over `eot` draws, all made in one call. Every image is treated by itself: its gradient, direction and step
+is the mean over `eot` draws. Every image is treated by itself: its gradient, direction and step
 do not depend on the batch it is in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from depura import _check
 from depura.attacks.ball import Ball, per_image
+from depura.attacks.eot import Health, Model, RandomModel, by_draw, health
 from depura.attacks.losses import Loss, margin
 from depura.noise import Noise
-
-
-class RandomModel(Protocol):
-    """A model whose randomness is handed to it, such as a `Defence`."""
-
-    def __call__(self, images: Tensor, noise: Noise, /) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
-        ...
-
-
-Model = Callable[[Tensor], Tensor]
-"""Any callable from images in [0, 1] to logits."""
 
 
 class Candidates(NamedTuple):
@@ -38,14 +26,20 @@ class Candidates(NamedTuple):
     Attributes:
         images: (n, B, C, H, W), n candidates for each image, in the ball and in [0, 1].
         loss: (steps, B), mean loss over the draws at the iterate that each step began from.
-        zero_gradients: (B,), share of steps whose mean gradient was exactly zero.
-        bad_gradients: (B,), share of steps whose mean gradient was not finite; the image stays put in such a step.
+        zero_gradients: (B,), share of all draws whose gradient was exactly zero.
+        bad_gradients: (B,), share of all draws whose gradient was not finite; the image stays put in such a step.
+        zero_pixels: (B,), share of the entries of the mean gradients that were exactly zero.
+        agreement: (steps, B), cosine of the mean gradients of two halves of the draws; NaN where there is none.
+        spread: (steps, B), largest over median norm of a draw's gradient; NaN where the median is zero.
     """
 
     images: Tensor
     loss: Tensor
     zero_gradients: Tensor
     bad_gradients: Tensor
+    zero_pixels: Tensor
+    agreement: Tensor
+    spread: Tensor
 
 
 class Cost(NamedTuple):
@@ -113,6 +107,7 @@ class PGD:
         *,
         init: Noise | None = None,
         eot: Noise | None = None,
+        rows: int | None = None,
     ) -> Candidates:
         """Attack.
 
@@ -123,6 +118,8 @@ class PGD:
             init: randomness of the start; default `Noise.fresh`.
             eot: randomness of the model; draw i * eot + j is used for copy j at step i. Without it the model's own
                 randomness, if any, is used.
+            rows: images times draws put through the model at once; default all. The result does not depend on it, but
+                for rounding; out of memory, it is halved.
 
         Returns:
             The candidates.
@@ -136,37 +133,26 @@ class PGD:
         step_size = 2.5 * self.ball.eps / self.n_steps if self.step_size is None else self.step_size
         x = self.ball.sample(images, init) if self.random_start else images.clone()
         best, best_loss = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        zeros, bad, losses = torch.zeros_like(best_loss), torch.zeros_like(best_loss), list[Tensor]()
+        losses: list[Tensor] = []
+        healths: list[Health] = []
         for i in range(self.n_steps):
-            loss, gradient = self._gradient(model, x, labels, eot, i)
+            numbers = range(i * self.eot, (i + 1) * self.eot)
+            draws = by_draw(model, x, labels, self.loss, draws=numbers, noise=eot, rows=rows, where="PGD")
+            rows, loss, gradient = draws.rows, draws.loss(), draws.gradient()
             better = loss > best_loss
             best, best_loss = torch.where(per_image(better), x, best), torch.where(better, loss, best_loss)
-            finite = gradient.flatten(1).isfinite().all(1)
-            zeros += (gradient.flatten(1) == 0).all(1)
-            bad += ~finite
             losses.append(loss)
+            healths.append(health(draws.gradients))
+            finite = gradient.flatten(1).isfinite().all(1)
             moved = self.ball.project(x + step_size * self.ball.unit(gradient), images)
             x = torch.where(per_image(finite), moved, x)
-        n = float(self.n_steps)
-        return Candidates(torch.stack([x, best]), torch.stack(losses), zeros / n, bad / n)
-
-    def _gradient(
-        self, model: Model | RandomModel, x: Tensor, labels: Tensor, eot: Noise | None, i: int
-    ) -> tuple[Tensor, Tensor]:
-        """Mean loss (B,) and mean gradient (B, C, H, W) over the draws of step i."""
-        leaf = x.detach().requires_grad_()
-        with torch.enable_grad():
-            copies = leaf.repeat_interleave(self.eot, dim=0)
-            noises = () if eot is None else (eot.expand(range(i * self.eot, (i + 1) * self.eot)),)
-            logits = cast("Callable[..., Tensor]", model)(copies, *noises)
-            _check.labels("PGD", labels, n_images=len(x), n_classes=logits.shape[1])
-            if not logits.requires_grad:
-                _check.fail(
-                    "PGD",
-                    "logits with a gradient path to the images",
-                    "logits without one",
-                    "Look for a detach or no_grad in the model, or attack it through StraightThrough.",
-                )
-            loss = self.loss(logits, labels.repeat_interleave(self.eot)).reshape(len(x), self.eot)
-            (gradient,) = torch.autograd.grad(loss.mean(1).sum(), leaf)
-        return loss.detach().mean(1), gradient
+        seen = Health(*(torch.stack(values) for values in zip(*healths, strict=True)))
+        return Candidates(
+            images=torch.stack([x, best]),
+            loss=torch.stack(losses),
+            zero_gradients=seen.zero.mean(0),
+            bad_gradients=seen.bad.mean(0),
+            zero_pixels=seen.zero_pixels.mean(0),
+            agreement=seen.agreement,
+            spread=seen.spread,
+        )

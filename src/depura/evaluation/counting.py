@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from depura.denoisers import Denoiser
+from depura.gradients import recomputing
 from depura.purifier import Defence
 
 
@@ -15,12 +16,14 @@ class Counts:
     """Denoiser evaluations, in images.
 
     Attributes:
-        forward: evaluations of the denoiser.
+        forward: evaluations of the denoiser, but for those run again on the way back.
         backward: those whose output received a gradient.
+        recomputed: evaluations run again for their gradient; how many depends on the memory there is.
     """
 
     forward: int = 0
     backward: int = 0
+    recomputed: int = 0
 
 
 class _Counted(nn.Module):
@@ -31,7 +34,10 @@ class _Counted(nn.Module):
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         x0 = self.denoiser(x, sigma)
-        self.counts.forward += len(x)
+        if recomputing():
+            self.counts.recomputed += len(x)
+        else:
+            self.counts.forward += len(x)
         if x0.requires_grad:
             x0.register_hook(self._pulled)
         return x0

@@ -28,8 +28,10 @@ from depura import _check
 from depura.attacks.ball import Ball
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.describe import describe
+from depura.evaluation.fitting import rows_within
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.scoring import choose, score
+from depura.evaluation.shortcuts import compares, shortcuts
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Row, Study, UnitKey, with_eps
@@ -102,6 +104,7 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
             for row in study.rows
         ],
         "draws": {"select": study.select_draws, "report": study.report_draws},
+        "memory": study.memory,
         "curve": {"eps": list(study.curve_eps), "images": min(study.curve_images, len(data.images))},
         "units": [{"unit": key.name, **key._asdict()} for key in study.units()],
         "versions": {name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
@@ -148,7 +151,8 @@ def _attacked(
 ) -> tuple[dict[str, Any], Counts]:
     streams = Streams(study.seed)
     against, attacking = counted(row.against)
-    found = row.attack(against, images, labels, init=streams.init(ids), eot=streams.eot(ids))
+    rows = rows_within(row.against, images[:1], study.memory)
+    found = row.attack(against, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows)
     _inside(row.attack.ball, found.images, images, row.name)
     choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
     scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.report_draws))
@@ -163,7 +167,14 @@ def _attacked(
         "loss": found.loss.T.contiguous(),
         "zero_gradients": found.zero_gradients,
         "bad_gradients": found.bad_gradients,
+        "zero_pixels": found.zero_pixels,
+        "agreement": found.agreement.T.contiguous(),
+        "spread": found.spread.T.contiguous(),
     }
+    if main and compares(row):
+        draws = range(row.attack.cost.at_once)
+        compared = shortcuts(against, images, labels, streams.probe(ids), draws=draws, rows=rows)
+        arrays |= {"cosine_bpda": compared.bpda, "cosine_surrogate": compared.surrogate}
     if main and study.pictures and row.judged.purifier is not None:
         arrays |= _pictures(study, judged, images, choice.images, scores.errors(labels), ids)
     return arrays, attacking

@@ -38,6 +38,10 @@ class Streams:
         """What is reported; touched once, after everything is chosen."""
         return Noise(self.seed, tuple(ids), stream=Stream.REPORT)
 
+    def probe(self, ids: Sequence[int]) -> Noise:
+        """What gradients are compared on."""
+        return Noise(self.seed, tuple(ids), stream=Stream.PROBE)
+
     def null(self, ids: Sequence[int]) -> Noise:
         """What unattacked images are scored on."""
         return Noise(self.seed, tuple(ids), stream=Stream.NULL)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.ball import Ball
-from depura.attacks.pgd import Candidates, Cost, RandomModel
+from depura.attacks.eot import RandomModel
+from depura.attacks.pgd import Candidates, Cost
 from depura.gradients import StraightThrough
 from depura.noise import Noise
 from depura.purifier import Defence, Single
@@ -63,7 +64,14 @@ class Attack(Protocol):
         ...
 
     def __call__(
-        self, model: RandomModel, images: Tensor, labels: Tensor, *, init: Noise | None = None, eot: Noise | None = None
+        self,
+        model: RandomModel,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        init: Noise | None = None,
+        eot: Noise | None = None,
+        rows: int | None = None,
     ) -> Candidates:
         """Propose candidates (see `depura.attacks.pgd.PGD`)."""
         ...
@@ -83,7 +91,8 @@ class Row:
         attack: the attack.
         against: what the attacker differentiates.
         judged: what the examples are scored on.
-        route: the gradient route's code (G0 bare classifier, G2 BPDA, G6 exact).
+        route: the gradient route's code (G0 bare classifier, G2 BPDA, G4 surrogate, G5 adjoint, G6 exact, G7 grafted,
+            G8 relaxed).
     """
 
     name: str
@@ -131,6 +140,8 @@ class Study:
         curve_eps: further radii for the accuracy-against-eps curve.
         curve_images: how many images the further radii are run on (the first ones).
         pictures: images per unit of work whose walk is kept for the report.
+        memory: bytes of graph in one call of an attack; it decides how draws are split into calls, and so the last
+            bits of sums, which is why it belongs to the study.
     """
 
     name: str
@@ -144,6 +155,7 @@ class Study:
     curve_eps: tuple[float, ...] = ()
     curve_images: int = 32
     pictures: int = 2
+    memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
         where = f"Study {self.name!r}"
@@ -157,6 +169,7 @@ class Study:
             ("unit_images", 1),
             ("curve_images", 1),
             ("pictures", 0),
+            ("memory", 1),
         ):
             _check.integer(where, field, getattr(self, field), low=low)
         for eps in self.curve_eps:

@@ -10,7 +10,9 @@ from depura.gradients.grafted import Grafted as Grafted
 from depura.gradients.relaxed import Relaxed as Relaxed
 from depura.gradients.routes import Advance as Advance
 from depura.gradients.routes import Direct as Direct
+from depura.gradients.routes import FromEnd as FromEnd
 from depura.gradients.routes import GradientRoute as GradientRoute
 from depura.gradients.routes import StraightThrough as StraightThrough
 from depura.gradients.routes import fold as fold
 from depura.gradients.stored import StoredState as StoredState
+from depura.gradients.stored import recomputing as recomputing

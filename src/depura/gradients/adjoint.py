@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.gradients.routes import Advance, fold, refuse_second_derivatives
+from depura.gradients.routes import Advance, FromEnd, fold, refuse_second_derivatives
 from depura.schedules import Step
 
 
@@ -48,19 +48,19 @@ class Adjoint:
                 "Give the step table a t_end > 0, or use StoredState.",
             )
         walk: Any = _AdjointWalk
-        return walk.apply(self, advance, tuple(steps), x, x_in)
+        return walk.apply(self, advance, advance.differential(), tuple(steps), x, x_in)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""
         return images.clamp(0, 1)
 
     def solve_back(
-        self, advance: Advance, x: Tensor, cotangent: Tensor, steps: Sequence[Step]
+        self, from_end: FromEnd, x: Tensor, cotangent: Tensor, steps: Sequence[Step]
     ) -> tuple[Tensor, Tensor]:
         """State and cotangent before the first step, from those after the last.
 
         Args:
-            advance: one step.
+            from_end: the walk's steps, taken from their later ends.
             x: state after the last step, (B, C, H, W).
             cotangent: of that state.
             steps: rows of the step table, in forward order.
@@ -71,7 +71,7 @@ class Adjoint:
         for step in reversed(steps):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                again, growth = advance.from_end(leaf, step)
+                again, growth = from_end(leaf, step)
             (pulled,) = torch.autograd.grad(again, leaf, cotangent)
             cotangent = growth * pulled
             x = (2 * x - again.detach()) / growth
@@ -82,16 +82,23 @@ class _AdjointWalk(torch.autograd.Function):
     """The walk, and the adjoint solve."""
 
     @staticmethod
-    def forward(ctx: Any, route: Adjoint, advance: Advance, steps: tuple[Step, ...], x: Tensor, x_in: Tensor) -> Tensor:
-        advance.from_end(x, steps[-1])  # refuses walks that have no adjoint before the work is done
+    def forward(
+        ctx: Any,
+        route: Adjoint,
+        advance: Advance,
+        from_end: FromEnd,
+        steps: tuple[Step, ...],
+        x: Tensor,
+        x_in: Tensor,
+    ) -> Tensor:
         out = fold(advance, x, x_in, steps)
-        ctx.route, ctx.advance, ctx.steps = route, advance, steps
+        ctx.route, ctx.from_end, ctx.steps = route, from_end, steps
         ctx.save_for_backward(out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, None, Tensor, None]:
         refuse_second_derivatives("Adjoint")
         (out,) = ctx.saved_tensors
-        _, cotangent = ctx.route.solve_back(ctx.advance, out, grad_outputs[0], ctx.steps)
-        return None, None, None, cotangent, None
+        _, cotangent = ctx.route.solve_back(ctx.from_end, out, grad_outputs[0], ctx.steps)
+        return None, None, None, None, cotangent, None

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from depura import _check
-from depura.gradients.routes import Advance, GradientRoute, passing_clamp
+from depura.gradients.routes import Advance, FromEnd, GradientRoute, passing_clamp
 from depura.gradients.stored import StoredState
 from depura.schedules import Step
 
@@ -74,9 +74,14 @@ class _RelaxedAdvance:
     def take(self, rows: Sequence[int], /) -> _RelaxedAdvance:
         return _RelaxedAdvance(self.advance.take(rows), self.tau)
 
-    def from_end(self, x: Tensor, step: Step, /) -> tuple[Tensor, float]:
-        with _StandIns(self.tau):
-            return self.advance.from_end(x, step)
+    def differential(self) -> FromEnd:
+        plain = self.advance.differential()
+
+        def relaxed(x: Tensor, step: Step) -> tuple[Tensor, float]:
+            with _StandIns(self.tau):
+                return plain(x, step)
+
+        return relaxed
 
 
 class _Sign(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from depura.schedules import Step
+
+FromEnd = Callable[[Tensor, Step], tuple[Tensor, float]]
+"""(state at the end of a step, the step) -> what `depura.solvers.Differential.from_end` gives."""
 
 
 class Advance(Protocol):
@@ -33,8 +36,15 @@ class Advance(Protocol):
         """The walk of some rows of the batch."""
         ...
 
-    def from_end(self, x: Tensor, step: Step, /) -> tuple[Tensor, float]:
-        """The same step with everything but x taken at its later end (see `depura.solvers.Differential`)."""
+    def differential(self) -> FromEnd:
+        """The walk as Euler's method on a differential equation.
+
+        Returns:
+            Its steps from their later ends.
+
+        Raises:
+            InputError: it is not one.
+        """
         ...
 
 

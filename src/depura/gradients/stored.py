@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +15,16 @@ from depura import _check
 from depura._memory import Ledger, spare_bytes, unless_out_of_memory
 from depura.gradients.routes import Advance, fold, refuse_second_derivatives
 from depura.schedules import Step
+
+_recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
+
+
+def recomputing() -> bool:
+    """Whether a step is being run again for its gradient, so that evaluations can be counted apart.
+
+    How many are depends on the memory there is; the gradient and all other counts do not.
+    """
+    return _recomputing.get()
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,11 @@ class _StoredWalk(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, Tensor | None, Tensor | None]:
         refuse_second_derivatives("StoredState")
         _ = ctx.saved_tensors  # raises if an input was changed in place, or the graph was freed
-        by_state, by_input = ctx.memory.pull_back(grad_outputs[0])
+        token = _recomputing.set(True)
+        try:
+            by_state, by_input = ctx.memory.pull_back(grad_outputs[0])
+        finally:
+            _recomputing.reset(token)
         wants = ctx.needs_input_grad
         return None, None, None, by_state if wants[3] else None, by_input if wants[4] else None
 
@@ -209,14 +224,16 @@ class _Memory:
 
 def _pull(graph: _Graph, cotangent: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """Cotangent of the state before a step, and the input's so far with what the step adds."""
-    pulled: tuple[Tensor | None, ...] = torch.autograd.grad(
-        graph.out, (graph.x, graph.reference), cotangent, allow_unused=True
-    )
-    by_state, by_reference = pulled
+    by_state, by_reference = _vjp(graph, cotangent)
     return (
         torch.zeros_like(graph.x) if by_state is None else by_state,
         total if by_reference is None else total + by_reference,
     )
+
+
+def _vjp(graph: _Graph, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    """Vector-Jacobian products; None for a leaf that the result does not depend on."""
+    return torch.autograd.grad(graph.out, (graph.x, graph.reference), cotangent, allow_unused=True)
 
 
 def _segment(n_steps: int, x: Tensor, graph: int, spare: int) -> int:

@@ -43,6 +43,29 @@ class Metrics(NamedTuple):
     vote: Estimate
 
 
+class GradientFacts(NamedTuple):
+    """What the gradients of an attack told about themselves. NaN where there is nothing to tell.
+
+    Attributes:
+        zero: share of draws (over steps and images) whose gradient was exactly zero.
+        bad: share of draws whose gradient was not finite.
+        zero_pixels: share of the mean gradients' entries that were exactly zero.
+        agreement: cosine between the mean gradients of two halves of the draws, median over images, at the first, the
+            middle and the last step.
+        spread: largest over median norm of a draw's gradient, the worst image and step.
+        bpda: cosine of the BPDA gradient to the exact one, median over images.
+        surrogate: the same of a walk of a fifth of the steps.
+    """
+
+    zero: float
+    bad: float
+    zero_pixels: float
+    agreement: tuple[float, float, float]
+    spread: float
+    bpda: float
+    surrogate: float
+
+
 class Line(NamedTuple):
     """One line of the table.
 
@@ -54,8 +77,7 @@ class Line(NamedTuple):
         null: without an attack, as many draws.
         random: under random corners of the ball, chosen as candidates are.
         largest: largest perturbation in the ball's norm.
-        zero_gradients: share of attack steps with exactly zero gradient.
-        bad_gradients: share of attack steps with a gradient that was not finite.
+        gradients: what the attack's gradients told about themselves.
         evaluations: denoiser evaluations (forward, backward) of attack and scoring together.
         gain: 95 % interval of what the attack takes from the null's accuracy, paired by image.
     """
@@ -67,8 +89,7 @@ class Line(NamedTuple):
     null: Metrics
     random: Metrics
     largest: float
-    zero_gradients: float
-    bad_gradients: float
+    gradients: GradientFacts
     evaluations: tuple[int, int]
     gain: tuple[float, float]
 
@@ -225,14 +246,34 @@ def _line(row: dict[str, Any], units: Sequence[Unit], nulls: Sequence[Unit]) -> 
         null=_metrics(_joined(nulls, "predictions"), labels),
         random=_metrics(_joined(nulls, "random_predictions"), labels),
         largest=float(_joined(units, "distance").max()),
-        zero_gradients=float(_joined(units, "zero_gradients").mean()),
-        bad_gradients=float(_joined(units, "bad_gradients").mean()),
+        gradients=_gradients(units),
         evaluations=(
             sum(c["attack"][0] + c["score"][0] for c in counts),
             sum(c["attack"][1] + c["score"][1] for c in counts),
         ),
         gain=paired_gain(_accuracies(nulls), _accuracies(units)),
     )
+
+
+def _gradients(units: Sequence[Unit]) -> GradientFacts:
+    agreement, spread = _joined(units, "agreement"), _joined(units, "spread")
+    first, middle, last = (_median(agreement[:, i]) for i in (0, agreement.shape[1] // 2, -1))
+    compared = "cosine_bpda" in units[0].arrays
+    return GradientFacts(
+        zero=float(_joined(units, "zero_gradients").mean()),
+        bad=float(_joined(units, "bad_gradients").mean()),
+        zero_pixels=float(_joined(units, "zero_pixels").mean()),
+        agreement=(first, middle, last),
+        spread=float(np.max(spread[np.isfinite(spread)], initial=-np.inf)) if np.isfinite(spread).any() else np.nan,
+        bpda=_median(_joined(units, "cosine_bpda")) if compared else np.nan,
+        surrogate=_median(_joined(units, "cosine_surrogate")) if compared else np.nan,
+    )
+
+
+def _median(values: NDArray[Any]) -> float:
+    """Median of the values that are there; NaN if none is."""
+    there = values[np.isfinite(values)]
+    return float(np.median(there)) if len(there) else np.nan
 
 
 def _strongest(rows: Sequence[Sequence[Unit]]) -> Metrics:
@@ -304,13 +345,7 @@ def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tupl
                 f"The attack leaves the undefended classifier {100 * line.metrics.single.value:.1f} % accurate (row "
                 f"{line.name}); an attack that does not break the classifier says little about the defence."
             )
-        if line.zero_gradients > 0.01:
-            found.append(
-                f"{100 * line.zero_gradients:.1f} % of the gradients in row {line.name} are exactly zero: "
-                "the gradient is masked."
-            )
-        if line.bad_gradients > 0:
-            found.append(f"{100 * line.bad_gradients:.2f} % of the gradients in row {line.name} are not finite.")
+        found += _gradient_warnings(line)
         if line.name in names and line.gain[0] <= 0:
             found.append(
                 f"Row {line.name} found nothing detectable beyond the defence's own errors without attack (it takes "
@@ -320,3 +355,24 @@ def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tupl
     if adaptive and transfer and adaptive.metrics.single.low > transfer.metrics.single.high:
         found.append("The adaptive attack is weaker than the transferred one: the gradient or the attack is broken.")
     return tuple(found)
+
+
+def _gradient_warnings(line: Line) -> list[str]:
+    facts, found = line.gradients, list[str]()
+    if facts.zero > 0.01:
+        found.append(
+            f"{100 * facts.zero:.1f} % of the gradients in row {line.name} are exactly zero: the gradient is masked. "
+            "Attack through the route Relaxed or StraightThrough too."
+        )
+    if facts.bad > 0:
+        found.append(f"{100 * facts.bad:.2f} % of the gradients in row {line.name} are not finite.")
+    if facts.spread > 1000:
+        found.append(
+            f"A gradient in row {line.name} is {facts.spread:.0f} times as long as the median of its image: exploding."
+        )
+    if facts.agreement[2] < 0.2:
+        found.append(
+            f"Halves of the draws in row {line.name} point different ways (median cosine {facts.agreement[2]:.2f} at "
+            "the last step): more draws per step would make the attack stronger."
+        )
+    return found

@@ -1,0 +1,179 @@
+"""Expectation over transformation: loss and gradient of every draw, in calls that fit into memory, and what they tell.
+
+Athalye et al. 2018 (arXiv:1707.07397). The gradient of a randomised model is the mean over draws; it does not depend on
+how the draws are split into calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from depura import _check
+from depura._memory import unless_out_of_memory
+from depura.attacks.losses import Loss
+from depura.noise import Noise
+
+
+class RandomModel(Protocol):
+    """A model whose randomness is handed to it, such as a `Defence`."""
+
+    def __call__(self, images: Tensor, noise: Noise, /) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        ...
+
+
+Model = Callable[[Tensor], Tensor]
+"""Any callable from images in [0, 1] to logits."""
+
+
+class Draws(NamedTuple):
+    """Loss and gradient of m draws of each of B images.
+
+    Attributes:
+        losses: (B, m).
+        gradients: (B, m, C, H, W), of each draw's own loss.
+        rows: rows that were put through the model at once; fewer than asked for if memory ran out.
+    """
+
+    losses: Tensor
+    gradients: Tensor
+    rows: int
+
+    def loss(self) -> Tensor:
+        """Mean over draws, (B,)."""
+        return _mean(self.losses)
+
+    def gradient(self) -> Tensor:
+        """Mean over draws, (B, C, H, W); not finite where any draw is not."""
+        return _mean(self.gradients)
+
+
+class Health(NamedTuple):
+    """What the gradients of some draws tell about themselves. Nothing is replaced or left out but where said.
+
+    Attributes:
+        zero: (B,), share of draws whose gradient is exactly zero everywhere.
+        bad: (B,), share of draws whose gradient is not finite somewhere.
+        zero_pixels: (B,), share of the mean gradient's entries that are exactly zero.
+        agreement: (B,), cosine of the mean gradients of the two halves of the draws; NaN with less than two draws, or
+            where a half is zero or not finite.
+        spread: (B,), largest over median norm of a draw; NaN where the median is zero or not finite.
+    """
+
+    zero: Tensor
+    bad: Tensor
+    zero_pixels: Tensor
+    agreement: Tensor
+    spread: Tensor
+
+
+def by_draw(
+    model: Model | RandomModel,
+    images: Tensor,
+    labels: Tensor,
+    loss: Loss,
+    *,
+    draws: range,
+    noise: Noise | None,
+    rows: int | None = None,
+    where: str = "attack",
+) -> Draws:
+    """Loss and gradient of each draw by itself.
+
+    Args:
+        model: images to logits; called as model(images) where `noise` is None, else as model(images, noise).
+        images: (B, C, H, W) in [0, 1].
+        labels: (B,), int64.
+        loss: one number per row.
+        draws: draw numbers; without noise only their count matters.
+        noise: randomness of the model, one image id per row.
+        rows: images times draws in one call; default all. If memory runs out, half as many, and so on.
+        where: who asks, for messages.
+
+    Returns:
+        The draws.
+
+    Raises:
+        InputError: a model without a gradient path to the images, or labels that are not its classes.
+    """
+    m, n = len(draws), len(images) * len(draws)
+    copies, targets = images.detach().repeat_interleave(m, dim=0), labels.repeat_interleave(m)
+    noises = None if noise is None else noise.expand(draws)
+    at_once, done = n if rows is None else min(rows, n), 0
+    losses: list[Tensor] = []
+    gradients: list[Tensor] = []
+    while done < n:
+        part = range(done, min(done + at_once, n))
+        pulled = unless_out_of_memory(lambda part=part: _pull(model, copies, targets, loss, noises, part, where))
+        if pulled is None and at_once > 1:
+            at_once = (at_once + 1) // 2
+            continue
+        value, gradient = _pull(model, copies, targets, loss, noises, part, where) if pulled is None else pulled
+        losses.append(value)
+        gradients.append(gradient)
+        done = part.stop
+    shape = (len(images), m)
+    return Draws(torch.cat(losses).reshape(shape), torch.cat(gradients).reshape(*shape, *images.shape[1:]), at_once)
+
+
+def health(gradients: Tensor) -> Health:
+    """What gradients tell about themselves.
+
+    Args:
+        gradients: (B, m, C, H, W).
+
+    Returns:
+        Per image.
+    """
+    flat = gradients.detach().flatten(2).to(torch.float64)
+    half = flat.shape[1] // 2
+    agreement = torch.full((len(flat),), torch.nan, dtype=torch.float64, device=flat.device)
+    if half:
+        agreement = cosine(flat[:, :half].mean(1), flat[:, half : 2 * half].mean(1))
+    norms = flat.square().sum(2).sqrt()
+    median = norms.median(dim=1).values
+    return Health(
+        zero=(flat == 0).all(2).double().mean(1),
+        bad=(~flat.isfinite().all(2)).double().mean(1),
+        zero_pixels=(flat.mean(1) == 0).double().mean(1),
+        agreement=agreement,
+        spread=norms.amax(1) / torch.where(median > 0, median, torch.nan),
+    )
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of two gradients per image, (B, ...) -> (B,); NaN where one is zero or not finite."""
+    a, b = a.flatten(1).to(torch.float64), b.flatten(1).to(torch.float64)
+    norms = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return (a * b).sum(1) / torch.where(norms > 0, norms, torch.nan)
+
+
+def _pull(
+    model: Model | RandomModel, images: Tensor, labels: Tensor, loss: Loss, noise: Noise | None, part: range, where: str
+) -> tuple[Tensor, Tensor]:
+    """Losses (R,) and gradients (R, C, H, W) of some rows."""
+    chosen = slice(part.start, part.stop)
+    with torch.enable_grad():
+        leaf = images[chosen].clone().requires_grad_()
+        noises = () if noise is None else (noise.take(part),)
+        logits = cast("Callable[..., Tensor]", model)(leaf, *noises)
+        _check.labels(where, labels[chosen], n_images=len(leaf), n_classes=logits.shape[1])
+        if not logits.requires_grad:
+            _check.fail(
+                where,
+                "logits with a gradient path to the images",
+                "logits without one",
+                "Look for a detach or no_grad in the model, or attack it through StraightThrough.",
+            )
+        values = loss(logits, labels[chosen])
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return values.detach(), gradient
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Mean over the second axis, summed in float64."""
+    return x.mean(1, dtype=torch.float64).to(x.dtype)

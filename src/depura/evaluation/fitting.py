@@ -1,0 +1,45 @@
+"""How many rows of a batch fit into memory, as a number that does not depend on the machine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from depura.gradients import Direct, StoredState, graph_bytes
+from depura.noise import Noise, Stream
+from depura.purifier import Defence
+
+
+def rows_within(defence: Defence, image: Tensor, memory: int) -> int:
+    """Rows that can be differentiated in one call if each holds the graph of one step of the walk.
+
+    That is what `StoredState` needs at least; with `Direct` it is the graph of all steps. Measured on the first, the
+    middle and the last step, for one row.
+
+    Args:
+        defence: what is differentiated.
+        image: (1, C, H, W) in [0, 1].
+        memory: bytes of graph.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, memory // max(1, bytes_per_row(defence, image)))
+
+
+def bytes_per_row(defence: Defence, image: Tensor) -> int:
+    """Bytes of graph that one row holds at once in a gradient of the defence (see `rows_within`)."""
+    noise = Noise(0, (0,), stream=Stream.PROBE)
+    if defence.purifier is None:
+        return graph_bytes(lambda: _pull(defence, image, noise))
+    route, steps = defence.purifier.gradient, defence.purifier.steps
+    chosen = {0, len(steps) // 2, len(steps) - 1}
+    short = [defence.with_(steps=steps[k : k + 1], rounds=1, gradient=StoredState(segment=1)) for k in sorted(chosen)]
+    one = max(graph_bytes(lambda d=d: _pull(d, image, noise)) for d in short)
+    return one * len(steps) * defence.purifier.rounds if isinstance(route, Direct) else one
+
+
+def _pull(defence: Defence, image: Tensor, noise: Noise) -> None:
+    with torch.enable_grad():
+        leaf = image.detach().clone().requires_grad_()
+        torch.autograd.grad(defence(leaf, noise).sum(), leaf)

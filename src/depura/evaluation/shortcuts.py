@@ -1,0 +1,65 @@
+"""Would a cheaper gradient have done? The cosine of cheap routes to the exact gradient, for this defence."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from torch import Tensor
+
+from depura.attacks.eot import by_draw, cosine
+from depura.attacks.losses import margin
+from depura.evaluation.study import Row
+from depura.gradients import StoredState, StraightThrough
+from depura.noise import Noise
+from depura.purifier import Defence
+from depura.schedules import coarser
+
+SHARE = 5
+"""The surrogate walks one step for this many of the full walk."""
+
+
+class Shortcuts(NamedTuple):
+    """Per image, cosines to the exact gradient of the margin, means over the same draws; NaN where one is zero.
+
+    Attributes:
+        bpda: of the straight-through gradient (G2), (B,).
+        surrogate: of the gradient of a walk of a fifth of the steps (G4), (B,).
+    """
+
+    bpda: Tensor
+    surrogate: Tensor
+
+
+def compares(row: Row) -> bool:
+    """Whether a row's attack goes through an exact gradient, so that cheap ones can be compared with it."""
+    return row.route == StoredState.code and row.against.purifier is not None
+
+
+def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, draws: range, rows: int) -> Shortcuts:
+    """Compare cheap gradients with the defence's own.
+
+    Args:
+        defence: a purifier and a classifier, with an exact route.
+        images: (B, C, H, W) in [0, 1].
+        labels: (B,), int64.
+        noise: of a stream that nothing is judged on.
+        draws: draw numbers.
+        rows: images times draws in one call.
+
+    Returns:
+        The cosines.
+    """
+    assert defence.purifier is not None
+    cheap = (defence.with_(gradient=StraightThrough()), surrogate(defence))
+    exact, *others = (
+        by_draw(d, images, labels, margin, draws=draws, noise=noise, rows=rows).gradient() for d in (defence, *cheap)
+    )
+    return Shortcuts(*(cosine(other, exact) for other in others))
+
+
+def surrogate(defence: Defence) -> Defence:
+    """The same defence with one step for every five."""
+    assert defence.purifier is not None
+    steps = defence.purifier.steps
+    return defence.with_(steps=coarser(steps, ceil(len(steps) / SHARE)))
