@@ -81,12 +81,16 @@ class _Watch:
 
 
 class _Saved:
-    """A tensor kept for backward. Hooks switch off autograd's check for changes in place, so it is made here."""
+    """A tensor kept for backward.
+
+    Hooks switch off autograd's check for changes in place, so it is made here. The tensor is held without its graph,
+    which autograd ties to it again: a node that holds its own result holds itself and is never freed.
+    """
 
     __slots__ = ("_ledger", "_size", "_storage", "_tensor", "_version")
 
     def __init__(self, tensor: Tensor, ledger: Ledger) -> None:
-        self._tensor = tensor
+        self._tensor = tensor.detach()
         self._version: int = tensor._version
         storage = tensor.untyped_storage()
         weight = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
