@@ -3,8 +3,6 @@
 One thread, the bundled denoiser, medians of several repetitions in one run.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -12,19 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 import depura
+from benchmarks.timing import median_seconds
 
 BATCH, STEPS, REPEATS = 128, 10, 7
-
-
-def median_seconds(f: Callable[[], object]) -> float:
-    """Median time of several calls, after one to warm up."""
-    f()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        f()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -57,8 +45,8 @@ def main() -> None:
 
         return run
 
-    one = median_seconds(forward)
-    b = median_seconds(forward_and_back) / one - 1
+    one = median_seconds(forward, repeats=REPEATS)
+    b = median_seconds(forward_and_back, repeats=REPEATS) / one - 1
     table = Table(
         title=f"{STEPS} steps, batch {BATCH}, in units of {STEPS} forward calls; one backward call is {b:.2f}"
     )
@@ -68,12 +56,13 @@ def main() -> None:
         ("purification", purify, 1.0),
         ("gradient, StraightThrough", gradient(depura.StraightThrough()), 1.0),
         ("gradient, Direct", gradient(depura.Direct()), 1 + b),
-        ("gradient, StoredState(1)", gradient(depura.StoredState()), 2 + b),
-        ("gradient, StoredState(5)", gradient(depura.StoredState(segment=5)), 2 + b),
+        ("gradient, StoredState", gradient(depura.StoredState()), 1 + b),
+        ("gradient, StoredState(segment=1)", gradient(depura.StoredState(segment=1)), 2 + b),
+        ("gradient, StoredState(segment=5)", gradient(depura.StoredState(segment=5)), 2 + b),
     ]
     for name, f, calls in rows:
-        table.add_row(name, f"{median_seconds(f) / (STEPS * one):.2f}", f"{calls:.2f}")
-    draw = median_seconds(lambda: noise(x, kind=depura.Kind.REVERSE))
+        table.add_row(name, f"{median_seconds(f, repeats=REPEATS) / (STEPS * one):.2f}", f"{calls:.2f}")
+    draw = median_seconds(lambda: noise(x, kind=depura.Kind.REVERSE), repeats=REPEATS)
     table.add_row("noise of one step, per forward call", f"{draw / one:.3f}", "")
     Console().print(table)
 
