@@ -20,8 +20,9 @@ lint: .venv/dev.stamp  ## style, types, docstrings
 	$(BIN)/pyright
 	$(BIN)/pydoclint --quiet src
 
-bench: .venv/test.stamp  ## speed, as ratios within one run
+bench: .venv/test.stamp  ## speed and memory, as ratios within one run; the gradients of a large network take most of an hour
 	$(BIN)/python -m benchmarks.purification
+	$(BIN)/python -m benchmarks.gradients --out runs/gradients.json
 
 test-attacks: .venv-attacks/stamp  ## the same Defence under torchattacks, foolbox and ART
 	$(ATTACKS)/python -m pytest -m attacks tests/end_to_end/test_attack_libraries.py

@@ -6,7 +6,11 @@ import torch
 
 torch.set_num_threads(1)
 
-NEEDS = {"unit/test_schedules.py": ("diffusers",), "reference/test_solvers.py": ("diffusers", "torchsde")}
+NEEDS = {
+    "unit/test_schedules.py": ("diffusers",),
+    "reference/test_solvers.py": ("diffusers", "torchsde"),
+    "end_to_end/test_benchmarks.py": ("diffusers", "torchsde"),
+}
 """Files that compare against other libraries, left out on a machine without those (`make test` installs them)."""
 
 collect_ignore = [file for file, libraries in NEEDS.items() if any(find_spec(name) is None for name in libraries)]
