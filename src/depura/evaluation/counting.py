@@ -17,7 +17,7 @@ class Counts:
 
     Attributes:
         forward: evaluations of the denoiser, but for those run again on the way back.
-        backward: those whose output received a gradient.
+        backward: times that a gradient was pulled back through one of them; guidance that is a gradient pulls too.
         recomputed: evaluations run again for their gradient; how many depends on the memory there is.
     """
 
@@ -43,7 +43,8 @@ class _Counted(nn.Module):
         return x0
 
     def _pulled(self, gradient: Tensor) -> None:
-        self.counts.backward += len(gradient)
+        if not recomputing():
+            self.counts.backward += len(gradient)
 
 
 def counted(defence: Defence) -> tuple[Defence, Counts]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -25,6 +26,15 @@ def recomputing() -> bool:
     How many are depends on the memory there is; the gradient and all other counts do not.
     """
     return _recomputing.get()
+
+
+@contextmanager
+def _again() -> Generator[None, None, None]:
+    token = _recomputing.set(True)
+    try:
+        yield
+    finally:
+        _recomputing.reset(token)
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,7 @@ class _StoredWalk(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, Tensor | None, Tensor | None]:
         refuse_second_derivatives("StoredState")
         _ = ctx.saved_tensors  # raises if an input was changed in place, or the graph was freed
-        token = _recomputing.set(True)
-        try:
-            by_state, by_input = ctx.memory.pull_back(grad_outputs[0])
-        finally:
-            _recomputing.reset(token)
+        by_state, by_input = ctx.memory.pull_back(grad_outputs[0])
         wants = ctx.needs_input_grad
         return None, None, None, by_state if wants[3] else None, by_input if wants[4] else None
 
@@ -171,15 +177,17 @@ class _Memory:
         if last - first == 1:
             return self._recompute(first, last, x, cotangent, total)
         middle = (first + last) // 2
-        half = self._on(x, first, middle)
+        with _again():
+            half = self._on(x, first, middle)
         cotangent, total = self._through(middle, last, half, cotangent, total)
         return self._through(first, middle, x, cotangent, total)
 
     def _recompute(self, first: int, last: int, x: Tensor, cotangent: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         graphs: list[_Graph] = []
-        for k in range(first, last):
-            graphs.append(self._graph(k, x))
-            x = graphs[-1].out.detach()
+        with _again():
+            for k in range(first, last):
+                graphs.append(self._graph(k, x))
+                x = graphs[-1].out.detach()
         while graphs:
             cotangent, total = _pull(graphs.pop(), cotangent, total)
         return cotangent, total
