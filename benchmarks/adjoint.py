@@ -2,8 +2,8 @@
 
 DiffPure's walk (t* = 0.1, reverse VP-SDE, Euler-Maruyama) around the exact denoiser of a mixture of ten Gaussians of
 standard deviation s on 3x4x4 images, and around the bundled denoiser of digits, in float64. For every step length, the
-gradient of a random linear function of the result by `Adjoint` is compared with that by `StoredState` on the same noise,
-image by image; medians over 16 images. Writes adjoint.json (a list of {density, steps, dt, rel_error, cosine, flips})
+gradient of a random linear function of the result by `Adjoint` is compared with that by `StoredState` on the same
+noise, image by image; medians over 16 images. Writes adjoint.json (a list of {density, steps, dt, rel_error, cosine, flips})
 and adjoint.svg.
 """
 
@@ -15,7 +15,9 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib as mpl
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -61,9 +63,6 @@ def compare(denoiser: nn.Module, images: Tensor, n_steps: int) -> dict[str, floa
 
 def figure(rows: list[dict[str, float | str]]) -> str:
     """Relative error against step length, one line per density."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     with mpl.rc_context({"svg.hashsalt": "depura", "svg.fonttype": "none", "font.size": 10}):
         canvas = Figure(figsize=(7, 4.2), layout="constrained")
         axes = canvas.subplots()
