@@ -20,7 +20,7 @@ lint: .venv/dev.stamp  ## style, types, docstrings
 	$(BIN)/pyright
 	$(BIN)/pydoclint --quiet src
 
-bench: .venv/test.stamp  ## speed and memory, as ratios within one run; the gradients of a large network take most of an hour
+bench: .venv/test.stamp  ## speed and memory, as ratios within one run; a large network takes over half an hour on two cores
 	$(BIN)/python -m benchmarks.purification
 	$(BIN)/python -m benchmarks.gradients --out runs/gradients.json
 

@@ -51,7 +51,7 @@ TIME_SLACK, MEMORY_LIMIT = 1.05, 1.2
 GRAPH_ROOM = 1.15
 """A full graph is tried where this much of it is free: its way back holds gradients too."""
 ERROR_LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
-BARE_CALLS = 3
+BARE_CALLS = 5
 CONSOLE = Console(width=None if sys.stdout.isatty() else 160)
 
 

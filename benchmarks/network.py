@@ -23,7 +23,7 @@ class Unwrapped(nn.Module):
 
 
 def ddpmpp(width: int, *, seed: int = 0) -> Unwrapped:
-    """A U-Net of DDPM++'s shape (Song et al. 2021, arXiv:2011.13456, appendix H), frozen.
+    """A U-Net in DDPM++'s style (Song et al. 2021, arXiv:2011.13456, appendix H), frozen.
 
     Four levels of `width` times 1, 2, 2 and 2 channels from 32x32 pixels down to 4x4, two residual blocks a level on
     the way down and three on the way up, attention with one head at 16x16, residual blocks that change the resolution,
