@@ -3,8 +3,8 @@
 DiffPure's walk (t* = 0.1, reverse VP-SDE, Euler-Maruyama) around the exact denoiser of a mixture of ten Gaussians of
 standard deviation s on 3x4x4 images, and around the bundled denoiser of digits, in float64. For every step length, the
 gradient of a random linear function of the result by `Adjoint` is compared with that by `StoredState` on the same
-noise, image by image; medians over 16 images. Writes adjoint.json (a list of {density, steps, dt, rel_error, cosine, flips})
-and adjoint.svg.
+noise, image by image; medians over 16 images. Writes adjoint.json (a list of {density, steps, dt, rel_error, cosine,
+flips}) and adjoint.svg.
 """
 
 from __future__ import annotations
