@@ -139,7 +139,22 @@ class Purifier(nn.Module):
         Raises:
             InputError: a name that the constructor does not know.
         """
-        parts: dict[str, Any] = {
+        parts = self._parts()
+        unknown = sorted(set(changes) - set(parts))
+        if unknown:
+            _check.fail("Purifier.with_", f"names among {', '.join(parts)}", ", ".join(unknown))
+        return Purifier(**(parts | changes))
+
+    def same_walk(self, other: nn.Module | None) -> bool:
+        """Whether another purifier computes the same, however it is differentiated: the same denoiser, equal parts."""
+        if not isinstance(other, Purifier):
+            return False
+        ours, theirs = self._parts(), other._parts()
+        return all(_equal(ours[name], theirs[name]) for name in ours if name != "gradient")
+
+    def _parts(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {
             "denoiser": self.denoiser,
             "steps": self.steps,
             "solver": self.solver,
@@ -150,10 +165,6 @@ class Purifier(nn.Module):
             "clamp": self.clamp,
             "image_shape": self.image_shape,
         }
-        unknown = sorted(set(changes) - set(parts))
-        if unknown:
-            _check.fail("Purifier.with_", f"names among {', '.join(parts)}", ", ".join(unknown))
-        return Purifier(**(parts | changes))
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Purify.
@@ -336,6 +347,10 @@ class Resized(nn.Module):
     def with_(self, **changes: Any) -> Resized:
         """A copy whose purifier has some parts replaced (see `Purifier.with_`)."""
         return Resized(self.purifier.with_(**changes), size=self.size)
+
+    def same_walk(self, other: nn.Module | None) -> bool:
+        """Whether another purifier computes the same (see `Purifier.same_walk`)."""
+        return isinstance(other, Resized) and self.size == other.size and self.purifier.same_walk(other.purifier)
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Purify images of any resolution, (B, C, H, W) in [0, 1] -> (B, C, H, W)."""
@@ -527,6 +542,14 @@ class Defence(nn.Module):
         if logits.ndim != 2 or len(logits) != len(images):
             _check.fail("Defence", f"a classifier giving logits ({len(images)}, K)", f"shape {tuple(logits.shape)}")
         return logits
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equality of parts; parts that cannot be compared (tensors inside) are equal only if they are one object."""
+    try:
+        return a is b or bool(a == b)
+    except (RuntimeError, ValueError):
+        return False
 
 
 def _freeze(module: nn.Module) -> None:

@@ -193,6 +193,28 @@ def test_an_unusable_study_is_refused(changes: dict[str, object]) -> None:
         replace(small(), **changes)
 
 
+def test_rows_are_named_by_what_is_differentiated() -> None:
+    """The code is read off the defences: an approximate gradient cannot be called exact."""
+    study = small()
+    defence, adaptive = study.defence, study.row("adaptive")
+    assert [row.route for row in study.rows] == ["G0", "G0", "G6", "G2"]
+    steps = defence.purifier.steps
+    codes = {
+        "G4": defence.with_(steps=depura.coarser(steps, 1)),
+        "G5": defence.with_(gradient=depura.Adjoint()),
+        "G7": defence.with_(gradient=depura.Grafted()),
+        "G8": defence.with_(gradient=depura.Relaxed()),
+        "G6": defence.with_(gradient=depura.Direct()),
+    }
+    assert {replace(adaptive, against=against).route for against in codes.values()} == set(codes)
+    for code, against in codes.items():
+        assert replace(adaptive, against=against).route == code
+    assert replace(adaptive, against=defence.with_(denoiser=depura.digits_denoiser())).route == "G4"
+    resized = defence.with_(purifier=depura.Resized(defence.purifier, size=8))
+    assert replace(adaptive, against=resized, judged=resized.with_(clamp=False)).route == "G6"
+    assert replace(adaptive, against=resized).route == "G4"
+
+
 def test_a_ladder_needs_a_purifier() -> None:
     bare = depura.Defence(None, depura.digits_classifier())
     with pytest.raises(depura.InputError, match="ladder"):

@@ -91,8 +91,6 @@ class Row:
         attack: the attack.
         against: what the attacker differentiates.
         judged: what the examples are scored on.
-        route: the gradient route's code (G0 bare classifier, G2 BPDA, G4 surrogate, G5 adjoint, G6 exact, G7 grafted,
-            G8 relaxed).
     """
 
     name: str
@@ -100,7 +98,17 @@ class Row:
     attack: Attack
     against: Defence
     judged: Defence
-    route: str
+
+    @property
+    def route(self) -> str:
+        """Code of what is differentiated, read off the two defences so that it cannot be mislabelled.
+
+        G0 bare classifier; the gradient route's own code (G2 BPDA, G5 adjoint, G6 exact, G7 grafted, G8 relaxed) where
+        the attack goes through the purification that is judged; G4 surrogate where it goes through another one.
+        """
+        if self.against.purifier is None or self.against.purifier.same_walk(self.judged.purifier):
+            return self.against.route
+        return "G4"
 
 
 class UnitKey(NamedTuple):
@@ -236,10 +244,10 @@ def ladder(defence: Defence, attack: Attack, *, blind: Attack | None = None) -> 
         _check.fail("ladder", "a defence with a purifier", "a bare classifier")
     bpda = defence.with_(gradient=StraightThrough())
     return (
-        Row("undefended", "no defence", blind, bare, bare, "G0"),
-        Row("transfer", "purified; examples made against the bare classifier", blind, bare, defence, "G0"),
-        Row("adaptive", "purified; adaptive attack through the whole defence", attack, defence, defence, defence.route),
-        Row("bpda", "purified; BPDA attack (purifier taken for the identity)", attack, bpda, defence, "G2"),
+        Row("undefended", "no defence", blind, bare, bare),
+        Row("transfer", "purified; examples made against the bare classifier", blind, bare, defence),
+        Row("adaptive", "purified; adaptive attack through the whole defence", attack, defence, defence),
+        Row("bpda", "purified; BPDA attack (purifier taken for the identity)", attack, bpda, defence),
     )
 
 
