@@ -22,8 +22,17 @@ LAYERS = {
     "purifier": {"_check", "noise", "schedules", "denoisers", "solvers", "guidance", "gradients"},
     "methods": {"_check", "noise", "schedules", "denoisers", "exact", "solvers", "guidance", "gradients", "purifier"},
     "attacks": {"_check", "_memory", "noise", "attacks"},
-    "evaluation": {"_check", "noise", "schedules", "denoisers", "gradients", "purifier", "attacks", "evaluation"}
-    | {"_memory"},
+    "evaluation": {
+        "_check",
+        "noise",
+        "schedules",
+        "denoisers",
+        "guidance",
+        "gradients",
+        "purifier",
+        "attacks",
+        "evaluation",
+    },
     "evaluation.records": set(),
     "evaluation.statistics": set(),
     "reports": {"_atomic", "_check", "evaluation.records", "evaluation.statistics", "reports"},
@@ -35,6 +44,7 @@ LAYERS = {
 import anything."""
 
 GRAD_MODE = {
+    "_memory.py",
     "gradients/routes.py",
     "gradients/stored.py",
     "gradients/adjoint.py",
@@ -48,6 +58,13 @@ GRAD_MODE = {
     "evaluation/price.py",
     "evaluation/runner.py",
     "evaluation/describe.py",
+    "evaluation/audit.py",
+    "evaluation/checks.py",
+    "evaluation/derivatives.py",
+    "evaluation/modules.py",
+    "evaluation/parts.py",
+    "evaluation/probes.py",
+    "evaluation/subject.py",
     "_check.py",
 }
 """Files that may mention no_grad, enable_grad or detach, besides training and the command line."""

@@ -22,6 +22,8 @@ from depura.denoisers import EdmDenoiser as EdmDenoiser
 from depura.denoisers import EpsDenoiser as EpsDenoiser
 from depura.denoisers import ScoreDenoiser as ScoreDenoiser
 from depura.denoisers import VDenoiser as VDenoiser
+from depura.evaluation.audit import Audit as Audit
+from depura.evaluation.audit import audit_gradient as audit_gradient
 from depura.evaluation.price import plan as plan
 from depura.evaluation.records import RecordError as RecordError
 from depura.evaluation.records import RunDirectory as RunDirectory

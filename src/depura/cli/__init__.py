@@ -1,10 +1,10 @@
-"""The command line: `depura demo | run | plan | report | purify | train`."""
+"""The command line: `depura demo | run | plan | report | audit-gradient | purify | train`."""
 
 from __future__ import annotations
 
 import typer
 
-from depura.cli import purify, studies, train
+from depura.cli import audit, purify, studies, train
 
 app = typer.Typer(
     name="depura",
@@ -17,6 +17,7 @@ app.command("demo")(studies.demo)
 app.command("run")(studies.run)
 app.command("plan")(studies.plan)
 app.command("report")(studies.report)
+app.command("audit-gradient")(audit.audit)
 app.command("purify")(purify.purify)
 app.add_typer(train.app, name="train")
 

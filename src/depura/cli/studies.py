@@ -40,7 +40,7 @@ def demo(
     workers: Workers = None,
 ) -> None:
     """Purify, attack, judge and report on the bundled digits. No network needed; a minute or two."""
-    source = StudySource(Path(depura.demo.__file__), _settings(settings))
+    source = StudySource(Path(depura.demo.__file__), pairs(settings))
     summary = _run(source, to, command=_command("demo", None, settings), workers=workers, shard=None)
     if summary is None:
         return
@@ -79,7 +79,7 @@ def run(
     device: Device = "cpu",
 ) -> None:
     """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on."""
-    source = StudySource(study, _settings(settings))
+    source = StudySource(study, pairs(settings))
     _check.device("--device", device)
     command = _command("run", study, settings)
     _run(source, to, command=command, workers=workers, shard=_shard(shard), device=device)
@@ -95,7 +95,7 @@ def plan(
     """Print what a study costs before it is run: denoiser evaluations, and time from a short probe."""
     one_thread()
     _check.device("--device", device)
-    loaded = StudySource(study, _settings(settings)).load()
+    loaded = StudySource(study, pairs(settings)).load()
     _print_plan(loaded, price.plan(loaded, device=device), _workers(workers, device))
 
 
@@ -177,14 +177,15 @@ def _workers(asked: int | None, device: str) -> int:
     return _check.integer("run", "workers", default if asked is None else asked, low=1)
 
 
-def _settings(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
-    pairs: list[tuple[str, str]] = []
+def pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """The (name, value) pairs of texts NAME=VALUE."""
+    found: list[tuple[str, str]] = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not (name and equals):
             _check.fail("-S", "NAME=VALUE", repr(text))
-        pairs.append((name, value))
-    return tuple(pairs)
+        found.append((name, value))
+    return tuple(found)
 
 
 def _shard(text: str) -> Shard:

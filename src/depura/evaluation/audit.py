@@ -1,0 +1,177 @@
+"""Is the gradient that an attack would follow the derivative of the defence? An audit, in red, amber or green."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from depura import _check
+from depura.evaluation.checks import Check, Light, run
+from depura.evaluation.derivatives import FLOAT64, Narrowing, Precision, loose, normal
+from depura.evaluation.modules import localise
+from depura.evaluation.probes import Fault, error_line
+from depura.evaluation.subject import Subject, at_least_two, rerouted
+from depura.gradients import StoredState
+from depura.noise import Noise, Stream
+from depura.purifier import Defence, MeanProb, Vote
+
+MARGIN = 0.05
+"""How far audited images keep from 0 and 1, so that finite differences stay in range."""
+
+
+class Audit(NamedTuple):
+    """What an audit found.
+
+    Attributes:
+        precision: the dtype computed in and the tolerances.
+        checks: in order.
+        faults: the parts to blame, where a check is red.
+    """
+
+    precision: Precision
+    checks: tuple[Check, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def light(self) -> Light:
+        """The worst of the checks."""
+        return max(check.light for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in one sentence."""
+        red = [check.name for check in self.checks if check.light is Light.RED]
+        if red and self.faults:
+            return f"Red: {', '.join(red)} failed. To blame: {'; '.join(fault.part for fault in self.faults)}."
+        if red:
+            advice = "No part fails by itself: look at what parts share, and at the gradient route."
+            return f"Red: {', '.join(red)} failed. {advice}"
+        amber = [check.name for check in self.checks if check.light is Light.AMBER]
+        if amber:
+            return f"Amber: nothing is wrong with the gradient as far as it was checked; read on {', '.join(amber)}."
+        return "Green: the gradient is the derivative of the defence."
+
+
+def audit_gradient(
+    defence: Defence, images: Tensor, *, ids: Sequence[int] | None = None, seed: int = 0, device: str = "cpu"
+) -> Audit:
+    """Audit the gradient of a defence through the exact route, on a few real images.
+
+    In float64 on a copy if the defence can be computed in it, else in the images' dtype with loose tolerances. The
+    loss is a random combination of the logits. The defence itself is left as it is.
+
+    Args:
+        defence: what is deployed. `Vote` is audited as `MeanProb` of as many draws, whose gradient it has.
+        images: (B, C, H, W) in [0, 1]; two are enough.
+        ids: one id per image; default 0 .. B-1.
+        seed: of all noise.
+        device: where to compute.
+
+    Returns:
+        The audit.
+
+    Raises:
+        InputError: not a defence, or unusable images, ids, seed or device.
+    """
+    if not isinstance(defence, Defence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _check.InputTypeError(f"audit_gradient: expected a Defence, got {type(defence).__name__}.")
+    _check.images("audit_gradient", images)
+    _check.device("audit_gradient", device)
+    ids = tuple(range(len(images))) if ids is None else tuple(ids)
+    if len(ids) != len(images):
+        _check.fail("audit_gradient", f"one id for each of {len(images)} images", f"{len(ids)}")
+    noise = Noise(seed, ids, stream=Stream.PROBE)
+    subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
+    checks = [_modes(defence), made, _route(defence), *run(subject)]
+    faults: tuple[Fault, ...] = ()
+    red = [check.name for check in checks if check.light is Light.RED]
+    if red:
+        where = subject.images if red == ["finite gradient"] else subject.inner
+        faults = localise(subject.defence, where, subject.noise, precision=subject.precision, seed=seed)
+    return Audit(subject.precision, tuple(checks), faults)
+
+
+def _prepare(defence: Defence, images: Tensor, noise: Noise, *, seed: int, device: str) -> tuple[Subject, Check]:
+    """A copy to compute with, in float64 if that works; and what it is, said."""
+    given = images.dtype
+    try:
+        model, images64 = copy.deepcopy(defence).to(device, torch.float64), images.to(device, torch.float64)
+        with Narrowing(torch.float64) as narrowing:
+            logits = _logits(model, images64, noise)
+        reason = None if narrowing.seen is None else f"it computes in {_short(narrowing.seen)} inside"
+    except Exception as error:
+        reason = error_line(error).rstrip(".")
+    else:
+        if reason is None:
+            return _subject(defence, model, images64, noise, logits, FLOAT64, seed), Check(
+                "precision", Light.GREEN, "Computed in float64."
+            )
+    try:
+        model = copy.deepcopy(defence).to(device)
+    except Exception:  # not copyable: share its parts
+        model = defence.to(device)
+    images = images.to(device)
+    sentence = f"Computed in {_short(given)} with loose tolerances: float64 is not possible ({reason})."
+    subject = _subject(defence, model, images, noise, _logits(model, images, noise), loose(given), seed)
+    return subject, Check("precision", Light.AMBER, sentence)
+
+
+def _subject(
+    defence: Defence, model: Defence, images: Tensor, noise: Noise, logits: Tensor, precision: Precision, seed: int
+) -> Subject:
+    model = rerouted(model, StoredState())
+    if isinstance(model.rule, Vote):
+        model.rule = MeanProb(model.rule.n_draws)
+    return Subject(
+        defence=model,
+        images=images,
+        inner=MARGIN + (1 - 2 * MARGIN) * images,
+        noise=noise,
+        weights=normal(logits, seed, 0),
+        precision=precision,
+        route=None if defence.purifier is None else defence.purifier.gradient,
+        seed=seed,
+    )
+
+
+def _logits(model: Defence, images: Tensor, noise: Noise) -> Tensor:
+    with torch.no_grad():
+        return model(images, noise)
+
+
+def _modes(defence: Defence) -> Check:
+    """Modules in training mode, and weights that would collect gradients."""
+    modules = cast("Iterable[tuple[str, nn.Module]]", defence.named_modules())
+    training = [name or "the defence" for name, module in modules if module.training]
+    weights = [name for name, weight in defence.named_parameters() if weight.requires_grad]
+    said: list[str] = []
+    if training:
+        said.append(f"expected all modules in evaluation mode, got {_some(training)} in training mode. Call .eval()")
+    if weights:
+        said.append(f"expected frozen weights, got {_some(weights)} requiring grad. Call .requires_grad_(False)")
+    if not said:
+        return Check("modes", Light.GREEN, "All modules are in evaluation mode and all weights are frozen.")
+    return Check("modes", Light.AMBER, " ".join(f"{text[0].upper()}{text[1:]}." for text in said))
+
+
+def _route(defence: Defence) -> Check:
+    code = defence.route
+    if code in ("G0", "G6"):
+        return Check("route", Light.GREEN, f"The study's own route is {code}.")
+    return Check(
+        "route",
+        Light.AMBER,
+        f"The study's own route is {code}, an approximation; what was audited is the exact route, G6.",
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

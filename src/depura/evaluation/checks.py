@@ -1,0 +1,217 @@
+"""The checks of a gradient audit: each yields one sentence, green, amber or red."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from depura.evaluation.derivatives import generators, relative, slope
+from depura.evaluation.probes import error_line
+from depura.evaluation.subject import Checkpointed, Subject
+from depura.gradients import Direct, GradientRoute, StoredState
+
+EOT_DRAWS = 3
+MASK_DRAWS = 4
+
+
+class Light(IntEnum):
+    """What a check says."""
+
+    GREEN = 0
+    AMBER = 1
+    RED = 2
+
+
+class Check(NamedTuple):
+    """One check.
+
+    Attributes:
+        name: in one or two words.
+        light: what it says.
+        sentence: expected, measured, what to do.
+        measured: the number behind it, if there is one.
+    """
+
+    name: str
+    light: Light
+    sentence: str
+    measured: float | None = None
+
+
+def run(subject: Subject) -> Iterator[Check]:
+    """All checks that need the defence to be evaluated, in order; those that a red one makes pointless are left out."""
+    with torch.no_grad():
+        logits = subject.defence(subject.inner, subject.noise)
+    value = _finite("logits", logits)
+    replay = _replay(subject, logits)
+    if max(value.light, replay.light) is Light.RED:
+        yield value if value.light is Light.RED else replay
+        return
+    yield replay
+    before = generators(logits.device)
+    try:
+        recorded, gradient = subject.gradient(subject.inner, subject.noise, subject.weights)
+    except Exception as error:
+        got = f"Expected a gradient, got {error_line(error)}"
+        yield Check("gradient", Light.RED, got)
+        return
+    yield _generators(before == generators(logits.device))
+    yield _finite("gradient", gradient)
+    for check in (
+        lambda: _differences(subject, gradient),
+        lambda: _second_way(subject, recorded, gradient),
+        lambda: _alone(subject, logits, gradient),
+        lambda: _order(subject, logits, gradient),
+        lambda: _draws(subject),
+        lambda: _masked(subject),
+        lambda: _memory(subject, logits),
+    ):
+        try:
+            yield check()
+        except Exception as error:
+            yield Check("gradient", Light.RED, f"Expected a gradient, got {error_line(error)}")
+
+
+def _finite(what: str, values: Tensor) -> Check:
+    broken = int((~values.isfinite()).sum())
+    name = f"finite {what}"
+    if broken:
+        return Check(
+            name, Light.RED, f"Expected finite {what}, got {broken} of {values.numel()} that are not.", float(broken)
+        )
+    return Check(name, Light.GREEN, f"All {values.numel()} entries of the {what} are finite.", 0.0)
+
+
+def _replay(subject: Subject, logits: Tensor) -> Check:
+    with torch.no_grad():
+        again = subject.defence(subject.inner, subject.noise)
+    drift = relative(logits, again)
+    exact = logits.device.type == "cpu"
+    if not torch.equal(logits, again) and (exact or not drift <= subject.precision.same):
+        return Check(
+            "replay",
+            Light.RED,
+            f"Expected the same logits from the same images and noise, got a relative difference of {drift:.2g}. The "
+            "other checks need this one and were left out.",
+            drift,
+        )
+    return Check("replay", Light.GREEN, "The same images and noise give the same logits.", drift)
+
+
+def _memory(subject: Subject, logits: Tensor) -> Check:
+    check = _replay(subject, logits)
+    if check.light is not Light.RED:
+        return Check("history", Light.GREEN, "So they do after all other checks.", check.measured)
+    return check._replace(
+        name="history",
+        sentence="Expected the logits not to depend on what was computed before, got a relative difference of "
+        f"{check.measured:.2g}. Look for state kept between calls.",
+    )
+
+
+def _generators(same: bool) -> Check:
+    if same:
+        return Check("generators", Light.GREEN, "The global generators of torch, numpy and Python are untouched.")
+    return Check(
+        "generators",
+        Light.RED,
+        "Expected the global random generators untouched, got them advanced or reseeded. Draw from the noise instead.",
+    )
+
+
+def _compare(name: str, what: str, drift: float, subject: Subject, advice: str = "") -> Check:
+    allowed = subject.precision.same
+    if drift <= allowed:
+        return Check(name, Light.GREEN, f"{what}: relative difference {drift:.1g} (allowed {allowed:g}).", drift)
+    sentence = f"{what}: expected a relative difference of at most {allowed:g}, got {drift:.2g}. {advice}"
+    return Check(name, Light.RED, sentence.rstrip(), drift)
+
+
+def _differences(subject: Subject, gradient: Tensor) -> Check:
+    found = slope(
+        lambda x: subject.defence(x, subject.noise),
+        subject.inner,
+        gradient,
+        subject.weights,
+        precision=subject.precision,
+        seed=subject.seed,
+    )
+    name, allowed = "differences", subject.precision.difference
+    if found.wrong(subject.precision):
+        sentence = (
+            "Expected the gradient to be the slope of the logits as finite differences measure it, within "
+            f"{allowed:g}; got a relative error of {found.error:.2g}."
+        )
+        return Check(name, Light.RED, sentence, found.error)
+    if found.undecided(subject.precision):
+        sentence = (
+            f"Finite differences are too coarse to tell: they differ among themselves by {found.resolution:.2g} and "
+            f"from the gradient by {found.error:.2g} (allowed {allowed:g}). Look for jumps, kinks or rounding."
+        )
+        return Check(name, Light.AMBER, sentence, found.error)
+    sentence = f"The gradient is the slope by differences: relative error {found.error:.1g} (allowed {allowed:g})."
+    return Check(name, Light.GREEN, sentence, found.error)
+
+
+def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
+    if subject.defence.purifier is None:
+        return Check("second way", Light.GREEN, "There is no walk to differentiate in a second way.")
+    routes: list[GradientRoute] = [Checkpointed(), StoredState(segment=2), StoredState(segment=5)]
+    own = subject.route
+    if own is not None and own.code == "G6" and not isinstance(own, (StoredState, Direct)):
+        routes.append(own)
+    drift = 0.0
+    for route in routes:
+        value, other = subject.gradient(subject.inner, subject.noise, subject.weights, route)
+        drift = max(drift, relative(value, logits), relative(other, gradient))
+    what = "Stored states against checkpointing and other segments"
+    return _compare("second way", what, drift, subject, "Look for parts that do otherwise with a graph than without.")
+
+
+def _alone(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
+    drift = 0.0
+    for row in range(len(logits)):
+        here = slice(row, row + 1)
+        value, own = subject.gradient(subject.inner[here], subject.noise.take([row]), subject.weights[here])
+        drift = max(drift, relative(value, logits[here]), relative(own, gradient[here]))
+    return _compare("batch", "An image alone against the same image in the batch", drift, subject)
+
+
+def _order(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
+    rows = list(reversed(range(len(logits))))
+    value, other = subject.gradient(subject.inner[rows], subject.noise.take(rows), subject.weights[rows])
+    drift = max(relative(value, logits[rows]), relative(other, gradient[rows]))
+    return _compare("order", "The batch in reverse order against the batch", drift, subject)
+
+
+def _draws(subject: Subject) -> Check:
+    if subject.defence.purifier is None:
+        return Check("draws", Light.GREEN, "There are no draws to average over.")
+    draws = range(EOT_DRAWS)
+    single = torch.stack([subject.gradient(subject.inner, subject.noise.draw(d), subject.weights)[1] for d in draws])
+    many = subject.inner.repeat_interleave(EOT_DRAWS, dim=0)
+    weights = subject.weights.repeat_interleave(EOT_DRAWS, dim=0) / EOT_DRAWS
+    _, together = subject.gradient(many, subject.noise.expand(draws), weights)
+    together = together.reshape(len(subject.inner), EOT_DRAWS, *together.shape[1:]).sum(1)
+    drift = relative(single.mean(0), together)
+    return _compare("draws", f"Gradients of {EOT_DRAWS} draws one by one against all at once", drift, subject)
+
+
+def _masked(subject: Subject) -> Check:
+    """Zeros and non-finite entries, at the images themselves."""
+    draws = [subject.noise] if subject.defence.purifier is None else [subject.noise.draw(d) for d in range(MASK_DRAWS)]
+    gradients = torch.stack([subject.gradient(subject.images, noise, subject.weights)[1] for noise in draws])
+    finite = _finite("gradient", gradients)
+    if finite.light is Light.RED:
+        return finite
+    pixels = float((gradients == 0).double().mean())
+    images = float((gradients == 0).flatten(2).all(2).double().mean())
+    counted = f"{images:.0%} of images and {pixels:.0%} of pixels have a gradient of exactly zero"
+    if images <= 0.01 and pixels <= 0.5:
+        return Check("zeros", Light.GREEN, f"{counted}.", pixels)
+    advice = "An attack by it is masked: add one by a route that sees through (Relaxed, or BPDA by StraightThrough)."
+    return Check("zeros", Light.AMBER, f"{counted}. The gradient is exact, but says little. {advice}", pixels)

@@ -1,0 +1,189 @@
+"""Measuring derivatives: a pulled-back gradient against central differences, in a stated precision."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from depura.noise import Kind, Noise, Stream
+
+DIRECTIONS = 5
+"""Random directions along which differences are taken."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How closely two computations of one quantity have to agree.
+
+    Attributes:
+        dtype: what is computed in.
+        difference: relative error allowed of a gradient against differences at the best width.
+        same: relative difference allowed between two orders of the same arithmetic.
+        widths: half-widths of the central differences, largest first, in units of the argument.
+    """
+
+    dtype: torch.dtype
+    difference: float
+    same: float
+    widths: tuple[float, ...]
+
+
+FLOAT64 = Precision(torch.float64, 1e-5, 1e-9, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8))
+"""Rounding of 1e-15 in the value is 1e-7 in a difference of half-width 1e-8; narrow ones step over fewer kinks."""
+
+
+def loose(dtype: torch.dtype) -> Precision:
+    """The tolerances for a dtype of single or lower precision."""
+    return Precision(dtype, 2e-2, 1e-4, (1e-2, 3e-3, 1e-3, 3e-4))
+
+
+def normal(like: Tensor, seed: int, number: int) -> Tensor:
+    """Standard normal numbers cut at 4, of any shape, on the probing stream.
+
+    Args:
+        like: a tensor of the shape, dtype and device wanted.
+        seed: of the noise.
+        number: which of the tensors of this shape, from 0.
+
+    Returns:
+        Tensor like `like`.
+    """
+    noise = Noise(seed, images=(0,), draws=number, stream=Stream.PROBE)
+    return noise(like.reshape(1, -1), kind=Kind.ATTACK).reshape(like.shape).clamp(-4, 4)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """|a - b| / max(|a|, |b|) in the Euclidean norm; 0 where both are zero."""
+    scale = max(_length(a), _length(b))
+    return _length(a - b) / scale if scale != 0 else 0.0
+
+
+class Slope(NamedTuple):
+    """A gradient compared with central differences.
+
+    Attributes:
+        error: relative error at the best width.
+        resolution: by how much the differences of two neighbouring widths disagree, at best: kinks and rounding.
+    """
+
+    error: float
+    resolution: float
+
+    def wrong(self, precision: Precision) -> bool:
+        """Whether the gradient is another one than that of the program."""
+        return self.error > precision.difference and self.error > 3 * self.resolution
+
+    def undecided(self, precision: Precision) -> bool:
+        """Whether differences are too coarse to tell."""
+        return self.error > precision.difference and not self.wrong(precision)
+
+
+def slope(
+    call: Callable[[Tensor], Tensor], x: Tensor, pulled: Tensor, weights: Tensor, *, precision: Precision, seed: int
+) -> Slope:
+    """Compare a vector-Jacobian product with central differences along random directions.
+
+    Args:
+        call: the function, run without a graph.
+        x: where, any shape.
+        pulled: the product to be checked, of x's shape.
+        weights: the cotangent, of the output's shape.
+        precision: tolerance and half-widths; the first width within the tolerance ends the search.
+        seed: of the directions.
+
+    Returns:
+        The relative error over all directions together, and what it is worth.
+    """
+    directions = [normal(x, seed, 100 + k) for k in range(DIRECTIONS)]
+    exact = torch.tensor([_dot(pulled, v) for v in directions], dtype=torch.float64)
+    error = resolution = float("inf")
+    before: Tensor | None = None
+    with torch.no_grad():
+        for h in precision.widths:
+            values = [_dot(call(x + h * v) - call(x - h * v), weights) / (2 * h) for v in directions]
+            quotient = torch.tensor(values, dtype=torch.float64)
+            error = min(error, relative(quotient, exact))
+            if error <= precision.difference:
+                break
+            resolution = resolution if before is None else min(resolution, relative(quotient, before))
+            before = quotient
+    return Slope(error, resolution)
+
+
+def pull(
+    call: Callable[[tuple[Tensor, ...]], Iterable[Tensor]], inputs: tuple[Tensor, ...], weights: Iterable[Tensor]
+) -> tuple[Tensor, ...]:
+    """Vector-Jacobian products of a function of several tensors; zero where there is no path.
+
+    Args:
+        call: the function, run with a graph; it may change its arguments in place.
+        inputs: where.
+        weights: one cotangent per output.
+
+    Returns:
+        One product per input, of its shape.
+    """
+    with torch.enable_grad():
+        leaves = tuple(t.detach().clone().requires_grad_() for t in inputs)
+        outputs = call(tuple(leaf.clone() for leaf in leaves))
+        terms = [(out * w).sum() for out, w in zip(outputs, weights, strict=True) if out.requires_grad]
+        if not terms:
+            return tuple(torch.zeros_like(t) for t in inputs)
+        total = torch.stack(terms).sum()
+        gradients = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, leaves, allow_unused=True))
+    return tuple(torch.zeros_like(t) if g is None else g for t, g in zip(inputs, gradients, strict=True))
+
+
+def generators(device: torch.device) -> tuple[bytes, ...]:
+    """The states of the global generators of torch (and of the device), numpy and Python, to be compared."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    legacy: Any = np.random.get_state()
+    return (*(s.numpy().tobytes() for s in states), repr(legacy[2:]).encode() + legacy[1].tobytes(), _python_state())
+
+
+class Narrowing(TorchFunctionMode):
+    """Watches for operations that turn numbers of a dtype into coarser ones.
+
+    Attributes:
+        seen: the coarsest dtype that numbers of the watched dtype were turned into, or None.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Watch.
+
+        Args:
+            dtype: whose numbers are watched.
+        """
+        super().__init__()
+        self.dtype = dtype
+        self.seen: torch.dtype | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at its result."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point():
+            coarse = torch.finfo(result.dtype).eps > torch.finfo(self.seen or self.dtype).eps
+            if coarse and any(isinstance(a, Tensor) and a.dtype == self.dtype for a in args):
+                self.seen = result.dtype
+        return result
+
+
+def _length(a: Tensor) -> float:
+    return float(a.detach().cpu().to(torch.float64).square().sum()) ** 0.5
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum())
+
+
+def _python_state() -> bytes:
+    return repr(random.getstate()).encode()

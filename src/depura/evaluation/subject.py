@@ -1,0 +1,101 @@
+"""What a gradient audit looks at: a copy of the defence, its images and noise, and ways to differentiate it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar, cast
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
+
+from depura.evaluation.derivatives import Precision, pull
+from depura.gradients import Advance, GradientRoute
+from depura.noise import Noise
+from depura.purifier import Defence, Purifier, Resized
+from depura.schedules import Step
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited, and where.
+
+    Attributes:
+        defence: a copy in the dtype of the audit, with a smooth rule and the exact route.
+        images: (B, C, H, W) in [0, 1], B >= 2.
+        inner: the same, pulled into the open interval so that differences stay in range.
+        noise: one image id per row.
+        weights: (B, K), the cotangent of the logits: the loss is their scalar product.
+        precision: what counts as equal.
+        route: the study's own route.
+        seed: of directions.
+    """
+
+    defence: Defence
+    images: Tensor
+    inner: Tensor
+    noise: Noise
+    weights: Tensor
+    precision: Precision
+    route: GradientRoute | None
+    seed: int
+
+    def gradient(
+        self, x: Tensor, noise: Noise, weights: Tensor, route: GradientRoute | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and gradient of their product with the weights, by the exact or another route."""
+        model = self.defence if route is None else rerouted(self.defence, route)
+        values: list[Tensor] = []
+
+        def call(leaves: tuple[Tensor, ...]) -> tuple[Tensor]:
+            logits = model(leaves[0], noise)
+            values.append(logits.detach())
+            return (logits,)
+
+        (gradient,) = pull(call, (x,), (weights,))
+        return values[0], gradient
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """Exact, by torch's own checkpointing of each step: a second way to the gradient, independent of `StoredState`."""
+
+    code: ClassVar[str] = "G6"
+
+    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+        """The state after the last step."""
+        for step in steps:
+            x = cast(Tensor, checkpoint(advance, x, x_in, step, use_reentrant=False, preserve_rng_state=False))
+        return x
+
+    def clamp(self, images: Tensor) -> Tensor:
+        """The images within [0, 1]."""
+        return images.clamp(0, 1)
+
+
+def rerouted(defence: Defence, route: GradientRoute) -> Defence:
+    """The same defence by another route. Unlike `with_` it leaves modules in the mode that they are in."""
+    twin = _twin(defence)
+    if twin.purifier is not None:
+        outer = core = twin.purifier = _twin(twin.purifier)
+        if isinstance(outer, Resized):
+            core = outer.purifier = _twin(outer.purifier)
+        assert isinstance(core, Purifier)
+        core.gradient = route
+    return twin
+
+
+def _twin(module: M) -> M:
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    twin.__dict__["_modules"] = dict(module.named_children())
+    return twin
+
+
+def at_least_two(images: Tensor, noise: Noise) -> tuple[Tensor, Noise]:
+    """A single image becomes two rows, of different draws, so that batches can be told from single images."""
+    if len(images) > 1:
+        return images, noise
+    return images.repeat(2, 1, 1, 1), replace(noise, images=noise.images * 2, draws=(0, 1))
