@@ -31,13 +31,14 @@ def audit(
     _check.device("--device", device)
     loaded = StudySource(study, pairs(settings)).load()
     _check.integer("audit-gradient", "images", images, low=1, high=len(loaded.data.images))
+    seed = loaded.seed if seed is None else _check.integer("audit-gradient", "seed", seed, high=2**64 - 1)
     out.print(f"study      {loaded.name}: {images} of {len(loaded.data.images)} images of {loaded.data.name}")
     with out.status("auditing"):
         found = audit_gradient(
             loaded.defence,
             loaded.data.images[:images],
             ids=loaded.data.ids[:images],
-            seed=loaded.seed if seed is None else seed,
+            seed=seed,
             device=device,
         )
     _show(found)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from depura import _check
 from depura.evaluation.checks import Check, Light, run
-from depura.evaluation.derivatives import FLOAT64, Narrowing, Precision, loose, normal
+from depura.evaluation.derivatives import FLOAT64, Narrowing, Precision, loose, normal, watched
 from depura.evaluation.modules import localise
 from depura.evaluation.probes import Fault, error_line
 from depura.evaluation.subject import Subject, at_least_two, rerouted
@@ -29,7 +29,7 @@ class Audit(NamedTuple):
     Attributes:
         precision: the dtype computed in and the tolerances.
         checks: in order.
-        faults: the parts to blame, where a check is red.
+        faults: the parts to blame, looked for where a check is red, or where a small gradient may hide them.
     """
 
     precision: Precision
@@ -38,15 +38,16 @@ class Audit(NamedTuple):
 
     @property
     def light(self) -> Light:
-        """The worst of the checks."""
-        return max(check.light for check in self.checks)
+        """The worst of the checks; red if a part is to blame."""
+        return Light.RED if self.faults else max(check.light for check in self.checks)
 
     @property
     def verdict(self) -> str:
         """The outcome in one sentence."""
         red = [check.name for check in self.checks if check.light is Light.RED]
-        if red and self.faults:
-            return f"Red: {', '.join(red)} failed. To blame: {'; '.join(fault.part for fault in self.faults)}."
+        if self.faults:
+            failed = ", ".join(red) or "a part by itself"
+            return f"Red: {failed} failed. To blame: {'; '.join(fault.part for fault in self.faults)}."
         if red:
             advice = "No part fails by itself: look at what parts share, and at the gradient route."
             return f"Red: {', '.join(red)} failed. {advice}"
@@ -85,13 +86,14 @@ def audit_gradient(
     if len(ids) != len(images):
         _check.fail("audit_gradient", f"one id for each of {len(images)} images", f"{len(ids)}")
     noise = Noise(seed, ids, stream=Stream.PROBE)
-    subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
-    checks = [_modes(defence), made, _route(defence), *run(subject)]
-    faults: tuple[Fault, ...] = ()
-    red = [check.name for check in checks if check.light is Light.RED]
-    if red:
-        where = subject.images if red == ["finite gradient"] else subject.inner
-        faults = localise(subject.defence, where, subject.noise, precision=subject.precision, seed=seed)
+    with watched(torch.device(device)):  # a defence that draws from a global generator leaves it as it was
+        subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
+        checks = [_modes(defence), made, _route(defence), *run(subject)]
+        faults: tuple[Fault, ...] = ()
+        red = [check.name for check in checks if check.light is Light.RED]
+        if red or any(check.name in ("differences", "zeros") and check.light is Light.AMBER for check in checks):
+            where = subject.images if red == ["finite gradient"] else subject.inner
+            faults = localise(subject.defence, where, subject.noise, precision=subject.precision, seed=seed)
     return Audit(subject.precision, tuple(checks), faults)
 
 

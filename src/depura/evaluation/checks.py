@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depura.evaluation.derivatives import generators, relative, slope
+from depura.evaluation.derivatives import relative, slope, watched
 from depura.evaluation.probes import error_line
 from depura.evaluation.subject import Checkpointed, Subject
 from depura.gradients import Direct, GradientRoute, StoredState
@@ -52,15 +52,19 @@ def run(subject: Subject) -> Iterator[Check]:
         yield value if value.light is Light.RED else replay
         return
     yield replay
-    before = generators(logits.device)
     try:
-        recorded, gradient = subject.gradient(subject.inner, subject.noise, subject.weights)
+        with watched(logits.device) as touched:
+            recorded, gradient = subject.gradient(subject.inner, subject.noise, subject.weights)
+            changed = touched()
     except Exception as error:
         got = f"Expected a gradient, got {error_line(error)}"
         yield Check("gradient", Light.RED, got)
         return
-    yield _generators(before == generators(logits.device))
-    yield _finite("gradient", gradient)
+    yield _generators(changed)
+    finite = _finite("gradient", gradient)
+    yield finite
+    if finite.light is Light.RED:
+        return
     for check in (
         lambda: _differences(subject, gradient),
         lambda: _second_way(subject, recorded, gradient),
@@ -113,8 +117,8 @@ def _memory(subject: Subject, logits: Tensor) -> Check:
     )
 
 
-def _generators(same: bool) -> Check:
-    if same:
+def _generators(changed: bool) -> Check:
+    if not changed:
         return Check("generators", Light.GREEN, "The global generators of torch, numpy and Python are untouched.")
     return Check(
         "generators",

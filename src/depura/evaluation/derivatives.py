@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +17,7 @@ from depura.noise import Kind, Noise, Stream
 
 DIRECTIONS = 5
 """Random directions along which differences are taken."""
+_UNLIKELY_SEED = 0x5EEDBED
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Slope(NamedTuple):
 
     Attributes:
         error: relative error at the best width.
-        resolution: by how much the differences of two neighbouring widths disagree, at best: kinks and rounding.
+        resolution: by how much the differences of two neighbouring widths disagree, at best (kinks), with what the
+            rounding of the values amounts to.
     """
 
     error: float
@@ -104,6 +107,7 @@ def slope(
     directions = [normal(x, seed, 100 + k) for k in range(DIRECTIONS)]
     exact = torch.tensor([_dot(pulled, v) for v in directions], dtype=torch.float64)
     error = resolution = float("inf")
+    rounding = 0.0
     before: Tensor | None = None
     with torch.no_grad():
         for h in precision.widths:
@@ -112,7 +116,11 @@ def slope(
             error = min(error, relative(quotient, exact))
             if error <= precision.difference:
                 break
-            resolution = resolution if before is None else min(resolution, relative(quotient, before))
+            if before is None:
+                rounding = torch.finfo(x.dtype).eps * DIRECTIONS**0.5 * _length(call(x) * weights)
+            else:
+                scale = max(_length(quotient), _length(exact))
+                resolution = min(resolution, (_length(quotient - before) + rounding / h) / scale)
             before = quotient
     return Slope(error, resolution)
 
@@ -141,13 +149,25 @@ def pull(
     return tuple(torch.zeros_like(t) if g is None else g for t, g in zip(inputs, gradients, strict=True))
 
 
-def generators(device: torch.device) -> tuple[bytes, ...]:
-    """The states of the global generators of torch (and of the device), numpy and Python, to be compared."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    legacy: Any = np.random.get_state()
-    return (*(s.numpy().tobytes() for s in states), repr(legacy[2:]).encode() + legacy[1].tobytes(), _python_state())
+@contextmanager
+def watched(device: torch.device) -> Generator[Callable[[], bool], None, None]:
+    """Watch the global generators of torch (and of the device), numpy and Python.
+
+    They are put into states of their own, so that seeding again what is seeded is noticed, and put back afterwards.
+
+    Args:
+        device: where is computed.
+
+    Yields:
+        A function that says whether a generator was advanced or seeded.
+    """
+    found = _states(device)
+    _set_states(device, _unlikely_states(device))
+    before = repr(_states(device))
+    try:
+        yield lambda: repr(_states(device)) != before
+    finally:
+        _set_states(device, found)
 
 
 class Narrowing(TorchFunctionMode):
@@ -185,5 +205,26 @@ def _dot(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum())
 
 
-def _python_state() -> bytes:
-    return repr(random.getstate()).encode()
+def _states(device: torch.device) -> tuple[Any, ...]:
+    on_device = _plain(torch.cuda.get_rng_state(device)) if device.type == "cuda" else b""
+    numbers: Any = np.random.get_state()
+    return _plain(torch.get_rng_state()), on_device, (*numbers[:1], tuple(numbers[1]), *numbers[2:]), random.getstate()
+
+
+def _unlikely_states(device: torch.device) -> tuple[Any, ...]:
+    on_device = _plain(torch.Generator(device).get_state()) if device.type == "cuda" else b""
+    numbers: Any = np.random.RandomState(_UNLIKELY_SEED).get_state()
+    return _plain(torch.Generator().get_state()), on_device, numbers, random.Random(_UNLIKELY_SEED).getstate()
+
+
+def _set_states(device: torch.device, states: tuple[Any, ...]) -> None:
+    own, on_device, numbers, python = states
+    torch.set_rng_state(torch.tensor(list(own), dtype=torch.uint8))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(torch.tensor(list(on_device), dtype=torch.uint8), device)
+    np.random.set_state(numbers)
+    random.setstate(python)
+
+
+def _plain(state: Tensor) -> bytes:
+    return state.cpu().numpy().tobytes()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from depura.evaluation.derivatives import Precision, generators, normal, pull, relative, slope
+from depura.evaluation.derivatives import Precision, normal, pull, relative, slope, watched
 
 Tensors = tuple[Tensor, ...]
 
@@ -77,10 +77,9 @@ def examine(probe: Probe, precision: Precision, seed: int) -> Fault | None:
 
 def _unreplayed(probe: Probe, precision: Precision) -> str | None:
     device = probe.inputs[0].device if probe.inputs else torch.device("cpu")
-    before = generators(device)
-    with torch.no_grad():
+    with watched(device) as touched, torch.no_grad():
         first, again = (probe.call(_copies(probe.inputs), probe.rows) for _ in range(2))
-    touched = generators(device) != before
+        changed = touched()
     broken = sum(int((~out.isfinite()).sum()) for out in first)
     if broken:
         return f"expected finite values, got {broken} of {sum(map(Tensor.numel, first))} that are not."
@@ -89,7 +88,7 @@ def _unreplayed(probe: Probe, precision: Precision) -> str | None:
     if drift > (0 if device.type == "cpu" else precision.same):
         got = f"got a relative difference of {drift:.2g}"
         return f"expected the same output from the same input and noise, {got}. {advice}"
-    if touched:
+    if changed:
         return f"expected the global random generators untouched, got them changed. {advice}"
     with torch.enable_grad():
         recorded = probe.call(tuple(t.clone().requires_grad_() for t in probe.inputs), probe.rows)

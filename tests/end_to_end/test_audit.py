@@ -1,0 +1,186 @@
+"""`depura audit-gradient` on study files: four planted faults are named, an honest study passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from depura.cli import app
+
+DIGITS = Path(__file__).parents[2] / "studies" / "digits.py"
+
+STUDY = """
+from dataclasses import dataclass, field
+import torch
+from torch.nn import functional as F
+import depura
+from depura import Ancestral, State, pull
+from depura.demo import digits_purifier, study as digits
+from depura.networks.small import SmallUNet
+from depura.solvers import StepResult
+
+
+@dataclass(frozen=True)
+class Toward:
+    strength: float = 0.02
+
+    def __call__(self, at: State):
+        return self.strength * pull((at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
+
+{plant}
+
+def study(*, images: int = 4, strength: float = 0.02) -> depura.Study:
+    purifier = digits_purifier(n_steps=2).with_(guidance=Toward(strength))
+    {change}
+    made = digits(images=images)
+    defence = depura.Defence(purifier, depura.digits_classifier())
+    rows = depura.ladder(defence, depura.PGD(made.ball, n_steps=1))
+    return depura.Study(name="mine", data=made.data, defence=defence, rows=rows)
+"""
+
+DETACH = (
+    """
+class DetachedBlock(torch.nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x, e):
+        return x + (self.block(x.detach(), e) - x.detach())
+""",
+    """middle = purifier.denoiser.network.middle
+    middle[1] = DetachedBlock(middle[1])
+    purifier = purifier.with_()""",
+)
+NO_GRAD = (
+    """
+class NoGradGuidance:
+    def __call__(self, at):
+        with torch.no_grad():
+            return 0.05 * torch.tanh(at.x_in - at.x0)
+""",
+    "purifier = purifier.with_(guidance=NoGradGuidance())",
+)
+BATCH_MEAN = (
+    """
+class BatchMeanGuidance:
+    def __call__(self, at):
+        return pull(F.mse_loss(at.x0, at.x_in)[None], at.x)
+""",
+    "purifier = purifier.with_(guidance=BatchMeanGuidance())",
+)
+GENERATOR = (
+    """
+@dataclass(frozen=True)
+class OwnNoise:
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def step(self, denoise, x, step, noise):
+        x_next, x0 = Ancestral(0.0).step(denoise, x, step, noise)
+        return StepResult(x_next + 0.02 * torch.randn(x.shape, generator=self.generator).to(x), x0)
+""",
+    "purifier = purifier.with_(solver=OwnNoise())",
+)
+
+
+def audit(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["audit-gradient", *map(str, words)])
+
+
+def written(tmp_path: Path, plant: str = "", change: str = "pass") -> Path:
+    file = tmp_path / "mine.py"
+    file.write_text(STUDY.format(plant=plant, change=change))
+    return file
+
+
+def lines(result: Result, word: str) -> list[str]:
+    return [line for line in result.output.splitlines() if line.startswith(word)]
+
+
+@pytest.mark.parametrize(
+    ("plant", "failed", "said"),
+    [
+        (
+            DETACH,
+            {"differences"},
+            "denoiser.network.middle.1 (DetachedBlock): expected the derivative that finite differences give",
+        ),
+        (
+            NO_GRAD,
+            {"differences"},
+            "guidance NoGradGuidance: expected the derivative that finite differences give, got one without the path "
+            "through at.x and at.x_in (relative error 1). Look for a detach or no_grad there.",
+        ),
+        (
+            BATCH_MEAN,
+            {"batch", "draws"},
+            "guidance BatchMeanGuidance: expected an image's output to be the same alone and in a batch",
+        ),
+        (GENERATOR, {"replay"}, "solver OwnNoise: expected the same output from the same input and noise"),
+    ],
+    ids=["detach in the network", "no_grad around guidance", "mean over the batch", "generator in the solver"],
+)
+def test_planted_faults_fail_and_are_named(tmp_path: Path, plant: tuple[str, str], failed: set[str], said: str) -> None:
+    result = audit(written(tmp_path, *plant))
+    assert result.exit_code == 1, result.output
+    assert {line.split()[1] for line in lines(result, "red")} == failed
+    (guilty,) = lines(result, "guilty")
+    assert guilty.startswith(f"guilty {said}")
+    assert lines(result, "Red: ")[0].endswith(f"To blame: {said.partition(':')[0]}.")
+
+
+@pytest.mark.parametrize("options", [[], ["--images", 1], ["-S", "strength=0.1", "--seed", 5, "--images", 3]])
+def test_an_honest_guided_study_passes(tmp_path: Path, options: list[str]) -> None:
+    result = audit(written(tmp_path), *options)
+    assert result.exit_code == 0, result.output
+    assert lines(result, "Green: the gradient is the derivative of the defence.")
+    assert not lines(result, "amber")
+    assert not lines(result, "red")
+    assert not lines(result, "guilty")
+    assert len(lines(result, "green")) == 13
+
+
+def test_the_bundled_study_passes() -> None:
+    result = audit(DIGITS)
+    assert result.exit_code == 0, result.output
+    assert "study      digits-diffpure: 2 of 64 images of digits-test" in result.output
+    assert lines(result, "Green: ")
+
+
+def test_an_approximate_route_is_amber_and_passes(tmp_path: Path) -> None:
+    result = audit(written(tmp_path, change="purifier = purifier.with_(gradient=depura.StraightThrough())"))
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in lines(result, "amber")] == ["route"]
+    assert lines(result, "Amber: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--images", "0"], "images from 1 to 4, got 0"),
+        (["--images", "5"], "images from 1 to 4, got 5"),
+        (["--seed", "-1"], "seed"),
+        (["--device", "abacus"], "--device"),
+        (["-S", "colour=red"], "a name among images, strength"),
+        (["-S", "strength"], "NAME=VALUE"),
+        (["-S", "images=0"], "n at least 1"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_unusable_options(tmp_path: Path, options: list[str], said: str) -> None:
+    result = audit(written(tmp_path), *options)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_unusable_studies(tmp_path: Path) -> None:
+    result = audit(tmp_path / "none.py")
+    assert (result.exit_code, "not there" in result.output) == (2, True)
+    (tmp_path / "empty.py").write_text("")
+    result = audit(tmp_path / "empty.py")
+    assert (result.exit_code, "a function named study" in result.output) == (2, True)
