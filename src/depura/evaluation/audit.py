@@ -14,7 +14,7 @@ from depura.evaluation.checks import Check, Light, run
 from depura.evaluation.derivatives import FLOAT64, Narrowing, Precision, loose, normal, watched
 from depura.evaluation.modules import localise
 from depura.evaluation.probes import Fault, error_line
-from depura.evaluation.subject import Subject, at_least_two, rerouted
+from depura.evaluation.subject import Checkpointed, Subject, at_least_two, rerouted
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
 from depura.purifier import Defence, MeanProb, Vote
@@ -101,29 +101,46 @@ def _prepare(defence: Defence, images: Tensor, noise: Noise, *, seed: int, devic
     """A copy to compute with, in float64 if that works; and what it is, said."""
     given = images.dtype
     try:
-        model, images64 = copy.deepcopy(defence).to(device, torch.float64), images.to(device, torch.float64)
-        with Narrowing(torch.float64) as narrowing:
-            logits = _logits(model, images64, noise)
-        reason = None if narrowing.seen is None else f"it computes in {_short(narrowing.seen)} inside"
+        model, doubled = copy.deepcopy(defence).to(device, torch.float64), images.to(device, torch.float64)
+        inner = _coarsest(model, doubled, noise)
+        reason = "" if inner == torch.float64 else f"it computes in {_short(inner)} inside"
     except Exception as error:
         reason = error_line(error).rstrip(".")
     else:
-        if reason is None:
-            return _subject(defence, model, images64, noise, logits, FLOAT64, seed), Check(
-                "precision", Light.GREEN, "Computed in float64."
-            )
+        if not reason:
+            made = Check("precision", Light.GREEN, "Computed in float64.")
+            return _subject(defence, model, doubled, noise, FLOAT64, seed), made
     try:
         model = copy.deepcopy(defence).to(device)
     except Exception:  # not copyable: share its parts
         model = defence.to(device)
     images = images.to(device)
-    sentence = f"Computed in {_short(given)} with loose tolerances: float64 is not possible ({reason})."
-    subject = _subject(defence, model, images, noise, _logits(model, images, noise), loose(given), seed)
-    return subject, Check("precision", Light.AMBER, sentence)
+    inner = _coarsest(model, images, noise)
+    within = "" if inner == given else f" ({_short(inner)} inside)"
+    precision = loose(inner)
+    sentence = (
+        f"Computed in {_short(given)}{within} with loose tolerances ({precision.difference:.1g} for differences, "
+        f"{precision.same:.1g} for the rest): float64 is not possible ({reason})."
+    )
+    return _subject(defence, model, images, noise, precision, seed), Check("precision", Light.AMBER, sentence)
+
+
+def _coarsest(model: Defence, images: Tensor, noise: Noise) -> torch.dtype:
+    """The coarsest dtype that anything which depends on the images passes through."""
+    with Narrowing(images.dtype) as everything:
+        _logits(model, images, noise)
+    if everything.seen is None:
+        return images.dtype
+    try:  # labels may be narrowed, as they do not depend on the images: watch those that do
+        with Narrowing(images.dtype, traced=True) as dependent, torch.enable_grad():
+            rerouted(model, Checkpointed())(images.clone().requires_grad_(), noise)
+    except Exception:
+        return everything.seen
+    return dependent.seen or images.dtype
 
 
 def _subject(
-    defence: Defence, model: Defence, images: Tensor, noise: Noise, logits: Tensor, precision: Precision, seed: int
+    defence: Defence, model: Defence, images: Tensor, noise: Noise, precision: Precision, seed: int
 ) -> Subject:
     model = rerouted(model, StoredState())
     if isinstance(model.rule, Vote):
@@ -133,7 +150,7 @@ def _subject(
         images=images,
         inner=MARGIN + (1 - 2 * MARGIN) * images,
         noise=noise,
-        weights=normal(logits, seed, 0),
+        weights=normal(_logits(model, images, noise), seed, 0),
         precision=precision,
         route=None if defence.purifier is None else defence.purifier.gradient,
         seed=seed,

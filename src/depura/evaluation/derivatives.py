@@ -25,7 +25,7 @@ class Precision:
     """How closely two computations of one quantity have to agree.
 
     Attributes:
-        dtype: what is computed in.
+        dtype: what is computed in; the coarsest, if several.
         difference: relative error allowed of a gradient against differences at the best width.
         same: relative difference allowed between two orders of the same arithmetic.
         widths: half-widths of the central differences, largest first, in units of the argument.
@@ -42,8 +42,9 @@ FLOAT64 = Precision(torch.float64, 1e-5, 1e-9, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8))
 
 
 def loose(dtype: torch.dtype) -> Precision:
-    """The tolerances for a dtype of single or lower precision."""
-    return Precision(dtype, 2e-2, 1e-4, (1e-2, 3e-3, 1e-3, 3e-4))
+    """The tolerances for a dtype of single or lower precision: some units of rounding where those are large."""
+    eps = torch.finfo(dtype).eps
+    return Precision(dtype, max(2e-2, 32 * eps), max(1e-4, 8 * eps), (1e-2, 3e-3, 1e-3, 3e-4))
 
 
 def normal(like: Tensor, seed: int, number: int) -> Tensor:
@@ -117,7 +118,7 @@ def slope(
             if error <= precision.difference:
                 break
             if before is None:
-                rounding = torch.finfo(x.dtype).eps * DIRECTIONS**0.5 * _length(call(x) * weights)
+                rounding = torch.finfo(precision.dtype).eps * DIRECTIONS**0.5 * _length(call(x) * weights)
             else:
                 scale = max(_length(quotient), _length(exact))
                 resolution = min(resolution, (_length(quotient - before) + rounding / h) / scale)
@@ -177,14 +178,16 @@ class Narrowing(TorchFunctionMode):
         seen: the coarsest dtype that numbers of the watched dtype were turned into, or None.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, *, traced: bool = False) -> None:
         """Watch.
 
         Args:
             dtype: whose numbers are watched.
+            traced: watch only numbers that require grad: those that depend on the image, but not the labels.
         """
         super().__init__()
         self.dtype = dtype
+        self.traced = traced
         self.seen: torch.dtype | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -192,9 +195,12 @@ class Narrowing(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.is_floating_point():
             coarse = torch.finfo(result.dtype).eps > torch.finfo(self.seen or self.dtype).eps
-            if coarse and any(isinstance(a, Tensor) and a.dtype == self.dtype for a in args):
+            if coarse and any(self._watches(a) for a in args):
                 self.seen = result.dtype
         return result
+
+    def _watches(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dtype == self.dtype and (value.requires_grad or not self.traced)
 
 
 def _length(a: Tensor) -> float:

@@ -32,8 +32,9 @@ def localise(defence: Defence, images: Tensor, noise: Noise, *, precision: Preci
     """
     faults: dict[str, Fault] = {}
     done: set[str] = set()
-    for probe in parts(defence, images, noise):
-        fault = None if probe.part in done else examine(probe, precision, seed)
+    for probe in sorted(parts(defence, images, noise), key=lambda probe: probe.together):
+        skip = probe.part in done or (probe.together and faults)
+        fault = None if skip else examine(probe, precision, seed)
         if fault is not None:
             done.add(probe.part)
             deepest = list(_inside(probe, precision, seed)) or [fault]

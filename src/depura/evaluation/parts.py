@@ -79,10 +79,22 @@ def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise) -> Iterator[P
             moved = core.guidance(State(x, x0, inputs[1], step, tape.take(rows)))
         return (moved if recording else moved.detach(),)
 
+    def guided(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
+        assert core.guidance is not None
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+            x_next, x0 = core.solver.step(core.denoiser, x, step, tape.take(rows))
+            moved = x_next + core.guidance(State(x, x0, inputs[1], step, tape.take(rows)))
+        return (moved if recording else moved.detach(),)
+
     yield Probe(_label("denoiser", core.denoiser), denoise, (moment.x,), ("x",), n, core.denoiser)
     yield Probe(_label("solver", core.solver), solve, (moment.x,), ("x",), n, core.solver)
     if core.guidance is not None:
-        yield Probe(_label("guidance", core.guidance), guide, (moment.x, x_in), ("at.x", "at.x_in"), n, core.guidance)
+        at = ("at.x", "at.x_in")
+        yield Probe(_label("guidance", core.guidance), guide, (moment.x, x_in), at, n, core.guidance)
+        together = f"{_label('guidance', core.guidance)} with {_label('denoiser', core.denoiser)}"
+        yield Probe(together, guided, (moment.x, x_in), at, n, together=True)
 
 
 def _stand_in(moment: Moment, rows: tuple[int, ...]) -> Callable[[Tensor, float], Tensor]:

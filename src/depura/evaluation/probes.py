@@ -14,6 +14,11 @@ from depura.evaluation.derivatives import Precision, normal, pull, relative, slo
 
 Tensors = tuple[Tensor, ...]
 
+ADVICE_SECOND = (
+    "Guidance by pull needs second derivatives: use operations that have them (for attention, "
+    "torch.nn.attention.sdpa_kernel(SDPBackend.MATH))."
+)
+
 
 class Fault(NamedTuple):
     """A part that is not what it has to be.
@@ -39,6 +44,7 @@ class Probe:
         n: rows of the batch.
         thing: the object that is tried, to look into; None where there is nothing to look into.
         strict: whether a batch of one image must be accepted.
+        together: whether it is several parts, to be tried where none of them fails by itself.
     """
 
     part: str
@@ -48,6 +54,7 @@ class Probe:
     n: int
     thing: object = None
     strict: bool = True
+    together: bool = False
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -72,6 +79,7 @@ def examine(probe: Probe, precision: Precision, seed: int) -> Fault | None:
         sentence = _unreplayed(probe, precision) or _mixed(probe, precision) or _underived(probe, precision, seed)
     except Exception as error:
         sentence = f"expected a value and a derivative, got {error_line(error)}"
+        sentence += f" {ADVICE_SECOND}" if "is not implemented" in sentence else ""
     return None if sentence is None else Fault(probe.part, f"{probe.part}: {sentence}")
 
 
