@@ -17,6 +17,7 @@ from depura.denoisers import Clipped, EpsDenoiser
 from depura.evaluation.audit import Audit, audit_gradient
 from depura.evaluation.checks import Light
 from depura.evaluation.derivatives import FLOAT64, loose, normal, slope
+from depura.evaluation.probes import Probe, examine
 from depura.exact import GaussianDenoiser
 from depura.gradients import Direct, StoredState, StraightThrough
 from depura.guidance import State, pull
@@ -88,6 +89,44 @@ class GradModeDependent(Block):
         return super().forward(x) * (1.1 if x.requires_grad else 1.0)
 
 
+class GradModeOffset(Block):
+    """The derivative is right, the value is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (0.1 if x.requires_grad else 0.0)
+
+
+class Broken(Block):
+    """Values that are not numbers, which all parts after it are given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / torch.relu(x - 1e3)
+
+
+class Affine(nn.Module):
+    """Is given a tensor that is not divided by images, as long as the batch or a multiple."""
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        return torch.tanh(x * gain[:, None, None])
+
+
+class AroundAffine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor([0.5, 1.0, 1.5, 2.0], dtype=torch.float64))
+        self.affine = Affine()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.affine(x + x.detach(), self.gain)
+
+
+class Shift(nn.Module):
+    """Detaches the label, which is no fault: it does not depend on the image."""
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return x + torch.sin(label.detach())[:, None, None, None]
+
+
 class Rooted(Block):
     """The derivative of the root of zero is not finite."""
 
@@ -111,6 +150,7 @@ class Body(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(channels, 4, 3, padding=1).double()
         self.body = nn.Sequential(Block(seed=1), middle or Block(seed=2), Block(seed=3))
+        self.shift = Shift()
         self.head = nn.Conv2d(4, channels, 3, padding=1).double()
         with torch.no_grad():
             for k, (layer, size) in enumerate(((self.stem, 0.4), (self.head, 0.1))):
@@ -118,7 +158,7 @@ class Body(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.head(self.body(self.stem(x) + label[:, None, None, None]))
+        return self.head(self.body(self.shift(self.stem(x), label)))
 
 
 def body(middle: nn.Module | None = None) -> EpsDenoiser:
@@ -400,6 +440,21 @@ PLANTED: dict[str, tuple[Callable[[], Defence], set[str], set[str]]] = {
         {"differences", "second way"},
         {"denoiser.network.body.1 (GradModeDependent)"},
     ),
+    "an offset with a graph": (
+        lambda: defence(body(GradModeOffset()), guidance=None),
+        {"differences", "second way"},
+        {"denoiser.network.body.1 (GradModeOffset)"},
+    ),
+    "division by zero": (
+        lambda: defence(body(Broken()), guidance=None),
+        {"finite logits"},
+        {"denoiser.network.body.1 (Broken)"},
+    ),
+    "a child that cannot be tried alone": (
+        lambda: defence(body(AroundAffine())),
+        {"differences"},
+        {"denoiser.network.body.1 (AroundAffine)"},
+    ),
     "root of zero": (
         lambda: defence(body(Rooted()), guidance=None),
         {"finite gradient"},
@@ -470,6 +525,12 @@ def test_planted_faults_are_named(name: str) -> None:
         assert fault.part in audit.verdict
 
 
+def test_one_image_is_enough_to_see_a_mean_over_the_batch() -> None:
+    audit = audit_gradient(defence(guidance=BatchMean()), X[:1])
+    assert red(audit) == {"batch", "draws"}
+    assert {fault.part for fault in audit.faults} == {"guidance BatchMean"}
+
+
 def test_sentences_say_which_path_is_missing() -> None:
     (fault,) = audit_gradient(defence(guidance=ForgetsReference()), X).faults
     assert fault.sentence == (
@@ -495,6 +556,31 @@ def test_a_gradient_that_cannot_be_computed_is_red() -> None:
     assert {fault.part for fault in audit.faults} == {"guidance frees"}
     said = next(check.sentence for check in audit.checks if check.name == "gradient")
     assert said.startswith("Expected a gradient, got RuntimeError: Trying to backward through the graph a second time")
+
+
+class Once(torch.autograd.Function):
+    """The identity, with a derivative that has none itself."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g: Tensor) -> Tensor:
+        return g
+
+
+def test_guidance_that_needs_second_derivatives_of_a_denoiser_without_them() -> None:
+    """Each is right by itself."""
+
+    def once(x: Tensor, sigma: float) -> Tensor:
+        return torch.tanh(Once.apply(x)) / (1 + sigma)
+
+    assert audit_gradient(defence(once, guidance=None), X).light is Light.GREEN
+    audit = audit_gradient(defence(once), X)
+    assert audit.light is Light.RED
+    assert {fault.part for fault in audit.faults} == {"guidance Toward with denoiser once"}
 
 
 # amber
@@ -531,6 +617,28 @@ def test_what_cannot_be_float64_is_audited_in_its_own_dtype(silent: bool) -> Non
     assert ("float32 inside" in said) == silent
     audit = audit_gradient(single(silent=silent, spoil=True), X.float())
     assert {fault.part for fault in audit.faults} == {"denoiser.network (Single32)"}
+
+
+def test_labels_in_float32_are_no_obstacle_to_float64() -> None:
+    class Embedding(TanhNet):
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            return super().forward(x, label.float())
+
+    audit = audit_gradient(defence(EpsDenoiser(Embedding(), label=TimeLabel(VP(), factor=1.0))), X)
+    assert (audit.light, audit.precision) == (Light.GREEN, FLOAT64)
+
+
+def test_half_precision_inside_is_judged_by_its_own_rounding() -> None:
+    """Single precision's 1e-4 would call an honest network dependent on the batch."""
+
+    def coarse(x: Tensor, sigma: float) -> Tensor:
+        return torch.tanh(x.to(torch.bfloat16)).to(x.dtype) / (1 + sigma)
+
+    audit = audit_gradient(defence(coarse, TanhClassifier(16).float()), X.float())
+    assert audit.light is Light.AMBER
+    assert audit.precision == loose(torch.bfloat16)
+    assert audit.precision.same > 0.05
+    assert "Computed in float32 (bfloat16 inside)" in audit.checks[1].sentence
 
 
 def test_a_float32_defence_is_audited_in_float64() -> None:
@@ -663,6 +771,19 @@ def test_rounding_is_not_taken_for_an_error() -> None:
     x, weights = randn(4, seed=1), randn(4, seed=2)
     found = slope(lambda z: 1 + 1e-14 * z, x, 2e-14 * weights, weights, precision=FLOAT64, seed=0)
     assert found.undecided(FLOAT64)
+
+
+def test_widths_follow_the_size_of_the_argument() -> None:
+    """A part that saturates at 1e-4 is tried in steps of its own size."""
+
+    def call(inputs, rows):
+        sharp = torch.tanh(1e4 * inputs[0])
+        return (sharp + 0.5 * sharp.detach(),)
+
+    x = 1e-4 * randn(2, 8, dtype=torch.float32)
+    fault = examine(Probe("part", call, (x,), ("x",), 2), loose(torch.float32), 0)
+    assert fault is not None
+    assert "another by x (relative error 0.33)" in fault.sentence
 
 
 def test_probing_numbers_are_normal_and_their_own() -> None:

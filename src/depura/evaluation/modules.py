@@ -32,7 +32,7 @@ def localise(defence: Defence, images: Tensor, noise: Noise, *, precision: Preci
     """
     faults: dict[str, Fault] = {}
     done: set[str] = set()
-    for probe in sorted(parts(defence, images, noise), key=lambda probe: probe.together):
+    for probe in parts(defence, images, noise):
         skip = probe.part in done or (probe.together and faults)
         fault = None if skip else examine(probe, precision, seed)
         if fault is not None:

@@ -89,6 +89,8 @@ def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise) -> Iterator[P
         return (moved if recording else moved.detach(),)
 
     yield Probe(_label("denoiser", core.denoiser), denoise, (moment.x,), ("x",), n, core.denoiser)
+    if not bool(moment.x0.isfinite().all()):  # nothing to stand in for
+        return
     yield Probe(_label("solver", core.solver), solve, (moment.x,), ("x",), n, core.solver)
     if core.guidance is not None:
         at = ("at.x", "at.x_in")
