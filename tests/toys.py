@@ -1,4 +1,4 @@
-"""Small smooth models, guidances and finite differences that several test files share."""
+"""Small smooth models, guidances, purifiers of 4 x 4 images and their step tables, that several test files share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from depura.denoisers import EdmDenoiser, EpsDenoiser
-from depura.guidance import State, pull
-from depura.noise import Kind
-from depura.schedules import VP, TimeLabel
+from depura.exact import MixtureDenoiser
+from depura.guidance import Guidance, State, pull
+from depura.noise import Kind, Noise
+from depura.purifier import FromInputUnder, Purifier, Start, from_input, from_noise
+from depura.schedules import VP, DiscreteLinear, Step, TimeLabel, uniform_steps
+from depura.solvers import Ancestral, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -90,3 +93,60 @@ def difference_quotients(f: Callable[[Tensor], Tensor], x: Tensor, *, h: float =
     with torch.no_grad():
         near, far = f(x + offsets) - f(x - offsets), f(x + 2 * offsets) - f(x - 2 * offsets)
     return ((8 * near - far) / (12 * h)).reshape(x.shape)
+
+
+STEPS = uniform_steps(VP(), t_start=0.3, n_steps=4, t_end=1e-3)
+CLEAN = uniform_steps(VP(), t_start=0.3, n_steps=4)
+SOLVERS: dict[str, tuple[Solver, tuple[Step, ...]]] = {
+    "Euler": (Euler(), STEPS),
+    "Heun": (Heun(), CLEAN),
+    "Ancestral": (Ancestral(), CLEAN),
+    "Ancestral 0.5": (Ancestral(0.5), STEPS),
+    "EulerMaruyama": (EulerMaruyama(), STEPS),
+    "EulerMaruyamaVP": (EulerMaruyamaVP(), STEPS),
+}
+GUIDED: dict[str, tuple[Guidance | None, Start]] = {
+    "unguided": (None, from_input),
+    "toward": (Toward(), from_input),
+    "toward noised": (TowardNoised(), from_input),
+    "toward from noise": (Toward(), from_noise),
+    "toward, released start": (Toward(), FromInputUnder(DiscreteLinear(), 299.0)),
+}
+DENOISERS: dict[str, Callable[[], nn.Module]] = {
+    "eps": tanh_eps,
+    "edm": tanh_edm,
+    "mixture": lambda: MixtureDenoiser(0.7 * randn(3, 1, 4, 4, seed=9), std=0.3),
+}
+X, V = rand(1, 1, 4, 4, seed=1), randn(1, 1, 4, 4, seed=2)
+"""One image, and the weights of its purified pixels in the number that is differentiated."""
+NOISE = Noise(7, images=(3,))
+XS, VS = rand(4, 1, 4, 4, seed=21), randn(4, 1, 4, 4, seed=22)
+NOISES = Noise(7, images=(3, 9, 3, 5), draws=(0, 1, 2, 0))
+"""A batch of four, of which two rows are draws of one image."""
+
+
+def purifier_of(name: str, guided: str = "unguided", denoiser: str = "eps", /, **changes) -> Purifier:
+    """A purifier by the names of its solver, guidance and denoiser; `changes` replace its parts or add others."""
+    guidance, start = GUIDED[guided]
+    solver, steps = SOLVERS[name]
+    parts = {"denoiser": DENOISERS[denoiser](), "steps": steps, "solver": solver, "guidance": guidance, "start": start}
+    return Purifier(**(parts | changes))
+
+
+def value_and_gradient(
+    module: Callable[[Tensor, Noise], Tensor], x: Tensor = X, v: Tensor = V, noise: Noise = NOISE
+) -> tuple[Tensor, Tensor]:
+    """module(x, noise), and the gradient of its product with v by the module's own route."""
+    leaf = x.clone().requires_grad_()
+    out = module(leaf, noise)
+    (gradient,) = torch.autograd.grad((out * v).sum(), leaf)
+    return out.detach(), gradient
+
+
+def numerical(module: Callable[[Tensor, Noise], Tensor], x: Tensor = X, v: Tensor = V, noise: Noise = NOISE) -> Tensor:
+    """The same gradient by differences; all perturbed copies in one batch, with the noise of the one image."""
+
+    def f(batch: Tensor) -> Tensor:
+        return (module(batch, noise.take([0] * len(batch))) * v).flatten(1).sum(1)
+
+    return difference_quotients(f, x)

@@ -1,339 +1,439 @@
-"""Every exact route is the derivative of the program: route x route x finite differences x closed form."""
+"""The gradient that an attack gets is the derivative of the purifier as deployed: tests T1 to T17, in order.
+
+T10 and T11, closed forms and the whole attack on one, are in test_known_answers.py. The bugs that these tests are there
+to find are in test_gradient_mutants.py; the exact routes' settings in test_routes.py, the other routes in
+test_approximate_routes.py.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
+import random
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
-from depura.denoisers import Clipped
-from depura.exact import GaussianDenoiser, MixtureDenoiser
-from depura.gradients import Direct, GradientRoute, StoredState, StraightThrough
-from depura.guidance import State, pull
-from depura.noise import Kind, Noise
-from depura.purifier import Defence, FromInputUnder, MeanProb, Purifier, Resized, Single, Vote, from_input, from_noise
-from depura.schedules import EDM, VP, DiscreteLinear, Step, steps_at, uniform_steps
-from depura.solvers import Ancestral, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver
-from toys import TanhClassifier, Toward, TowardNoised, difference_quotients, rand, randn, tanh_edm, tanh_eps
+from checks import (
+    calls_of,
+    coordinate_error,
+    directional_errors,
+    grid_mismatches,
+    largest,
+    merged,
+    relative,
+    replay_error,
+    split_error,
+)
+from depura.attacks.ball import Ball
+from depura.attacks.pgd import PGD
+from depura.denoisers import EpsDenoiser
+from depura.gradients import Adjoint, Direct, StoredState, StraightThrough, graph_bytes
+from depura.noise import Noise
+from depura.purifier import Defence, MeanProb, Purifier, Vote
+from depura.schedules import VP, DiscreteLinear, IndexLabel, coarser, ddpm_steps, steps_at, uniform_steps
+from depura.solvers import Ancestral, Euler, EulerMaruyamaVP
+from toys import (
+    DENOISERS,
+    GUIDED,
+    NOISE,
+    SOLVERS,
+    XS,
+    Jittered,
+    TanhClassifier,
+    TanhNet,
+    Toward,
+    TowardNoised,
+    V,
+    X,
+    numerical,
+    purifier_of,
+    randn,
+    tanh_eps,
+    value_and_gradient,
+)
 
-STEPS = uniform_steps(VP(), t_start=0.3, n_steps=4, t_end=1e-3)
-CLEAN = uniform_steps(VP(), t_start=0.3, n_steps=4)
-SOLVERS: dict[str, tuple[Solver, tuple[Step, ...]]] = {
-    "Euler": (Euler(), STEPS),
-    "Heun": (Heun(), CLEAN),
-    "Ancestral": (Ancestral(), CLEAN),
-    "Ancestral 0.5": (Ancestral(0.5), STEPS),
-    "EulerMaruyama": (EulerMaruyama(), STEPS),
-    "EulerMaruyamaVP": (EulerMaruyamaVP(), STEPS),
-}
-GUIDED = {
-    "unguided": (None, from_input),
-    "toward": (Toward(), from_input),
-    "toward noised": (TowardNoised(), from_input),
-    "toward from noise": (Toward(), from_noise),
-    "toward, released start": (Toward(), FromInputUnder(DiscreteLinear(), 299.0)),
-}
-DENOISERS: dict[str, Callable[[], nn.Module]] = {
-    "eps": tanh_eps,
-    "edm": tanh_edm,
-    "mixture": lambda: MixtureDenoiser(0.7 * randn(3, 1, 4, 4, seed=9), std=0.3),
-}
 ROUTES = [StoredState(1), StoredState(2), StoredState(3), StoredState(100)]
-X, V = rand(1, 1, 4, 4, seed=1), randn(1, 1, 4, 4, seed=2)
-NOISE = Noise(7, images=(3,))
+LONG = uniform_steps(VP(), t_start=0.1, n_steps=100, t_end=1e-5)
+"""The published length."""
 
 
-def purifier_of(solver: str, guided: str = "unguided", denoiser: str = "eps", **changes) -> Purifier:
-    guidance, start = GUIDED[guided]
-    kernel, steps = SOLVERS[solver]
-    parts = {"steps": steps, "solver": kernel, "guidance": guidance, "start": start} | changes
-    return Purifier(DENOISERS[denoiser](), **parts)
+# --- T1, T2: finite differences ---------------------------------------------------------------------------------------
 
 
-def value_and_gradient(purifier: Callable, x: Tensor = X, v: Tensor = V, noise: Noise = NOISE) -> tuple[Tensor, Tensor]:
-    leaf = x.clone().requires_grad_()
-    out = purifier(leaf, noise)
-    (gradient,) = torch.autograd.grad((out * v).sum(), leaf)
-    return out.detach(), gradient
-
-
-def numerical(purifier: Callable, x: Tensor = X, v: Tensor = V, noise: Noise = NOISE) -> Tensor:
-    """Per coordinate; all perturbed copies in one batch, with the noise of the one image."""
-
-    def f(batch: Tensor) -> Tensor:
-        return (purifier(batch, noise.take([0] * len(batch))) * v).flatten(1).sum(1)
-
-    return difference_quotients(f, x)
+@pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised", "toward from noise"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+def test_t1_directional_derivatives(solver: str, guided: str) -> None:
+    """T1: relative error 1e-6 at the best h in every direction; it falls as h^2 before rounding takes over."""
+    purifier = purifier_of(solver, guided, rounds=2)
+    errors = directional_errors(purifier, value_and_gradient(purifier)[1], (1e-3, 1e-4, 1e-5, 1e-6))
+    assert float(errors[:, 1:].amin(1).max()) <= 1e-6
+    coarse, fine = errors.sum(0)[:2]
+    assert coarse / 150 <= fine <= coarse / 50, "not second order"
 
 
 @pytest.mark.parametrize("denoiser", DENOISERS)
 @pytest.mark.parametrize("guided", GUIDED)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_routes_agree_with_each_other_and_with_finite_differences(solver: str, guided: str, denoiser: str) -> None:
+def test_t2_every_coordinate_and_every_exact_route(solver: str, guided: str, denoiser: str) -> None:
+    """T2: 1e-7 in all sixteen pixels; and T6 for every solver, guidance and denoiser."""
     purifier = purifier_of(solver, guided, denoiser)
     out, direct = value_and_gradient(purifier.with_(gradient=Direct()))
     assert float(direct.abs().max()) > 1e-3, "a zero gradient would agree with anything"
     for route in ROUTES:
         same, stored = value_and_gradient(purifier.with_(gradient=route))
         assert torch.equal(same, out)
-        torch.testing.assert_close(stored, direct, rtol=0, atol=1e-12)
-    torch.testing.assert_close(direct, numerical(purifier), rtol=0, atol=1e-7)
-
-
-@pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised", "toward from noise"])
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
-def test_directional_derivatives_converge(solver: str, guided: str) -> None:
-    """Five directions; the error of central differences falls as h^2 before rounding, and reaches 1e-6."""
-    purifier = purifier_of(solver, guided, rounds=2)
-    _, gradient = value_and_gradient(purifier)
-    coarse = fine = 0.0
-    for seed in range(5):
-        u = randn(1, 1, 4, 4, seed=100 + seed)
-        exact, errors = float((gradient * u).sum()), []
-        for h in (1e-3, 1e-4, 1e-5, 1e-6):
-            with torch.no_grad():
-                difference = purifier(X + h * u, NOISE) - purifier(X - h * u, NOISE)
-            errors.append(abs(float((difference * V).sum()) / (2 * h) - exact))
-        assert min(errors) <= 1e-6 * abs(exact)
-        coarse, fine = coarse + errors[0], fine + errors[1]
-    assert coarse / 150 <= fine <= coarse / 50, "not second order"
+        assert largest(stored, direct) <= 1e-12
+    assert largest(direct, numerical(purifier)) <= 1e-7
 
 
 @pytest.mark.parametrize("guided", ["unguided", "toward", "toward from noise"])
 @pytest.mark.parametrize("rounds", [2, 3])
-def test_several_rounds(rounds: int, guided: str) -> None:
-    purifier = purifier_of("Ancestral", guided, rounds=rounds)
+def test_t2_several_rounds(rounds: int, guided: str) -> None:
+    purifier = purifier_of("Ancestral", guided, rounds=rounds, gradient=StoredState(3))
     _, direct = value_and_gradient(purifier.with_(gradient=Direct()))
-    _, stored = value_and_gradient(purifier.with_(gradient=StoredState(3)))
-    torch.testing.assert_close(stored, direct, rtol=0, atol=1e-12)
-    torch.testing.assert_close(stored, numerical(purifier), rtol=0, atol=1e-7)
+    assert largest(value_and_gradient(purifier)[1], direct) <= 1e-12
+    assert coordinate_error(purifier) <= 1e-7
 
 
-def test_several_rounds_are_the_rounds_in_turn() -> None:
-    """Round r is the single-round purifier at the noise of round r, on the last result."""
-    one, three = purifier_of("Ancestral"), purifier_of("Ancestral", rounds=3)
-    x = X
-    with torch.no_grad():
-        for number in range(3):
-            x = 0.5 * (one_in_round(one, x, number) + 1)
-        torch.testing.assert_close(three(X, NOISE), x, rtol=0, atol=1e-13)
+# --- T3, T4: the recomputation is the walk ----------------------------------------------------------------------------
 
 
-def one_in_round(purifier: Purifier, x: Tensor, number: int) -> Tensor:
-    """The walk written out: state in [-1, 1] after one round."""
-    tape = replace(NOISE, round=number)
-    state = (2 * x - 1) + purifier.steps[0].sigma * tape(x, kind=Kind.FORWARD)
-    for step in purifier.steps:
-        state = purifier.solver.step(purifier.denoiser, state, step, tape).x_next
-    return state
+@pytest.mark.parametrize("segment", [1, 3])
+@pytest.mark.parametrize(
+    ("guided", "rounds"), [("unguided", 1), ("unguided", 2), ("toward noised", 2), ("toward from noise", 1)]
+)
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+def test_t3_replay(solver: str, guided: str, rounds: int, segment: int) -> None:
+    """T3: one noise, one walk; each recomputed step starts and ends in the walk's own states, bit for bit."""
+    purifier = purifier_of(solver, guided, rounds=rounds, gradient=StoredState(segment))
+    assert replay_error(purifier) == 0
+    walk, (forward, _) = list(purifier.trajectory(X, NOISE)), calls_of(purifier)
+    assert len(walk) == len(forward) == 4 * rounds
+    assert all(torch.equal(moment.x, call.x) for moment, call in zip(walk, forward, strict=True))
 
 
-@pytest.mark.parametrize("route", [StoredState(2), Direct()], ids=str)
-def test_resized(route: GradientRoute) -> None:
-    purifier = Resized(purifier_of("Ancestral", "toward", gradient=route), size=6)
-    x = rand(1, 1, 4, 4, seed=1)
-    _, gradient = value_and_gradient(purifier, x)
-    torch.testing.assert_close(gradient, numerical(purifier, x), rtol=0, atol=1e-7)
+def test_t3_noise_of_a_step_is_drawn_alike_whenever_it_is_asked_for() -> None:
+    """T3 where noise multiplies the state, so that its gradient needs the very same draw."""
+    purifier = purifier_of("Ancestral", solver=Jittered(), gradient=StoredState(1))
+    assert replay_error(purifier) == 0
+    assert coordinate_error(purifier) <= 1e-7
 
 
-def test_clipped_denoiser_and_clamped_exit_have_no_gradient_where_they_act() -> None:
-    purifier = purifier_of("Ancestral")
-    inner = purifier.with_(denoiser=Clipped(purifier.denoiser), clamp=True)
-    out, stored = value_and_gradient(inner)
-    _, direct = value_and_gradient(inner.with_(gradient=Direct()))
-    torch.testing.assert_close(stored, direct, rtol=0, atol=1e-12)
-    torch.testing.assert_close(stored, numerical(inner), rtol=0, atol=1e-7)
-    assert 0 < int(((out == 0) | (out == 1)).sum()) < out.numel(), "the clamp must act somewhere, not everywhere"
+@pytest.mark.parametrize("segment", [1, 7])
+@pytest.mark.parametrize("solver", [Ancestral(), EulerMaruyamaVP()], ids=str)
+def test_t4_step_table(solver, segment: int) -> None:
+    """T4: a hundred steps; rows, noise levels and the labels that the network is told are those of the table."""
+    labels: list[float] = []
+    network = TanhNet()
+
+    def told(x: Tensor, label: Tensor) -> Tensor:
+        labels.append(float(label[0]))
+        return network(x, label / 1000)
+
+    if isinstance(solver, Ancestral):
+        steps = ddpm_steps(DiscreteLinear(), n_noise=100)
+        planned = [float(k) for k in range(99, -1, -1)]
+    else:
+        steps = LONG
+        planned = [DiscreteLinear().t(step.sigma) if step.sigma > 0.0101 else 0.0 for step in steps]
+    denoiser = EpsDenoiser(told, label=IndexLabel(DiscreteLinear()))
+    purifier = Purifier(denoiser, steps=steps, solver=solver, gradient=StoredState(segment))
+    assert grid_mismatches(purifier) == 0
+    assert labels[:100] == pytest.approx(planned, abs=1e-9)
+    assert sorted(labels[100:], reverse=True) == labels[:100], "recomputed with the same labels, to the last bit"
+
+
+# --- T5: guidance -----------------------------------------------------------------------------------------------------
+
+
+def reference_dropped(guidance):
+    """The guidance with no gradient to the image that it pulls toward."""
+    return lambda at: guidance(at._replace(x_in=at.x_in.detach()))
+
+
+def detached(guidance):
+    """The guidance as a constant of the step."""
+    return lambda at: guidance(at).detach()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("kind", [Toward, TowardNoised])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+def test_t5_guidance_is_differentiated(solver: str, kind, strength: float) -> None:
+    """T5: stored states equal the full graph at no, usual and tenfold guidance; leaving out a path differs."""
+    purifier = purifier_of(solver, guidance=kind(strength), gradient=StoredState(1))
+    out, stored = value_and_gradient(purifier)
+    assert largest(stored, value_and_gradient(purifier.with_(gradient=Direct()))[1]) <= 1e-12
+    assert relative(stored, numerical(purifier)) <= 1e-7
+    for part in (reference_dropped, detached):
+        same, other = value_and_gradient(purifier.with_(guidance=part(kind(strength))))
+        assert torch.equal(same, out), "the values do not show what the gradient lacks"
+        if strength == 0:
+            assert largest(stored, other) <= 1e-12
+        else:
+            assert largest(stored, other) > 1e-6
+
+
+def test_t5b_a_walk_from_noise_has_a_gradient_through_the_reference_only() -> None:
+    """T5b: without guidance no path at all; with a smooth one the exact gradient, all of it by the reference."""
+    unguided = purifier_of("Ancestral", "toward from noise", guidance=None)
+    assert not unguided.with_(gradient=Direct())(X.clone().requires_grad_(), NOISE).requires_grad
+    assert float(value_and_gradient(unguided)[1].abs().max()) == 0
+    for route in (StoredState(1), StoredState(2), Direct()):
+        guided = purifier_of("Ancestral", "toward from noise", gradient=route)
+        assert float(value_and_gradient(guided)[1].abs().max()) > 1e-3
+        assert coordinate_error(guided) <= 1e-7
+    dropped = purifier_of("Ancestral", "toward from noise", guidance=reference_dropped(Toward()))
+    assert float(value_and_gradient(dropped)[1].abs().max()) == 0
+
+
+# --- T6: one gradient by several routes -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """Exact, by torch's own checkpoints: one for each step."""
+
+    code: ClassVar[str] = "G6"
+
+    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
+        for step in steps:
+            x = checkpoint(advance, x, x_in, step, use_reentrant=False)
+        return x
+
+    def clamp(self, images: Tensor) -> Tensor:
+        return images.clamp(0, 1)
+
+
+@pytest.mark.parametrize("guided", GUIDED)
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+def test_t6_routes_agree(solver: str, guided: str) -> None:
+    """T6: one graph, torch's checkpoints, segments of 1, 2, 5 and all of ten steps, and graphs kept from the way
+    forward, each with each; stored states agree among themselves to the last bit."""
+    steps = uniform_steps(VP(), t_start=0.3, n_steps=10, t_end=1e-3)
+    stored = [*(StoredState(n) for n in (1, 2, 5, 10)), *(StoredState(budget=n) for n in (0, 10_000, 10**9))]
+    routes = [Direct(), Checkpointed(), *stored]
+    found = [value_and_gradient(purifier_of(solver, guided, steps=steps, gradient=route)) for route in routes]
+    assert float(found[0][1].abs().max()) > 1e-3
+    for a in found:
+        for b in found:
+            assert torch.equal(a[0], b[0])
+            assert largest(a[1], b[1]) <= 1e-12
+    assert all(torch.equal(found[2][1], gradient) for _, gradient in found[3:])
+
+
+def test_t6_long_walks() -> None:
+    """T6: a hundred steps, the published length: stored states against one graph."""
+    purifier = Purifier(tanh_eps(), steps=LONG, solver=EulerMaruyamaVP(), guidance=Toward(0.01))
+    _, direct = value_and_gradient(purifier.with_(gradient=Direct()))
+    for segment in (1, 7, 100):
+        _, stored = value_and_gradient(purifier.with_(gradient=StoredState(segment)))
+        assert largest(stored, direct) <= 1e-11
+
+
+# --- T7, T8: an image's gradient is its own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", [StoredState(1), StoredState(3), Direct()], ids=str)
+@pytest.mark.parametrize("guided", GUIDED)
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+def test_t7_t8_batch_order_and_split(solver: str, guided: str, route) -> None:
+    """T7, T8: alone, permuted, in two halves: output and gradient to 1e-12. test_invariance.py does it on digits."""
+    value, gradient = split_error(purifier_of(solver, guided, gradient=route, rounds=2))
+    assert value <= 1e-12
+    assert gradient <= 1e-12
+
+
+@pytest.mark.parametrize("rule", [None, MeanProb(3), Vote(3)], ids=str)
+def test_t8_split_of_draws(rule) -> None:
+    """T8: the mean gradient over six draws, however they are grouped into calls."""
+    defence = Defence(purifier_of("EulerMaruyamaVP", "toward noised"), TanhClassifier(16), rule=rule)
+    weights = randn(1, 3, seed=5)
+
+    def summed(groups: list[range]) -> tuple[Tensor, Tensor]:
+        x = X.clone().requires_grad_()
+        calls = [defence(x.expand(len(g), -1, -1, -1), NOISE.expand(g)) for g in groups]
+        (gradient,) = torch.autograd.grad(torch.cat(calls).mul(weights).sum(), x)
+        return torch.cat(calls).detach(), gradient
+
+    value, gradient = summed([range(6)])
+    for groups in ([range(4), range(4, 6)], [range(k, k + 1) for k in range(6)]):
+        other = summed(groups)
+        assert largest(value, other[0]) <= 1e-12
+        assert largest(gradient, other[1]) <= 1e-12
+    assert rule == Vote(3) or largest(value[0], value[1]) > 1e-3, "draws must differ, or any grouping agrees"
+
+
+# --- T9: forward mode -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_t9_jvp_is_the_transpose_of_the_vjp(solver: str) -> None:
+    """T9: <v, J u> by forward differentiation of the graph version equals <J^T v, u> of every exact route."""
+    purifier, u = purifier_of(solver, rounds=2, gradient=Direct()), randn(*X.shape, seed=50)
+    out, pushed = torch.func.jvp(lambda x: purifier(x, NOISE), (X,), (u,))
+    forward = float((pushed * V).sum())
+    assert abs(forward) > 1e-2
+    for route in (Direct(), StoredState(1), StoredState(3)):
+        same, gradient = value_and_gradient(purifier.with_(gradient=route))
+        assert torch.equal(same, out)
+        assert abs(float((gradient * u).sum()) - forward) <= 1e-10
+
+
+@pytest.mark.parametrize("guided", [name for name in GUIDED if name != "unguided"])
+def test_t9_guided(guided: str) -> None:
+    """T9 with guidance, a gradient inside: dual numbers forward over it, as torch.func does not nest with it."""
+    purifier, u = purifier_of("Ancestral", guided), randn(*X.shape, seed=50)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(X.clone().requires_grad_(), u)
+        pushed = forward_ad.unpack_dual(purifier.with_(gradient=Direct())(dual, NOISE)).tangent
+        forward = float((pushed.detach() * V).sum())
+    assert abs(forward) > 1e-2
+    for route in (Direct(), StoredState(1)):
+        _, gradient = value_and_gradient(purifier.with_(gradient=route))
+        assert abs(float((gradient * u).sum()) - forward) <= 1e-10
+
+
+# --- T12: the ladder of routes ----------------------------------------------------------------------------------------
+
+
+def test_t12_straight_through_is_exact_where_the_purifier_only_adds_noise() -> None:
+    """T12: with D(x) = x an ODE step stays where it is, the Jacobian is the identity, and BPDA takes it to be that."""
+    purifier = Purifier(lambda x, sigma: x, steps=SOLVERS["Heun"][1], solver=Euler(), gradient=StoredState(1))
+    out, stored = value_and_gradient(purifier)
+    same, through = value_and_gradient(purifier.with_(gradient=StraightThrough()))
+    assert torch.equal(out, same)
+    assert largest(stored, through) <= 1e-12
+    assert largest(stored, V) <= 1e-12
+    other = purifier_of("Euler")
+    assert largest(*(value_and_gradient(other.with_(gradient=r))[1] for r in (StoredState(1), StraightThrough()))) > 0.1
+
+
+@pytest.mark.parametrize("solver", ["Euler", "EulerMaruyama", "EulerMaruyamaVP"])
+def test_t12_adjoint_converges_with_the_step(solver: str) -> None:
+    """T12: on a smooth density the continuous adjoint's error falls as the step, and is there at any step."""
+    counts, errors = (20, 40, 80), []
+    for n in counts:
+        steps = steps_at(VP(), np.linspace(0.2, 0.02, n + 1).tolist())
+        purifier = purifier_of(solver, "unguided", "smooth", steps=steps, gradient=StoredState(1))
+        exact = value_and_gradient(purifier)
+        out, adjoint = value_and_gradient(purifier.with_(gradient=Adjoint()))
+        assert torch.equal(out, exact[0])
+        errors.append(relative(adjoint, exact[1]))
+    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert slope == pytest.approx(1, abs=0.1), errors
+    assert 1e-3 < errors[-1] < 0.1
+
+
+@pytest.mark.parametrize("guided", ["unguided", "toward noised"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+def test_t12_surrogate(solver: str, guided: str) -> None:
+    """T12: with as many steps as the walk a surrogate is the walk; with fewer it is another function, and exact."""
+    whole = purifier_of(solver, guided, gradient=StoredState(1))
+    out, gradient = value_and_gradient(whole)
+    same, other = value_and_gradient(whole.with_(steps=coarser(whole.steps, 4)))
+    assert torch.equal(same, out)
+    assert torch.equal(other, gradient)
+    surrogate = whole.with_(steps=coarser(whole.steps, 2))
+    by_hand = [replace(step, index=2 * step.index) for step in merged(whole.steps, 2)]
+    assert list(surrogate.steps) == by_hand, "under the index of the first row that a row replaces"
+    assert coordinate_error(surrogate) <= 1e-7
+    assert largest(value_and_gradient(surrogate)[1], gradient) > 1e-2
+
+
+# --- T13: draws -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", [StoredState(1), StoredState(3), Direct()], ids=str)
+def test_t13_gradient_of_the_mean_over_draws_is_the_mean_of_gradients(route) -> None:
+    """T13: one call with five draws in it against five calls."""
+    purifier = purifier_of("EulerMaruyamaVP", "toward", gradient=route)
+    x = X.clone().requires_grad_()
+    out = purifier(x.expand(5, -1, -1, -1), NOISE.expand(range(5)))
+    (together,) = torch.autograd.grad((out * V).sum() / 5, x)
+    alone = torch.stack([value_and_gradient(purifier, noise=NOISE.draw(k))[1] for k in range(5)])
+    assert largest(together, alone.mean(0)) <= 1e-13
+
+
+# --- T14: counters ----------------------------------------------------------------------------------------------------
+
+
+class Patchy(torch.nn.Module):
+    """Logits whose gradient is usual, exactly zero or not a number, by the id of the image and the draw."""
+
+    def forward(self, images: Tensor, noise: Noise) -> Tensor:
+        draws = torch.tensor(noise.draws if isinstance(noise.draws, tuple) else [noise.draws] * len(noise))
+        ids = torch.tensor(noise.images)
+        plain = images.flatten(1) @ randn(16, 3, seed=6)
+        zero = ((ids == 1) & (draws % 4 == 0)) | (ids == 2)
+        logits = torch.where(zero[:, None], plain.detach(), plain)
+        bad = (ids == 3) & (draws % 2 == 0)
+        steep = torch.where(bad, (images - images.detach()).flatten(1).sum(1), 1.0).sqrt()
+        return logits + steep[:, None]
+
+
+@pytest.mark.parametrize("rows", [None, 1, 3])
+def test_t14_zero_and_bad_gradients_are_counted(rows: int | None) -> None:
+    """T14: shares of the draws of all steps; none, a quarter or all zero; half of them not finite."""
+    attack, noise = PGD(Ball("linf", 0.1), n_steps=3, eot=4), Noise(5, images=(0, 1, 2, 3))
+    found = attack(Patchy(), XS, torch.zeros(4, dtype=torch.long), init=noise, eot=noise, rows=rows)
+    assert found.zero_gradients.tolist() == [0, 0.25, 1, 0]
+    assert found.bad_gradients.tolist() == [0, 0, 0, 0.5]
+
+
+def test_t14_a_purifier_has_finite_gradients_and_no_zeros() -> None:
+    """T14 for the real thing, and through a cut path: all zero."""
+    labels, noise = torch.tensor([0, 1, 2, 0]), Noise(5, images=(0, 1, 2, 3))
+    attack = PGD(Ball("l2", 0.5), n_steps=2, eot=2)
+    defence = Defence(purifier_of("Ancestral", "toward from noise", gradient=StoredState(1)), TanhClassifier(16))
+    for guidance, share in ((Toward(), 0.0), (reference_dropped(Toward()), 1.0)):
+        found = attack(defence.with_(guidance=guidance), XS, labels, init=noise, eot=noise)
+        assert found.zero_gradients.tolist() == [share] * 4
+        assert found.bad_gradients.tolist() == [0] * 4
+
+
+# --- T15: memory ------------------------------------------------------------------------------------------------------
+
+
+def graph_of(route, n_steps: int, guided: str) -> int:
+    """Bytes of graph that a purification and its gradient hold at once."""
+    steps = uniform_steps(VP(), t_start=0.1, n_steps=n_steps, t_end=1e-5)
+    purifier = purifier_of("EulerMaruyamaVP", guided, steps=steps, gradient=route)
+    return graph_bytes(lambda: purifier(X.clone().requires_grad_(), NOISE).sum().backward())
 
 
 @pytest.mark.parametrize("guided", ["unguided", "toward"])
-@pytest.mark.parametrize("rule", [Single(), MeanProb(1), MeanProb(3)], ids=str)
-def test_defence(rule, guided: str) -> None:
-    purifier = purifier_of("EulerMaruyamaVP", guided)
-    weights = randn(1, 3, seed=5)
-    stored = Defence(purifier, TanhClassifier(16), rule=rule)
-    direct = stored.with_(gradient=Direct())
-    _, gradient = value_and_gradient(stored, v=weights)
-    _, other = value_and_gradient(direct, v=weights)
-    assert float(gradient.abs().max()) > 1e-3
-    torch.testing.assert_close(gradient, other, rtol=0, atol=1e-12)
-    torch.testing.assert_close(gradient, numerical(stored, v=weights), rtol=0, atol=1e-7)
+def test_t15_graph_memory_does_not_grow_with_the_walk(guided: str) -> None:
+    """T15: ten steps against a hundred, by stored states within a fifth; by one graph tenfold."""
+    for route in (StoredState(1), StoredState(5), StoredState(budget=6000)):
+        assert graph_of(route, 100, guided) == pytest.approx(graph_of(route, 10, guided), rel=0.2)
+    assert graph_of(Direct(), 100, guided) == pytest.approx(10 * graph_of(Direct(), 10, guided), rel=0.2)
 
 
-def test_the_gradient_of_a_vote_is_that_of_the_mean() -> None:
-    mean = Defence(purifier_of("Ancestral"), TanhClassifier(16), rule=MeanProb(3))
-    weights = randn(1, 3, seed=5)
-    _, expected = value_and_gradient(mean, v=weights)
-    value, gradient = value_and_gradient(mean.with_(rule=Vote(3)), v=weights)
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
-    assert not torch.allclose(value, mean(X, NOISE)), "the value is that of the vote"
+def test_t15_the_measure_counts_what_is_saved() -> None:
+    """A product saves both factors, exp its result; a storage counts once and a weight not at all."""
+    a, b = randn(100, seed=1).requires_grad_(), randn(100, seed=2).requires_grad_()
+    weight = torch.nn.Parameter(randn(100, seed=3))
+    assert graph_bytes(lambda: a * b) == 1600
+    assert graph_bytes(lambda: (a * a).exp()) == 1600
+    assert graph_bytes(lambda: [(a * a).sum().backward() for _ in range(5)]) == 800
+    assert graph_bytes(lambda: a * weight) == 800
+    assert graph_bytes(lambda: a + b) == 0
 
 
-# --- linear-Gaussian known answer: the purifier is affine, and its matrix is known ---------------------------------
-
-MEAN, STD = 0.4 * randn(1, 4, 4, seed=11), 0.2 + 0.5 * rand(1, 4, 4, seed=12)
-
-
-def gain(sigma: float) -> Tensor:
-    return STD**2 / (STD**2 + sigma**2)
-
-
-def factor_and_spread(name: str, step: Step) -> tuple[Tensor, float]:
-    """x' - mean = factor (x - mean) + spread z for a Gaussian, from the papers' formulas."""
-    a, b = step.sigma, step.sigma_next
-    slope, slope_next = a / (STD**2 + a**2), b / (STD**2 + b**2)
-    abar, before = 1 / (1 + a**2), 1 / (1 + b**2)
-    if name == "Euler":
-        return 1 + (b - a) * slope, 0.0
-    if name == "Heun":
-        euler = 1 + (b - a) * slope
-        return (1 + (b - a) / 2 * (slope + slope_next * euler) if b > 0 else euler), 0.0
-    if name == "EulerMaruyama":
-        return 1 - (a**2 - b**2) / (STD**2 + a**2), math.sqrt(a**2 - b**2)
-    if name.startswith("Ancestral"):
-        eta = 0.5 if name.endswith("0.5") else 1.0
-        u = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before)) / math.sqrt(before)
-        return gain(a) + math.sqrt(b**2 - u**2) * slope, u
-    rate = (0.1 + 19.9 * step.t) * (step.t - step.t_next)
-    ratio = math.exp((-9.95 * step.t**2 - 0.1 * step.t + 9.95 * step.t_next**2 + 0.1 * step.t_next) / 2)
-    scale_next = math.exp((-9.95 * step.t_next**2 - 0.1 * step.t_next) / 2)
-    # The VP step acts on x_t itself, whose mean is not that of x: add what it does to the mean separately.
-    return ratio * ((1 + rate / 2) - rate * (1 + a**2) / (STD**2 + a**2)), math.sqrt(rate) / scale_next
-
-
-def drift_of_mean(name: str, step: Step) -> Tensor:
-    """What a step at x = mean adds to it: 0, but for the VP step, which also grows x_t as a whole."""
-    if name != "EulerMaruyamaVP":
-        return torch.zeros_like(MEAN)
-    rate = (0.1 + 19.9 * step.t) * (step.t - step.t_next)
-    ratio = math.exp((-9.95 * step.t**2 - 0.1 * step.t + 9.95 * step.t_next**2 + 0.1 * step.t_next) / 2)
-    return (ratio * (1 + rate / 2) - 1) * MEAN
-
-
-@pytest.mark.parametrize("kappa", [0.0, 0.15])
-@pytest.mark.parametrize("start", [from_input, from_noise])
-@pytest.mark.parametrize("name", SOLVERS)
-def test_linear_gaussian_known_answer(name: str, start, kappa: float) -> None:
-    """Guided by kappa pull(|x0 - x_in|^2 / 2), a displacement -kappa gain (x0 - x_in): value and Jacobian."""
-
-    def toward(at: State) -> Tensor:
-        return kappa * pull(0.5 * (at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
-
-    solver, steps = SOLVERS[name]
-    x = rand(2, 1, 4, 4, seed=1)
-    noise = Noise(7, images=(3, 4))
-    x_in = 2 * x - 1
-    state = steps[0].sigma * noise(x, kind=Kind.FORWARD) + (x_in if start is from_input else 0)
-    jacobian = torch.full((1, 4, 4), 1.0 if start is from_input else 0.0, dtype=torch.float64)
-    for step in steps:
-        factor, spread = factor_and_spread(name, step)
-        g = gain(step.sigma)
-        x0 = MEAN + g * (state - MEAN)
-        moved = MEAN + drift_of_mean(name, step) + factor * (state - MEAN)
-        state = moved - kappa * g * (x0 - x_in)
-        if spread:
-            state = state + spread * noise(x, kind=Kind.REVERSE, step=step.index)
-        jacobian = factor * jacobian - kappa * g * (g * jacobian - 1)
-    expected = (steps[-1].scale_next * state + 1) / 2
-    jacobian = steps[-1].scale_next * jacobian
-    guidance = toward if kappa else None
-    v = randn(2, 1, 4, 4, seed=3)
-    for route in (StoredState(), Direct()):
-        purifier = Purifier(
-            GaussianDenoiser(MEAN, STD), steps=steps, solver=solver, guidance=guidance, start=start, gradient=route
-        )
-        if kappa == 0 and start is from_noise and isinstance(route, Direct):
-            continue  # no path at all: automatic differentiation has nothing to differentiate
-        out, gradient = value_and_gradient(purifier, x, v, noise)
-        torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
-        torch.testing.assert_close(gradient, jacobian * v, rtol=0, atol=1e-12)
-
-
-# --- BPDA ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rounds", [1, 2])
-@pytest.mark.parametrize(("solver", "guided"), [("EulerMaruyamaVP", "unguided"), ("Ancestral", "toward from noise")])
-def test_straight_through_is_the_identity_times_the_exit_scale(solver: str, guided: str, rounds: int) -> None:
-    purifier = purifier_of(solver, guided, rounds=rounds)
-    exact, _ = value_and_gradient(purifier)
-    out, gradient = value_and_gradient(purifier.with_(gradient=StraightThrough()))
-    assert torch.equal(out, exact), "the value is not changed by the route"
-    torch.testing.assert_close(gradient, purifier.steps[-1].scale_next * V, rtol=0, atol=1e-15)
-
-
-def test_straight_through_keeps_the_jacobian_of_resizing_and_classifier() -> None:
-    inner = purifier_of("Ancestral", gradient=StraightThrough())
-    x, v = rand(1, 1, 4, 4, seed=1), randn(1, 1, 4, 4, seed=2)
-    _, gradient = value_and_gradient(Resized(inner, size=7), x, v)
-
-    def there_and_back(t: Tensor) -> Tensor:
-        up = nn.functional.interpolate(t, size=(7, 7), mode="bilinear", align_corners=False)
-        return nn.functional.interpolate(up, size=(4, 4), mode="bilinear", align_corners=False)
-
-    expected = torch.autograd.functional.vjp(there_and_back, x, v)[1]
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-14)
-    classifier, weights = TanhClassifier(16), randn(1, 3, seed=5)
-    _, through = value_and_gradient(Defence(inner, classifier), v=weights)
-    purified = inner(X, NOISE)
-    expected = torch.autograd.functional.vjp(classifier, purified, weights)[1]
-    torch.testing.assert_close(through, expected, rtol=0, atol=1e-14)
-
-
-# --- comparisons notice mistakes -------------------------------------------------------------------------------------
-
-
-class DetachingDenoiser(nn.Module):
-    """A denoiser that cuts the graph: every route through autograd sees the same wrong Jacobian."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
-        return self.inner(x.detach(), sigma)
-
-
-def test_a_detaching_denoiser_is_noticed_by_finite_differences_only() -> None:
-    purifier = purifier_of("Ancestral")
-    broken = purifier.with_(denoiser=DetachingDenoiser(purifier.denoiser))
-    _, stored = value_and_gradient(broken)
-    _, direct = value_and_gradient(broken.with_(gradient=Direct()))
-    torch.testing.assert_close(stored, direct, rtol=0, atol=1e-12)
-    assert float((stored - numerical(broken)).abs().max()) > 1e-3
-
-
-def test_a_guidance_that_ignores_the_reference_path_is_noticed() -> None:
-    def one_sided(at: State) -> Tensor:
-        return Toward()(at._replace(x_in=at.x_in.detach()))
-
-    purifier = purifier_of("Ancestral", "toward")
-    _, whole = value_and_gradient(purifier)
-    _, part = value_and_gradient(purifier.with_(guidance=one_sided))
-    assert float((whole - part).abs().max()) > 1e-3
-    torch.testing.assert_close(whole, numerical(purifier), rtol=0, atol=1e-7)
-
-
-def test_from_noise_without_guidance_has_no_path_and_with_guidance_has_one() -> None:
-    unguided = purifier_of("Ancestral", "toward from noise", guidance=None)
-    assert not unguided.with_(gradient=Direct())(X.clone().requires_grad_(), NOISE).requires_grad
-    _, nothing = value_and_gradient(unguided)
-    assert float(nothing.abs().max()) == 0
-    _, gradient = value_and_gradient(purifier_of("Ancestral", "toward from noise"))
-    assert float(gradient.abs().max()) > 1e-3
-
-
-# --- the machinery ---------------------------------------------------------------------------------------------------
+# --- T16: no second derivative ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "loss", [lambda out: (out * V).sum(), lambda out: out.square().sum()], ids=["linear", "square"]
 )
-def test_double_backward_is_refused(loss) -> None:
+def test_t16_double_backward_is_refused(loss) -> None:
+    """T16: stored states refuse; the graph version differentiates twice."""
     x = X.clone().requires_grad_()
     with pytest.raises(RuntimeError):  # noqa: PT012
         (gradient,) = torch.autograd.grad(loss(purifier_of("Ancestral")(x, NOISE)), x, create_graph=True)
@@ -347,74 +447,29 @@ def test_double_backward_is_refused(loss) -> None:
 @pytest.mark.parametrize(
     "loss", [lambda out: (out * V).sum(), lambda out: out.square().sum()], ids=["linear", "square"]
 )
-def test_a_gradient_penalty_is_refused_and_not_silently_dropped(loss) -> None:
-    """Beside a term that can be differentiated, the penalty would vanish without an error."""
+def test_t16_a_gradient_penalty_is_refused_and_not_silently_dropped(loss) -> None:
+    """T16: beside a term that can be differentiated, the penalty would vanish without an error."""
     x = X.clone().requires_grad_()
     with pytest.raises(RuntimeError):  # noqa: PT012
         (gradient,) = torch.autograd.grad(loss(purifier_of("Ancestral")(x, NOISE)), x, create_graph=True)
         torch.autograd.grad(gradient.square().sum() + x.square().sum(), x)
 
 
-def test_backward_calls_and_repeated_gradients() -> None:
-    """`loss.backward()` accumulates as for any module, and the graph can be kept."""
-    purifier = purifier_of("Heun", "toward")
-    _, expected = value_and_gradient(purifier)
-    x = X.clone().requires_grad_()
-    loss = (purifier(x, NOISE) * V).sum()
-    loss.backward(retain_graph=True)
-    loss.backward()
-    torch.testing.assert_close(x.grad, 2 * expected, rtol=0, atol=1e-12)
+# --- T17: global state ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("route", [StoredState(1), StoredState(2), StoredState(), Direct()], ids=str)
-def test_network_calls_per_step(route: GradientRoute) -> None:
-    """One call a step forward, one more a step for the way back if no graphs are kept; Heun takes two but for the clean
-    end."""
-    counts: list[float] = []
-    inner = tanh_eps()
+def global_states() -> tuple[bytes, str, str]:
+    return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), repr(random.getstate())
 
-    def counting(x: Tensor, sigma: float) -> Tensor:
-        counts.append(sigma)
-        return inner(x, sigma)
 
-    purifier = Purifier(counting, steps=CLEAN, solver=Ancestral(), gradient=route)
-    levels = [s.sigma for s in CLEAN]
+@pytest.mark.parametrize("route", [StoredState(1), StoredState(3), Direct(), StraightThrough()], ids=str)
+def test_t17_global_generators_are_left_alone(route) -> None:
+    """T17: torch's, numpy's and Python's, over purification and gradient; each of them moves when drawn from."""
+    before = global_states()
+    purifier = purifier_of("EulerMaruyamaVP", "toward noised", gradient=route, rounds=2)
     value_and_gradient(purifier)
-    back = levels if isinstance(route, StoredState) and route.segment else []
-    assert sorted(counts) == sorted(levels + back)
-    counts.clear()
-    purifier(X, NOISE)
-    assert counts == levels
-    counts.clear()
-    purifier.with_(solver=Heun())(X, NOISE)
-    assert len(counts) == 2 * len(levels) - 1
-
-
-def test_exact_gradient_of_long_walks() -> None:
-    """A hundred steps, the published length: stored states against one graph."""
-    steps = uniform_steps(VP(), t_start=0.1, n_steps=100, t_end=1e-5)
-    purifier = Purifier(tanh_eps(), steps=steps, solver=EulerMaruyamaVP(), guidance=Toward(0.01))
-    _, direct = value_and_gradient(purifier.with_(gradient=Direct()))
-    for segment in (1, 7, 100):
-        _, stored = value_and_gradient(purifier.with_(gradient=StoredState(segment)))
-        torch.testing.assert_close(stored, direct, rtol=0, atol=1e-11)
-
-
-def test_gradient_of_a_batch_over_draws_is_the_mean_of_single_draws() -> None:
-    purifier = purifier_of("EulerMaruyamaVP", "toward")
-    x = X.clone().requires_grad_()
-    out = purifier(x.expand(5, -1, -1, -1), NOISE.expand(range(5)))
-    (together,) = torch.autograd.grad((out * V).sum() / 5, x)
-    alone = torch.stack([value_and_gradient(purifier, noise=NOISE.draw(k))[1] for k in range(5)])
-    torch.testing.assert_close(together, alone.mean(0), rtol=0, atol=1e-13)
-
-
-def test_edm_clock_in_one_step() -> None:
-    """One Euler step from sigma to 0 is the denoiser itself, and so is its gradient."""
-    purifier = Purifier(tanh_edm(), steps=steps_at(EDM(), [0.7, 0.0]), solver=Euler())
-    leaf = X.clone().requires_grad_()
-    expected = (tanh_edm()(2 * leaf - 1 + 0.7 * NOISE(X, kind=Kind.FORWARD), 0.7) + 1) / 2
-    (by_hand,) = torch.autograd.grad((expected * V).sum(), leaf)
-    out, gradient = value_and_gradient(purifier)
-    torch.testing.assert_close(out, expected.detach(), rtol=0, atol=1e-14)
-    torch.testing.assert_close(gradient, by_hand, rtol=0, atol=1e-13)
+    list(purifier.trajectory(X, NOISE))
+    assert global_states() == before
+    with torch.random.fork_rng():
+        torch.rand(1)
+        assert global_states()[0] != before[0]
