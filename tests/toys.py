@@ -14,7 +14,7 @@ from depura.guidance import Guidance, State, pull
 from depura.noise import Kind, Noise
 from depura.purifier import FromInputUnder, Purifier, Start, from_input, from_noise
 from depura.schedules import VP, DiscreteLinear, Step, TimeLabel, uniform_steps
-from depura.solvers import Ancestral, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver
+from depura.solvers import Ancestral, Denoise, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver, StepResult
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -93,6 +93,19 @@ def difference_quotients(f: Callable[[Tensor], Tensor], x: Tensor, *, h: float =
     with torch.no_grad():
         near, far = f(x + offsets) - f(x - offsets), f(x + 2 * offsets) - f(x - 2 * offsets)
     return ((8 * near - far) / (12 * h)).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class Jittered:
+    """A DDPM step after which every pixel is multiplied by 1 + n / 10: noise that the Jacobian depends on."""
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        result = Ancestral().step(denoise, x, step, noise)
+        return result._replace(x_next=result.x_next * (1 + 0.1 * self.draw(x, step, noise)))
+
+    def draw(self, x: Tensor, step: Step, noise: Noise) -> Tensor:
+        """The multiplying noise."""
+        return noise(x, kind=Kind.AUGMENT, step=step.index)
 
 
 STEPS = uniform_steps(VP(), t_start=0.3, n_steps=4, t_end=1e-3)
