@@ -129,6 +129,7 @@ DENOISERS: dict[str, Callable[[], nn.Module]] = {
     "eps": tanh_eps,
     "edm": tanh_edm,
     "mixture": lambda: MixtureDenoiser(0.7 * randn(3, 1, 4, 4, seed=9), std=0.3),
+    "smooth": lambda: MixtureDenoiser(0.7 * randn(3, 1, 4, 4, seed=9), std=0.5),
 }
 X, V = rand(1, 1, 4, 4, seed=1), randn(1, 1, 4, 4, seed=2)
 """One image, and the weights of its purified pixels in the number that is differentiated."""

@@ -1,18 +1,21 @@
-"""Routes one by one: what each computes, what it costs, and how the purifier's other parts go with it."""
+"""The exact routes in a purifier's other parts, and the memory dial: what it costs, never what comes out."""
 
 from __future__ import annotations
 
+import math
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from depura._check import InputError
 from depura.denoisers import Clipped
-from depura.gradients import Direct, GradientRoute, StoredState, StraightThrough
+from depura.gradients import Direct, GradientRoute, StoredState, graph_bytes
 from depura.noise import Kind
 from depura.purifier import Defence, MeanProb, Purifier, Resized, Single, Vote
-from depura.schedules import EDM, steps_at
+from depura.schedules import EDM, VP, steps_at, uniform_steps
 from depura.solvers import Ancestral, Euler, Heun
 from toys import (
     CLEAN,
@@ -103,37 +106,6 @@ def test_edm_clock_in_one_step() -> None:
     torch.testing.assert_close(gradient, by_hand, rtol=0, atol=1e-13)
 
 
-# --- BPDA -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rounds", [1, 2])
-@pytest.mark.parametrize(("solver", "guided"), [("EulerMaruyamaVP", "unguided"), ("Ancestral", "toward from noise")])
-def test_straight_through_is_the_identity_times_the_exit_scale(solver: str, guided: str, rounds: int) -> None:
-    purifier = purifier_of(solver, guided, rounds=rounds)
-    exact, _ = value_and_gradient(purifier)
-    out, gradient = value_and_gradient(purifier.with_(gradient=StraightThrough()))
-    assert torch.equal(out, exact), "the value is not changed by the route"
-    torch.testing.assert_close(gradient, purifier.steps[-1].scale_next * V, rtol=0, atol=1e-15)
-
-
-def test_straight_through_keeps_the_jacobian_of_resizing_and_classifier() -> None:
-    inner = purifier_of("Ancestral", gradient=StraightThrough())
-    x, v = rand(1, 1, 4, 4, seed=1), randn(1, 1, 4, 4, seed=2)
-    _, gradient = value_and_gradient(Resized(inner, size=7), x, v)
-
-    def there_and_back(t: Tensor) -> Tensor:
-        up = nn.functional.interpolate(t, size=(7, 7), mode="bilinear", align_corners=False)
-        return nn.functional.interpolate(up, size=(4, 4), mode="bilinear", align_corners=False)
-
-    expected = torch.autograd.functional.vjp(there_and_back, x, v)[1]
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-14)
-    classifier, weights = TanhClassifier(16), randn(1, 3, seed=5)
-    _, through = value_and_gradient(Defence(inner, classifier), v=weights)
-    purified = inner(X, NOISE)
-    expected = torch.autograd.functional.vjp(classifier, purified, weights)[1]
-    torch.testing.assert_close(through, expected, rtol=0, atol=1e-14)
-
-
 # --- the machinery ----------------------------------------------------------------------------------------------------
 
 
@@ -169,3 +141,230 @@ def test_network_calls_per_step(route: GradientRoute) -> None:
     counts.clear()
     purifier.with_(solver=Heun())(X, NOISE)
     assert len(counts) == 2 * len(levels) - 1
+
+
+# --- stored states: the memory dial -----------------------------------------------------------------------------------
+
+
+TEN = uniform_steps(VP(), t_start=0.3, n_steps=10, t_end=1e-3)
+DIALS = [
+    StoredState(),
+    *(StoredState(segment=n) for n in (1, 3, 10)),
+    *(StoredState(budget=n) for n in (0, 3000, 12_000, 10**9)),
+    StoredState(segment=4, budget=12_000),
+    StoredState(segment=2, offload=True),
+    StoredState(budget=12_000, offload=True),
+]
+
+
+class Counted:
+    """A denoiser that counts its calls, in all and those that build a graph."""
+
+    def __init__(self) -> None:
+        self.inner, self.calls, self.graphs = tanh_eps(), 0, 0
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        self.calls += 1
+        self.graphs += torch.is_grad_enabled() and x.requires_grad
+        return self.inner(x, sigma)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+def test_every_setting_gives_the_same_bits(solver: str, guided: str, rounds: int) -> None:
+    purifier = purifier_of(solver, guided, steps=TEN, rounds=rounds)
+    out, gradient = value_and_gradient(purifier.with_(gradient=DIALS[0]))
+    assert float(gradient.abs().max()) > 1e-3
+    for route in DIALS[1:]:
+        same, other = value_and_gradient(purifier.with_(gradient=route))
+        assert torch.equal(same, out)
+        assert torch.equal(other, gradient), route
+
+
+def held(purifier: Purifier) -> int:
+    """Bytes of graph that a purification and its gradient hold at once."""
+    return graph_bytes(lambda: purifier(X.clone().requires_grad_(), NOISE).sum().backward())
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("guided", ["unguided", "toward"])
+def test_the_budget_buys_recomputation_and_is_kept(guided: str, rounds: int) -> None:
+    """As many steps as fit are not evaluated again, all rounds together; what one step takes is the least there is."""
+    counted, n = Counted(), 10 * rounds
+    purifier = purifier_of("Ancestral", guided, steps=TEN, rounds=rounds, denoiser=counted)
+    least, most = (
+        held(purifier.with_(gradient=StoredState(1))),
+        held(purifier.with_(gradient=StoredState(budget=10**9))),
+    )
+    one = (most - least) / (n - 1)
+    images = 2 * rounds * X.numel() * X.element_size()  # what the route itself saves: its two arguments
+    kept = []
+    for budget in (0, *(int(rounds * (least + k * one)) for k in (0.5, 2.5, 5.5, 7.5)), 2 * most):
+        counted.calls = 0
+        assert held(purifier.with_(gradient=StoredState(budget=budget))) <= max(budget, least) + images
+        kept.append(2 * n - counted.calls)
+        fits = budget / rounds - least
+        assert kept[-1] >= rounds * min(10, math.floor(fits / one) - 2), "room that was not used"
+    assert kept == sorted(kept)
+    assert (kept[0], kept[-1]) == (0, n)
+    assert len(set(kept)) > 3
+
+
+def test_default_keeps_everything_where_there_is_room_and_nothing_where_a_segment_is_asked_for() -> None:
+    for route, recomputed in ((StoredState(), 0), (StoredState(3), 10), (StoredState(3, budget=10**9), 0)):
+        counted = Counted()
+        value_and_gradient(purifier_of("Ancestral", steps=TEN, denoiser=counted, gradient=route))
+        assert counted.calls == 10 + recomputed
+
+
+class _Alive(torch.autograd.Function):
+    """Identity that holds a place among the graphs alive."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scarce: Scarce) -> Tensor:
+        ctx.place = scarce.take_place()
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None
+
+
+class Scarce:
+    """A denoiser on a machine with room for a few graphs; and out of memory at some calls, whatever they are."""
+
+    def __init__(self, room: int, at: tuple[int, ...] = ()) -> None:
+        self.inner, self.room, self.at = tanh_eps(), room, at
+        self.alive = self.calls = self.refused = 0
+
+    def take_place(self) -> object:
+        if self.alive >= self.room:
+            self.refuse()
+        self.alive += 1
+        place = _Place()
+        weakref.finalize(place, self.give_back)
+        return place
+
+    def give_back(self) -> None:
+        self.alive -= 1
+
+    def refuse(self) -> None:
+        self.refused += 1
+        raise torch.OutOfMemoryError("no room")
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        self.calls += 1
+        if self.calls in self.at:
+            self.refuse()
+        if torch.is_grad_enabled() and x.requires_grad:
+            x = _Alive.apply(x, self)
+        return self.inner(x, sigma)
+
+
+class _Place:
+    pass
+
+
+@pytest.mark.parametrize("route", [StoredState(), StoredState(3), StoredState(10), StoredState(budget=10**9)], ids=str)
+@pytest.mark.parametrize("guided", ["unguided", "toward"])
+@pytest.mark.parametrize("room", [1, 2, 5, 10])
+def test_out_of_memory_gives_up_graphs_and_goes_on(room: int, guided: str, route: StoredState) -> None:
+    """With room for a few graphs, at least for the one that a guided step makes anyway."""
+    purifier = purifier_of("Ancestral", guided, steps=TEN, denoiser=Scarce(10**9), gradient=StoredState(1))
+    expected = value_and_gradient(purifier)
+    purifier, scarce = purifier.with_(gradient=route), Scarce(room)
+    found = value_and_gradient(purifier.with_(denoiser=scarce))
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    needs = 3 if route.segment == 3 else 10
+    assert (scarce.refused > 0) == (room < needs), "the machine was as small as it says"
+    assert scarce.alive == 0, "graphs that nobody needs are gone"
+    if room < 10:
+        with pytest.raises(torch.OutOfMemoryError):
+            value_and_gradient(purifier.with_(denoiser=Scarce(room), gradient=Direct()))
+
+
+@pytest.mark.parametrize("at", [(1,), (3, 4), (10,), (11,), (12, 13), (5, 15, 18)])
+@pytest.mark.parametrize("route", [StoredState(4), StoredState(10), StoredState(budget=10**9)], ids=str)
+def test_out_of_memory_at_a_call(route: StoredState, at: tuple[int, ...]) -> None:
+    """At any call, with or without a graph, as long as there is something to give up."""
+    purifier = purifier_of("Ancestral", "toward", steps=TEN, denoiser=Scarce(10**9), gradient=route)
+    expected = value_and_gradient(purifier)
+    scarce = Scarce(100, at)
+    try:
+        found = value_and_gradient(purifier.with_(denoiser=scarce))
+    except torch.OutOfMemoryError:
+        assert route.budget is None
+        assert min(at) <= 10, "nothing is held on the way forward"
+        return
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_out_of_memory_for_a_single_step_is_an_error() -> None:
+    for room, route in ((0, StoredState()), (0, StoredState(3))):
+        with pytest.raises(torch.OutOfMemoryError):
+            value_and_gradient(purifier_of("Ancestral", steps=TEN, denoiser=Scarce(room), gradient=route))
+
+
+@pytest.mark.parametrize("route", [StoredState(), StoredState(1), StoredState(budget=3000)], ids=str)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(route: StoredState) -> None:
+    def broken(x: Tensor, sigma: float) -> Tensor:
+        raise RuntimeError("the network is broken")
+
+    with pytest.raises(RuntimeError, match="the network is broken"):
+        value_and_gradient(purifier_of("Ancestral", denoiser=broken, gradient=route))
+
+
+@pytest.mark.parametrize("route", [Direct(), StoredState(), StoredState(1), StoredState(budget=12_000)], ids=str)
+@pytest.mark.parametrize("guided", ["unguided", "toward"])
+def test_graphs_are_freed(guided: str, route: GradientRoute) -> None:
+    """After a gradient, and where none is taken: nothing stays, without a garbage collection."""
+    scarce = Scarce(10**9)
+    purifier = purifier_of("Ancestral", guided, steps=TEN, denoiser=scarce, gradient=route)
+    value_and_gradient(purifier)
+    assert scarce.alive == 0
+    out = purifier(X.clone().requires_grad_(), NOISE)
+    assert scarce.alive == (0 if route == StoredState(1) else pytest.approx(5.5, abs=4.5))
+    del out
+    assert scarce.alive == 0
+
+
+@pytest.mark.parametrize("route", [Direct(), StoredState(), StoredState(1), StoredState(budget=3000)], ids=str)
+def test_a_network_that_overwrites_what_it_saved_is_an_error(route: GradientRoute) -> None:
+    """As in ordinary automatic differentiation; a silent wrong gradient otherwise."""
+    inner = tanh_eps()
+
+    def careless(x: Tensor, sigma: float) -> Tensor:
+        h = torch.tanh(x)
+        out = inner(h, sigma)
+        h.mul_(0.5)
+        return out
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value_and_gradient(purifier_of("Ancestral", denoiser=careless, gradient=route))
+
+
+@pytest.mark.parametrize("route", [StoredState(), StoredState(1), StoredState(3), StoredState(budget=3000)], ids=str)
+def test_a_kept_graph_can_be_used_again_and_a_freed_one_cannot(route: GradientRoute) -> None:
+    x = X.clone().requires_grad_()
+    loss = (purifier_of("Ancestral", "toward", steps=TEN, gradient=route, rounds=2)(x, NOISE) * V).sum()
+    first, second, third = (torch.autograd.grad(loss, x, retain_graph=k < 2)[0] for k in range(3))
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"segment": 0}, "StoredState: expected segment"),
+        ({"segment": 1.5}, "StoredState: expected segment"),
+        ({"budget": -1}, "StoredState: expected budget"),
+    ],
+)
+def test_dials_are_checked(arguments: dict, message: str) -> None:
+    with pytest.raises((InputError, TypeError), match=message):
+        StoredState(**arguments)
