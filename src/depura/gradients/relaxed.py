@@ -84,49 +84,39 @@ class _RelaxedAdvance:
         return relaxed
 
 
-class _Sign(torch.autograd.Function):
-    """sign(x), with the derivative of tanh(x / tau)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tau: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.tau = tau
-        return x.sign()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return grad_outputs[0] * (1 - torch.tanh(x / ctx.tau) ** 2) / ctx.tau, None
-
-
 class _Abs(torch.autograd.Function):
     """|x|, whose derivative is the relaxed sign."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tau: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, within: _StandIns) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.tau = tau
+        ctx.within = within
         return x.abs()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return grad_outputs[0] * _sign(x, ctx.tau), None
+        inner = ctx.within.active
+        return grad_outputs[0] * (_sign(x, ctx.within) if inner else torch.sign(x)), None
 
 
-class _Passing(torch.autograd.Function):
-    """The value of one tensor, the gradient of another."""
+class _StandIn(torch.autograd.Function):
+    """The value of one tensor; on the way back the gradient of another.
+
+    A gradient taken inside the step (`depura.guidance.pull`) is a value of the walk, so there it is the true one.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+    def forward(ctx: Any, true: Tensor, smooth: Tensor, within: _StandIns) -> Tensor:
+        ctx.within = within
+        return true.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        return grad_outputs[0], None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor | None, None]:
+        return (grad_outputs[0], None, None) if ctx.within.active else (None, grad_outputs[0], None)
 
 
-Handler = Callable[[float, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Tensor]
+Handler = Callable[["_StandIns", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Tensor]
 
 
 class _StandIns(TorchFunctionMode):
@@ -135,6 +125,15 @@ class _StandIns(TorchFunctionMode):
     def __init__(self, tau: float) -> None:
         super().__init__()
         self.tau = tau
+        self.active = False
+
+    def __enter__(self) -> _StandIns:
+        self.active = True
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self.active = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -142,62 +141,66 @@ class _StandIns(TorchFunctionMode):
         kwargs = kwargs or {}
         real = bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point() and "out" not in kwargs
         if real and func in _HANDLERS:
-            return _HANDLERS[func](self.tau, func, args, kwargs)
+            return _HANDLERS[func](self, func, args, kwargs)
         if real and func in _IN_PLACE:
             plain = _IN_PLACE[func]
             # The derivative is taken at the old value, so that is copied before it is overwritten.
-            new = _HANDLERS[plain](self.tau, plain, (args[0].clone(), *args[1:]), kwargs)
+            new = _HANDLERS[plain](self, plain, (args[0].clone(), *args[1:]), kwargs)
             return args[0].copy_(new)
         return func(*args, **kwargs)
 
 
-def _sign(x: Tensor, tau: float) -> Tensor:
-    function: Any = _Sign
-    return function.apply(x, tau)
+def _sign(x: Tensor, within: _StandIns) -> Tensor:
+    return _stand_in(x.sign(), torch.tanh(x / within.tau), within)
 
 
-def _abs(x: Tensor, tau: float) -> Tensor:
+def _abs(x: Tensor, within: _StandIns) -> Tensor:
     function: Any = _Abs
-    return function.apply(x, tau)
+    return function.apply(x, within)
 
 
-def _passing(x: Tensor, value: Tensor) -> Tensor:
-    function: Any = _Passing
-    return function.apply(x, value.detach())
+def _stand_in(true: Tensor, smooth: Tensor, within: _StandIns) -> Tensor:
+    function: Any = _StandIn
+    return function.apply(true, smooth, within)
 
 
-def _sign_call(tau: float, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return _sign(args[0], tau)
+def _valued(smooth: Tensor, value: Tensor) -> Tensor:
+    """The value of one tensor, all gradients of the other."""
+    return value.detach() + (smooth - smooth.detach())
 
 
-def _abs_call(tau: float, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return _abs(args[0], tau)
+def _sign_call(within: _StandIns, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return _sign(args[0], within)
 
 
-def _passing_call(tau: float, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return _passing(args[0], func(*args, **kwargs))
+def _abs_call(within: _StandIns, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return _abs(args[0], within)
 
 
-def _l1_loss(tau: float, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _passing_call(within: _StandIns, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return _stand_in(func(*args, **kwargs), args[0], within)
+
+
+def _l1_loss(within: _StandIns, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     bound = inspect.signature(F.l1_loss).bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
     if given.get("weight") is not None:
         return func(*args, **kwargs)
-    distance = _abs(given["input"] - given["target"], tau)
+    distance = _abs(given["input"] - given["target"], within)
     reduction = given["reduction"]
     reduced = distance if reduction == "none" else distance.sum() if reduction == "sum" else distance.mean()
-    return _passing(reduced, func(*args, **kwargs))
+    return _valued(reduced, func(*args, **kwargs))
 
 
-def _norm(tau: float, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _norm(within: _StandIns, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Norms of order 1: torch.norm(x, p, dim, keepdim) and torch.linalg.vector_norm(x, ord, dim, keepdim)."""
     named = dict(zip(("x", "order", "dim", "keepdim"), args, strict=False)) | kwargs
     if named.get("order", named.get("p", named.get("ord"))) != 1 or "dtype" in kwargs:
         return func(*args, **kwargs)
-    distance, dim = _abs(args[0], tau), named.get("dim")
+    distance, dim = _abs(args[0], within), named.get("dim")
     total = distance.sum() if dim is None else distance.sum(dim, keepdim=bool(named.get("keepdim", False)))
-    return _passing(total, func(*args, **kwargs))
+    return _valued(total, func(*args, **kwargs))
 
 
 _ROUNDING = ("round", "floor", "ceil", "trunc", "fix")
