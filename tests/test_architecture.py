@@ -50,6 +50,7 @@ GRAD_MODE = {
     "gradients/adjoint.py",
     "gradients/relaxed.py",
     "gradients/grafted.py",
+    "_memory.py",
     "guidance.py",
     "purifier.py",
     "attacks/eot.py",

@@ -191,14 +191,22 @@ def floored_in_place(x: Tensor) -> Tensor:
     return (2 * x).add_(0.5).floor_() / 2
 
 
-@pytest.mark.parametrize("hard", [halves, floored_in_place, lambda x: x.clamp(-0.2, 0.2)])
+def clamped(x: Tensor) -> Tensor:
+    return x.clamp(-0.2, 0.2)
+
+
+def pushed(at: State) -> Tensor:
+    """Guidance that is no gradient itself."""
+    return -0.2 * torch.tanh(at.x0 - at.x_in)
+
+
+@pytest.mark.parametrize("hard", [halves, floored_in_place, clamped])
 def test_relaxed_rounding_and_clamps_let_the_gradient_through(hard: Callable[[Tensor], Tensor]) -> None:
     """In the denoiser: the derivative of the denoiser without them, at the states of the walk with them."""
     inner = tanh_eps()
-    purifier = purifier_of("Ancestral", "toward", denoiser=lambda x, sigma: hard(inner(x, sigma)))
-    offsets = {
-        moment.step.sigma: moment.x0 - inner(moment.x, moment.step.sigma) for moment in purifier.trajectory(X, NOISE)
-    }
+    purifier = purifier_of("Ancestral", denoiser=lambda x, sigma: hard(inner(x, sigma)), guidance=pushed)
+    walk = list(purifier.trajectory(X, NOISE))
+    offsets = {moment.step.sigma: moment.x0 - inner(moment.x, moment.step.sigma) for moment in walk}
     program = purifier.with_(denoiser=lambda x, sigma: inner(x, sigma) + offsets[sigma])
     out, exact = value_and_gradient(purifier.with_(gradient=StoredState(1)))
     same, relaxed = value_and_gradient(purifier.with_(gradient=Relaxed(TAU)))
@@ -206,6 +214,48 @@ def test_relaxed_rounding_and_clamps_let_the_gradient_through(hard: Callable[[Te
     assert largest(relaxed, value_and_gradient(program)[1]) <= 1e-12
     assert coordinate_error(program) <= 1e-7
     assert largest(relaxed, exact) > 1e-3
+
+
+@pytest.mark.parametrize("hard", [halves, clamped])
+@pytest.mark.parametrize("inner", [StoredState(1), StoredState(budget=10**9), Direct()], ids=str)
+def test_relaxed_leaves_a_gradient_inside_the_walk_as_it_is(inner: GradientRoute, hard) -> None:
+    """Guidance by a gradient through such a denoiser: zero where that is flat, so its value may not be relaxed.
+
+    By hand: -0.3 J^T (flat * g), g the gradient of the distance, with the mask a constant of the walk.
+    """
+    network = tanh_eps()
+    purifier = purifier_of("Ancestral", "toward", denoiser=lambda x, sigma: hard(network(x, sigma)))
+    walk = list(purifier.trajectory(X, NOISE))
+    free = {moment.step.sigma: network(moment.x, moment.step.sigma) for moment in walk}
+    offsets = {moment.step.sigma: moment.x0 - free[moment.step.sigma] for moment in walk}
+    steep = {
+        sigma: (x0.abs() < 0.2).double() if hard is clamped else torch.zeros_like(x0) for sigma, x0 in free.items()
+    }
+
+    def toward(at: State) -> Tensor:
+        z = at.x0 - at.x_in
+        weights = steep[at.step.sigma] * z / torch.sqrt(0.1 + z.square())
+        return -0.3 * torch.autograd.grad(at.x0, at.x, weights, create_graph=True)[0]
+
+    program = purifier.with_(denoiser=lambda x, sigma: network(x, sigma) + offsets[sigma], guidance=toward)
+    out, _ = value_and_gradient(purifier.with_(gradient=StoredState(1)))
+    same, relaxed = value_and_gradient(purifier.with_(gradient=Relaxed(TAU, inner)))
+    assert torch.equal(same, out)
+    assert largest(program(X, NOISE), out) <= 1e-12
+    assert largest(relaxed, value_and_gradient(program)[1]) <= 1e-12
+
+
+def test_relaxed_leaves_an_unrecorded_gradient_inside_the_walk_as_it_is() -> None:
+    """Guidance written without create_graph."""
+
+    def careless(at: State) -> Tensor:
+        (gradient,) = torch.autograd.grad(
+            at.x0.sign().square().sum() + at.x0.clamp(-0.2, 0.2).sum(), at.x, retain_graph=True
+        )
+        return -0.3 * gradient
+
+    purifier = purifier_of("Ancestral", guidance=careless)
+    assert torch.equal(purifier(X, NOISE), purifier.with_(gradient=Relaxed(TAU))(X, NOISE))
 
 
 def test_relaxed_is_exact_for_a_smooth_walk() -> None:
