@@ -169,11 +169,10 @@ class Counted:
         return self.inner(x, sigma)
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised"])
 @pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
-def test_every_setting_gives_the_same_bits(solver: str, guided: str, rounds: int) -> None:
-    purifier = purifier_of(solver, guided, steps=TEN, rounds=rounds)
+def test_every_setting_gives_the_same_bits(solver: str, guided: str) -> None:
+    purifier = purifier_of(solver, guided, steps=TEN, rounds=2)
     out, gradient = value_and_gradient(purifier.with_(gradient=DIALS[0]))
     assert float(gradient.abs().max()) > 1e-3
     for route in DIALS[1:]:
@@ -310,11 +309,16 @@ def test_out_of_memory_for_a_single_step_is_an_error() -> None:
 
 @pytest.mark.parametrize("route", [StoredState(), StoredState(1), StoredState(budget=3000)], ids=str)
 def test_other_errors_are_not_taken_for_a_lack_of_memory(route: StoredState) -> None:
+    """They are raised at once, not tried again with less."""
+    calls = []
+
     def broken(x: Tensor, sigma: float) -> Tensor:
+        calls.append(sigma)
         raise RuntimeError("the network is broken")
 
     with pytest.raises(RuntimeError, match="the network is broken"):
         value_and_gradient(purifier_of("Ancestral", denoiser=broken, gradient=route))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("route", [Direct(), StoredState(), StoredState(1), StoredState(budget=12_000)], ids=str)
@@ -348,13 +352,14 @@ def test_a_network_that_overwrites_what_it_saved_is_an_error(route: GradientRout
 
 @pytest.mark.parametrize("route", [StoredState(), StoredState(1), StoredState(3), StoredState(budget=3000)], ids=str)
 def test_a_kept_graph_can_be_used_again_and_a_freed_one_cannot(route: GradientRoute) -> None:
+    """Nothing outside the route saves a tensor here, so it is the route that refuses."""
     x = X.clone().requires_grad_()
-    loss = (purifier_of("Ancestral", "toward", steps=TEN, gradient=route, rounds=2)(x, NOISE) * V).sum()
-    first, second, third = (torch.autograd.grad(loss, x, retain_graph=k < 2)[0] for k in range(3))
+    out = purifier_of("Ancestral", "toward", steps=TEN, gradient=route, rounds=2)(x, NOISE)
+    first, second, third = (torch.autograd.grad(out, x, V, retain_graph=k < 2)[0] for k in range(3))
     assert torch.equal(first, second)
     assert torch.equal(first, third)
     with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(loss, x)
+        torch.autograd.grad(out, x, V)
 
 
 @pytest.mark.parametrize(
