@@ -50,7 +50,6 @@ GRAD_MODE = {
     "gradients/adjoint.py",
     "gradients/relaxed.py",
     "gradients/grafted.py",
-    "_memory.py",
     "guidance.py",
     "purifier.py",
     "attacks/eot.py",
