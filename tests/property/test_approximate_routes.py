@@ -128,6 +128,14 @@ class Hard:
         return -0.3 * torch.sign(at.x0 - at.x_in)
 
     @staticmethod
+    def sign_in_place(at: State) -> Tensor:
+        return -0.3 * (at.x0 - at.x_in).sign_()
+
+    @staticmethod
+    def l1_in_place(at: State) -> Tensor:
+        return 0.3 * pull((at.x0 - at.x_in).abs_().flatten(1).sum(1), at.x)
+
+    @staticmethod
     def l1(at: State) -> Tensor:
         return 0.3 * pull((at.x0 - at.x_in).abs().flatten(1).sum(1), at.x)
 
@@ -166,7 +174,15 @@ class Smooth:
 @pytest.mark.parametrize("start", ["from input", "from noise"])
 @pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
 @pytest.mark.parametrize(
-    ("hard", "smooth"), [(Hard.sign, "sign"), (Hard.l1, "l1"), (Hard.l1_loss, "l1"), (Hard.l1_norm, "l1")]
+    ("hard", "smooth"),
+    [
+        (Hard.sign, "sign"),
+        (Hard.sign_in_place, "sign"),
+        (Hard.l1, "l1"),
+        (Hard.l1_in_place, "l1"),
+        (Hard.l1_loss, "l1"),
+        (Hard.l1_norm, "l1"),
+    ],
 )
 def test_relaxed_sign_is_the_derivative_of_the_smooth_program(hard, smooth: str, solver: str, start: str) -> None:
     """Over a whole walk: values of the hard program bit for bit, gradient of the smooth one by differences."""

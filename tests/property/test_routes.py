@@ -15,7 +15,7 @@ from depura.denoisers import Clipped
 from depura.gradients import Direct, GradientRoute, StoredState, graph_bytes
 from depura.noise import Kind
 from depura.purifier import Defence, MeanProb, Purifier, Resized, Single, Vote
-from depura.schedules import EDM, VP, steps_at, uniform_steps
+from depura.schedules import EDM, VP, Step, steps_at, uniform_steps
 from depura.solvers import Ancestral, Euler, Heun
 from toys import (
     CLEAN,
@@ -350,16 +350,40 @@ def test_a_network_that_overwrites_what_it_saved_is_an_error(route: GradientRout
         value_and_gradient(purifier_of("Ancestral", denoiser=careless, gradient=route))
 
 
+class Products:
+    """The least that a route can fold: x times x_in, plus x."""
+
+    images = (0,)
+    rounds = 1
+
+    def __call__(self, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
+        return x * x_in + x
+
+
 @pytest.mark.parametrize("route", [StoredState(), StoredState(1), StoredState(3), StoredState(budget=3000)], ids=str)
 def test_a_kept_graph_can_be_used_again_and_a_freed_one_cannot(route: GradientRoute) -> None:
-    """Nothing outside the route saves a tensor here, so it is the route that refuses."""
     x = X.clone().requires_grad_()
     out = purifier_of("Ancestral", "toward", steps=TEN, gradient=route, rounds=2)(x, NOISE)
     first, second, third = (torch.autograd.grad(out, x, V, retain_graph=k < 2)[0] for k in range(3))
     assert torch.equal(first, second)
     assert torch.equal(first, third)
+    x, x_in = X.clone().requires_grad_(), X.clone().requires_grad_()
+    out = route(Products(), x, x_in, TEN)
+    found = torch.autograd.grad(out, (x, x_in), V)
+    torch.testing.assert_close(found[0], (1 + X) ** 10 * V, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found[1], 10 * (1 + X) ** 9 * X * V, rtol=1e-12, atol=0)
     with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(out, x, V)
+        torch.autograd.grad(out, (x, x_in), V)
+
+
+@pytest.mark.parametrize("route", [StoredState(), StoredState(1), Direct()], ids=str)
+def test_an_input_that_is_overwritten_before_the_way_back_is_an_error(route: GradientRoute) -> None:
+    x, x_in = X.clone().requires_grad_(), X.clone().requires_grad_()
+    out = route(Products(), x, x_in, TEN)
+    with torch.no_grad():
+        x_in.mul_(0.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(out, (x, x_in), V)
 
 
 @pytest.mark.parametrize(
