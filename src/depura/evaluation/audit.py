@@ -142,7 +142,7 @@ def _coarsest(model: Defence, images: Tensor, noise: Noise) -> torch.dtype:
 def _subject(
     defence: Defence, model: Defence, images: Tensor, noise: Noise, precision: Precision, seed: int
 ) -> Subject:
-    model = rerouted(model, StoredState())
+    model = rerouted(model, StoredState(segment=1))
     if isinstance(model.rule, Vote):
         model.rule = MeanProb(model.rule.n_draws)
     return Subject(

@@ -68,8 +68,8 @@ def run(subject: Subject) -> Iterator[Check]:
     for check in (
         lambda: _differences(subject, gradient),
         lambda: _second_way(subject, recorded, gradient),
-        lambda: _alone(subject, logits, gradient),
-        lambda: _order(subject, logits, gradient),
+        lambda: _alone(subject, recorded, gradient),
+        lambda: _order(subject, recorded, gradient),
         lambda: _draws(subject),
         lambda: _masked(subject),
         lambda: _memory(subject, logits),
@@ -164,7 +164,7 @@ def _differences(subject: Subject, gradient: Tensor) -> Check:
 def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
     if subject.defence.purifier is None:
         return Check("second way", Light.GREEN, "There is no walk to differentiate in a second way.")
-    routes: list[GradientRoute] = [Checkpointed(), StoredState(segment=2), StoredState(segment=5)]
+    routes: list[GradientRoute] = [Checkpointed(), StoredState(), StoredState(segment=2), StoredState(segment=5)]
     own = subject.route
     if own is not None and own.code == "G6" and not isinstance(own, (StoredState, Direct)):
         routes.append(own)
