@@ -11,6 +11,7 @@ import torch
 
 import depura
 from depura.demo import digits_purifier, study
+from depura.evaluation.counting import counted
 from depura.evaluation.runner import run_unit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -35,7 +36,19 @@ def results(device: str, dtype: torch.dtype, route: depura.GradientRoute) -> tup
     return out.detach().cpu(), gradient.cpu()
 
 
-@pytest.mark.parametrize("route", [depura.StoredState(), depura.Direct(), depura.StraightThrough()], ids=str)
+ROUTES = [
+    depura.StoredState(),
+    depura.StoredState(segment=1),
+    depura.StoredState(segment=2, offload=True),
+    depura.StoredState(budget=200_000),
+    depura.Direct(),
+    depura.StraightThrough(),
+    depura.Relaxed(),
+    depura.Grafted(),
+]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=str)
 def test_cuda_agrees_with_the_cpu(dtype: torch.dtype, near: float, route: depura.GradientRoute) -> None:
     for found, expected in zip(results("cuda", dtype, route), results("cpu", dtype, route), strict=True):
@@ -47,6 +60,47 @@ def test_the_batch_does_not_matter_on_cuda() -> None:
     whole = purifier(images, NOISE)
     for k in range(len(images)):
         torch.testing.assert_close(purifier(images[k : k + 1], NOISE.take([k])), whole[k : k + 1], rtol=0, atol=1e-12)
+
+
+def test_the_adjoint_on_cuda() -> None:
+    """Of a walk that it is defined for."""
+
+    def gradient(device: str) -> torch.Tensor:
+        denoiser = depura.digits_denoiser().to(device, torch.float64)
+        purifier = depura.diffpure(denoiser, t_star=0.05, n_steps=50, gradient=depura.Adjoint())
+        leaf = DATA.images.to(device, torch.float64).requires_grad_()
+        return torch.autograd.grad(purifier(leaf, NOISE).square().sum(), leaf)[0].cpu()
+
+    there, here = gradient("cuda"), gradient("cpu")
+    assert float((there - here).norm() / here.norm()) < 1e-6
+
+
+def test_recomputation_is_told_apart_on_cuda() -> None:
+    """Backward passes run in threads of their own there."""
+    model = depura.Defence(digits_purifier().with_(gradient=depura.StoredState(segment=1)), depura.digits_classifier())
+    model, counts = counted(model.to("cuda"))
+    images = DATA.images.to("cuda").requires_grad_()
+    used = depura.graph_bytes(lambda: torch.autograd.grad(model(images, NOISE).sum(), images))
+    n = len(images) * len(digits_purifier().steps)
+    assert (counts.forward, counts.backward, counts.recomputed) == (n, n, n)
+    assert used > 0
+
+
+def test_running_out_of_memory_on_cuda_is_survived() -> None:
+    """With room for a few rows only, an attack goes on with fewer at once."""
+    attack = depura.PGD(depura.Ball("linf", 0.1), n_steps=1, eot=64)
+    model = depura.Defence(digits_purifier().with_(gradient=depura.Direct()), depura.digits_classifier()).to("cuda")
+    images, labels = DATA.images.to("cuda"), DATA.labels.to("cuda")
+    whole = attack(model, images, labels, init=NOISE, eot=NOISE)
+    needed = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(max(0.5 * needed, 32 * 2**20) / total)
+    try:
+        cramped = attack(model, images, labels, init=NOISE, eot=NOISE)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.testing.assert_close(cramped.loss, whole.loss, rtol=1e-3, atol=1e-3)
 
 
 def test_a_unit_of_a_study_runs_on_cuda() -> None:
