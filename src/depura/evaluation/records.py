@@ -117,7 +117,10 @@ class RunDirectory:
                 "Check the path, or make a run with 'depura run'."
             ) from error
         if not isinstance(header, dict) or header.get("schema") != SCHEMA:  # pyright: ignore[reportUnknownMemberType]
-            raise RecordError(f"run directory {path}: expected layout {SCHEMA}, got another one. Use a newer depura.")
+            raise RecordError(
+                f"run directory {path}: expected layout {SCHEMA}, got another one. Choose another --out, or use the "
+                "depura that made it."
+            )
         return cls(path, header)  # pyright: ignore[reportUnknownArgumentType]
 
     def file(self, name: str) -> Path:
