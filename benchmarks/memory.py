@@ -3,13 +3,13 @@
 import ctypes
 import gc
 import os
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from depura._memory import free_host_bytes
 
 # The profiler's tracing library greets on stderr at each start and stop unless it is told to keep to errors.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -47,13 +47,11 @@ def give_back() -> None:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that is free to be used now; where the system does not tell, half of all there is."""
+    """Memory that is free to be used now."""
     give_back()
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    facts = Path("/proc/meminfo")
-    told = re.search(r"MemAvailable:\s+(\d+) kB", facts.read_text(encoding="utf-8")) if facts.exists() else None
-    return 1024 * int(told.group(1)) if told else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return free_host_bytes()
 
 
 def _peak_on_cuda(f: Callable[[], object], device: torch.device) -> int:

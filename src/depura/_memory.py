@@ -146,7 +146,7 @@ def spare_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + kept) // 2
-    return _free_host_bytes() // (2 * (os.cpu_count() or 1))
+    return free_host_bytes() // (2 * (os.cpu_count() or 1))
 
 
 def unless_out_of_memory(f: Callable[[], T]) -> T | None:
@@ -172,7 +172,11 @@ def _says_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: " in str(error)
 
 
-def _free_host_bytes() -> int:
+def free_host_bytes() -> int:
+    """Memory that this process may still take, in bytes: what the system or its control group has left.
+
+    Where the system does not tell, half of all there is.
+    """
     limits = [_read(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo"), 1024)]
     group = Path("/sys/fs/cgroup")
     most, used = _read(r"(\d+)", group / "memory.max", 1), _read(r"(\d+)", group / "memory.current", 1)

@@ -55,19 +55,27 @@ def test_draws_are_those_of_single_calls() -> None:
     torch.testing.assert_close(together.gradient(), together.gradients.mean(1), rtol=0, atol=1e-14)
 
 
-def test_out_of_memory_halves_the_rows_and_goes_on() -> None:
-    model, sizes = defence(), list[int]()
+class Cramped:
+    """A model with room for three rows; it remembers how many it was asked for."""
 
-    def small(images: Tensor, noise: Noise) -> Tensor:
-        sizes.append(len(images))
+    def __init__(self, model: Defence) -> None:
+        self.model = model
+        self.sizes: list[int] = []
+
+    def __call__(self, images: Tensor, noise: Noise) -> Tensor:
+        self.sizes.append(len(images))
         if len(images) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return model(images, noise)
+        return self.model(images, noise)
 
+
+def test_out_of_memory_halves_the_rows_and_goes_on() -> None:
+    model = defence()
+    small = Cramped(model)
     found = by_draw(small, X, Y, margin, draws=range(4), noise=NOISE)
     whole = by_draw(model, X, Y, margin, draws=range(4), noise=NOISE)
     torch.testing.assert_close(found.gradients, whole.gradients, rtol=0, atol=1e-12)
-    assert sizes == [12, 6, 3, 3, 3, 3]
+    assert small.sizes == [12, 6, 3, 3, 3, 3]
     assert found.rows == 3
 
 
@@ -88,18 +96,12 @@ def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
 
 
 def test_an_attack_remembers_how_many_rows_fit() -> None:
-    model, sizes = defence(), list[int]()
-
-    def small(images: Tensor, noise: Noise) -> Tensor:
-        sizes.append(len(images))
-        if len(images) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return model(images, noise)
-
+    model = defence()
+    small = Cramped(model)
     attack = PGD(Ball("linf", 0.1), n_steps=3, eot=2)
     found = attack(small, X, Y, init=NOISE, eot=NOISE)
     torch.testing.assert_close(found.images, attack(model, X, Y, init=NOISE, eot=NOISE).images, rtol=0, atol=1e-12)
-    assert sizes == [6, 3, 3, 3, 3, 3, 3]
+    assert small.sizes == [6, 3, 3, 3, 3, 3, 3]
 
 
 def test_health_by_hand() -> None:

@@ -71,22 +71,19 @@ def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise) -> Iterator[P
         return (core.solver.step(_stand_in(moment, rows), inputs[0], step, tape.take(rows)).x_next,)
 
     def guide(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
-        assert core.guidance is not None
-        recording = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
-            x0 = _stand_in(moment, rows)(x, step.sigma)
-            moved = core.guidance(State(x, x0, inputs[1], step, tape.take(rows)))
-        return (moved if recording else moved.detach(),)
+        def displace(x: Tensor) -> Tensor:
+            return _displacement(
+                core, State(x, _stand_in(moment, rows)(x, step.sigma), inputs[1], step, tape.take(rows))
+            )
+
+        return _recorded(displace, inputs[0])
 
     def guided(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
-        assert core.guidance is not None
-        recording = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+        def move(x: Tensor) -> Tensor:
             x_next, x0 = core.solver.step(core.denoiser, x, step, tape.take(rows))
-            moved = x_next + core.guidance(State(x, x0, inputs[1], step, tape.take(rows)))
-        return (moved if recording else moved.detach(),)
+            return x_next + _displacement(core, State(x, x0, inputs[1], step, tape.take(rows)))
+
+        return _recorded(move, inputs[0])
 
     yield Probe(_label("denoiser", core.denoiser), denoise, (moment.x,), ("x",), n, core.denoiser)
     if not bool(moment.x0.isfinite().all()):  # nothing to stand in for
@@ -97,6 +94,19 @@ def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise) -> Iterator[P
         yield Probe(_label("guidance", core.guidance), guide, (moment.x, x_in), at, n, core.guidance)
         together = f"{_label('guidance', core.guidance)} with {_label('denoiser', core.denoiser)}"
         yield Probe(together, guided, (moment.x, x_in), at, n, together=True)
+
+
+def _displacement(core: Purifier, at: State) -> Tensor:
+    assert core.guidance is not None
+    return core.guidance(at)
+
+
+def _recorded(move: Callable[[Tensor], Tensor], x: Tensor) -> Tensors:
+    """What a guided function gives at x, which has to record for it; with a graph only if the caller records."""
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        moved = move(x if x.requires_grad else x.detach().requires_grad_())
+    return (moved if recording else moved.detach(),)
 
 
 def _stand_in(moment: Moment, rows: tuple[int, ...]) -> Callable[[Tensor, float], Tensor]:
