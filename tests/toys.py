@@ -12,9 +12,10 @@ from depura.denoisers import EdmDenoiser, EpsDenoiser
 from depura.exact import MixtureDenoiser
 from depura.guidance import Guidance, State, pull
 from depura.noise import Kind, Noise
-from depura.purifier import FromInputUnder, Purifier, Start, from_input, from_noise
+from depura.purifier import Purifier
 from depura.schedules import VP, DiscreteLinear, Step, TimeLabel, uniform_steps
 from depura.solvers import Ancestral, Denoise, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver, StepResult
+from depura.starts import FromInputUnder, Start, from_input, from_noise
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

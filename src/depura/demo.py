@@ -5,9 +5,10 @@ from __future__ import annotations
 from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
 from depura.data.digits import SHAPE, digits_classifier, digits_denoiser, load_digits
+from depura.defence import Defence
 from depura.evaluation.study import Study, ladder
 from depura.methods.diffpure import diffpure
-from depura.purifier import Defence, Purifier
+from depura.purifier import Purifier
 from depura.solvers import Ancestral
 
 T_STAR, N_STEPS = 0.09, 5

@@ -58,12 +58,30 @@ class EpsDenoiser(nn.Module):
 
     def with_label(self, label: LabelRule) -> EpsDenoiser:
         """The same network under another label rule (for instance the exact labels of one table, `TableLabel`)."""
-        return EpsDenoiser(self.network, label=label, scale=self.scale)
+        return type(self)(self.network, label=label, scale=self.scale)
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
         eps = self.network(self.scale(sigma) * x, _labels(x, self.label(sigma)))
         return x - sigma * eps[:, : x.shape[1]]
+
+
+class EpsVarianceDenoiser(EpsDenoiser):
+    """Around a network that predicts noise and variance (ADM, improved-diffusion): gives x0 and the variance's share.
+
+    Further channels v of the network become f = (v + 1) / 2, between the small (0) and the large variance (1), behind
+    those of x0. For `AncestralLearned`; every other solver takes `EpsDenoiser` around the same network.
+    """
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        """Estimate x0 from x, (B, C, H, W) -> (B, 2C, H, W): x0, then f."""
+        c = x.shape[1]
+        out = self.network(self.scale(sigma) * x, _labels(x, self.label(sigma)))
+        if out.shape[1] != 2 * c:
+            _check.fail(
+                "EpsVarianceDenoiser", f"a network with {2 * c} output channels", f"{out.shape[1]}", "Use EpsDenoiser."
+            )
+        return torch.cat([x - sigma * out[:, :c], (out[:, c:] + 1) / 2], dim=1)
 
 
 class ScoreDenoiser(nn.Module):
@@ -144,7 +162,10 @@ class EdmDenoiser(nn.Module):
 
 
 class Clipped(nn.Module):
-    """A denoiser whose estimate is clamped to [-1, 1]; the gradient is zero where the clamp acts."""
+    """A denoiser whose estimate is clamped to [-1, 1]; the gradient is zero where the clamp acts.
+
+    Shares of learned variances, if there are any behind the estimate, are left as they are.
+    """
 
     def __init__(self, denoiser: Denoiser) -> None:
         """Wrap the denoiser.
@@ -157,7 +178,9 @@ class Clipped(nn.Module):
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
-        return self.denoiser(x, sigma).clamp(-1, 1)
+        c = x.shape[1]
+        out = self.denoiser(x, sigma)
+        return out.clamp(-1, 1) if out.shape[1] == c else torch.cat([out[:, :c].clamp(-1, 1), out[:, c:]], dim=1)
 
 
 def edm_coefficients(sigma: float, sigma_data: float) -> tuple[float, float, float, float]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from depura.noise import Noise
 from depura.schedules import Step
+
+R = TypeVar("R", bound="tuple[Any, ...]")
 
 
 class State(NamedTuple):
@@ -20,6 +23,7 @@ class State(NamedTuple):
         x_in: the image being purified, [-1, 1] units, attached to the graph of the input.
         step: row of the step table.
         noise: randomness of this walk (draw with Kind.GUIDANCE).
+        variance: of the noise that the step adds, in x0 + sigma n coordinates; a tensor where the network learned it.
     """
 
     x: Tensor
@@ -27,6 +31,7 @@ class State(NamedTuple):
     x_in: Tensor
     step: Step
     noise: Noise
+    variance: Tensor | float = 0.0
 
 
 class Guidance(Protocol):
@@ -58,3 +63,54 @@ def pull(distance: Tensor, x: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(distance.sum(), x, create_graph=True)
     return -gradient
+
+
+def mean_shift(at: State) -> Tensor | float:
+    """Weight of a gradient of log p by x that makes it DDPM's mean shift, Sigma grad_{x_t} log p.
+
+    Dhariwal and Nichol 2021 (arXiv:2105.05233), algorithm 1, where x_t = scale x and Sigma is the variance of the
+    step's noise there. In x0 + sigma n coordinates: variance * scale_next / scale. 0 on a step without noise.
+
+    Args:
+        at: the state.
+
+    Returns:
+        The weight, a tensor where the variance is learned.
+    """
+    return at.variance * (at.step.scale_next / at.step.scale)
+
+
+def score_shift(at: State) -> float:
+    """Weight of a gradient of log p by x that adds it to the score of the reverse SDE: sigma^2 - sigma'^2.
+
+    Song et al. 2021 (arXiv:2011.13456), eq. 14 (controllable generation).
+
+    Args:
+        at: the state.
+
+    Returns:
+        The weight.
+    """
+    return at.step.sigma**2 - at.step.sigma_next**2
+
+
+def recorded(f: Callable[[Tensor], R], x: Tensor, x_in: Tensor) -> R:
+    """f(x) for an f that differentiates inside: it runs with a graph, and returns one only if the caller records.
+
+    So values do not depend on grad mode.
+
+    Args:
+        f: function of the state; it may close over x_in.
+        x: the state.
+        x_in: the image being purified.
+
+    Returns:
+        What f gives, detached if nobody records.
+    """
+    recording = torch.is_grad_enabled() and (x.requires_grad or x_in.requires_grad)
+    with torch.enable_grad():
+        out = f(x if recording and x.requires_grad else x.detach().requires_grad_())
+    if recording:
+        return out
+    bare: list[Any] = [part.detach() if isinstance(part, Tensor) else part for part in out]
+    return type(out)(*bare) if hasattr(out, "_fields") else type(out)(bare)

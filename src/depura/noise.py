@@ -150,6 +150,10 @@ class Noise:
         """The same addresses in another round."""
         return replace(self, round=number)
 
+    def later(self, rounds: int) -> Noise:
+        """The same addresses, some rounds later."""
+        return replace(self, round=self.round + rounds)
+
     def draw(self, number: int) -> Noise:
         """The same images, all at draw `number`."""
         return replace(self, draws=number)

@@ -8,9 +8,11 @@ know whether it is differentiated. Kernels are those of Song et al. 2021 (arXiv:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from depura import _check
@@ -32,10 +34,12 @@ class StepResult(NamedTuple):
     Attributes:
         x_next: state at sigma_next, (B, C, H, W).
         x0: the clean image as estimated at the start of the step.
+        variance: of the noise that was added, for guidance that is weighted by it; a tensor where it is learned.
     """
 
     x_next: Tensor
     x0: Tensor
+    variance: Tensor | float = 0.0
 
 
 class Solver(Protocol):
@@ -133,7 +137,84 @@ class Ancestral:
         x_next = x0 + kept * (x - x0)
         if fresh > 0:
             x_next = x_next + fresh * noise(x, kind=Kind.REVERSE, step=step.index)
-        return StepResult(x_next, x0)
+        return StepResult(x_next, x0, fresh**2)
+
+
+@dataclass(frozen=True)
+class AncestralLarge:
+    """DDPM's ancestral step with the large variance beta: the mean of `Ancestral`, the noise of the forward process.
+
+    Ho et al. 2020, section 3.2 (sigma_t^2 = beta_t). The last step, to sigma 0, adds none.
+
+    Attributes:
+        last: variance that guidance is told of at the step to sigma 0 (`DDPM` codes take the posterior variance of the
+            step before, see `last_variance`).
+    """
+
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check.number("AncestralLarge", "last", self.last, low=0.0)
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """x' = x + (1 - sigma'^2 / sigma^2) (D - x) + sqrt(beta) / scale' z, beta = 1 - scale^2 / scale'^2."""
+        x0 = denoise(x, step.sigma)
+        x_next = x + (1 - (step.sigma_next / step.sigma) ** 2) * (x0 - x)
+        if step.sigma_next == 0:
+            return StepResult(x_next, x0, self.last)
+        variance = largest_variance(step)
+        return StepResult(x_next + math.sqrt(variance) * noise(x, kind=Kind.REVERSE, step=step.index), x0, variance)
+
+
+@dataclass(frozen=True)
+class AncestralLearned:
+    """DDPM's ancestral step whose variance the network learned, pixel by pixel, between the small and the large one.
+
+    log Sigma = f log beta + (1 - f) log posterior variance; Nichol and Dhariwal 2021 (arXiv:2102.09672), eq. 15. The
+    denoiser must give f in further channels (`EpsVarianceDenoiser`). The last step, to sigma 0, adds no noise.
+
+    Attributes:
+        last: small variance at the step to sigma 0, where the posterior's is 0 (`last_variance`); for guidance only.
+    """
+
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check.number("AncestralLearned", "last", self.last, low=0.0)
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """x' = x + (1 - sigma'^2 / sigma^2) (D - x) + sqrt(Sigma) z."""
+        x0, share = denoise(x, step.sigma).chunk(2, dim=1)
+        x_next = x + (1 - (step.sigma_next / step.sigma) ** 2) * (x0 - x)
+        small = posterior_variance(step) if step.sigma_next > 0 else self.last
+        if small == 0:
+            return StepResult(x_next, x0)
+        variance = torch.exp(share * math.log(largest_variance(step)) + (1 - share) * math.log(small))
+        if step.sigma_next > 0:
+            x_next = x_next + variance.sqrt() * noise(x, kind=Kind.REVERSE, step=step.index)
+        return StepResult(x_next, x0, variance)
+
+
+def posterior_variance(step: Step) -> float:
+    """Variance of x at the step's end given x at its start and x0: sigma'^2 (1 - sigma'^2 / sigma^2)."""
+    return step.sigma_next**2 * (1 - (step.sigma_next / step.sigma) ** 2)
+
+
+def largest_variance(step: Step) -> float:
+    """beta / scale'^2: variance of the forward step, in the coordinates of its start."""
+    return (step.sigma**2 - step.sigma_next**2) * (1 + step.sigma_next**2) / (1 + step.sigma**2)
+
+
+def last_variance(steps: Sequence[Step]) -> float:
+    """What DDPM codes put for the variance of the step to sigma 0: the posterior variance of the step before, in x_t.
+
+    Args:
+        steps: a step table.
+
+    Returns:
+        The variance; 0 for a table of one step.
+    """
+    return posterior_variance(steps[-2]) * steps[-2].scale_next ** 2 if len(steps) > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -147,8 +228,8 @@ class EulerMaruyama:
         """x' = x + (1 - sigma'^2 / sigma^2) (D - x) + sqrt(sigma^2 - sigma'^2) z."""
         x0 = denoise(x, step.sigma)
         x_next = x + (1 - (step.sigma_next / step.sigma) ** 2) * (x0 - x)
-        spread = math.sqrt(step.sigma**2 - step.sigma_next**2)
-        return StepResult(x_next + spread * noise(x, kind=Kind.REVERSE, step=step.index), x0)
+        variance = step.sigma**2 - step.sigma_next**2
+        return StepResult(x_next + math.sqrt(variance) * noise(x, kind=Kind.REVERSE, step=step.index), x0, variance)
 
     def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
         """x + (sigma^2 - sigma'^2) (D(x, sigma') - x) / sigma'^2 + sqrt(sigma^2 - sigma'^2) z."""
@@ -173,20 +254,89 @@ class EulerMaruyamaVP:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """One Euler-Maruyama step in x_t, converted at its door and exit."""
         x0 = denoise(x, step.sigma)
-        z = noise(x, kind=Kind.REVERSE, step=step.index)
-        x_t = self._euler(x, x0, z, t=step.t, sigma=step.sigma, scale=step.scale, h=step.t - step.t_next)
+        rate = self.schedule.beta(step.t) * (step.t - step.t_next)
+        x_t = _vp_drift(x, x0, rate, by_score=1.0, sigma=step.sigma, scale=step.scale)
+        x_t = x_t + math.sqrt(rate) * noise(x, kind=Kind.REVERSE, step=step.index)
+        return StepResult(x_t / step.scale_next, x0, rate / step.scale_next**2)
+
+    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
+        """The same step with rate, score and scale at t'."""
+        x0 = denoise(x, step.sigma_next)
+        rate = self.schedule.beta(step.t_next) * (step.t - step.t_next)
+        x_t = _vp_drift(x, x0, rate, by_score=1.0, sigma=step.sigma_next, scale=step.scale_next)
+        x_t = x_t + math.sqrt(rate) * noise(x, kind=Kind.REVERSE, step=step.index)
+        return x_t / step.scale_next, step.scale / step.scale_next
+
+
+@dataclass(frozen=True)
+class EulerVP:
+    """Euler's method on the probability-flow ODE of the VP process, in its own coordinates x_t and time t.
+
+    x_t' = x_t + h (beta / 2 x_t + beta / 2 s), h = t - t'. Song et al. 2021 (arXiv:2011.13456), eq. 13, as DiffPure
+    solves it. `Euler` solves the same equation in x and sigma, to a different error.
+
+    Attributes:
+        schedule: the VP schedule that the step table was made from.
+    """
+
+    schedule: VP = field(default_factory=VP)
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """One Euler step in x_t, converted at its door and exit."""
+        x0 = denoise(x, step.sigma)
+        rate = self.schedule.beta(step.t) * (step.t - step.t_next)
+        x_t = _vp_drift(x, x0, rate, by_score=0.5, sigma=step.sigma, scale=step.scale)
         return StepResult(x_t / step.scale_next, x0)
 
     def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
         """The same step with rate, score and scale at t'."""
         x0 = denoise(x, step.sigma_next)
-        z = noise(x, kind=Kind.REVERSE, step=step.index)
-        t, sigma, scale = step.t_next, step.sigma_next, step.scale_next
-        x_t = self._euler(x, x0, z, t=t, sigma=sigma, scale=scale, h=step.t - step.t_next)
-        return x_t / scale, step.scale / scale
+        rate = self.schedule.beta(step.t_next) * (step.t - step.t_next)
+        x_t = _vp_drift(x, x0, rate, by_score=0.5, sigma=step.sigma_next, scale=step.scale_next)
+        return x_t / step.scale_next, step.scale / step.scale_next
 
-    def _euler(self, x: Tensor, x0: Tensor, z: Tensor, *, t: float, sigma: float, scale: float, h: float) -> Tensor:
-        """x_t after a step of length h with the coefficients of time t."""
-        rate = self.schedule.beta(t) * h
-        score = (x0 - x) / (scale * sigma**2)
-        return (1 + rate / 2) * scale * x + rate * score + math.sqrt(rate) * z
+
+@dataclass(frozen=True)
+class Langevin:
+    """A step of Langevin dynamics at one noise level, in x_t = scale x.
+
+    x_t' = x_t + h rate / 2 s + sqrt(rate h) eta z.
+
+    h = t - t' is the step's length; s = (D - x) / (scale sigma^2) the score. DiffPure's "LDSDE" (its released code)
+    with an anchor to the input as guidance (`depura.methods.diffpure.Anchor`).
+
+    Attributes:
+        rate: lambda, speed of the dynamics.
+        eta: factor of the noise; 1 samples from the density.
+    """
+
+    rate: float
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check.number("Langevin", "rate", self.rate, low=0.0, low_open=True)
+        _check.number("Langevin", "eta", self.eta, low=0.0)
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """One step, converted at its door and exit."""
+        x0 = denoise(x, step.sigma)
+        clock = self.rate * (step.t - step.t_next)
+        score = (x0 - x) / (step.scale * step.sigma**2)
+        spread = self.eta * math.sqrt(clock)
+        x_t = step.scale * x + 0.5 * clock * score + spread * noise(x, kind=Kind.REVERSE, step=step.index)
+        return StepResult(x_t / step.scale_next, x0, (spread / step.scale_next) ** 2)
+
+
+@dataclass(frozen=True)
+class Stay:
+    """No step at all: the state as it is, the denoiser not asked. For baselines that only start (noise, blur)."""
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """x' = x."""
+        return StepResult(x, x)
+
+
+def _vp_drift(x: Tensor, x0: Tensor, rate: float, *, by_score: float, sigma: float, scale: float) -> Tensor:
+    """x_t + rate / 2 x_t + by_score rate s: drift of a VP process over a step, rate = beta h, s the score."""
+    score = (x0 - x) / (scale * sigma**2)
+    return (1 + rate / 2) * scale * x + by_score * rate * score

@@ -78,7 +78,7 @@ class OwnNoise:
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def step(self, denoise, x, step, noise):
-        x_next, x0 = Ancestral(0.0).step(denoise, x, step, noise)
+        x_next, x0, _ = Ancestral(0.0).step(denoise, x, step, noise)
         return StepResult(x_next + 0.02 * torch.randn(x.shape, generator=self.generator).to(x), x0)
 """,
     "purifier = purifier.with_(solver=OwnNoise())",

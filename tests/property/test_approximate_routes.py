@@ -11,12 +11,15 @@ from torch.nn import functional as F
 
 from checks import coordinate_error, largest
 from depura._check import InputError
+from depura.composed import Resized
+from depura.defence import Defence
 from depura.denoisers import Clipped
 from depura.gradients import Adjoint, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
 from depura.guidance import State, pull
 from depura.noise import Noise
-from depura.purifier import Defence, Purifier, Resized, from_noise
+from depura.purifier import Purifier
 from depura.solvers import Ancestral
+from depura.starts import from_noise
 from toys import (
     CLEAN,
     NOISE,

@@ -26,13 +26,15 @@ from checks import (
 )
 from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
+from depura.defence import Defence
 from depura.denoisers import EpsDenoiser
 from depura.gradients import Adjoint, Direct, Relaxed, StoredState
 from depura.guidance import State, pull
 from depura.noise import Kind, Noise
-from depura.purifier import Defence, Purifier, from_input, from_noise
+from depura.purifier import Purifier
 from depura.schedules import VP, Step, TruncatedLabel, uniform_steps
 from depura.solvers import Ancestral, EulerMaruyamaVP
+from depura.starts import from_input, from_noise
 from toys import (
     NOISE,
     Jittered,

@@ -31,10 +31,12 @@ from checks import (
 )
 from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
+from depura.defence import Defence
 from depura.denoisers import EpsDenoiser
 from depura.gradients import Adjoint, Direct, StoredState, StraightThrough, graph_bytes
 from depura.noise import Noise
-from depura.purifier import Defence, MeanProb, Purifier, Vote
+from depura.purifier import Purifier
+from depura.rules import MeanProb, Vote
 from depura.schedules import VP, DiscreteLinear, IndexLabel, coarser, ddpm_steps, steps_at, uniform_steps
 from depura.solvers import Ancestral, Euler, EulerMaruyamaVP
 from toys import (

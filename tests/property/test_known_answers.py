@@ -13,13 +13,15 @@ from checks import largest
 from depura.attacks.ball import Ball
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
+from depura.defence import Defence
 from depura.exact import GaussianDenoiser, MixtureDenoiser
 from depura.gradients import Direct, StoredState
 from depura.guidance import State, pull
 from depura.noise import Kind, Noise
-from depura.purifier import Defence, Purifier, from_input, from_noise
+from depura.purifier import Purifier
 from depura.schedules import Step
 from depura.solvers import Ancestral
+from depura.starts import from_input, from_noise
 from toys import NOISE, SOLVERS, numerical, purifier_of, rand, randn, value_and_gradient
 
 # --- T10: a linear denoiser makes the purifier affine, P(x) = A x + w, with A known -----------------------------------

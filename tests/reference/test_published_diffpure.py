@@ -76,8 +76,8 @@ class Recorded:
     def __call__(self, like: Tensor, *, kind: Kind, step: int = 0) -> Tensor:
         return {Kind.FORWARD: lambda: self.forward, Kind.REVERSE: lambda: self.reverse[step]}[kind]()
 
-    def in_round(self, number: int) -> Recorded:
-        assert number == 0
+    def later(self, rounds: int) -> Recorded:
+        assert rounds == 0
         return self
 
 

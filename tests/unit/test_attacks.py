@@ -13,8 +13,9 @@ from torch import Tensor
 from depura.attacks.ball import Ball
 from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.pgd import PGD
+from depura.defence import Defence
 from depura.noise import Noise, Stream
-from depura.purifier import Defence, Purifier
+from depura.purifier import Purifier
 from depura.schedules import VP, uniform_steps
 from depura.solvers import Ancestral
 from toys import TanhClassifier, rand, randn, tanh_eps

@@ -14,11 +14,14 @@ from depura import _check
 from depura._check import InputError, InputTypeError
 from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
+from depura.composed import Resized
+from depura.defence import Defence
 from depura.denoisers import EdmDenoiser
 from depura.gradients import StoredState
 from depura.methods.diffpure import diffpure, diffpure_ddpm
 from depura.noise import Noise
-from depura.purifier import Defence, MeanProb, Purifier, Resized, Single, Vote
+from depura.purifier import Purifier
+from depura.rules import MeanProb, Single, Vote
 from depura.schedules import VP, uniform_steps
 from depura.solvers import Ancestral
 from toys import TanhClassifier, rand, tanh_eps
@@ -137,7 +140,7 @@ CASES = [
     (
         "denoiser's shape",
         lambda: Purifier(lambda x, s: x[:, :, :2], steps=STEPS, solver=Ancestral())(X, NOISE),
-        r"Purifier: expected a denoiser that keeps the shape \(2, 1, 4, 4\), got \(2, 1, 2, 4\)",
+        r"Purifier: expected a denoiser that gives the shape \(2, 1, 4, 4\), got \(2, 1, 2, 4\)",
     ),
     (
         "classifier's shape",

@@ -12,13 +12,16 @@ from depura.attacks.ball import Ball
 from depura.attacks.eot import by_draw, cosine, health
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
+from depura.composed import Resized
+from depura.defence import Defence
 from depura.evaluation.counting import counted
 from depura.evaluation.fitting import bytes_per_row, rows_within
 from depura.evaluation.shortcuts import shortcuts, surrogate
 from depura.exact import GaussianDenoiser
 from depura.gradients import Direct, StoredState, graph_bytes
 from depura.noise import Noise
-from depura.purifier import Defence, MeanProb, Purifier, Resized, Vote
+from depura.purifier import Purifier
+from depura.rules import MeanProb, Vote
 from depura.schedules import VP, uniform_steps
 from depura.solvers import Ancestral
 from toys import TanhClassifier, Toward, rand, tanh_eps

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from depura.composed import Resized
+from depura.defence import Defence
 from depura.denoisers import Clipped, EpsDenoiser
 from depura.evaluation.audit import Audit, audit_gradient
 from depura.evaluation.checks import Light
@@ -22,9 +24,11 @@ from depura.exact import GaussianDenoiser
 from depura.gradients import Direct, StoredState, StraightThrough
 from depura.guidance import State, pull
 from depura.noise import Kind, Noise
-from depura.purifier import Defence, MeanProb, Purifier, Resized, Vote, from_noise
+from depura.purifier import Purifier
+from depura.rules import MeanProb, Vote
 from depura.schedules import VP, Step, TimeLabel, uniform_steps
 from depura.solvers import Ancestral, Heun, StepResult
+from depura.starts import from_noise
 from toys import TanhClassifier, TanhNet, Toward, TowardNoised, rand, randn, tanh_eps
 
 X = rand(2, 1, 4, 4, seed=1)
@@ -275,7 +279,7 @@ class NoisyStep:
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(1))
 
     def step(self, denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        x_next, x0 = Ancestral(eta=0.0).step(denoise, x, step, noise)
+        x_next, x0, _ = Ancestral(eta=0.0).step(denoise, x, step, noise)
         return StepResult(x_next + 0.1 * torch.randn(x.shape, generator=self.generator, dtype=x.dtype), x0)
 
 
@@ -284,7 +288,7 @@ class ReseededStep:
     """Reproducible, but row b gets the noise of position b, whatever the image."""
 
     def step(self, denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        x_next, x0 = Ancestral(eta=0.0).step(denoise, x, step, noise)
+        x_next, x0, _ = Ancestral(eta=0.0).step(denoise, x, step, noise)
         generator = torch.Generator().manual_seed(step.index)
         return StepResult(x_next + 0.1 * torch.randn(x.shape, generator=generator, dtype=x.dtype), x0)
 
@@ -292,7 +296,7 @@ class ReseededStep:
 @dataclass(frozen=True)
 class DetachedStep:
     def step(self, denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        x_next, x0 = Ancestral().step(denoise, x, step, noise)
+        x_next, x0, _ = Ancestral().step(denoise, x, step, noise)
         return StepResult(x_next.detach() + 0.5 * (x - x.detach()), x0)
 
 

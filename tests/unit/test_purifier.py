@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from depura.composed import Resized
+from depura.defence import Defence
 from depura.exact import GaussianDenoiser
 from depura.gradients import StoredState
 from depura.methods.diffpure import (
@@ -20,9 +22,10 @@ from depura.methods.diffpure import (
     released_start,
 )
 from depura.noise import Kind, Noise
-from depura.purifier import Defence, FromInputUnder, Purifier, Resized, from_input, from_noise
+from depura.purifier import Purifier
 from depura.schedules import EDM, VP, DiscreteLinear, steps_at, uniform_steps
 from depura.solvers import Ancestral, Euler, EulerMaruyamaVP
+from depura.starts import FromInputUnder, from_input, from_noise
 from toys import TanhClassifier, rand, tanh_edm
 
 NOISE = Noise(3, images=(4, 9))

@@ -7,8 +7,10 @@ import pytest
 import scipy.special
 import torch
 
+from depura.defence import Defence
 from depura.noise import Noise, Stream
-from depura.purifier import Defence, MeanProb, Purifier, Single, Vote
+from depura.purifier import Purifier
+from depura.rules import MeanProb, Single, Vote
 from depura.schedules import VP, uniform_steps
 from depura.solvers import Ancestral
 from toys import TanhClassifier, rand, randn, tanh_eps

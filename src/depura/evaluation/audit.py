@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from depura import _check
+from depura.defence import Defence
 from depura.evaluation.checks import Check, Light, run
 from depura.evaluation.derivatives import FLOAT64, Narrowing, Precision, loose, normal, watched
 from depura.evaluation.modules import localise
@@ -17,7 +18,7 @@ from depura.evaluation.probes import Fault, error_line
 from depura.evaluation.subject import Checkpointed, Subject, at_least_two, rerouted
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
-from depura.purifier import Defence, MeanProb, Vote
+from depura.rules import MeanProb, Vote
 
 MARGIN = 0.05
 """How far audited images keep from 0 and 1, so that finite differences stay in range."""
@@ -152,7 +153,7 @@ def _subject(
         noise=noise,
         weights=normal(_logits(model, images, noise), seed, 0),
         precision=precision,
-        route=None if defence.purifier is None else defence.purifier.gradient,
+        route=None if defence.purifier is None else defence.purifier.route,
         seed=seed,
     )
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from depura.defence import Defence
 from depura.denoisers import Denoiser
 from depura.gradients import recomputing
-from depura.purifier import Defence
 
 
 @dataclass
@@ -59,4 +59,4 @@ def counted(defence: Defence) -> tuple[Defence, Counts]:
     counts = Counts()
     if defence.purifier is None:
         return defence, counts
-    return defence.with_(denoiser=_Counted(defence.purifier.denoiser, counts)), counts
+    return defence.with_(purifier=defence.purifier.over(lambda denoiser: _Counted(denoiser, counts))), counts

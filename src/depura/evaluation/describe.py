@@ -54,7 +54,9 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _module(module: nn.Module) -> dict[str, Any]:
+def _module(module: nn.Module) -> Any:
+    if isinstance(module, nn.ModuleList):
+        return [describe(part) for part in module]
     origin = type(module).__module__
     if not origin.startswith("depura.") or origin.startswith("depura.networks."):
         return {"type": _name(type(module)), "weights_sha256": weights_sha256(module)}

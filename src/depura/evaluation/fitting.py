@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from depura.defence import Defence
 from depura.gradients import Direct, StoredState, graph_bytes
 from depura.noise import Noise, Stream
-from depura.purifier import Defence
 
 
 def rows_within(defence: Defence, image: Tensor, memory: int) -> int:
@@ -32,11 +32,11 @@ def bytes_per_row(defence: Defence, image: Tensor) -> int:
     noise = Noise(0, (0,), stream=Stream.PROBE)
     if defence.purifier is None:
         return graph_bytes(lambda: _pull(defence, image, noise))
-    route, steps = defence.purifier.gradient, defence.purifier.steps
-    chosen = {0, len(steps) // 2, len(steps) - 1}
-    short = [defence.with_(steps=steps[k : k + 1], rounds=1, gradient=StoredState(segment=1)) for k in sorted(chosen)]
+    whole = defence.purifier
+    single = [whole.one_step(where).with_(gradient=StoredState(segment=1)) for where in (0.0, 0.5, 1.0)]
+    short = [defence.with_(purifier=purifier) for purifier in single]
     one = max(graph_bytes(lambda d=d: _pull(d, image, noise)) for d in short)
-    return one * len(steps) * defence.purifier.rounds if isinstance(route, Direct) else one
+    return one * whole.n_steps if isinstance(whole.route, Direct) else one
 
 
 def _pull(defence: Defence, image: Tensor, noise: Noise) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from depura.defence import Defence
 from depura.evaluation.derivatives import Precision
 from depura.evaluation.parts import parts
 from depura.evaluation.probes import Fault, Probe, Tensors, examine, inner_modules, take_rows
 from depura.noise import Noise
-from depura.purifier import Defence
 
 
 def localise(defence: Defence, images: Tensor, noise: Noise, *, precision: Precision, seed: int) -> tuple[Fault, ...]:

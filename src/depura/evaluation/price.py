@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from depura.defence import Defence
 from depura.evaluation.counting import counted
 from depura.evaluation.fitting import rows_within
 from depura.evaluation.scoring import ROWS_PER_CALL
 from depura.evaluation.shortcuts import compares, surrogate
 from depura.evaluation.study import Row, Study, UnitKey
 from depura.noise import Noise, Stream
-from depura.purifier import Defence
 
 PROBE_SECONDS = 1.0
 """The probe's batches grow until one takes a quarter of this."""

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.ball import Ball
+from depura.defence import Defence
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.describe import describe
 from depura.evaluation.fitting import rows_within
@@ -35,7 +36,6 @@ from depura.evaluation.shortcuts import compares, shortcuts
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Row, Study, UnitKey, with_eps
-from depura.purifier import Defence
 from depura.schedules import vp_scale
 
 OnUnit = Callable[[UnitKey], None]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.losses import margin
+from depura.defence import Defence
 from depura.evaluation.streams import for_scoring
 from depura.noise import Noise
-from depura.purifier import Defence
 
 ROWS_PER_CALL = 512
 """Images times draws put through the defence at once. Fixed, so that a unit's floating-point sums are too."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import NamedTuple
 
 from torch import Tensor
 
 from depura.attacks.eot import by_draw, cosine
 from depura.attacks.losses import margin
+from depura.defence import Defence
 from depura.evaluation.study import Row
 from depura.gradients import StoredState, StraightThrough
 from depura.noise import Noise
-from depura.purifier import Defence
-from depura.schedules import coarser
 
 SHARE = 5
 """The surrogate walks one step for this many of the full walk."""
@@ -61,5 +59,4 @@ def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *,
 def surrogate(defence: Defence) -> Defence:
     """The same defence with one step for every five."""
     assert defence.purifier is not None
-    steps = defence.purifier.steps
-    return defence.with_(steps=coarser(steps, ceil(len(steps) / SHARE)))
+    return defence.with_(purifier=defence.purifier.coarser(SHARE))

@@ -11,9 +11,10 @@ from depura import _check
 from depura.attacks.ball import Ball
 from depura.attacks.eot import RandomModel
 from depura.attacks.pgd import Candidates, Cost
+from depura.defence import Defence
 from depura.gradients import StraightThrough
 from depura.noise import Noise
-from depura.purifier import Defence, Single
+from depura.rules import Single
 
 
 class LabelledImages(Protocol):

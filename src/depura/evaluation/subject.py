@@ -9,10 +9,11 @@ from typing import ClassVar, TypeVar, cast
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
+from depura.cleaner import Cleaner, Leaf
+from depura.defence import Defence
 from depura.evaluation.derivatives import Precision, pull
 from depura.gradients import Advance, GradientRoute
 from depura.noise import Noise
-from depura.purifier import Defence, Purifier, Resized
 from depura.schedules import Step
 
 M = TypeVar("M", bound=nn.Module)
@@ -79,11 +80,20 @@ def rerouted(defence: Defence, route: GradientRoute) -> Defence:
     """The same defence by another route. Unlike `with_` it leaves modules in the mode that they are in."""
     twin = _twin(defence)
     if twin.purifier is not None:
-        outer = core = twin.purifier = _twin(twin.purifier)
-        if isinstance(outer, Resized):
-            core = outer.purifier = _twin(outer.purifier)
-        assert isinstance(core, Purifier)
-        core.gradient = route
+        twin.purifier = _rerouted(twin.purifier, route)
+    return twin
+
+
+def _rerouted(cleaner: Cleaner, route: GradientRoute) -> Cleaner:
+    twin = _twin(cleaner)
+    if isinstance(twin, Leaf):
+        twin.gradient = route
+    for name, part in twin.named_children():
+        if isinstance(part, Cleaner):
+            twin.__dict__["_modules"][name] = _rerouted(part, route)
+        elif isinstance(part, nn.ModuleList):
+            parts = [_rerouted(p, route) for p in part if isinstance(p, Cleaner)]
+            twin.__dict__["_modules"][name] = nn.ModuleList(parts)
     return twin
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depura import _check
+from depura.composed import Resized
 from depura.denoisers import Denoiser
 from depura.gradients import GradientRoute
-from depura.purifier import FromInputUnder, Purifier, Resized, Start, from_input
+from depura.purifier import Purifier
 from depura.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel, ddpm_steps, uniform_steps
 from depura.solvers import Ancestral, EulerMaruyamaVP, Solver
+from depura.starts import FromInputUnder, Start, from_input
 
 
 def diffpure(

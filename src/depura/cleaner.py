@@ -1,0 +1,209 @@
+"""What cleans images: one purifier, or several composed. The evaluation knows no more of a purifier than this."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from depura import _check
+from depura.denoisers import Denoiser
+from depura.gradients import GradientRoute
+from depura.noise import Noise
+from depura.schedules import Step
+
+C = TypeVar("C", bound="Cleaner")
+
+
+class Moment(NamedTuple):
+    """One step of a walk, as `Cleaner.trajectory` shows it.
+
+    Attributes:
+        x: state before the step, x0 + sigma n coordinates.
+        x0: the clean image as estimated there.
+        x_next: state after the step.
+        step: row of the step table.
+        round: number of the round.
+    """
+
+    x: Tensor
+    x0: Tensor
+    x_next: Tensor
+    step: Step
+    round: int
+
+
+class Cleaner(nn.Module, ABC):
+    """Images (B, C, H, W) in [0, 1] to cleaned images; a tree whose leaves walk.
+
+    Weights are frozen and stay in evaluation mode; gradients are with respect to images.
+    """
+
+    @property
+    @abstractmethod
+    def leaves(self) -> tuple[Leaf, ...]:
+        """The walks that it is composed of, in order."""
+
+    @property
+    @abstractmethod
+    def n_rounds(self) -> int:
+        """Rounds of noise that one purification uses, one after another."""
+
+    @abstractmethod
+    def map(self: C, change: Callable[[Leaf], Leaf]) -> C:
+        """A copy with every leaf changed; weights are shared."""
+
+    @abstractmethod
+    def purify(self, images: Tensor, noise: Noise, *, n_rounds: int | None = None) -> Tensor:
+        """As `forward`, for images that are results themselves and may leave [0, 1].
+
+        Args:
+            images: (B, C, H, W), nominally in [0, 1].
+            noise: the randomness; its round is the first one used.
+            n_rounds: of the whole purification that this is a part of (they share a gradient route's memory); default
+                its own.
+
+        Returns:
+            (B, C, H, W), nominally in [0, 1].
+        """
+
+    @abstractmethod
+    def given(self, images: Tensor, noise: Noise) -> Iterator[tuple[Leaf, Tensor, Noise]]:
+        """Every leaf with the images and noise that it is given when `images` are purified, in order."""
+
+    @abstractmethod
+    def walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
+        """As `trajectory`, for images that are results themselves and may leave [0, 1]."""
+
+    @abstractmethod
+    def same_walk(self, other: nn.Module | None) -> bool:
+        """Whether another purifier computes the same, however it is differentiated: the same denoiser, equal parts."""
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Purify.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            noise: the randomness, one image id per row; default `Noise.fresh`.
+
+        Returns:
+            (B, C, H, W), nominally in [0, 1]; differentiable by the gradient route.
+
+        Raises:
+            InputError: images of another range, shape or dtype.
+        """
+        return self.purify(images, self._door(images, noise))
+
+    def trajectory(self, images: Tensor, noise: Noise | None = None) -> Iterator[Moment]:
+        """The walk of `forward`, step by step, without gradients.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            noise: the randomness; the same noise gives the walk of `forward`.
+
+        Returns:
+            One `Moment` per step.
+        """
+        noise = self._door(images, noise)
+        return self.walk(images.detach(), noise)
+
+    def with_(self: C, **changes: Any) -> C:
+        """A copy with some parts of every leaf replaced; weights are shared.
+
+        Args:
+            **changes: arguments of the leaves' constructors.
+
+        Returns:
+            The copy.
+
+        Raises:
+            InputError: a name that a constructor does not know.
+        """
+        return self.map(lambda leaf: leaf.with_(**changes))
+
+    def over(self: C, wrap: Callable[[Denoiser], Denoiser]) -> C:
+        """A copy whose denoisers are wrapped (for counting, casting and the like)."""
+        return self.map(lambda leaf: leaf.over(wrap))
+
+    def coarser(self: C, share: int) -> C:
+        """A copy that takes one step for every `share` steps: a surrogate (Lee and Kim 2023, arXiv:2303.09051)."""
+        return self.map(lambda leaf: leaf.coarser(share))
+
+    def one_step(self: C, where: float) -> C:
+        """A copy with a single step, the one at `where` (0 first .. 1 last) of the table, in one round."""
+        return self.map(lambda leaf: leaf.one_step(where))
+
+    @property
+    def route(self) -> GradientRoute:
+        """How the walk is differentiated (the first one, where there are several)."""
+        return self.leaves[0].gradient
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of one purification, over all rounds and walks."""
+        return sum(leaf.n_steps for leaf in self.leaves)
+
+    def train(self: C, mode: bool = True) -> C:
+        """Purifiers stay in evaluation mode, whatever is asked."""
+        super().train(False)
+        return self
+
+    def _door(self, images: Tensor, noise: Noise | None) -> Noise:
+        _check.images(type(self).__name__, images)
+        return Noise.fresh(len(images)) if noise is None else noise
+
+
+class Leaf(Cleaner):
+    """A walk of its own, differentiated by its `gradient`."""
+
+    gradient: GradientRoute
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Itself."""
+        return (self,)
+
+    def map(self, change: Callable[[Leaf], Leaf]) -> Any:
+        """The changed leaf."""
+        return change(self)
+
+    def given(self, images: Tensor, noise: Noise) -> Iterator[tuple[Leaf, Tensor, Noise]]:
+        """Itself, with what it is given."""
+        yield self, images, noise
+
+    @property
+    @abstractmethod
+    def n_steps(self) -> int:
+        """Steps of all rounds."""
+
+    @abstractmethod
+    def with_(self, **changes: Any) -> Any:
+        """A copy with some parts replaced; weights are shared."""
+
+    @abstractmethod
+    def over(self, wrap: Callable[[Denoiser], Denoiser]) -> Any:
+        """A copy whose denoiser is wrapped."""
+
+    @abstractmethod
+    def coarser(self, share: int) -> Any:
+        """A copy that takes one step for every `share` steps."""
+
+    @abstractmethod
+    def one_step(self, where: float) -> Any:
+        """A copy with a single step."""
+
+
+def freeze(module: nn.Module) -> None:
+    """Weights without gradients, in evaluation mode."""
+    module.requires_grad_(False)
+    module.eval()
+
+
+def equal_parts(a: Any, b: Any) -> bool:
+    """Equality of parts; parts that cannot be compared (tensors inside) are equal only if they are one object."""
+    try:
+        return a is b or bool(a == b)
+    except (RuntimeError, ValueError):
+        return False
