@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from depura import _check
 from depura.cleaner import Cleaner, Leaf, Moment
+from depura.filters import bilinear
 from depura.noise import Kind, Noise
 
 
@@ -46,16 +46,16 @@ class Resized(Cleaner):
 
     def purify(self, images: Tensor, noise: Noise, *, n_rounds: int | None = None) -> Tensor:
         """Purify images of any resolution, (B, C, H, W) -> (B, C, H, W)."""
-        larger = _bilinear(images, (self.size, self.size))
-        return _bilinear(self.purifier.purify(larger, noise, n_rounds=n_rounds), images.shape[2:])
+        larger = bilinear(images, (self.size, self.size))
+        return bilinear(self.purifier.purify(larger, noise, n_rounds=n_rounds), images.shape[2:])
 
     def given(self, images: Tensor, noise: Noise) -> Iterator[tuple[Leaf, Tensor, Noise]]:
         """What the leaves are given (see `Cleaner.given`)."""
-        return self.purifier.given(_bilinear(images, (self.size, self.size)), noise)
+        return self.purifier.given(bilinear(images, (self.size, self.size)), noise)
 
     def walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
         """The walk, at the purifier's resolution (see `Cleaner.trajectory`)."""
-        return self.purifier.walk(_bilinear(images, (self.size, self.size)), noise)
+        return self.purifier.walk(bilinear(images, (self.size, self.size)), noise)
 
     def same_walk(self, other: nn.Module | None) -> bool:
         """Whether another purifier computes the same (see `Cleaner.same_walk`)."""
@@ -272,7 +272,3 @@ def _in_order(pieces: Sequence[Tensor], groups: Sequence[tuple[Cleaner, list[int
 
 def _same(ours: Sequence[Cleaner], theirs: Sequence[Cleaner]) -> bool:
     return len(ours) == len(theirs) and all(a.same_walk(b) for a, b in zip(ours, theirs, strict=True))
-
-
-def _bilinear(images: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(images, size=list(size), mode="bilinear", align_corners=False, antialias=False)

@@ -452,6 +452,33 @@ def ddpm_steps(
     return steps_at(schedule, [*times, -1.0], label=label)
 
 
+def respaced_steps(
+    schedule: Discrete, *, n_kept: int, n_noise: int, label: LabelRule | None = None
+) -> tuple[Step, ...]:
+    """The last n_noise of n_kept indices spread evenly over a schedule, then clean: a respaced DDPM chain.
+
+    Kept are round(k (size - 1) / (n_kept - 1)), k = 0 .. n_kept - 1; Nichol and Dhariwal 2021 (arXiv:2102.09672),
+    section 4. Labels are indices of the full schedule.
+
+    Args:
+        schedule: a discrete schedule.
+        n_kept: how many of its indices are kept.
+        n_noise: depth of the forward noising, counted in kept indices.
+        label: from noise level to network label; default: the index.
+
+    Returns:
+        The step table; it ends at sigma 0.
+
+    Raises:
+        InputError: more kept than there are, or a depth beyond them.
+    """
+    _check.integer("respaced_steps", "n_kept", n_kept, low=2, high=schedule.size)
+    _check.integer("respaced_steps", "n_noise", n_noise, low=1, high=n_kept)
+    stride = (schedule.size - 1) / (n_kept - 1)
+    times = [float(round(k * stride)) for k in range(n_noise - 1, -1, -1)]
+    return steps_at(schedule, [*times, -1.0], label=label)
+
+
 def coarser(steps: Sequence[Step], n_steps: int) -> tuple[Step, ...]:
     """The same walk in fewer steps: consecutive rows merged into one, as evenly as possible.
 

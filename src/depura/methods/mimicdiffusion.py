@@ -1,0 +1,133 @@
+"""MimicDiffusion (Song, Lai, Pan and Yin, CVPR 2024, arXiv:2312.04802): generate from noise, toward the input:
+
+    x_T ~ N(0, I),   x_{t-1} = DDPM(x_t) - kappa / 2 grad_{x_t} (|x0(x_t) - x_adv|_1 + |U x0(x_t) - U x_adv|_1)
+
+inside a window of noise levels. The first term is the long-range guidance, the second, through the up-sampling U, the
+short-range one. The input enters through signs only, so the exact gradient by it is zero
+(docs/deviations.md#mimicdiffusion): attack it through `Relaxed`. kappa = 6000 / (16 H W) and the window are the
+released code's at its batch of 16; the paper's own values and its U are not public.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depura.denoisers import Denoiser
+from depura.filters import Upsampled
+from depura.gradients import GradientRoute
+from depura.guidance import State, pull
+from depura.purifier import Purifier
+from depura.schedules import DiscreteLinear, Step, ddpm_steps
+from depura.solvers import Ancestral, Solver
+from depura.starts import from_noise
+
+Projection = Callable[[Tensor], Tensor]
+"""U: a linear map of images, such as `Upsampled` or `Blurred`."""
+
+WINDOW = (DiscreteLinear().sigma(109), DiscreteLinear().sigma(789))
+"""Noise levels that are guided, 0.373 to 23.6: steps 21 to 89 of the released 100."""
+
+
+def manhattan(x0: Tensor, x_in: Tensor) -> Tensor:
+    """|x0 - x_in|_1 per image, (B, C, H, W) twice -> (B,)."""
+    return (x0 - x_in).abs().flatten(1).sum(1)
+
+
+def unprojected(images: Tensor) -> Tensor:
+    """U = 1: no super-resolution, the short-range term repeats the long-range one."""
+    return images
+
+
+def through_network(at: State, distance: Callable[[Tensor], Tensor]) -> Tensor:
+    """Minus the gradient of distance(x0) by x, with the network's Jacobian: the paper's formula."""
+    return pull(distance(at.x0), at.x)
+
+
+def constant(at: State, distance: Callable[[Tensor], Tensor]) -> Tensor:
+    """Minus the gradient of distance(x0) by x with the predicted noise held constant, dx0/dx = 1: the released code."""
+    return pull(distance(at.x0), at.x0)
+
+
+@dataclass(frozen=True)
+class Mimic:
+    """-kappa / 2 times the gradients of the long- and the short-range distance, kappa = 2 rho / (batch_ref H W).
+
+    Attributes:
+        jacobian: `through_network` or `constant`.
+        projection: U of the short-range term; None leaves that term out (its half of kappa too).
+        rho: the released code's factor of either term.
+        batch_ref: the released code divides by the batch; this is the batch whose strength every image gets.
+        window: lowest and highest noise level that is guided.
+    """
+
+    jacobian: Callable[[State, Callable[[Tensor], Tensor]], Tensor] = through_network
+    projection: Projection | None = None
+    rho: float = 3000.0
+    batch_ref: int = 16
+    window: tuple[float, float] = WINDOW
+
+    def strength(self, height: int, width: int) -> float:
+        """Step of x_t per guided step and pixel where all signs agree: kappa, 0.3662 at 32 x 32."""
+        terms = 1 if self.projection is None else 2
+        return terms * self.rho / (self.batch_ref * height * width)
+
+    def __call__(self, at: State, /) -> Tensor:
+        """The displacement; zero outside the window."""
+        low, high = self.window
+        if not low <= at.step.sigma <= high:
+            return torch.zeros_like(at.x)
+        unit = self.rho / (self.batch_ref * math.prod(at.x.shape[2:]))
+        return self.jacobian(at, lambda x0: self._distance(x0, at.x_in)) * (unit / at.step.scale_next)
+
+    def _distance(self, x0: Tensor, x_in: Tensor) -> Tensor:
+        total = manhattan(x0, x_in)
+        if self.projection is None:
+            return total
+        finer, target = self.projection(x0), self.projection(x_in)
+        return total + manhattan(finer, target) * (x0[0].numel() / finer[0].numel())
+
+
+def mimicdiffusion(
+    denoiser: Denoiser,
+    *,
+    steps: Sequence[Step] | None = None,
+    solver: Solver | None = None,
+    projection: Projection | None = None,
+    released: bool = False,
+    rho: float = 3000.0,
+    batch_ref: int = 16,
+    window: tuple[float, float] = WINDOW,
+    gradient: GradientRoute | None = None,
+) -> Purifier:
+    """MimicDiffusion around any denoiser.
+
+    Args:
+        denoiser: D(x, sigma) -> x0.
+        steps: step table from pure noise; default 100 DDPM steps at indices 999, 989 .. 9. For an EDM walk
+            `karras_steps(sigma_max=80, n_steps=...)`.
+        solver: default `Ancestral()`; `Heun()` for the EDM walk.
+        projection: U: `Upsampled`, `Blurred`, `unprojected` or any linear map; default bilinear x4, or with `released`
+            nearest x4, which repeats the long-range term.
+        released: the guidance's Jacobian as the released code has it (constant) instead of the paper's.
+        rho: factor of either term.
+        batch_ref: the batch whose strength every image gets, 16 in the released script.
+        window: noise levels that are guided.
+        gradient: how the walk is differentiated; the exact gradient is zero.
+
+    Returns:
+        The purifier.
+    """
+    u = (Upsampled("nearest") if released else Upsampled("bilinear")) if projection is None else projection
+    return Purifier(
+        denoiser,
+        steps=ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=100) if steps is None else steps,
+        solver=Ancestral() if solver is None else solver,
+        guidance=Mimic(constant if released else through_network, u, rho, batch_ref, window),
+        start=from_noise,
+        gradient=gradient,
+    )
