@@ -30,6 +30,11 @@ def from_noise(x_in: Tensor, step: Step, noise: Noise) -> Tensor:
     return step.sigma * noise(x_in, kind=Kind.FORWARD)
 
 
+def from_unit_noise(x_in: Tensor, step: Step, noise: Noise) -> Tensor:
+    """Pure noise, x_T ~ N(0, I) as DDPM's formulas have it: n / scale, more than `from_noise` by a factor near 1."""
+    return noise(x_in, kind=Kind.FORWARD) / step.scale
+
+
 @dataclass(frozen=True)
 class FromInputUnder:
     """The input, noised by another schedule than the one walked back on.

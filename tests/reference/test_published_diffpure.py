@@ -1,11 +1,8 @@
-"""Agreement with recorded runs of DiffPure's published code (tests/reference/published, and DEPURA_PUBLISHED)."""
+"""Agreement with recorded runs of DiffPure's published code (tests/data/published, and DEPURA_PUBLISHED)."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,74 +12,19 @@ from torch import Tensor
 
 from depura.denoisers import EpsDenoiser
 from depura.gradients import Adjoint, Direct, StoredState
-from depura.methods.diffpure import diffpure, diffpure_ddpm, released_start
+from depura.methods.diffpure import (
+    diffpure,
+    diffpure_adm,
+    diffpure_ddpm,
+    diffpure_langevin,
+    diffpure_ode,
+    released_start,
+)
 from depura.noise import Kind
 from depura.purifier import Purifier, _Walk
-from depura.schedules import VP, DiscreteLinear, IndexLabel, Step, TableLabel, TimeLabel, TruncatedLabel, steps_at
-from depura.solvers import EulerMaruyamaVP
-
-FOLDERS = [Path(__file__).parent / "published", *map(Path, filter(None, [os.environ.get("DEPURA_PUBLISHED")]))]
-
-
-def cases(prefix: str) -> list[object]:
-    """Recorded cases of all folders, each once; of the DDPM runner only those with the small variance."""
-    found = {path.stem: path for folder in reversed(FOLDERS) for path in sorted(folder.glob(f"{prefix}*.json"))}
-    kept = {n: p for n, p in found.items() if read(p)["configuration"].get("var_type", "fixedsmall") == "fixedsmall"}
-    return [pytest.param(path, id=name) for name, path in sorted(kept.items())]
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def arrays(path: Path) -> dict[str, Tensor]:
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
-        return {name: torch.from_numpy(file[name].astype(np.float64)) for name in file.files}
-
-
-@dataclass(frozen=True)
-class Network:
-    """The closed-form noise prediction of a case: one Gaussian (mu, s) or four (means), at the level of a label."""
-
-    data: dict[str, Tensor]
-    discrete: bool
-    learned_variance: bool
-
-    def __call__(self, x: Tensor, label: Tensor) -> Tensor:
-        if self.discrete:
-            betas = 1e-4 + (0.02 - 1e-4) * np.arange(1000) / 999
-            a = float(np.prod(1 - betas[: round(float(label[0])) + 1]))
-        else:
-            t = float(label[0]) / 999
-            a = math.exp(-9.95 * t * t - 0.1 * t)
-        if "mu" in self.data:
-            centre, variance = self.data["mu"], a * self.data["s"] ** 2 + 1 - a
-        else:
-            variance = a * 0.15**2 + 1 - a
-            squared = ((x[:, None] - math.sqrt(a) * self.data["means"]) ** 2).sum((2, 3, 4))
-            share = torch.softmax(-squared / (2 * variance), dim=1)
-            centre = torch.einsum("bk,kchw->bchw", share, self.data["means"])
-        eps = math.sqrt(1 - a) * (x - math.sqrt(a) * centre) / variance
-        return torch.cat([eps, torch.tanh(0.7 * x + 0.1)], dim=1) if self.learned_variance else eps
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Stands in for `Noise`: hands out the recorded draws."""
-
-    forward: Tensor
-    reverse: Tensor
-
-    def __call__(self, like: Tensor, *, kind: Kind, step: int = 0) -> Tensor:
-        return {Kind.FORWARD: lambda: self.forward, Kind.REVERSE: lambda: self.reverse[step]}[kind]()
-
-    def later(self, rounds: int) -> Recorded:
-        assert rounds == 0
-        return self
-
-
-def network(case: dict, data: dict[str, Tensor]) -> Network:
-    return Network(data, discrete="abar[label]" in case["network"], learned_variance="2C channels" in case["network"])
+from depura.schedules import VP, DiscreteLinear, Step, TableLabel, TimeLabel, TruncatedLabel, steps_at
+from depura.solvers import Ancestral, AncestralLarge, EulerMaruyamaVP, EulerVP
+from published import TIME, Recorded, arrays, cases, denoiser, network, one_walk, read, relative
 
 
 def recorded_steps(data: dict[str, Tensor]) -> tuple[Step, ...]:
@@ -100,21 +42,21 @@ def sde(path: Path) -> tuple[dict, dict[str, Tensor], Purifier, Recorded]:
         solver=EulerMaruyamaVP(),
         start=released_start(case["configuration"]["tstar"]),
     )
-    return case, data, purifier, Recorded(data["e_forward"], data["dW"] / data["h"].sqrt()[:, None, None, None, None])
+    return case, data, purifier, one_walk(data["e_forward"], data["dW"] / data["h"].sqrt()[:, None, None, None, None])
 
 
-@pytest.mark.parametrize("path", cases("diffpure-sde"))
+@pytest.mark.parametrize("path", cases("diffpure-sde", "diffpure-sde-guided"))
 def test_sde_states_and_output(path: Path) -> None:
     _, data, purifier, noise = sde(path)
     moments = list(purifier.trajectory(data["x"], noise))  # type: ignore[arg-type]
-    assert len(moments) == len(data["states"])
-    for moment, state in zip(moments, data["states"], strict=True):
+    assert len(moments) == len(data["dW"])
+    for moment, state in zip(moments, data.get("states", []), strict="states" in data):
         torch.testing.assert_close(moment.step.scale_next * moment.x_next, state, rtol=0, atol=1e-9)
     torch.testing.assert_close(purifier(data["x"], noise), data["out"], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("route", [StoredState(), StoredState(7), Direct()], ids=str)
-@pytest.mark.parametrize("path", cases("diffpure-sde"))
+@pytest.mark.parametrize("path", cases("diffpure-sde", "diffpure-sde-guided"))
 def test_sde_gradient(path: Path, route) -> None:
     _, data, purifier, noise = sde(path)
     x = data["x"].clone().requires_grad_()
@@ -124,7 +66,7 @@ def test_sde_gradient(path: Path, route) -> None:
     assert float((gradient - exact).norm() / exact.norm()) <= 1e-8
 
 
-@pytest.mark.parametrize("path", cases("diffpure-sde"))
+@pytest.mark.parametrize("path", cases("diffpure-sde", "diffpure-sde-guided"))
 def test_adjoint_gradient(path: Path) -> None:
     """Solved back from the recorded final state, on the recorded backward grid (shifted by 1e-5) and path."""
     case, data = read(path), arrays(path)
@@ -139,7 +81,7 @@ def test_adjoint_gradient(path: Path) -> None:
         EpsDenoiser(network(case, data), label=labels.__getitem__), steps=steps, solver=EulerMaruyamaVP()
     )
     increments = (data["dW_adjoint"] / (-data["tprime_adjoint"].diff()).sqrt()[:, None, None, None, None]).flip(0)
-    walk = _Walk(purifier, Recorded(data["e_forward"], increments))  # type: ignore[arg-type]
+    walk = _Walk(purifier, one_walk(data["e_forward"], increments))  # type: ignore[arg-type]
     final = (2 * data["out"] - 1) / end.scale_next
     # out = (scale x + 1) / 2 at the end; at the start x = (sqrt(abar) (2 images - 1) + ...) / scale.
     _, cotangent = Adjoint().solve_back(walk.differential(), final, 0.5 * end.scale_next * data["v"], steps)
@@ -149,7 +91,7 @@ def test_adjoint_gradient(path: Path) -> None:
     assert float((gradient - published).norm() / published.norm()) <= 1e-8
 
 
-@pytest.mark.parametrize("path", cases("diffpure-sde"))
+@pytest.mark.parametrize("path", cases("diffpure-sde", "diffpure-sde-guided"))
 def test_adjoint_differs_from_exact_as_published(path: Path) -> None:
     """On the walk's own grid the error is that of the published adjoint to a tenth (the shift is 1 % of a step)."""
     _, data, purifier, noise = sde(path)
@@ -162,7 +104,7 @@ def test_adjoint_differs_from_exact_as_published(path: Path) -> None:
     assert abs(ours - theirs) <= 0.1 * theirs
 
 
-@pytest.mark.parametrize("path", cases("diffpure-sde"))
+@pytest.mark.parametrize("path", cases("diffpure-sde", "diffpure-sde-guided"))
 def test_own_grid_and_labels_are_the_recorded_ones(path: Path) -> None:
     case, data = read(path), arrays(path)
     t_star, n = case["configuration"]["tstar"], case["configuration"]["euler_steps"]
@@ -180,7 +122,7 @@ def test_own_grid_and_labels_are_the_recorded_ones(path: Path) -> None:
     np.testing.assert_allclose([VP().beta(s.t) for s in steps], data["beta"].numpy(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("path", cases("diffpure-sde"))
+@pytest.mark.parametrize("path", cases("diffpure-sde", "diffpure-sde-guided"))
 def test_own_grid_gives_the_recorded_output(path: Path) -> None:
     """`diffpure` itself, on its own grid, with real labels."""
     case, data, _, noise = sde(path)
@@ -192,20 +134,73 @@ def test_own_grid_gives_the_recorded_output(path: Path) -> None:
     torch.testing.assert_close(purifier(data["x"], noise), data["out"], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("path", cases("diffpure-ddpm"))
+@pytest.mark.parametrize("path", cases("diffpure-ddpm", "diffpure-guided"))
 def test_ddpm(path: Path) -> None:
+    """Small, large and learned variance."""
     case, data = read(path), arrays(path)
-    purifier = diffpure_ddpm(
-        EpsDenoiser(network(case, data), label=IndexLabel(DiscreteLinear())), n_noise=case["configuration"]["t_steps"]
-    )
+    n = case["configuration"]["t_steps"]
+    if "guided" in case["case"]:
+        purifier = diffpure_adm(denoiser(case, data, variance=True), n_noise=n)
+    else:
+        solver = {"fixedsmall": Ancestral(), "fixedlarge": AncestralLarge()}[case["configuration"]["var_type"]]
+        purifier = diffpure_ddpm(denoiser(case, data), n_noise=n, solver=solver)
     assert [s.t for s in purifier.steps] == data["index"].tolist()
-    noise = Recorded(data["draws"][0], data["draws"][1:])
-    moments = list(purifier.trajectory(data["x"], noise))  # type: ignore[arg-type]
-    states = [m.step.scale * m.x for m in moments] + [moments[-1].step.scale_next * moments[-1].x_next]
-    for ours, theirs in zip(states, data["states"], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
-    torch.testing.assert_close(purifier(data["x"], noise), data["out"], rtol=0, atol=1e-9)
+    noise = one_walk(data["draws"][0], data["draws"][1:])
+    if "states" in data:
+        moments = list(purifier.trajectory(data["x"], noise))  # type: ignore[arg-type]
+        states = [m.step.scale * m.x for m in moments] + [moments[-1].step.scale_next * moments[-1].x_next]
+        for ours, theirs in zip(states, data["states"], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    torch.testing.assert_close(purifier(data["x"], noise), data["out"], rtol=0, atol=1e-9)  # type: ignore[arg-type]
+
+
+def gradient_of(purifier: Purifier, data: dict[str, Tensor], noise: Recorded) -> tuple[Tensor, Tensor]:
+    """Output, and gradient of its product with the recorded cotangent."""
+    x = data["x"].clone().requires_grad_()
+    out = purifier(x, noise)  # type: ignore[arg-type]
+    return out.detach(), torch.autograd.grad((out * data["v"]).sum(), x)[0]
+
+
+@pytest.mark.parametrize("path", cases("diffpure-ode"))
+def test_ode(path: Path) -> None:
+    case, data = read(path), arrays(path)
+    n = case["configuration"]["euler_steps"]
+    t_star = case["configuration"]["t_steps"] / 1000
+    purifier = diffpure_ode(denoiser(case, data, label=TIME), t_star=t_star, n_steps=n, start=released_start(t_star))
+    out, gradient = gradient_of(purifier, data, Recorded({(Kind.FORWARD, 0, 0): data["e_forward"]}))
+    torch.testing.assert_close(out, data["out"], rtol=0, atol=1e-9)
+    assert relative(gradient, data["grad_full"]) <= 1e-8
+
+
+@pytest.mark.parametrize("path", cases("diffpure-ode"))
+def test_ode_adjoint_gradient(path: Path) -> None:
+    """Solved back from the recorded final state on the recorded backward grid, shifted by 1e-5."""
+    case, data = read(path), arrays(path)
+    steps = steps_at(VP(), data["t_grid_adjoint"].flip(0).tolist())
+    purifier = Purifier(denoiser(case, data, label=TIME), steps=steps, solver=EulerVP())
+    walk = _Walk(purifier, Recorded({}))  # type: ignore[arg-type]
+    start, end = steps[0], steps[-1]
+    final = (2 * data["out"] - 1) / end.scale_next
+    _, cotangent = Adjoint().solve_back(walk.differential(), final, 0.5 * end.scale_next * data["v"], steps)
+    abar = DiscreteLinear().scale(case["configuration"]["t_steps"] - 1)
+    assert relative(2 * abar / start.scale * cotangent, data["grad_adjoint"]) <= 1e-8
+
+
+@pytest.mark.parametrize("path", cases("diffpure-ldsde"))
+def test_langevin(path: Path) -> None:
+    """Both paths of the input are in the gradient: the start and the anchor, which the published adjoint drops."""
+    case, data = read(path), arrays(path)
+    n = case["configuration"]["steps"]
+    purifier = diffpure_langevin(
+        denoiser(case, data, label=TIME), t_star=case["configuration"]["t_steps"] / 1000, n_steps=n
+    )
+    increments = data["dW"] / data["tau"].diff().sqrt()[:, None, None, None, None]
+    out, gradient = gradient_of(purifier, data, one_walk(data["x"], increments))
+    torch.testing.assert_close(out, data["out"], rtol=0, atol=1e-9)
+    assert relative(gradient, data["grad_full"]) <= 1e-8
+    assert relative(data["grad_adjoint"], data["grad_full"]) > 0.1
 
 
 def test_cases_are_there() -> None:
-    assert {p.id for p in cases("diffpure-")} >= {"diffpure-sde-b", "diffpure-sde-guided-b", "diffpure-ddpm-a"}
+    kinds = ("sde", "sde-guided", "ddpm", "guided", "ode", "ldsde")
+    assert all(f"diffpure-{kind}-b" in {p.id for p in cases(f"diffpure-{kind}")} for kind in kinds)

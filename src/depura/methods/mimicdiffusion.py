@@ -24,7 +24,7 @@ from depura.guidance import State, pull
 from depura.purifier import Purifier
 from depura.schedules import DiscreteLinear, Step, ddpm_steps
 from depura.solvers import Ancestral, Solver
-from depura.starts import from_noise
+from depura.starts import Start, from_noise, from_unit_noise
 
 Projection = Callable[[Tensor], Tensor]
 """U: a linear map of images, such as `Upsampled` or `Blurred`."""
@@ -102,6 +102,7 @@ def mimicdiffusion(
     rho: float = 3000.0,
     batch_ref: int = 16,
     window: tuple[float, float] = WINDOW,
+    start: Start = from_noise,
     gradient: GradientRoute | None = None,
 ) -> Purifier:
     """MimicDiffusion around any denoiser.
@@ -117,6 +118,7 @@ def mimicdiffusion(
         rho: factor of either term.
         batch_ref: the batch whose strength every image gets, 16 in the released script.
         window: noise levels that are guided.
+        start: of a walk along `steps`; the default DDPM walk starts from N(0, I).
         gradient: how the walk is differentiated; the exact gradient is zero.
 
     Returns:
@@ -128,6 +130,6 @@ def mimicdiffusion(
         steps=ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=100) if steps is None else steps,
         solver=Ancestral() if solver is None else solver,
         guidance=Mimic(constant if released else through_network, u, rho, batch_ref, window),
-        start=from_noise,
+        start=from_unit_noise if steps is None else start,
         gradient=gradient,
     )
