@@ -63,11 +63,11 @@ from depura.methods.agdm import agdm_sde as agdm_sde
 from depura.methods.baselines import blur_only as blur_only
 from depura.methods.baselines import noise_only as noise_only
 from depura.methods.diffpure import diffpure as diffpure
-from depura.methods.diffpure import diffpure_adm as diffpure_adm
-from depura.methods.diffpure import diffpure_ddpm as diffpure_ddpm
-from depura.methods.diffpure import diffpure_langevin as diffpure_langevin
 from depura.methods.diffpure import diffpure_ode as diffpure_ode
 from depura.methods.diffpure import diffpure_random as diffpure_random
+from depura.methods.diffpure_ddpm import diffpure_adm as diffpure_adm
+from depura.methods.diffpure_ddpm import diffpure_ddpm as diffpure_ddpm
+from depura.methods.diffpure_langevin import diffpure_langevin as diffpure_langevin
 from depura.methods.gdmp import gdmp as gdmp
 from depura.methods.gdmp import gdmp_imagenet as gdmp_imagenet
 from depura.methods.gradual import gradual as gradual

@@ -141,9 +141,9 @@ class Cleaner(nn.Module, ABC):
         return self.leaves[0].gradient
 
     @property
+    @abstractmethod
     def n_steps(self) -> int:
-        """Steps of one purification, over all rounds and walks."""
-        return sum(leaf.n_steps for leaf in self.leaves)
+        """Steps of one purification, over all rounds."""
 
     def train(self: C, mode: bool = True) -> C:
         """Purifiers stay in evaluation mode, whatever is asked."""
@@ -159,6 +159,7 @@ class Leaf(Cleaner):
     """A walk of its own, differentiated by its `gradient`."""
 
     gradient: GradientRoute
+    steps: tuple[Step, ...]
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -172,11 +173,6 @@ class Leaf(Cleaner):
     def given(self, images: Tensor, noise: Noise) -> Iterator[tuple[Leaf, Tensor, Noise]]:
         """Itself, with what it is given."""
         yield self, images, noise
-
-    @property
-    @abstractmethod
-    def n_steps(self) -> int:
-        """Steps of all rounds."""
 
     @abstractmethod
     def with_(self, **changes: Any) -> Any:

@@ -36,6 +36,11 @@ class Resized(Cleaner):
         return self.purifier.leaves
 
     @property
+    def n_steps(self) -> int:
+        """Those of the purifier inside."""
+        return self.purifier.n_steps
+
+    @property
     def n_rounds(self) -> int:
         """Those of the purifier inside."""
         return self.purifier.n_rounds
@@ -93,6 +98,11 @@ class Sequential(Cleaner):
     def leaves(self) -> tuple[Leaf, ...]:
         """Those of all purifiers."""
         return tuple(leaf for part in self.parts for leaf in part.leaves)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of all purifiers."""
+        return sum(part.n_steps for part in self.parts)
 
     @property
     def n_rounds(self) -> int:
@@ -157,6 +167,11 @@ class Averaged(Cleaner):
     def leaves(self) -> tuple[Leaf, ...]:
         """Those of the purifier inside."""
         return self.purifier.leaves
+
+    @property
+    def n_steps(self) -> int:
+        """Those of the purifier inside, of one path."""
+        return self.purifier.n_steps
 
     @property
     def n_rounds(self) -> int:

@@ -103,20 +103,16 @@ class Optimised(Leaf):
         super().__init__()
         self.denoiser = denoiser
         self.direction = direction
-        self.count = _check.integer("Optimised", "n_steps", n_steps, low=1, high=65535)
+        count = _check.integer("Optimised", "n_steps", n_steps, low=1, high=65535)
         low = _check.number("Optimised", "lowest sigma", sigma_range[0], low=0.0, low_open=True)
         self.sigma_range = (low, _check.number("Optimised", "highest sigma", sigma_range[1], low=low))
+        middle = (low + self.sigma_range[1]) / 2
+        self.steps = tuple(Step(k, middle, middle, middle, middle, 1.0, 1.0, middle) for k in range(count))
         self.optimiser = Adam() if optimiser is None else optimiser
         self.proximity = _check.number("Optimised", "proximity", proximity, low=0.0)
         self.gradient = StoredState() if gradient is None else gradient
         self.clamp = clamp
         freeze(self)
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """A row per step; the level is the middle of the range."""
-        sigma = sum(self.sigma_range) / 2
-        return tuple(Step(k, sigma, sigma, sigma, sigma, 1.0, 1.0, sigma) for k in range(self.count))
 
     @property
     def n_rounds(self) -> int:
@@ -126,7 +122,7 @@ class Optimised(Leaf):
     @property
     def n_steps(self) -> int:
         """Steps of Adam."""
-        return self.count
+        return len(self.steps)
 
     def with_(self, **changes: Any) -> Optimised:
         """A copy with some parts replaced; weights are shared."""
@@ -142,7 +138,7 @@ class Optimised(Leaf):
 
     def coarser(self, share: int) -> Optimised:
         """A copy that takes one step for every `share` steps."""
-        return self.with_(n_steps=ceil(self.count / share))
+        return self.with_(n_steps=ceil(len(self.steps) / share))
 
     def one_step(self, where: float) -> Optimised:
         """A copy with a single step."""
@@ -180,7 +176,7 @@ class Optimised(Leaf):
             noise: the randomness.
             state: image and moments, (B, 3C, H, W).
             x_in: image being purified, (B, C, H, W) in [-1, 1].
-            step: row of `steps`.
+            step: row of `steps`: a number, with the middle of the range for its level.
 
         Returns:
             The next state and the estimate of x0 that the step saw.
@@ -219,7 +215,7 @@ class Optimised(Leaf):
         return {
             "denoiser": self.denoiser,
             "direction": self.direction,
-            "n_steps": self.count,
+            "n_steps": len(self.steps),
             "sigma_range": self.sigma_range,
             "optimiser": self.optimiser,
             "proximity": self.proximity,

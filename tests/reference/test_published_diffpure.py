@@ -12,14 +12,9 @@ from torch import Tensor
 
 from depura.denoisers import EpsDenoiser
 from depura.gradients import Adjoint, Direct, StoredState
-from depura.methods.diffpure import (
-    diffpure,
-    diffpure_adm,
-    diffpure_ddpm,
-    diffpure_langevin,
-    diffpure_ode,
-    released_start,
-)
+from depura.methods.diffpure import diffpure, diffpure_ode, released_start
+from depura.methods.diffpure_ddpm import diffpure_adm, diffpure_ddpm
+from depura.methods.diffpure_langevin import diffpure_langevin
 from depura.noise import Kind
 from depura.purifier import Purifier, _Walk
 from depura.schedules import VP, DiscreteLinear, Step, TableLabel, TimeLabel, TruncatedLabel, steps_at

@@ -5,6 +5,7 @@ import torch
 
 import depura
 from depura.methods import diffpure as method
+from depura.methods import diffpure_ddpm
 from depura.schedules import TruncatedLabel
 
 
@@ -40,7 +41,7 @@ def test_imagenet_works_at_256_and_tells_the_network_its_own_index() -> None:
 
 
 def test_celeba_takes_500_ancestral_steps_to_a_clean_end() -> None:
-    purifier = method.CELEBA.purifier(nothing)
+    purifier = diffpure_ddpm.CELEBA.purifier(nothing)
     assert isinstance(purifier, depura.Purifier)
     assert purifier.solver == depura.Ancestral()
     assert [s.label for s in purifier.steps] == [float(i) for i in range(499, -1, -1)]

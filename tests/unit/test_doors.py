@@ -18,7 +18,8 @@ from depura.composed import Resized
 from depura.defence import Defence
 from depura.denoisers import EdmDenoiser
 from depura.gradients import StoredState
-from depura.methods.diffpure import diffpure, diffpure_ddpm
+from depura.methods.diffpure import diffpure
+from depura.methods.diffpure_ddpm import diffpure_ddpm
 from depura.noise import Noise
 from depura.purifier import Purifier
 from depura.rules import MeanProb, Single, Vote

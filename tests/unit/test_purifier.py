@@ -12,15 +12,14 @@ from depura.defence import Defence
 from depura.exact import GaussianDenoiser
 from depura.gradients import StoredState
 from depura.methods.diffpure import (
-    CELEBA,
     CIFAR10_L2,
     CIFAR10_LINF,
     CIFAR10_RESNET50,
     IMAGENET,
     diffpure,
-    diffpure_ddpm,
     released_start,
 )
+from depura.methods.diffpure_ddpm import CELEBA, diffpure_ddpm
 from depura.noise import Kind, Noise
 from depura.purifier import Purifier
 from depura.schedules import EDM, VP, DiscreteLinear, steps_at, uniform_steps

@@ -1,10 +1,10 @@
-"""The command line: `depura demo | run | plan | report | audit-gradient | purify | train`."""
+"""The command line: `depura demo | run | plan | report | audit-gradient | methods | purify | train`."""
 
 from __future__ import annotations
 
 import typer
 
-from depura.cli import audit, purify, studies, train
+from depura.cli import audit, methods, purify, studies, train
 
 app = typer.Typer(
     name="depura",
@@ -18,6 +18,7 @@ app.command("run")(studies.run)
 app.command("plan")(studies.plan)
 app.command("report")(studies.report)
 app.command("audit-gradient")(audit.audit)
+app.command("methods")(methods.methods)
 app.command("purify")(purify.purify)
 app.add_typer(train.app, name="train")
 

@@ -4,27 +4,24 @@
     x(0)  = sdeint(x(t*), reverse VP-SDE, t* -> 0),   beta(t) = 0.1 + 19.9 t                     (eq. 4-5)
 
 solved by Euler-Maruyama with steps of 1e-3 down to t = 1e-5 (the released solver's settings; the step is not stated in
-the paper, it is the default of the SDE library that the released code calls). The released code's other processes are
-beside it: the probability-flow ODE, DDPM steps of small or large variance, ADM's of learned variance, Langevin dynamics
-on the input (its "LDSDE"), and a random t*. Deviations are in docs/deviations.md#diffpure.
+the paper, it is the default of the SDE library that the released code calls). Beside it the probability-flow ODE and a
+random t*. Discrete chains are in diffpure_ddpm.py, Langevin dynamics in diffpure_langevin.py. Deviations are in
+docs/deviations.md#diffpure.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from depura import _check
 from depura.cleaner import Cleaner
 from depura.composed import Mixed, Resized
-from depura.denoisers import Clipped, Denoiser
+from depura.denoisers import Denoiser
 from depura.gradients import GradientRoute
-from depura.guidance import State
 from depura.purifier import Purifier
-from depura.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, Step, TimeLabel, ddpm_steps, uniform_steps
-from depura.solvers import Ancestral, AncestralLearned, EulerMaruyamaVP, EulerVP, Langevin, Solver
-from depura.starts import FromInputUnder, Start, as_it_is, from_input
+from depura.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel, uniform_steps
+from depura.solvers import EulerMaruyamaVP, EulerVP, Solver
+from depura.starts import FromInputUnder, Start, from_input
 
 
 def diffpure(
@@ -95,104 +92,6 @@ def diffpure_ode(
     return diffpure(denoiser, t_star=t_star, n_steps=n_steps, solver=EulerVP(), start=start, gradient=gradient)
 
 
-def diffpure_ddpm(
-    denoiser: Denoiser,
-    *,
-    n_noise: int = 500,
-    n_steps: int | None = None,
-    solver: Solver | None = None,
-    gradient: GradientRoute | None = None,
-) -> Purifier:
-    """DiffPure with DDPM's ancestral steps, no clipping of x0, as released for CelebA-HQ.
-
-    Args:
-        denoiser: D(x, sigma) -> x0.
-        n_noise: noising depth in indices, 1000 t*.
-        n_steps: reverse steps, a divisor of n_noise; default n_noise.
-        solver: default `Ancestral()`, the small variance; `AncestralLarge()` for the large one.
-        gradient: how the walk is differentiated.
-
-    Returns:
-        The purifier.
-    """
-    steps = ddpm_steps(DiscreteLinear(), n_noise=n_noise, n_steps=n_steps)
-    return Purifier(denoiser, steps=steps, solver=Ancestral() if solver is None else solver, gradient=gradient)
-
-
-def diffpure_adm(denoiser: Denoiser, *, n_noise: int = 150, gradient: GradientRoute | None = None) -> Purifier:
-    """DiffPure with ADM's steps of learned variance, x0 clipped to [-1, 1] (the released guided-diffusion runner).
-
-    Args:
-        denoiser: an `EpsVarianceDenoiser`.
-        n_noise: noising depth in indices, 1000 t*.
-        gradient: how the walk is differentiated.
-
-    Returns:
-        The purifier.
-    """
-    steps = ddpm_steps(DiscreteLinear(), n_noise=n_noise)
-    return Purifier(Clipped(denoiser), steps=steps, solver=AncestralLearned(), gradient=gradient)
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """Pull of Langevin dynamics to the input: -h rate / (2 variance) (x_t - x_in).
-
-    Attributes:
-        rate: lambda of the dynamics.
-        variance: sigma^2 of the anchor.
-    """
-
-    rate: float
-    variance: float
-
-    def __call__(self, at: State, /) -> Tensor:
-        """The displacement."""
-        clock = self.rate * (at.step.t - at.step.t_next)
-        return -0.5 * clock / self.variance * (at.step.scale * at.x - at.x_in) / at.step.scale_next
-
-
-def diffpure_langevin(
-    denoiser: Denoiser,
-    *,
-    t_star: float = 0.1,
-    n_steps: int = 10,
-    level: float = 0.01,
-    rate: float = 0.01,
-    eta: float = 5.0,
-    variance: float = 1e-3,
-    gradient: GradientRoute | None = None,
-) -> Purifier:
-    """DiffPure's Langevin dynamics on the input ("LDSDE"): no noising, the score at one level, an anchor to the input.
-
-    With the released constants its noise is near 0.16 in all and its drift tiny: almost plain additive noise.
-
-    Args:
-        denoiser: D(x, sigma) -> x0.
-        t_star: length of the dynamics.
-        n_steps: its steps; the last one ends at 1e-5.
-        level: time of the score.
-        rate: lambda.
-        eta: factor of the noise.
-        variance: sigma^2 of the anchor.
-        gradient: how the walk is differentiated.
-
-    Returns:
-        The purifier.
-    """
-    sigma, scale = VP().sigma(level), VP().scale(level)
-    times = [t_star * (1 - k / n_steps) for k in range(n_steps)] + [1e-5]
-    rows = [Step(k, times[k], times[k + 1], sigma, sigma, scale, scale, level) for k in range(n_steps)]
-    return Purifier(
-        denoiser,
-        steps=rows,
-        solver=Langevin(rate, eta),
-        guidance=Anchor(rate, variance),
-        start=as_it_is,
-        gradient=gradient,
-    )
-
-
 def diffpure_random(
     denoiser: Denoiser,
     *,
@@ -232,13 +131,11 @@ class Preset:
         t_star: noising time.
         label: how the published network is told the noise level: hand it to the network's adapter.
         size: resolution of the denoiser where it is not the classifier's.
-        ancestral: DDPM's ancestral steps instead of Euler-Maruyama.
     """
 
     t_star: float
     label: LabelRule
     size: int | None = None
-    ancestral: bool = False
 
     @property
     def n_steps(self) -> int:
@@ -247,11 +144,7 @@ class Preset:
 
     def purifier(self, denoiser: Denoiser) -> Cleaner:
         """The purifier of this setting around a denoiser."""
-        built = (
-            diffpure_ddpm(denoiser, n_noise=self.n_steps)
-            if self.ancestral
-            else diffpure(denoiser, t_star=self.t_star, n_steps=self.n_steps, label=self.label)
-        )
+        built = diffpure(denoiser, t_star=self.t_star, n_steps=self.n_steps, label=self.label)
         return built if self.size is None else Resized(built, size=self.size)
 
 
@@ -264,5 +157,3 @@ CIFAR10_RESNET50 = Preset(0.125, TimeLabel(VP()))
 IMAGENET = Preset(0.15, IndexLabel(DiscreteLinear()), size=256)
 """ResNet-50, WideResNet-50-2 and DeiT-S at linf 4/255; ADM network of 256x256 pixels. Labels follow the network's
 training (index 1000 t - 1); the released code hands it `TruncatedLabel(VP())`, about one index more."""
-CELEBA = Preset(0.5, IndexLabel(DiscreteLinear()), ancestral=True)
-"""CelebA-HQ attribute classifiers at linf 16/255; DDPM network of 256x256 pixels."""

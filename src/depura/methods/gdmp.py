@@ -31,8 +31,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 
 def diffused(at: State) -> Tensor:
     """The input diffused to the state's level with fresh noise, in x_t coordinates (released for CIFAR-10)."""
-    n = at.noise(at.x, kind=Kind.GUIDANCE, step=at.step.index)
-    return at.step.scale * (at.x_in + at.step.sigma * n)
+    return at.step.scale * (at.x_in + at.step.sigma * at.noise(at.x, kind=Kind.GUIDANCE, step=at.step.index))
 
 
 def undiffused(at: State) -> Tensor:

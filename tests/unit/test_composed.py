@@ -1,0 +1,175 @@
+"""Purifiers of purifiers: values, noise addresses, gradients, batches, and what the evaluation asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from checks import largest
+from depura._check import InputError
+from depura.cleaner import Cleaner
+from depura.composed import Averaged, Mixed, Resized, Sequential
+from depura.defence import Defence
+from depura.evaluation.counting import counted
+from depura.evaluation.describe import describe
+from depura.gradients import Direct, StoredState, StraightThrough
+from depura.methods.baselines import blur_only, noise_only
+from depura.methods.likelihood import likelihood
+from depura.noise import Kind, Noise
+from depura.rules import MeanLogit
+from toys import CLEAN, NOISES, STEPS, VS, XS, TanhClassifier, numerical, purifier_of, rand, randn, value_and_gradient
+
+A, B = purifier_of("Ancestral", "toward", rounds=2), purifier_of("EulerMaruyamaVP")
+
+MADE: dict[str, Callable[[], Cleaner]] = {
+    "sequential": lambda: Sequential(A, B),
+    "nested": lambda: Sequential(Sequential(B, A), B),
+    "averaged": lambda: Averaged(A, n_paths=3),
+    "mixed": lambda: Mixed(B, B.with_(steps=CLEAN), B.with_(solver=A.solver)),
+    "resized": lambda: Resized(Sequential(B, B), size=6),
+    "mixed in sequence": lambda: Sequential(B, Mixed(B, B.with_(steps=CLEAN))),
+    "average of a sequence": lambda: Averaged(Sequential(B, A), n_paths=2),
+    "optimised": lambda: likelihood(B.denoiser, n_steps=3),
+    "optimised in sequence": lambda: Sequential(likelihood(B.denoiser, n_steps=2), B),
+}
+
+
+@pytest.fixture(params=MADE, ids=str)
+def made(request: pytest.FixtureRequest) -> Cleaner:
+    return MADE[request.param]()
+
+
+def test_rows_do_not_depend_on_the_batch(made: Cleaner) -> None:
+    together = made(XS, NOISES)
+    alone = torch.cat([made(XS[k : k + 1], NOISES.take([k])) for k in range(len(XS))])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-11)
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(made(XS[order], NOISES.take(order)), together[order], rtol=0, atol=1e-11)
+
+
+def test_exact_routes_agree_with_differences(made: Cleaner) -> None:
+    x, v, noise = XS[:1], VS[:1], NOISES.take([0])
+    out, stored = value_and_gradient(made.with_(gradient=StoredState(1)), x, v, noise)
+    again, direct = value_and_gradient(made.with_(gradient=Direct()), x, v, noise)
+    assert torch.equal(out, again)
+    assert largest(stored, direct) < 1e-11 * float(direct.abs().max())
+    by_differences = numerical(made, x, v, noise)
+    assert largest(by_differences, direct) < 1e-6 * float(direct.abs().max())
+
+
+def test_walk_ends_where_forward_does(made: Cleaner) -> None:
+    moments = list(made.trajectory(XS, NOISES))
+    assert [m.round for m in moments] == sorted(m.round for m in moments)
+    assert moments[-1].round == made.n_rounds - 1
+    if not isinstance(made, (Averaged, Resized)) and made.n_steps == len(moments) and made.leaves[-1] is B:
+        last = moments[-1]
+        torch.testing.assert_close((last.step.scale_next * last.x_next + 1) / 2, made(XS, NOISES), rtol=0, atol=1e-12)
+
+
+def test_evaluations_are_counted_through_all_parts(made: Cleaner) -> None:
+    defence, counts = counted(Defence(made, TanhClassifier(16)))
+    with torch.no_grad():
+        value = defence(XS, NOISES)
+    assert torch.equal(value, Defence(made, TanhClassifier(16))(XS, NOISES))
+    paths = made.n_paths if isinstance(made, Averaged) else 1
+    assert counts.forward == len(XS) * paths * made.n_steps
+
+
+def test_parts_are_told_apart_and_described(made: Cleaner) -> None:
+    again = made.map(lambda leaf: leaf)
+    assert made.same_walk(again)
+    assert made.same_walk(made.with_(gradient=StraightThrough()))
+    shorter = made.coarser(2)
+    assert not made.same_walk(shorter)
+    assert not made.same_walk(B.with_(rounds=7))
+    assert not B.with_(rounds=7).same_walk(made)
+    assert describe(made) == describe(again)
+    assert describe(made) != describe(shorter)
+    assert describe(made) != describe(made.with_(gradient=StraightThrough()))
+
+
+def test_weights_are_frozen_and_generators_untouched(made: Cleaner) -> None:
+    before = torch.get_rng_state()
+    made(XS, NOISES)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any(p.requires_grad for p in made.parameters())
+    assert not made.train().training
+
+
+def test_sequence_is_one_after_the_other_with_later_noise() -> None:
+    first = A(XS, NOISES)
+    expected = B.purify(first, NOISES.in_round(2))
+    assert torch.equal(Sequential(A, B)(XS, NOISES), expected)
+    assert not torch.equal(Sequential(B, B)(XS, NOISES), B.purify(B(XS, NOISES), NOISES))
+
+
+def test_average_is_the_mean_of_its_paths() -> None:
+    paths = [B(XS, Noise(7, NOISES.images, tuple(3 * d + k for d in (0, 1, 2, 0)))) for k in range(3)]
+    torch.testing.assert_close(Averaged(B, n_paths=3)(XS, NOISES), torch.stack(paths).mean(0), rtol=0, atol=1e-12)
+
+
+def test_mixture_draws_all_its_parts_equally_often() -> None:
+    n = 3000
+    parts = [noise_only(std=s) for s in (0.5, 1.0, 2.0)]
+    noise = Noise(0, tuple(range(n)))
+    images = torch.full((n, 1, 2, 2), 0.5, dtype=torch.float64)
+    out = Mixed(*parts)(images, noise)
+    each = torch.stack([p(images, noise) for p in parts])
+    picked = (each == out).all(dim=(2, 3, 4)).double()
+    assert bool((picked.sum(0) == 1).all())
+    assert float((picked.mean(1) - 1 / 3).abs().max()) < 4 * (2 / 9 / n) ** 0.5
+
+
+def test_baselines_do_not_ask_a_denoiser() -> None:
+    images = rand(2, 3, 6, 6)
+    noise = Noise(1, (0, 1))
+    expected = images + 0.3 * noise(images, kind=Kind.FORWARD)
+    torch.testing.assert_close(noise_only(std=0.3)(images, noise), expected, rtol=0, atol=1e-12)
+    defence, counts = counted(Defence(noise_only(std=0.3), lambda x: x.flatten(1)))
+    defence(images, noise)
+    assert counts.forward == 0
+
+
+def test_blur_is_a_normalised_gaussian() -> None:
+    """Against a direct sum at an inner pixel, and constants stay constant up to the edges."""
+    images = rand(1, 1, 9, 9)
+    offsets = torch.arange(-3, 4, dtype=torch.float64)
+    window = torch.exp(-(offsets**2) / 2)
+    weights = window[:, None] * window / window.sum() ** 2
+    expected = (images[0, 0, 1:8, 1:8] * weights).sum()
+    blurred = blur_only(std=1.0)(images, Noise(0, (0,)))
+    assert float((blurred[0, 0, 4, 4] - expected).abs()) < 1e-12
+    flat = blur_only(std=1.0)(torch.full_like(images, 0.25), Noise(0, (0,)))
+    torch.testing.assert_close(flat, torch.full_like(images, 0.25), rtol=0, atol=1e-12)
+
+
+def test_mean_logit() -> None:
+    logits = randn(2, 5, 3)
+    torch.testing.assert_close(MeanLogit(5).scores(logits), logits.mean(1))
+
+
+class Small(nn.Module):
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sequential(), "Sequential: expected at least one purifier"),
+        (lambda: Sequential(*[B.with_(rounds=200)] * 2), "Sequential: expected .*rounds"),
+        (lambda: Mixed(B, B.with_(steps=STEPS[:2])), "Mixed: expected purifiers of one number"),
+        (lambda: Averaged(B, n_paths=0), "Averaged: expected n_paths"),
+        (lambda: Sequential(B)(XS * 3, NOISES), r"Sequential: expected images in \[0, 1\]"),
+        (lambda: Mixed(B).with_(speed=2), "Purifier.with_: expected names among"),
+        (lambda: likelihood(Small(), sigma_range=(0.6, 0.4)), "Optimised: expected highest sigma"),
+        (lambda: likelihood(Small(), n_steps=0), "Optimised: expected n_steps"),
+        (lambda: likelihood(Small()).with_(rounds=2), "Optimised.with_: expected names among"),
+    ],
+)
+def test_refusals(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
