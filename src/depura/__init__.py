@@ -114,3 +114,4 @@ from depura.solvers import Solver as Solver
 from depura.starts import as_it_is as as_it_is
 from depura.starts import from_input as from_input
 from depura.starts import from_noise as from_noise
+from depura.starts import from_unit_noise as from_unit_noise
