@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import partial
+from types import MethodType
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -189,6 +192,23 @@ class Leaf(Cleaner):
     @abstractmethod
     def one_step(self, where: float) -> Any:
         """A copy with a single step."""
+
+
+def modules_in(part: Any) -> tuple[nn.Module, ...]:
+    """Networks inside a part that is not a module itself: fields of a dataclass, methods of a module, partial calls.
+
+    Guidance by a network holds one; who composes the part must move, freeze and describe it like its own.
+    """
+    if isinstance(part, nn.Module):
+        return (part,)
+    inner: list[Any] = []
+    if is_dataclass(part) and not isinstance(part, type):
+        inner = [getattr(part, f.name) for f in fields(part)]
+    elif isinstance(part, partial):
+        inner = [part.func, *part.args, *part.keywords.values()]  # pyright: ignore[reportUnknownMemberType]
+    elif isinstance(part, MethodType):
+        inner = [part.__self__]
+    return tuple(dict.fromkeys(module for value in inner for module in modules_in(value)))
 
 
 def freeze(module: nn.Module) -> None:

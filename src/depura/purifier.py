@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from depura import _check
-from depura.cleaner import Leaf, Moment, equal_parts, freeze
+from depura.cleaner import Leaf, Moment, equal_parts, freeze, modules_in
 from depura.denoisers import Denoiser
 from depura.gradients import FromEnd, GradientRoute, StoredState
 from depura.guidance import Guidance, State, recorded
@@ -70,6 +70,9 @@ class Purifier(Leaf):
         self.rounds = _check.integer("Purifier", "rounds", rounds, low=1, high=256)
         self.clamp = clamp
         self.image_shape = image_shape
+        guides = modules_in(guidance)
+        if guides:  # as children, so that they are frozen, moved to a device and described with their weights
+            self.guides = nn.ModuleList(guides)
         freeze(self)
 
     @property

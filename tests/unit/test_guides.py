@@ -1,0 +1,49 @@
+"""Networks inside guidance belong to the purifier: frozen, moved, described."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from depura.cleaner import modules_in
+from depura.evaluation.describe import describe
+from depura.methods.agdm import RobustGuide, agdm
+from toys import NOISES, XS, TanhClassifier, tanh_eps
+
+
+class Guide(TanhClassifier):
+    def features(self, images: Tensor) -> Tensor:
+        return torch.tanh((images - 0.5).flatten(1) @ self.enter)
+
+
+def guided(guide: Guide):
+    return agdm(tanh_eps(), features=guide.features, classifier=guide, scale=1.0, n_noise=4)
+
+
+def test_networks_are_found() -> None:
+    guide, other = Guide(16), Guide(16)
+    assert modules_in(RobustGuide(guide.features, 1.0, guide)) == (guide,)
+    assert modules_in(partial(other.features)) == (other,)
+    assert modules_in(partial(guide, other)) == (guide, other)
+    assert modules_in(nn.functional.relu) == ()
+
+
+def test_guides_are_frozen_moved_and_described() -> None:
+    guide = Guide(16)
+    purifier = guided(guide)
+    assert not any(p.requires_grad for p in guide.parameters())
+    assert not guide.training
+    assert {id(p) for p in guide.parameters()} <= {id(p) for p in purifier.parameters()}
+    before = describe(purifier)
+    assert describe(guided(guide)) == before
+    value = purifier(XS, NOISES)
+    with torch.no_grad():
+        guide.enter *= 2
+    assert describe(purifier) != before
+    assert not torch.equal(purifier(XS, NOISES), value)
+    purifier.float()
+    assert guide.enter.dtype == torch.float32
+    assert purifier.same_walk(guided(guide).with_(denoiser=purifier.denoiser))
+    assert not purifier.same_walk(guided(Guide(16)).with_(denoiser=purifier.denoiser))
