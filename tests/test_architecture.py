@@ -65,9 +65,9 @@ LAYERS = {
     "evaluation.records": set(),
     "evaluation.statistics": set(),
     "reports": {"_atomic", "_check", "evaluation.records", "evaluation.statistics", "reports"},
-    "networks": {"networks"},
+    "networks": {"_check", "networks"},
     "data": {"_atomic", "_check", "denoisers", "networks", "data"},
-    "training": {"_atomic", "_check", "noise", "denoisers", "networks", "data", "training"},
+    "training": {"_atomic", "_check", "noise", "schedules", "denoisers", "networks", "data", "training"},
 }
 """What each part may import of depura. Parts that are not listed (the command line, the demo, the public names) may
 import anything."""
