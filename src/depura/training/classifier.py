@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,17 +14,39 @@ from depura.networks.small import SmallClassifier
 from depura.noise import Kind, Noise
 from depura.training.loop import Progress, Recipe, seeded, train
 
+AT_ONCE = 256
+"""Images put through a network together when accuracy is measured."""
 
+
+def shifted(images: Tensor, noise: Noise) -> Tensor:
+    """Images moved by -1, 0 or 1 pixel in each direction, with zeros where nothing moves in.
+
+    Args:
+        images: (B, C, H, W).
+        noise: whose addresses decide.
+
+    Returns:
+        (B, C, H, W).
+    """
+    shifts = noise.bits((len(images), 2), kind=Kind.AUGMENT) % 3
+    height, width = images.shape[2:]
+    padded = F.pad(images, (1, 1, 1, 1))
+    rows = (shifts[:, :1] + torch.arange(height))[:, None, :, None]
+    columns = (shifts[:, 1:] + torch.arange(width))[:, None, None, :]
+    batch = torch.arange(len(images))[:, None, None, None]
+    channel = torch.arange(images.shape[1])[None, :, None, None]
+    return padded[batch, channel, rows, columns]
+
+
+@dataclass(frozen=True)
 class ShiftedCrossEntropy:
-    """Cross-entropy of a network on images moved by -1, 0 or 1 pixel in each direction (zero padding)."""
+    """Cross-entropy of a network on images moved by -1, 0 or 1 pixel in each direction (zero padding).
 
-    def __init__(self, network: nn.Module) -> None:
-        """Set up.
+    Attributes:
+        network: takes images in [0, 1], gives logits.
+    """
 
-        Args:
-            network: takes images in [0, 1], gives logits.
-        """
-        self.network = network
+    network: nn.Module = field(repr=False)
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         """Loss of a batch.
@@ -36,14 +59,7 @@ class ShiftedCrossEntropy:
         Returns:
             Scalar.
         """
-        shifts = noise.bits((len(images), 2), kind=Kind.AUGMENT) % 3
-        height, width = images.shape[2:]
-        padded = F.pad(images, (1, 1, 1, 1))
-        rows = (shifts[:, :1] + torch.arange(height))[:, None, :, None]
-        columns = (shifts[:, 1:] + torch.arange(width))[:, None, None, :]
-        batch = torch.arange(len(images))[:, None, None, None]
-        channel = torch.arange(images.shape[1])[None, :, None, None]
-        return F.cross_entropy(self.network(padded[batch, channel, rows, columns]), labels)
+        return F.cross_entropy(self.network(shifted(images, noise)), labels)
 
 
 @torch.no_grad()
@@ -58,11 +74,17 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     Returns:
         In [0, 1].
     """
-    return float((network(images).argmax(1) == labels).double().mean())
+    found = torch.cat([network(images[k : k + AT_ONCE]).argmax(1) for k in range(0, len(images), AT_ONCE)])
+    return float((found == labels).double().mean())
 
 
 def train_classifier(
-    data: ImageSet, recipe: Recipe, *, checkpoint: Path | None = None, progress: Progress | None = None
+    data: ImageSet,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    every: int = 500,
+    progress: Progress | None = None,
 ) -> tuple[SmallClassifier, dict[str, object]]:
     """Train a `SmallClassifier`.
 
@@ -70,6 +92,7 @@ def train_classifier(
         data: training images.
         recipe: how.
         checkpoint: file to save to and go on from.
+        every: steps between checkpoints.
         progress: told of each step.
 
     Returns:
@@ -78,5 +101,5 @@ def train_classifier(
     architecture = {"channels": data.images.shape[1], "classes": len(data.classes), "width": 24}
     network = seeded(lambda: SmallClassifier(**architecture), recipe.seed)
     loss = ShiftedCrossEntropy(network)
-    train(network, loss, data.images, data.labels, recipe, checkpoint=checkpoint, progress=progress)
+    train(network, loss, data.images, data.labels, recipe, checkpoint=checkpoint, every=every, progress=progress)
     return network, {"architecture": architecture}

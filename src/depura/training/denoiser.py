@@ -78,7 +78,12 @@ def _column(v: Tensor) -> Tensor:
 
 
 def train_denoiser(
-    data: ImageSet, recipe: Recipe, *, checkpoint: Path | None = None, progress: Progress | None = None
+    data: ImageSet,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    every: int = 500,
+    progress: Progress | None = None,
 ) -> tuple[EdmDenoiser, dict[str, object]]:
     """Train a `SmallUNet` as an EDM denoiser.
 
@@ -86,6 +91,7 @@ def train_denoiser(
         data: training images, of even height and width.
         recipe: how.
         checkpoint: file to save to and go on from.
+        every: steps between checkpoints.
         progress: told of each step.
 
     Returns:
@@ -95,7 +101,7 @@ def train_denoiser(
     sigma_data = data_std(data.images)
     network = seeded(lambda: SmallUNet(**architecture), recipe.seed)
     loss = EdmLoss(network, sigma_data=sigma_data)
-    train(network, loss, data.images, data.labels, recipe, checkpoint=checkpoint, progress=progress)
+    train(network, loss, data.images, data.labels, recipe, checkpoint=checkpoint, every=every, progress=progress)
     return EdmDenoiser(network, sigma_data=sigma_data), {"architecture": architecture, "sigma_data": sigma_data}
 
 

@@ -1,0 +1,256 @@
+"""TRADES and adversarial training against transcriptions, closed forms, and what an attack must keep to."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import depura
+from depura.noise import Kind, Noise, Stream
+from depura.training.classifier import ShiftedCrossEntropy, shifted
+from depura.training.guide import AdversarialTraining, Trades, divergence, noised, train_guide
+from depura.training.loop import Recipe
+
+B, SIZE, K = 6, 4, 3
+NOISE = Noise(5, tuple(range(B)), draws=2, stream=Stream.TRAIN)
+
+
+def generated(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+X, Y = generated(B, 1, SIZE, SIZE), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def linear(seed: int = 1) -> nn.Sequential:
+    """W x + b, so steep that the two directions of the divergence lead an attack to different places."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, K)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(4 * generated(K, SIZE * SIZE, seed=seed) - 2)
+        net[1].bias.copy_(generated(K, seed=seed + 1))
+    return net
+
+
+def curved() -> nn.Sequential:
+    """A net whose loss has no closed form."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 8), nn.Tanh(), nn.Linear(8, K)).double()
+    with torch.no_grad():
+        for seed, p in enumerate(net.parameters()):
+            p.copy_(2 * generated(*p.shape, seed=10 + seed) - 1)
+    return net
+
+
+def by_hand(weight: Tensor, bias: Tensor, *, eps: float, step: float, n_steps: int, beta: float) -> Tensor:
+    """TRADES for W x + b, image by image and class by class, the inner gradient in closed form.
+
+    d KL(p || q) / d x' = W^T (q - p) for a linear model.
+    """
+    total = weight.new_zeros(())
+    moved = shifted(X, NOISE).flatten(1)
+    starts = 1e-3 * NOISE(X, kind=Kind.ATTACK).flatten(1)
+    for x, start, y in zip(moved, starts, Y.tolist(), strict=True):
+
+        def probabilities(image: Tensor) -> Tensor:
+            z = (weight @ image + bias).exp()
+            return z / z.sum()
+
+        attacked = torch.stack([(x + start), x - eps, torch.zeros_like(x)]).max(0).values
+        attacked = torch.stack([attacked, x + eps, torch.ones_like(x)]).min(0).values
+        for _ in range(n_steps):
+            slope = weight.T @ (probabilities(attacked) - probabilities(x))
+            moved_to = attacked + step * slope.sign()
+            attacked = torch.tensor(
+                [max(0.0, o - eps, min(1.0, o + eps, v)) for v, o in zip(moved_to.tolist(), x.tolist(), strict=True)],
+                dtype=x.dtype,
+            )
+        p, q = probabilities(x), probabilities(attacked)
+        total = total - p[y].log() + beta * sum(p[k] * (p[k].log() - q[k].log()) for k in range(K))
+    return total / B
+
+
+def test_trades_equals_its_formula_and_so_does_its_gradient() -> None:
+    """Through p(x) and p(x'), x' being a constant."""
+    net, settings = linear(), {"eps": 0.2, "n_steps": 4, "beta": 6.0}
+    weight, bias = net[1].weight, net[1].bias
+    expected = by_hand(weight, bias, step=0.08, **settings)
+    found = Trades(net, step_size=0.08, **settings)(X, Y, NOISE)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    theirs = torch.autograd.grad(expected, [weight, bias])
+    for mine, other in zip(torch.autograd.grad(found, [weight, bias]), theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-10)
+
+
+def test_the_divergence_is_that_of_the_attacked_from_the_clean_distribution() -> None:
+    """sum p log(p / q), p clean: not the other way round, and per image."""
+    p, q = torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([[0.1, 0.1, 0.8]])
+    expected = 0.7 * math.log(7) + 0.2 * math.log(2) + 0.1 * math.log(0.1 / 0.8)
+    found = divergence(torch.cat([p, q]).log(), torch.cat([q, q]).log())
+    assert found.tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+
+
+def test_the_loss_is_a_mean_over_images() -> None:
+    loss = Trades(curved(), eps=0.1, step_size=0.03)
+    rows = [[0, 1], [2, 3, 4, 5]]
+    parts = [loss(X[r], Y[r], NOISE.take(r)).item() * len(r) for r in rows]
+    assert sum(parts) / B == pytest.approx(loss(X, Y, NOISE).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.3])
+def test_the_inner_attacks_stay_where_they_may_and_gain_with_steps(eps: float) -> None:
+    net = curved()
+    x = torch.cat([X[:3], X[3:].round()])
+    gains: dict[str, list[Tensor]] = {"trades": [], "at": []}
+    for n_steps in (1, 3, 10):
+        settings = {"eps": eps, "step_size": eps / 4, "n_steps": n_steps}
+        found = {
+            "trades": Trades(net, **settings).attack(x, NOISE),
+            "at": AdversarialTraining(net, **settings).attack(x, Y, NOISE),
+        }
+        for name, attacked in found.items():
+            assert float((attacked - x).abs().max()) <= eps + 1e-12
+            assert 0 <= float(attacked.min()) <= float(attacked.max()) <= 1
+            assert not attacked.requires_grad
+            with torch.no_grad():
+                gain = divergence(net(x), net(attacked)) if name == "trades" else -net(attacked).log_softmax(1)
+            gains[name].append(gain if name == "trades" else gain.gather(1, Y[:, None])[:, 0])
+    start = X.new_zeros(B), -net(x).detach().log_softmax(1).gather(1, Y[:, None])[:, 0]
+    for name, before in zip(gains, start, strict=True):
+        one, three, ten = gains[name]
+        assert (ten > before).all()
+        assert float(one.mean()) < float(three.mean()) < float(ten.mean())
+
+
+def test_on_a_linear_binary_model_adversarial_training_finds_the_worst_corner() -> None:
+    """CE of (0, w.x + b) is largest in the box at x -/+ eps sign(w), clipped: closed form."""
+    w = 2 * generated(SIZE * SIZE, seed=3) - 1
+    net = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 2)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.stack([torch.zeros_like(w), w]))
+        net[1].bias.zero_()
+    y, eps = torch.tensor([0, 1, 0, 1, 0, 1]), 0.15
+    found = AdversarialTraining(net, eps=eps, step_size=eps / 4, n_steps=10).attack(X, y, NOISE)
+    towards = (1 - 2 * y)[:, None, None, None] * w.sign().view(1, 1, SIZE, SIZE)
+    assert torch.equal(found, (X + eps * towards).clamp(0, 1))
+    logit = (X.flatten(1) * w).sum(1)
+    value = AdversarialTraining(net, eps=eps, step_size=eps / 4)(X, y, NOISE)
+    moved = shifted(X, NOISE)
+    worst = ((moved + eps * towards).clamp(0, 1).flatten(1) * w).sum(1)
+    expected = torch.log1p(torch.exp((1 - 2 * y) * worst)).mean()
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
+    assert not torch.equal(worst, logit)
+
+
+def test_starts_are_those_of_the_papers() -> None:
+    """Small and normal for TRADES, uniform in the ball for adversarial training: seen after a step of no length."""
+    still, inside = 1e-12, torch.full((B, 1, 20, 20), 0.5, dtype=torch.float64)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(400, K)).double()
+    trades = Trades(net, eps=0.2, step_size=still, n_steps=1).attack(inside, NOISE) - inside
+    uniform = AdversarialTraining(net, eps=0.2, step_size=still, n_steps=1).attack(inside, Y, NOISE) - inside
+    assert float(trades.std()) == pytest.approx(1e-3, rel=0.05)
+    assert float(uniform.abs().max()) == pytest.approx(0.2, rel=0.01)
+    assert float(uniform.std()) == pytest.approx(0.2 / math.sqrt(3), rel=0.05)
+
+
+def test_the_attack_looks_at_the_network_in_evaluation_mode_and_leaves_it_as_it_was() -> None:
+    modes: list[bool] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.frozen = curved(), nn.BatchNorm2d(1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            modes.append(self.training)
+            assert not self.frozen.training
+            return self.net(self.frozen(x))
+
+    net = Watched().train()
+    net.frozen.eval()
+    for loss, looks, trained in (
+        (Trades(net, eps=0.1, n_steps=3), 4, 2),
+        (AdversarialTraining(net, eps=0.1, n_steps=3), 3, 1),
+    ):
+        modes.clear()
+        loss(X, Y, NOISE).backward()
+        assert modes == [False] * looks + [True] * trained
+        assert net.training
+        assert net.net.training
+        assert not net.frozen.training
+
+
+def test_the_attack_leaves_no_gradients_of_weights() -> None:
+    net = curved()
+    Trades(net, eps=0.1).attack(X, NOISE)
+    AdversarialTraining(net, eps=0.1).attack(X, Y, NOISE)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_noise_hides_the_image_as_diffusion_does_at_a_uniform_time() -> None:
+    """x_t = sqrt(abar) x0 + sqrt(1 - abar) n, t uniform up to the given one, in units of [0, 1]."""
+    n, up_to = 400, 0.3
+    noise = Noise(0, tuple(range(n)), stream=Stream.TRAIN)
+    ones = torch.ones(n, 1, 8, 8, dtype=torch.float64)
+    white, black = (2 * noised(value * ones, noise, up_to=up_to) - 1 for value in (1, 0))
+    scale = (white - black) / 2
+    assert torch.allclose(scale, scale[:, :1, :1, :1].expand_as(scale))
+    torch.testing.assert_close((white - scale) / (1 - scale**2).sqrt(), noise(ones, kind=Kind.FORWARD))
+    log_abar = 2 * scale[:, 0, 0, 0].log()
+    t = ((0.1**2 - 2 * 19.9 * log_abar).sqrt() - 0.1) / 19.9
+    for k in range(1, 10):
+        assert float((t < k / 10 * up_to).double().mean()) == pytest.approx(k / 10, abs=0.07)
+    assert 0 < float(t.min()) < float(t.max()) < up_to
+
+
+def test_clean_and_attacked_images_stand_behind_the_same_noise() -> None:
+    """Else the divergence would not vanish where x' = x."""
+    loss = Trades(curved(), eps=1e-9, step_size=1e-9, beta=1e6, noise_up_to=0.5)
+    plain = Trades(curved(), eps=1e-9, step_size=1e-9, beta=0.0, noise_up_to=0.5)
+    assert loss(X, Y, NOISE).item() == pytest.approx(plain(X, Y, NOISE).item(), rel=1e-6)
+    without = Trades(curved(), eps=1e-9, step_size=1e-9, beta=0.0)
+    assert plain(X, Y, NOISE).item() != pytest.approx(without(X, Y, NOISE).item(), rel=1e-3)
+
+
+def test_a_loss_names_its_settings() -> None:
+    net = curved()
+    assert repr(Trades(net, eps=0.1)) == (
+        f"Trades(eps=0.1, step_size={2 / 255}, n_steps=10, noise_up_to=0.0, beta=6.0)"
+    )
+    assert repr(ShiftedCrossEntropy(net)) == "ShiftedCrossEntropy()"
+
+
+@pytest.mark.parametrize("loss", [Trades, AdversarialTraining])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"eps": 0.0}, r"eps in \(0, 1\]"),
+        ({"eps": 8.0}, r"eps in \(0, 1\].*8/255"),
+        ({"eps": math.nan}, "eps"),
+        ({"step_size": 0.0}, "step_size"),
+        ({"n_steps": 0}, "n_steps at least 1"),
+        ({"noise_up_to": 1.5}, r"noise_up_to in \[0, 1\]"),
+    ],
+)
+def test_unusable_settings(loss: type[Trades], settings: dict[str, float], said: str) -> None:
+    with pytest.raises(depura.InputError, match=said):
+        loss(linear(), **settings)  # type: ignore[arg-type]
+
+
+def test_a_weight_below_zero_is_refused() -> None:
+    with pytest.raises(depura.InputError, match="beta"):
+        Trades(linear(), beta=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (nn.Conv2d(1, 10, 3), r"logits \(B, K\).*shape \(1, 10, 6, 6\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), r"at least 10 classes.*\(1, 9\)"),
+    ],
+)
+def test_networks_that_give_no_logits(network: nn.Module, said: str) -> None:
+    with pytest.raises(depura.InputError, match=said):
+        train_guide(depura.load_digits("train"), Recipe(n_steps=1), network=network, loss=partial(Trades, eps=0.2))
