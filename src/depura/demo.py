@@ -13,6 +13,8 @@ from depura.solvers import Ancestral
 
 T_STAR, N_STEPS = 0.09, 5
 """Noising to t* = 0.09 (sigma 0.31) keeps a digit readable and hides a perturbation of 0.2."""
+EPS = 0.2
+"""linf radius on the digits, in [0, 1] units."""
 
 
 def digits_purifier(*, t_star: float = T_STAR, n_steps: int = N_STEPS) -> Purifier:
@@ -31,7 +33,7 @@ def digits_purifier(*, t_star: float = T_STAR, n_steps: int = N_STEPS) -> Purifi
 def study(
     *,
     images: int = 64,
-    eps: float = 0.2,
+    eps: float = EPS,
     t_star: float = T_STAR,
     n_steps: int = N_STEPS,
     attack_steps: int = 20,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 import depura
 from depura.cli import app
 from depura.data import files
+from depura.data.weights import read_safetensors
 
 TINY = [
     "-S",
@@ -340,20 +342,29 @@ def test_unusable_places_to_write(tmp_path: Path, digit: Path) -> None:
 # train
 
 
-@pytest.mark.parametrize("kind", ["denoiser", "classifier"])
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guides are measured by an attack of two steps."""
+    monkeypatch.setattr("depura.cli.train.MEASURED_STEPS", 2)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", ["denoiser", "classifier", "guide"])
 def test_train_writes_weights_and_a_card_with_their_hash(tmp_path: Path, kind: str) -> None:
     result = depura_("train", kind, "--out", tmp_path, "--steps", 3, "--batch", 8)
     assert result.exit_code == 0, result.output
     assert tree(tmp_path) == {f"digits-{kind}.safetensors", f"digits-{kind}.md"}
     card = (tmp_path / f"digits-{kind}.md").read_text()
-    assert f"depura train {kind} --data digits --steps 3 --batch 8" in card
+    assert f"depura train {kind} --data digits " in card
+    assert " --steps 3 --batch 8 " in card
 
 
+@pytest.mark.usefixtures("quick")
 def test_train_takes_data_of_ones_own(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "mine.npz", image=rng.random((20, 3, 6, 6)), label=rng.integers(0, 4, 20))
     words = ["--data", tmp_path / "mine.npz", "--test", tmp_path / "mine.npz", "--out", tmp_path / "o", "--steps", 2]
-    for kind in ("denoiser", "classifier"):
+    for kind in ("denoiser", "classifier", "guide"):
         result = depura_("train", kind, *words, "--batch", 4)
         assert result.exit_code == 0, result.output
     assert "mine-classifier.safetensors" in tree(tmp_path / "o")
@@ -379,3 +390,89 @@ def test_unusable_training(tmp_path: Path, arrays: dict | str | None, options: l
         np.savez(tmp_path / "x.npz", **arrays)
     fails(depura_("train", "denoiser", "--data", data, "--out", tmp_path / "o", *options), said)
     assert not tree(tmp_path / "o") if (tmp_path / "o").exists() else True
+
+
+GUIDES = {
+    "trades": (
+        ["--eps", "1/8", "--beta", "3"],
+        "Trades(eps=0.125, step_size=0.03125, n_steps=10, noise_up_to=0.0, beta=3.0)",
+    ),
+    "at": (["--attack-steps", "2"], "AdversarialTraining(eps=0.2, step_size=0.05, n_steps=2, noise_up_to=0.0)"),
+    "standard": ([], "ShiftedCrossEntropy()"),
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("loss", GUIDES)
+def test_the_card_of_a_guide_says_how_it_was_trained_and_how_robust_it_is(tmp_path: Path, loss: str) -> None:
+    options, said = GUIDES[loss]
+    words = ["--loss", loss, *options, "--steps", 2, "--batch", 4]
+    assert depura_("train", "guide", "--out", tmp_path / "a", *words).exit_code == 0
+    card = (tmp_path / "a" / "digits-guide.md").read_text()
+    assert f"- loss: {said}\n" in card
+    eps = "0.125" if loss == "trades" else "0.2"
+    for part in ("train", "test"):
+        for whose in ("", "for comparison, digits-classifier: "):
+            assert f"- {whose}accuracy, digits-{part}: " in card
+            assert f"- {whose}accuracy under PGD (linf, eps {eps}, 2 steps), digits-{part}: " in card
+    command = next(line for line in card.splitlines() if line.startswith("- command: "))
+    again = shlex.split(command.removeprefix("- command: `").removesuffix("`").replace("DIR", str(tmp_path / "b")))
+    assert depura_(*again[1:]).exit_code == 0
+    for name in ("digits-guide.safetensors", "digits-guide.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_network_of_ones_own_may_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judges.py").write_text(
+        "from torch import nn\n\n\n"
+        "def judge():\n    return nn.Sequential(nn.Flatten(), nn.Linear(63, 5), nn.BatchNorm1d(5))\n\n\n"
+        "def nothing():\n    return None\n\n\nnumber = 7\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "odd.npz", image=rng.random((20, 9, 7)), label=np.arange(20) % 5)
+    words = ["--data", tmp_path / "odd.npz", "--steps", 2, "--batch", 4, "--out", tmp_path / "o"]
+    result = depura_("train", "guide", *words, "--network", "judges:judge")
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "o" / "odd-guide.md").read_text()
+    assert "--network judges:judge" in card
+    assert "eps=0.0313" in card
+    assert "for comparison" not in card
+    tensors, metadata = read_safetensors(tmp_path / "o" / "odd-guide.safetensors")
+    assert set(tensors) >= {"1.weight", "2.running_var"}
+    assert '"network": "judges:judge"' in metadata["depura"]
+    for name, said in {
+        "judges": "MODULE:FUNCTION",
+        "judges:none": "importable",
+        "nowhere:judge": "importable",
+        "judges:number": "a function without arguments",
+        "judges:nothing": "torch.nn.Module, got NoneType",
+    }.items():
+        fails(depura_("train", "guide", *words, "--network", name), "--network", said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--loss", "hinge"], "trades"),
+        (["--eps", "0"], "eps in (0, 1]"),
+        (["--eps", "8"], "8/255"),
+        (["--eps", "-1/255"], "eps in (0, 1]"),
+        (["--eps", "wide"], "a number such as"),
+        (["--eps", "1/0"], "a number such as"),
+        (["--loss", "standard", "--eps", "2"], "eps in (0, 1]"),
+        (["--step-size", "0"], "step_size"),
+        (["--attack-steps", "0"], "n_steps at least 1"),
+        (["--beta", "-1"], "beta"),
+        (["--noise-up-to", "2"], "noise_up_to"),
+        (["--loss", "at", "--beta", "6"], "--beta"),
+        (["--loss", "standard", "--attack-steps", "3"], "--attack-steps"),
+        (["--loss", "standard", "--noise-up-to", "0.1"], "--noise-up-to"),
+        (["--every", "0"], "every at least 1"),
+        (["--steps", "0"], "n_steps at least 1"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_unusable_options_of_a_guide(tmp_path: Path, options: list[str], said: str) -> None:
+    fails(depura_("train", "guide", "--out", tmp_path / "o", *options), said)
+    assert not (tmp_path / "o").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from torch import Tensor
 
 from depura import _check
-from depura.cli.doors import door, one_thread, out, progress
+from depura.cli.doors import door, named, one_thread, out, progress
 from depura.data import files
 from depura.data.digits import SHAPE, digits_classifier, digits_denoiser
 from depura.demo import N_STEPS, T_STAR
@@ -72,13 +71,7 @@ def _purifier(name: str, method: Method, *, t_star: float, steps: int) -> Purifi
     solver, end = Ancestral(), 0.0
     if name == DIGITS:
         return diffpure(digits_denoiser(), t_star=t_star, n_steps=steps, t_end=end, solver=solver, image_shape=SHAPE)
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        _check.fail("--denoiser", "'digits' or MODULE:FUNCTION", repr(name))
-    try:
-        build: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise _check.InputError(f"--denoiser: expected something importable, got {name!r} ({error}).") from error
+    build = named("--denoiser", name, instead="'digits' or ")
     return diffpure(build(), t_star=t_star, n_steps=steps, t_end=end, solver=solver)
 
 

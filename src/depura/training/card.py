@@ -21,6 +21,7 @@ def write_card(
     parameters: int,
     sha256: str,
     measured: Mapping[str, str],
+    settings: Mapping[str, str] | None = None,
 ) -> None:
     """Write a card.
 
@@ -33,6 +34,7 @@ def write_card(
         parameters: how many.
         sha256: of the weight file.
         measured: results by name, as text.
+        settings: what else is to be said of the training, by name.
     """
     lines = [
         f"# {title}",
@@ -43,6 +45,7 @@ def write_card(
         f"- command: `{command}`",
         f"- recipe: {recipe.n_steps} steps of {recipe.batch} images, Adam, peak rate {recipe.rate:g}, "
         f"moving average {recipe.ema:g}, seed {recipe.seed}",
+        *[f"- {name}: {value}" for name, value in (settings or {}).items()],
         f"- made with: torch {importlib.metadata.version('torch')}, one thread, {platform.machine()}",
         "",
         "## Measured by the same command",
