@@ -19,6 +19,7 @@ from depura.composed import Resized as Resized
 from depura.composed import Sequential as Sequential
 from depura.data.digits import digits_classifier as digits_classifier
 from depura.data.digits import digits_denoiser as digits_denoiser
+from depura.data.digits import digits_guide as digits_guide
 from depura.data.digits import load_digits as load_digits
 from depura.data.imageset import ImageSet as ImageSet
 from depura.data.imageset import load_npz as load_npz

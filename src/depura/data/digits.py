@@ -1,4 +1,4 @@
-"""The bundled data and models: 1,797 handwritten digits of 8x8 pixels, a classifier and a denoiser trained on them.
+"""The bundled data and models: 1,797 handwritten digits of 8x8 pixels, two classifiers and a denoiser trained on them.
 
 The images are those of `sklearn.datasets.load_digits`: the test part of E. Alpaydin and C. Kaynak, "Optical
 Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998, licensed CC BY 4.0 (see digits.md beside this
@@ -55,10 +55,12 @@ def load_digits(split: str) -> ImageSet:
 
 def digits_classifier() -> SmallClassifier:
     """The bundled classifier: [0, 1] images (B, 1, 8, 8) to logits (B, 10). Card: digits-classifier.md."""
-    tensors, metadata = _read("digits-classifier")
-    network = SmallClassifier(**metadata["architecture"])
-    network.load_state_dict(tensors)
-    return network.eval()
+    return _classifier("digits-classifier")
+
+
+def digits_guide() -> SmallClassifier:
+    """The bundled robust classifier, as `digits_classifier`, for guidance. Card: digits-guide.md."""
+    return _classifier("digits-guide")
 
 
 def digits_denoiser() -> EdmDenoiser:
@@ -67,6 +69,13 @@ def digits_denoiser() -> EdmDenoiser:
     network = SmallUNet(**metadata["architecture"])
     network.load_state_dict(tensors)
     return EdmDenoiser(network.eval(), sigma_data=metadata["sigma_data"])
+
+
+def _classifier(name: str) -> SmallClassifier:
+    tensors, metadata = _read(name)
+    network = SmallClassifier(**metadata["architecture"])
+    network.load_state_dict(tensors)
+    return network.eval()
 
 
 def _read(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
