@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from depura.evaluation.statistics import any_of, errors_of, majority, mean_with_interval, paired_gain, single_draw
+from depura.evaluation.statistics import (
+    any_of,
+    errors_of,
+    holm,
+    majority,
+    mcnemar,
+    mean_with_interval,
+    paired_difference,
+    paired_gain,
+    single_draw,
+)
 
 LABELS = np.array([0, 1, 2, 0])
 PREDICTIONS = np.array([[0, 0, 1, 0, 0, 0], [1, 2, 2, 0, 1, 2], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
@@ -96,3 +106,75 @@ def test_the_paired_gain_brackets_the_difference() -> None:
     half = 1.96 * difference.std(ddof=1) / math.sqrt(300)
     assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.15 * half)
     assert paired_gain(np.ones(5), np.full(5, 0.25)) == (0.75, 0.75)
+
+
+@pytest.mark.parametrize(("wins", "losses", "printed"), [(12, 4, 0.077), (4, 12, 0.077), (18, 7, 0.043), (5, 5, 1.0)])
+def test_mcnemars_exact_test_counts_coins(wins: int, losses: int, printed: float) -> None:
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
+    assert mcnemar(wins, losses) == pytest.approx(min(1.0, 2 * tail))
+    assert mcnemar(wins, losses) == pytest.approx(printed, abs=5e-4)
+    assert mcnemar(0, 0) == 1
+
+
+def test_outcomes_of_zero_and_one_are_compared_by_mcnemars_test() -> None:
+    first = np.array([1.0] * 18 + [0.0] * 7 + [1.0] * 30 + [0.0] * 45)
+    second = np.array([0.0] * 18 + [1.0] * 7 + [1.0] * 30 + [0.0] * 45)
+    found = paired_difference(first, second)
+    assert found.test == "exact McNemar"
+    assert (found.value, found.p) == pytest.approx((0.11, 0.043285), abs=1e-6)
+    assert (found.low, found.high) == paired_gain(first, second)
+    assert found.detectable
+    back = paired_difference(second, first)
+    assert (back.value, back.p) == pytest.approx((-0.11, found.p))
+    assert back.detectable
+
+
+def by_enumeration(differences: np.ndarray) -> float:
+    """Share of all sign patterns whose sum is at least as far from 0."""
+    signs = np.array(list(itertools.product([-1, 1], repeat=len(differences))))
+    return float(np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12))
+
+
+def test_shares_are_compared_by_all_swaps_of_pairs() -> None:
+    first = np.array([0.9, 0.5, 0.75, 1.0, 0.25, 0.5, 0.3, 0.3])
+    second = np.array([0.5, 0.25, 0.8, 0.7, 0.0, 0.4, 0.3, 0.3])
+    found = paired_difference(first, second)
+    assert found.test == "paired permutation"
+    assert found.p == pytest.approx(by_enumeration(first - second))
+    assert found.p == pytest.approx(4 / 64)  # of 2^6 patterns: all positive, all but the smallest, and their mirrors
+    assert not found.detectable
+    assert found == paired_difference(first, second)
+
+
+def test_many_pairs_are_swapped_at_random() -> None:
+    rng = np.random.default_rng(4)
+    first, second = rng.random(16), rng.random(16) - 0.1
+    exact = by_enumeration(first - second)
+    spread = math.sqrt(exact * (1 - exact) / 9999)
+    assert paired_difference(first, second).p == pytest.approx(exact, abs=5 * spread)
+
+
+def test_no_difference_is_no_detectable_difference() -> None:
+    values = np.array([0.25, 0.5, 1.0])
+    assert paired_difference(values, values)[:4] == (0.0, 0.0, 0.0, 1.0)
+    one = paired_difference(values, np.array([0.25, 0.5, 0.75]))
+    assert one.p == 1.0
+    assert not one.detectable
+
+
+def test_both_the_interval_and_the_test_must_see_a_difference() -> None:
+    found = paired_difference(np.full(12, 0.75), np.full(12, 0.5))
+    assert found.p == pytest.approx(2 / 2**12)
+    assert found.detectable
+    assert not found._replace(p=0.051).detectable
+    assert not found._replace(low=-0.01).detectable
+    assert not found._replace(low=math.nan, high=math.nan).detectable
+
+
+def test_holms_correction_by_a_worked_example() -> None:
+    """0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which must not be smaller than the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([0.6, 0.7]) == (1.0, 1.0)
+    assert holm([0.03]) == (0.03,)
+    assert holm([]) == ()

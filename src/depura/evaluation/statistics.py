@@ -8,6 +8,7 @@ data.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -80,6 +81,90 @@ def paired_gain(before: Floats, after: Floats, *, seed: int = 0) -> tuple[float,
         (difference,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(seed)
     ).confidence_interval
     return float(ends.low), float(ends.high)
+
+
+class Difference(NamedTuple):
+    """Two numbers per image, compared image by image.
+
+    Attributes:
+        value: mean of first - second.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p: two-sided p-value of the test that neither is better.
+        test: which test that was.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    test: str
+
+    @property
+    def detectable(self) -> bool:
+        """Whether there is a difference to speak of: p at most 0.05 and an interval that does not contain 0."""
+        return self.p <= 0.05 and (self.low > 0 or self.high < 0)
+
+
+def paired_difference(first: Floats, second: Floats, *, seed: int = 0) -> Difference:
+    """Compare two accuracies of the same images.
+
+    The interval is that of `paired_gain`. The test is McNemar's, exact, where all numbers are 0 or 1; else the
+    permutation test that swaps the two numbers of an image (exact where all ways number at most 9,999, else as many
+    random ones, seeded).
+
+    Args:
+        first: one per image in [0, 1], (n,).
+        second: of the same images, (n,).
+        seed: of the resampling.
+
+    Returns:
+        The difference.
+    """
+    low, high = paired_gain(first, second, seed=seed)
+    difference = first - second
+    changed = difference[difference != 0]  # an image without a difference is the same either way round
+    if np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
+        p, test = mcnemar(int((changed > 0).sum()), int((changed < 0).sum())), "exact McNemar"
+    else:
+        p, test = _swapped(changed, seed=seed), "paired permutation"
+    return Difference(float(np.mean(difference)), low, high, p, test)
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Two-sided p-value of McNemar's exact test, from the pairs that differ: those won and those lost."""
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def _swapped(differences: Floats, *, seed: int) -> float:
+    """Two-sided p-value of the mean of paired differences, none of them 0, when each may have either sign."""
+    if len(differences) < 2:
+        return 1.0
+    found = stats.permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=9999,
+        batch=max(1, 2**22 // len(differences)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's correction: p-values that may be compared with 0.05 though several tests were made (Holm 1979).
+
+    Args:
+        p_values: of all tests that are printed, in any order.
+
+    Returns:
+        Corrected ones in the same order, none smaller than before and none larger than 1.
+    """
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, k in enumerate(sorted(range(len(p_values)), key=lambda k: p_values[k])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[k]))
+        corrected[k] = largest
+    return tuple(corrected)
 
 
 def errors_of(predictions: Ints, labels: Ints) -> Ints:
