@@ -39,6 +39,7 @@ from depura.evaluation.records import RunDirectory as RunDirectory
 from depura.evaluation.runner import run as run
 from depura.evaluation.study import Row as Row
 from depura.evaluation.study import Study as Study
+from depura.evaluation.study import bare_ladder as bare_ladder
 from depura.evaluation.study import ladder as ladder
 from depura.exact import GaussianDenoiser as GaussianDenoiser
 from depura.exact import MixtureDenoiser as MixtureDenoiser

@@ -184,3 +184,36 @@ def test_unusable_studies(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     result = audit(tmp_path / "empty.py")
     assert (result.exit_code, "a function named study" in result.output) == (2, True)
+
+
+COMPARED = """
+import torch
+import depura
+from depura.demo import digits_purifier
+
+
+def hidden(at):
+    with torch.no_grad():
+        return 0.05 * torch.tanh(at.x_in - at.x0)
+
+
+def study() -> depura.Study:
+    classifier, attack = depura.digits_classifier(), depura.PGD(depura.Ball("linf", 0.2), n_steps=1)
+    good = depura.Defence(digits_purifier(n_steps=2), classifier)
+    bad = depura.Defence(digits_purifier(n_steps=2).with_(guidance=hidden), classifier)
+    rows = (*depura.ladder(good, attack, method="good"), *depura.ladder(bad, attack, method="bad"))
+    return depura.Study(name="two", data=depura.load_digits("test").first(4), defence=good, rows=rows)
+"""
+
+
+def test_of_a_comparison_one_method_is_audited(tmp_path: Path) -> None:
+    file = tmp_path / "two.py"
+    file.write_text(COMPARED)
+    assert audit(file).exit_code == 0
+    assert audit(file, "--method", "good").output == audit(file).output
+    faulty = audit(file, "--method", "bad")
+    assert faulty.exit_code == 1
+    assert "guidance hidden" in faulty.output
+    unknown = audit(file, "--method", "worse")
+    assert unknown.exit_code == 2
+    assert "a method of the study (good, bad), got 'worse'" in unknown.output

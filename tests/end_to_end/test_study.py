@@ -241,6 +241,174 @@ def test_a_defence_that_votes_can_be_judged(tmp_path: Path) -> None:
         assert planned[unit.meta["row"]] == tuple(sum(p[i] for p in parts) for i in (0, 1))
 
 
+# Several methods in one study.
+
+
+def by_sign(at: depura.State) -> torch.Tensor:
+    """Guidance whose exact gradient is zero wherever it has one."""
+    return -0.4 * (at.x0 - at.x_in).sign()
+
+
+def comparison() -> depura.Study:
+    """Two purifications on a closed-form denoiser, one of them masked, and the classifier alone as a baseline."""
+    known = depura.load_digits("train").first(40).images * 2 - 1
+    plain = digits_purifier(n_steps=2).with_(denoiser=depura.empirical_denoiser(known))
+    masked = plain.with_(start=depura.from_noise, guidance=by_sign)
+    classifier = depura.digits_classifier()
+    ours = depura.Defence(plain, classifier, rule=depura.Vote(3))
+    sign, bare = depura.Defence(masked, classifier), depura.Defence(None, classifier)
+    attack = depura.PGD(depura.Ball("linf", 0.2), n_steps=2, eot=2)
+    rows = (
+        *depura.ladder(ours, attack, method="plain"),
+        *depura.ladder(sign, attack, method="by-sign", relaxed=0.1, without=("undefended", "transfer")),
+        *depura.bare_ladder(bare, attack, method="bare"),
+    )
+    return depura.Study(
+        name="three",
+        data=depura.load_digits("test").first(6),
+        defence=ours,
+        rows=rows,
+        select_draws=4,
+        report_draws=6,
+        unit_images=4,
+        curve_eps=(0.1,),
+        curve_images=3,
+        pictures=1,
+        baselines=("bare",),
+        notes={"by-sign": "a toy"},
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return run(comparison(), tmp_path_factory.mktemp("run") / "c", command="depura run x")
+
+
+def test_a_comparison_says_of_every_row_what_it_is(compared: RunDirectory) -> None:
+    rows = [(r["name"], r["kind"], r["method"], r["route"], r["judged"], r["null"]) for r in compared.header["rows"]]
+    assert rows == [
+        ("plain-undefended", "undefended", "", "G0", "bare", "null-plain-undefended"),
+        ("plain-transfer", "transfer", "plain", "G0", "defence", "null-plain-transfer"),
+        ("plain-adaptive", "adaptive", "plain", "G6", "defence", "null-plain-transfer"),
+        ("plain-bpda", "bpda", "plain", "G2", "defence", "null-plain-transfer"),
+        ("by-sign-adaptive", "adaptive", "by-sign", "G6", "defence", "null-by-sign-adaptive"),
+        ("by-sign-relaxed", "relaxed", "by-sign", "G8", "defence", "null-by-sign-adaptive"),
+        ("by-sign-bpda", "bpda", "by-sign", "G2", "defence", "null-by-sign-adaptive"),
+        ("bare-adaptive", "adaptive", "bare", "G0", "defence", "null-bare-adaptive"),
+    ]
+    methods = compared.header["methods"]
+    assert [(m["name"], m["baseline"], m["note"]) for m in methods] == [
+        ("plain", False, ""),
+        ("by-sign", False, "a toy"),
+        ("bare", True, ""),
+    ]
+    assert methods[1]["defence"]["purifier"]["guidance"].endswith("by_sign")
+    assert methods[0]["rule"]["n_draws"] == 3
+    assert methods[2]["defence"]["purifier"] is None
+    assert compared.header["defence"] is compared.header["rule"] is None
+
+
+def test_a_comparison_ranks_its_methods(compared: RunDirectory) -> None:
+    summary, written = page.write(compared)
+    assert summary.ranking is not None
+    standings = {s.method: s for s in summary.ranking.standings}
+    assert {name: s.nfe for name, s in standings.items()} == {"plain": 3 * 2, "by-sign": 2, "bare": 0}
+    assert standings["bare"].strongest.single.value == min(s.strongest.single.value for s in standings.values())
+    assert standings["by-sign"].masked == {"adaptive"}
+    assert any("row of by-sign (by-sign-adaptive) says nothing: 100.0 %" in w for w in summary.warnings)
+    assert {name: len(points) for name, points in summary.curve.items()} == {"plain": 2, "by-sign": 2, "bare": 2}
+    assert not any(p.row.startswith("bare") for p in summary.pictures)
+    for file in written:
+        text = file.read_text()
+        assert summary.headline in text
+        assert "bare (baseline)" in text
+
+
+def test_the_strongest_attack_is_found_from_the_records_of_a_method_alone(compared: RunDirectory) -> None:
+    """Worked out again, image by image, for the method with three rows."""
+    ranking = summarise(compared).ranking
+    assert ranking is not None
+    parts = ("00000-00004", "00004-00006")
+    images: dict[int, list[tuple[int, float, float]]] = {}
+    for kind in ("transfer", "adaptive", "bpda"):
+        for unit in (compared.load(f"plain-{kind}_eps0.2_{part}").arrays for part in parts):
+            right = (unit["predictions"] == unit["labels"][:, None]).mean(1)
+            for k, image in enumerate(unit["ids"]):
+                wrong = unit["select_errors"][k, unit["chosen"][k]]
+                images.setdefault(int(image), []).append((wrong, unit["select_margins"][k], right[k]))
+    expected = np.mean([max(tried)[2] for tried in images.values()])
+    (plain,) = (s for s in ranking.standings if s.method == "plain")
+    assert plain.strongest.single.value == pytest.approx(expected)
+
+
+def test_the_plan_of_a_comparison_counts_exactly(compared: RunDirectory) -> None:
+    counted: dict[tuple[str, float], list[int]] = {}
+    for unit in compared.units():
+        total = counted.setdefault((unit.meta["row"], unit.meta["eps"]), [0, 0])
+        for part in unit.meta["evaluations"].values():
+            total[0] += part[0]
+            total[1] += part[1]
+    assert {(p.row, p.eps): [p.forward, p.backward] for p in depura.plan(comparison())} == counted
+
+
+def test_the_relaxed_row_differentiates_the_same_walk() -> None:
+    row = comparison().row("by-sign-relaxed")
+    assert row.against.purifier.gradient == depura.Relaxed(0.1)
+    assert row.against.purifier.same_walk(row.judged.purifier)
+    assert "relaxed gradient" in row.title
+    assert "0.1" in row.title
+
+
+def test_a_ladder_leaves_out_what_it_is_asked_to() -> None:
+    s, attack = comparison(), depura.PGD(depura.Ball("linf", 0.1))
+    rows = depura.ladder(s.defence, attack, without=("undefended", "bpda"))
+    assert [row.name for row in rows] == ["transfer", "adaptive"]
+    assert all(row.method == "" for row in rows)
+    with pytest.raises(depura.InputError, match=r"ladder: .*among undefended, transfer, adaptive, bpda, got 'relaxed'"):
+        depura.ladder(s.defence, attack, without=("relaxed",))
+    with pytest.raises(depura.InputError, match="bare_ladder: expected a defence without a purifier"):
+        depura.bare_ladder(s.defence, attack, method="a")
+    with pytest.raises(depura.InputError, match="bare_ladder: expected the name"):
+        depura.bare_ladder(s.methods["bare"], attack, method="")
+
+
+def unusable(what: str) -> depura.Study:
+    s, attack = comparison(), comparison().row("bare-adaptive").attack
+    plain = s.methods["plain"]
+    copy = depura.Defence(plain.purifier, plain.classifier, rule=plain.rule)
+    changed = {
+        "another defence": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", judged=copy))},
+        "a shared defence": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", method="twin"))},
+        "no method": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", method=""))},
+        "an unplain name": {"rows": tuple(replace(r, method="my method") if r.method == "bare" else r for r in s.rows)},
+        "a kind of its own": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", kind="strange"))},
+        "defence of none": {"defence": copy},
+        "unknown baseline": {"baselines": ("plane",)},
+        "unknown note": {"notes": {"plane": "x"}},
+        "baseline of no comparison": {"rows": depura.ladder(s.defence, attack)},
+    }[what]
+    return replace(s, **changed)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("another defence", "rows of method 'plain' to judge one Defence object, got another in row 'more'"),
+        ("a shared defence", "a Defence object of its own for each method, got one for 'plain' and 'twin'"),
+        ("no method", "the method of every row that judges a purifier, got none in row 'more'"),
+        ("an unplain name", "method names of letters, digits and dashes, got 'my method'"),
+        ("a kind of its own", "rows whose kind is empty or among .*, got 'strange'"),
+        ("defence of none", "as defence one of the methods that are judged"),
+        ("unknown baseline", r"baselines and notes of its methods \(plain, by-sign, bare\), got 'plane'"),
+        ("unknown note", "got 'plane'"),
+        ("baseline of no comparison", "as no row has one"),
+    ],
+)
+def test_an_unusable_comparison_is_refused(what: str, said: str) -> None:
+    with pytest.raises(depura.InputError, match=said):
+        unusable(what)
+
+
 # Whole processes, as a user has them.
 
 

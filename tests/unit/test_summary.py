@@ -36,8 +36,9 @@ def header() -> dict[str, Any]:
             "norm": "linf", "eps": 0.1, "box": [0, 1], "targeted": False, "quantised": False, "knows": "all",
         },
         "rule": {"type": "depura.purifier.Vote", "n_draws": 5},
+        "methods": [],
         "rows": [
-            {"name": n, "title": n, "route": "G0", "judged": j, "null": NULLS[j]}
+            {"name": n, "title": n, "kind": n, "method": "", "route": "G0", "judged": j, "null": NULLS[j]}
             for n, j in ROWS
         ],
         "draws": {"select": 2, "report": K},
@@ -186,6 +187,16 @@ def test_an_adaptive_attack_weaker_than_transfer_is_told(tmp_path: Path) -> None
     weak = {"adaptive": attacked("adaptive", [0] * 4, [0] * 4, [0.0] * 4)}
     strong = {"transfer": attacked("transfer", [4] * 4, [2] * 4, [1.0] * 4)}
     assert any("weaker than the transferred" in w for w in summarise(made(tmp_path, **weak, **strong)).warnings)
+
+
+def test_beside_a_relaxed_row_a_masked_one_says_nothing(tmp_path: Path) -> None:
+    run = made(tmp_path, adaptive=WARNINGS["exactly zero"]["adaptive"])
+    run.header["rows"][1]["kind"], run.header["rows"][2]["route"] = "relaxed", "G6"
+    (said,) = (w for w in summarise(run).warnings if "exactly zero" in w)
+    assert said.startswith(
+        "The exact-gradient row (adaptive) says too little: 5.0 % of its gradients are exactly zero."
+    )
+    assert "the relaxed row (transfer) is the one to read" in said
 
 
 def test_both_texts_hold_the_same_numbers(tmp_path: Path) -> None:

@@ -24,18 +24,22 @@ def audit(
     settings: Settings = None,
     images: Annotated[int, typer.Option(help="How many of the study's images, the first ones.")] = 2,
     seed: Annotated[int | None, typer.Option(help="Of all noise; default: the study's.")] = None,
+    method: Annotated[str | None, typer.Option(help="Of a comparison, which one; default: its `defence`.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Check that the gradient of a study's defence is its derivative; exit code 1 and the guilty part if it is not."""
     one_thread()
     _check.device("--device", device)
     loaded = StudySource(study, pairs(settings)).load()
+    if method is not None and method not in loaded.methods:
+        _check.fail("--method", f"a method of the study ({', '.join(loaded.methods) or 'it has none'})", repr(method))
+    defence = loaded.defence if method is None else loaded.methods[method]
     _check.integer("audit-gradient", "images", images, low=1, high=len(loaded.data.images))
     seed = loaded.seed if seed is None else _check.integer("audit-gradient", "seed", seed, high=2**64 - 1)
     out.print(f"study      {loaded.name}: {images} of {len(loaded.data.images)} images of {loaded.data.name}")
     with out.status("auditing"):
         found = audit_gradient(
-            loaded.defence,
+            defence,
             loaded.data.images[:images],
             ids=loaded.data.ids[:images],
             seed=seed,

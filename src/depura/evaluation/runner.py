@@ -66,10 +66,10 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
         command: how to repeat it.
 
     Returns:
-        A JSON value; all but the command must agree for two runs to be of one study.
+        A JSON value; all but the command must agree for two runs to be of one study. A comparison describes each of its
+        methods once, under "methods", and has no "defence" and no "rule" of its own.
     """
-    data, ball = study.data, study.ball
-    bare = next((row.judged for row in study.rows if row.judged.purifier is None), None)
+    data, ball, compared = study.data, study.ball, study.methods
     return {
         "command": command,
         "name": study.name,
@@ -90,15 +90,27 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
             "quantised": False,
             "knows": "weights, purifier, step table, law of the noise; not the noise itself",
         },
-        "defence": describe(study.defence),
-        "rule": describe(study.defence.rule),
+        "defence": None if compared else describe(study.defence),
+        "rule": None if compared else describe(study.defence.rule),
+        "methods": [
+            {
+                "name": name,
+                "baseline": name in study.baselines,
+                "note": study.notes.get(name, ""),
+                "defence": describe(defence),
+                "rule": describe(defence.rule),
+            }
+            for name, defence in compared.items()
+        ],
         "rows": [
             {
                 "name": row.name,
                 "title": row.title,
+                "kind": row.kind,
+                "method": row.method,
                 "route": row.route,
                 "null": study.null_of(row),
-                "judged": "bare" if row.judged is bare else "defence" if row.judged is study.defence else "other",
+                "judged": "defence" if row.method else _judged(study, row),
                 "attack": describe(row.attack),
             }
             for row in study.rows
@@ -109,6 +121,14 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
         "units": [{"unit": key.name, **key._asdict()} for key in study.units()],
         "versions": {name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
     }
+
+
+def _judged(study: Study, row: Row) -> str:
+    """What a row of no method judges: the undefended classifier, the study's defence or another one."""
+    if study.methods:
+        return "bare"
+    bare = next((other.judged for other in study.rows if other.judged.purifier is None), None)
+    return "bare" if row.judged is bare else "defence" if row.judged is study.defence else "other"
 
 
 def run_unit(study: Study, key: UnitKey, *, device: str = "cpu") -> Unit:
@@ -129,8 +149,10 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu") -> Unit:
     labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]
     judged, judging = counted(row.judged)
+    attacking, more = Counts(), dict[str, Any]()
     if key.row.startswith("null-"):
-        arrays, attacking = _null(study, row, judged, images, labels, ids), Counts()
+        arrays, clean = _null(study, row, judged, images, labels, ids, counts=judging)
+        more = {"clean": clean}
     else:
         arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=key.eps == study.ball.eps)
     meta = {
@@ -141,6 +163,7 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu") -> Unit:
             "attack": [attacking.forward, attacking.backward],
             "score": [judging.forward, judging.backward],
         },
+        **more,
     }
     everything = {"ids": np.asarray(ids, dtype=np.int64), "labels": labels, **arrays}
     return Unit({name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in everything.items()}, meta)
@@ -181,19 +204,24 @@ def _attacked(
 
 
 def _null(
-    study: Study, row: Row, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int]
-) -> dict[str, Any]:
-    """The scorer on clean images, and on random corners of the ball chosen as an attack's candidates are."""
+    study: Study, row: Row, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], *, counts: Counts
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The scorer on clean images, and on random corners of the ball chosen as an attack's candidates are.
+
+    With it what the predictions of clean images cost: how many there were, and evaluations of the denoiser.
+    """
     noise, s, k = Streams(study.seed).null(ids), study.select_draws, study.report_draws
     clean = score(judged, images, labels, noise, draws=range(s, s + k))
+    cost = {"predictions": clean.predictions.numel(), "evaluations": counts.forward}
     corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
     choice = choose(judged, corners, labels, noise, draws=range(s))
     random = score(judged, choice.images, labels, noise, draws=range(s + k, s + 2 * k))
-    return {
+    arrays = {
         "predictions": clean.predictions.to(torch.int32),
         "margins": clean.margins,
         "random_predictions": random.predictions.to(torch.int32),
     }
+    return arrays, cost
 
 
 def _pictures(

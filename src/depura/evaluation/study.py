@@ -1,8 +1,9 @@
-"""A study: which images, which defence, which attacks, how many draws. A value; the machine is not part of it."""
+"""A study: which images, which defences, which attacks, how many draws. A value; the machine is not part of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -12,9 +13,12 @@ from depura.attacks.ball import Ball
 from depura.attacks.eot import RandomModel
 from depura.attacks.pgd import Candidates, Cost
 from depura.defence import Defence
-from depura.gradients import StraightThrough
+from depura.gradients import Relaxed, StraightThrough
 from depura.noise import Noise
 from depura.rules import Single
+
+KINDS = ("undefended", "transfer", "bpda", "adaptive", "relaxed")
+"""What a row may say that it is; reports put rows of a kind under one heading."""
 
 
 class LabelledImages(Protocol):
@@ -92,6 +96,9 @@ class Row:
         attack: the attack.
         against: what the attacker differentiates.
         judged: what the examples are scored on.
+        kind: one of `KINDS`, or empty: what sort of attack it is.
+        method: in a study that compares methods, the short name (letters, digits, dashes) of the one that is judged;
+            empty where there is one defence, and for rows that judge an undefended classifier.
     """
 
     name: str
@@ -99,6 +106,8 @@ class Row:
     attack: Attack
     against: Defence
     judged: Defence
+    kind: str = ""
+    method: str = ""
 
     @property
     def route(self) -> str:
@@ -140,8 +149,9 @@ class Study:
     Attributes:
         name: what the study is called.
         data: the images.
-        defence: what is deployed.
-        rows: the table, all at one radius.
+        defence: what is deployed; where methods are compared, the one whose gradient is audited unless another is asked
+            for.
+        rows: the table, all at one radius. Rows that name their methods make the study a comparison of these.
         seed: of all noise.
         select_draws: draws on which an image's candidates are compared.
         report_draws: draws on which the chosen one is reported.
@@ -151,6 +161,8 @@ class Study:
         pictures: images per unit of work whose walk is kept for the report.
         memory: bytes of graph in one call of an attack; it decides how draws are split into calls, and so the last
             bits of sums, which is why it belongs to the study.
+        baselines: methods that the others must beat to be worth their cost, by name.
+        notes: what a reader must know of a method (such as "reconstructed from the paper"), by its name.
     """
 
     name: str
@@ -165,6 +177,8 @@ class Study:
     curve_images: int = 32
     pictures: int = 2
     memory: int = 4 * 2**30
+    baselines: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         where = f"Study {self.name!r}"
@@ -172,7 +186,7 @@ class Study:
         _check.labels(where, self.data.labels, n_images=len(self.data.images))
         if len(set(self.data.ids)) != len(self.data.images):
             _check.fail(where, f"{len(self.data.images)} distinct image ids", f"{len(set(self.data.ids))}")
-        for field, low in (
+        for name, low in (
             ("select_draws", 1),
             ("report_draws", 1),
             ("unit_images", 1),
@@ -180,7 +194,7 @@ class Study:
             ("pictures", 0),
             ("memory", 1),
         ):
-            _check.integer(where, field, getattr(self, field), low=low)
+            _check.integer(where, name, getattr(self, name), low=low)
         for eps in self.curve_eps:
             _check.number(where, "curve_eps", eps, low=0.0)
         _check.integer(where, "seed", self.seed, high=2**64 - 1)
@@ -188,13 +202,49 @@ class Study:
         if not names or len(set(names)) != len(names):
             _check.fail(where, "rows of distinct names, at least one", f"{names}")
         for name in names:
-            if not all(c.isalnum() or c == "-" for c in name) or name.startswith("null-"):
+            if not _plain(name) or name.startswith("null-"):
                 _check.fail(where, "row names of letters, digits and dashes that do not begin with null-", repr(name))
         if len({row.attack.ball for row in self.rows}) != 1:
             _check.fail(where, "rows of one threat model", "several", "Put other radii in curve_eps.")
         written = [f"{eps:.6g}" for eps in (self.ball.eps, *self.curve_eps)]
         if len(set(written)) != len(written):
             _check.fail(where, "curve_eps without the rows' own radius and without repetition", f"{written[1:]}")
+        for row in self.rows:
+            if row.kind not in ("", *KINDS):
+                _check.fail(where, f"rows whose kind is empty or among {', '.join(KINDS)}", repr(row.kind))
+        self._check_methods(where)
+
+    def _check_methods(self, where: str) -> None:
+        """Each method is one defence of its own, and every row that judges one says which."""
+        methods = self.methods
+        for row in self.rows:
+            if row.method and row.judged is not methods[row.method]:
+                _check.fail(
+                    where, f"rows of method {row.method!r} to judge one Defence object", f"another in row {row.name!r}"
+                )
+            if methods and not row.method and row.judged.purifier is not None:
+                _check.fail(where, "the method of every row that judges a purifier", f"none in row {row.name!r}")
+        for name, defence in methods.items():
+            if not _plain(name):
+                _check.fail(where, "method names of letters, digits and dashes", repr(name))
+            shared = next((other for other, its in methods.items() if its is defence and other != name), None)
+            if shared is not None:
+                _check.fail(where, "a Defence object of its own for each method", f"one for {name!r} and {shared!r}")
+        if methods and not any(defence is self.defence for defence in methods.values()):
+            _check.fail(where, "as defence one of the methods that are judged", "another")
+        unknown = sorted({*self.baselines, *self.notes} - set(methods))
+        if unknown:
+            known = ", ".join(methods) or "none, as no row has one"
+            _check.fail(where, f"baselines and notes of its methods ({known})", ", ".join(map(repr, unknown)))
+
+    @property
+    def methods(self) -> dict[str, Defence]:
+        """The methods that are compared and what is judged of each, in the order of the rows."""
+        found: dict[str, Defence] = {}
+        for row in self.rows:
+            if row.method:
+                found.setdefault(row.method, row.judged)
+        return found
 
     @property
     def ball(self) -> Ball:
@@ -227,29 +277,89 @@ class Study:
         return [UnitKey(row, eps, first, min(first + self.unit_images, n)) for first in starts]
 
 
-def ladder(defence: Defence, attack: Attack, *, blind: Attack | None = None) -> tuple[Row, ...]:
-    """The four rows of an honest first look.
+def ladder(
+    defence: Defence,
+    attack: Attack,
+    *,
+    blind: Attack | None = None,
+    method: str = "",
+    relaxed: float | None = None,
+    without: Collection[str] = (),
+) -> tuple[Row, ...]:
+    """The rows of an honest first look.
 
     Args:
         defence: what is deployed.
         attack: the adaptive attack; with the straight-through route it is also the BPDA attack.
         blind: the attack on the bare classifier; default `attack`.
+        method: the defence's short name in a comparison of methods; row names begin with it.
+        relaxed: width tau of the smoothed sign (see `depura.gradients.Relaxed`): adds a row attacked through smooth
+            stand-ins, for defences whose exact gradient may be zero.
+        without: kinds of rows to leave out. Where several methods share a classifier one undefended row is enough.
 
     Returns:
         Undefended; defended, under the examples made against the bare classifier (transfer); defended, under the
-        adaptive attack through the defence's own gradient route; defended, under BPDA.
+        adaptive attack through the defence's own gradient route; relaxed, if asked for; defended, under BPDA.
+
+    Raises:
+        InputError: a bare classifier, or kinds that are not in the ladder.
     """
     blind = attack if blind is None else blind
     bare = defence.with_(purifier=None, rule=Single())
     if defence.purifier is None:
-        _check.fail("ladder", "a defence with a purifier", "a bare classifier")
+        _check.fail("ladder", "a defence with a purifier", "a bare classifier", "As a method take bare_ladder.")
     bpda = defence.with_(gradient=StraightThrough())
+    rows = [
+        Row("undefended", "no defence", blind, bare, bare, "undefended"),
+        Row("transfer", "purified; examples made against the bare classifier", blind, bare, defence, "transfer"),
+        Row("adaptive", "purified; adaptive attack through the whole defence", attack, defence, defence, "adaptive"),
+    ]
+    if relaxed is not None:
+        smooth = defence.with_(gradient=Relaxed(relaxed))
+        title = f"purified; adaptive attack, relaxed gradient (smooth stand-ins, tau {relaxed:g})"
+        rows.append(Row("relaxed", title, attack, smooth, defence, "relaxed"))
+    title = "purified; BPDA attack (purifier taken for the identity)"
+    rows.append(Row("bpda", title, attack, bpda, defence, "bpda"))
+    kinds = [row.kind for row in rows]
+    unknown = sorted(set(without) - set(kinds))
+    if unknown:
+        _check.fail("ladder", f"without to name rows among {', '.join(kinds)}", ", ".join(map(repr, unknown)))
+    return tuple(_of(method, row) for row in rows if row.kind not in without)
+
+
+def bare_ladder(defence: Defence, attack: Attack, *, method: str) -> tuple[Row, ...]:
+    """The one row of a classifier judged by itself, such as an adversarially trained one: a baseline of a comparison.
+
+    Args:
+        defence: a classifier without a purifier.
+        attack: the attack, straight on it.
+        method: its short name in the comparison.
+
+    Returns:
+        The row, of kind "adaptive".
+
+    Raises:
+        InputError: a defence with a purifier, or no name.
+    """
+    if defence.purifier is not None:
+        _check.fail("bare_ladder", "a defence without a purifier", "one with a purifier", "For it take ladder.")
+    if not method:
+        _check.fail("bare_ladder", "the name of a method", "an empty one")
     return (
-        Row("undefended", "no defence", blind, bare, bare),
-        Row("transfer", "purified; examples made against the bare classifier", blind, bare, defence),
-        Row("adaptive", "purified; adaptive attack through the whole defence", attack, defence, defence),
-        Row("bpda", "purified; BPDA attack (purifier taken for the identity)", attack, bpda, defence),
+        _of(method, Row("adaptive", "no purifier; attack on the classifier", attack, defence, defence, "adaptive")),
     )
+
+
+def _of(method: str, row: Row) -> Row:
+    """A row as a method's own; one that judges the undefended classifier takes only the name."""
+    if not method:
+        return row
+    return replace(row, name=f"{method}-{row.name}", method="" if row.kind == "undefended" else method)
+
+
+def _plain(name: str) -> bool:
+    """Whether a name is of letters, digits and dashes."""
+    return all(c.isalnum() or c == "-" for c in name)
 
 
 def with_eps(row: Row, eps: float) -> Row:

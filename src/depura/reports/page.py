@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from depura import _atomic, _check
 from depura.evaluation.records import RunDirectory
-from depura.reports import figures, tables
+from depura.reports import figures, standings, tables
 from depura.reports.summary import Summary, summarise
 
 
@@ -24,12 +24,19 @@ def html(summary: Summary) -> str:
         A complete HTML document; equal summaries give equal text.
     """
     curve = figures.curve_svg(summary) if summary.complete else None
+    ranking = summary.ranking
+    chart = None if ranking is None else figures.ranking_svg(ranking)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("depura.reports").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         summary=summary,
         headings=tables.headings(summary),
         rows=tables.rows(summary) if summary.complete else (),
+        rank_headings=() if ranking is None else standings.headings(summary, ranking),
+        ranks=() if ranking is None else standings.rows(summary, ranking),
+        rank_note="" if ranking is None else standings.explanation(summary, ranking),
+        notes=() if ranking is None else standings.notes(ranking),
+        chart=None if chart is None else Markup(chart),
         conditions=tables.conditions(summary),
         routes=tables.routes(summary),
         gradient_headings=tables.GRADIENT_HEADINGS,

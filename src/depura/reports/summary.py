@@ -10,37 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depura.evaluation.records import RunDirectory, Unit
-from depura.evaluation.statistics import (
-    Estimate,
-    any_of,
-    errors_of,
-    majority,
-    mean_with_interval,
-    paired_gain,
-    single_draw,
-)
+from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval, paired_gain
+from depura.reports import ranking
+from depura.reports.metrics import Metrics, at_most, joined, outcome, strongest
+from depura.reports.ranking import Ranking
 
-N_ANY, N_VOTE = 10, 21
-"""Draws of the any-of-N and majority metrics; fewer where fewer were recorded (an odd number for the majority)."""
-
-
-def n_draws(k: int) -> tuple[int, int]:
-    """Draws of the any-of-N and majority metrics where k were recorded."""
-    return min(N_ANY, k), min(N_VOTE, k - (k + 1) % 2) if k > 1 else 1
-
-
-class Metrics(NamedTuple):
-    """One set of predictions, three ways.
-
-    Attributes:
-        single: accuracy of one draw.
-        any: probability that N submissions are all classified correctly.
-        vote: accuracy of a majority of N draws.
-    """
-
-    single: Estimate
-    any: Estimate
-    vote: Estimate
+PICTURES = 4
+"""Pictures of each method, where methods are compared."""
 
 
 class GradientFacts(NamedTuple):
@@ -72,6 +48,8 @@ class Line(NamedTuple):
     Attributes:
         name: row name.
         title: for people.
+        kind: what sort of attack, or empty.
+        method: the one that is judged, where methods are compared.
         route: gradient route's code.
         metrics: under attack.
         null: without an attack, as many draws.
@@ -84,6 +62,8 @@ class Line(NamedTuple):
 
     name: str
     title: str
+    kind: str
+    method: str
     route: str
     metrics: Metrics
     null: Metrics
@@ -142,11 +122,14 @@ class Summary:
         total: units in the study.
         headline: the sentence.
         lines: the table; empty while the run is not complete.
-        strongest: the defended rows together, the strongest attack chosen per image on the select draws.
-        curve: points by row name; "null" is the judged defence without attack.
+        strongest: the defended rows together, the strongest attack chosen per image on the select draws; None where
+            methods are compared.
+        curve: points by row name; "null" is the judged defence without attack. Where methods are compared, the
+            strongest attack for each image, by method.
         pictures: worst first.
         warnings: what speaks against the numbers, in sentences.
         devices: kinds of device that the units were computed on.
+        ranking: of the methods, where methods are compared.
     """
 
     header: dict[str, Any]
@@ -159,6 +142,7 @@ class Summary:
     pictures: tuple[Picture, ...]
     warnings: tuple[str, ...]
     devices: tuple[str, ...]
+    ranking: Ranking | None = None
 
     @property
     def complete(self) -> bool:
@@ -190,15 +174,30 @@ def summarise(directory: RunDirectory) -> Summary:
         by_row.setdefault((unit.meta["row"], unit.meta["eps"]), []).append(unit)
     lines = tuple(_line(row, by_row[row["name"], eps], by_row[row["null"], eps]) for row in header["rows"])
     defended = [row for row in header["rows"] if row["judged"] == "defence"]
-    strongest = _strongest([by_row[row["name"], eps] for row in defended]) if defended else None
+    ranked = ranking.rank(header, {name: its for (name, radius), its in by_row.items() if radius == eps})
+    if ranked is not None:
+        return Summary(
+            header=header,
+            done=total,
+            total=total,
+            headline=ranking.headline(ranked),
+            lines=lines,
+            strongest=None,
+            curve=_curve_by_method(header, by_row),
+            pictures=_pictures_by_method(header, by_row),
+            warnings=(*ranking.warnings(ranked), *_warnings(lines, defended)),
+            devices=devices,
+            ranking=ranked,
+        )
+    together = strongest([by_row[row["name"], eps] for row in defended]).metrics if defended else None
     null = next((line.null for line, row in zip(lines, header["rows"], strict=True) if row in defended), None)
     return Summary(
         header=header,
         done=total,
         total=total,
-        headline=_headline(strongest, null),
+        headline=_headline(together, null),
         lines=lines,
-        strongest=strongest,
+        strongest=together,
         curve=_curve(header, by_row, defended),
         pictures=_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]]),
         warnings=_warnings(lines, defended),
@@ -206,67 +205,45 @@ def summarise(directory: RunDirectory) -> Summary:
     )
 
 
-def percent(estimate: Estimate) -> str:
-    """As "41.7 % (33.4-50.4)"."""
-    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
-
-
-def _headline(strongest: Metrics | None, null: Metrics | None) -> str:
-    if strongest is None or null is None:
+def _headline(together: Metrics | None, null: Metrics | None) -> str:
+    if together is None or null is None:
         return "No headline: no row judges the defence."
-    low, high = 100 * strongest.single.low, 100 * strongest.single.high
-    return (
-        f"robust accuracy at most {100 * strongest.single.value:.1f} % (95 % CI {low:.1f}–{high:.1f}), "
-        f"null {100 * null.single.value:.1f} %"
-    )
-
-
-def _joined(units: Sequence[Unit], name: str) -> NDArray[Any]:
-    return np.concatenate([unit.arrays[name] for unit in units])
-
-
-def _metrics(predictions: NDArray[Any], labels: NDArray[Any]) -> Metrics:
-    n_any, n_vote = n_draws(predictions.shape[1])
-    p, y = predictions.astype(np.int64), labels.astype(np.int64)
-    return Metrics(
-        mean_with_interval(single_draw(p, y)),
-        mean_with_interval(any_of(p, y, n_any)),
-        mean_with_interval(majority(p, y, n_vote)),
-    )
+    return at_most(together.single, null.single)
 
 
 def _line(row: dict[str, Any], units: Sequence[Unit], nulls: Sequence[Unit]) -> Line:
-    labels = _joined(units, "labels")
     counts = [unit.meta["evaluations"] for unit in units]
     return Line(
         name=row["name"],
         title=row["title"],
+        kind=row["kind"],
+        method=row["method"],
         route=row["route"],
-        metrics=_metrics(_joined(units, "predictions"), labels),
-        null=_metrics(_joined(nulls, "predictions"), labels),
-        random=_metrics(_joined(nulls, "random_predictions"), labels),
-        largest=float(_joined(units, "distance").max()),
+        metrics=outcome(units).metrics,
+        null=outcome(nulls).metrics,
+        random=outcome(nulls, "random_predictions").metrics,
+        largest=float(joined(units, "distance").max()),
         gradients=_gradients(units),
         evaluations=(
             sum(c["attack"][0] + c["score"][0] for c in counts),
             sum(c["attack"][1] + c["score"][1] for c in counts),
         ),
-        gain=paired_gain(_accuracies(nulls), _accuracies(units)),
+        gain=paired_gain(outcome(nulls).accuracies, outcome(units).accuracies),
     )
 
 
 def _gradients(units: Sequence[Unit]) -> GradientFacts:
-    agreement, spread = _joined(units, "agreement"), _joined(units, "spread")
+    agreement, spread = joined(units, "agreement"), joined(units, "spread")
     first, middle, last = (_median(agreement[:, i]) for i in (0, agreement.shape[1] // 2, -1))
     compared = "cosine_bpda" in units[0].arrays
     return GradientFacts(
-        zero=float(_joined(units, "zero_gradients").mean()),
-        bad=float(_joined(units, "bad_gradients").mean()),
-        zero_pixels=float(_joined(units, "zero_pixels").mean()),
+        zero=ranking.zero_share(units),
+        bad=float(joined(units, "bad_gradients").mean()),
+        zero_pixels=float(joined(units, "zero_pixels").mean()),
         agreement=(first, middle, last),
         spread=float(np.max(spread[np.isfinite(spread)], initial=-np.inf)) if np.isfinite(spread).any() else np.nan,
-        bpda=_median(_joined(units, "cosine_bpda")) if compared else np.nan,
-        surrogate=_median(_joined(units, "cosine_surrogate")) if compared else np.nan,
+        bpda=_median(joined(units, "cosine_bpda")) if compared else np.nan,
+        surrogate=_median(joined(units, "cosine_surrogate")) if compared else np.nan,
     )
 
 
@@ -276,21 +253,6 @@ def _median(values: NDArray[Any]) -> float:
     return float(np.median(there)) if len(there) else np.nan
 
 
-def _strongest(rows: Sequence[Sequence[Unit]]) -> Metrics:
-    """Per image, the attack whose chosen candidate had the most wrong select draws (ties: larger margin)."""
-    errors: list[NDArray[Any]] = []
-    margins: list[NDArray[Any]] = []
-    predictions: list[NDArray[Any]] = []
-    for units in rows:
-        chosen = _joined(units, "chosen")
-        errors.append(_joined(units, "select_errors")[np.arange(len(chosen)), chosen])
-        margins.append(_joined(units, "select_margins"))
-        predictions.append(_joined(units, "predictions"))
-    counts = np.stack(errors)
-    best = np.where(counts == counts.max(0), np.stack(margins), -np.inf).argmax(0)
-    return _metrics(np.stack(predictions)[best, np.arange(len(best))], _joined(rows[0], "labels"))
-
-
 def _curve(
     header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]], defended: Sequence[dict[str, Any]]
 ) -> dict[str, tuple[Point, ...]]:
@@ -298,18 +260,40 @@ def _curve(
     for row in header["rows"]:
         points: list[Point] = []
         for eps in sorted({header["threat_model"]["eps"], *header["curve"]["eps"]}):
-            metrics = _accuracies(by_row[row["name"], eps])[: header["curve"]["images"]]
+            metrics = outcome(by_row[row["name"], eps]).accuracies[: header["curve"]["images"]]
             points.append(Point(eps, mean_with_interval(metrics), len(metrics)))
         curve[row["name"]] = tuple(points)
     if defended:
-        nulls = _accuracies(by_row[defended[0]["null"], header["threat_model"]["eps"]])[: header["curve"]["images"]]
+        nulls = outcome(by_row[defended[0]["null"], header["threat_model"]["eps"]]).accuracies[
+            : header["curve"]["images"]
+        ]
         curve["null"] = (Point(0.0, mean_with_interval(nulls), len(nulls)),)
     return curve
 
 
-def _accuracies(units: Sequence[Unit]) -> NDArray[np.float64]:
-    """Single-draw accuracy of each image."""
-    return single_draw(_joined(units, "predictions").astype(np.int64), _joined(units, "labels"))
+def _curve_by_method(
+    header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]]
+) -> dict[str, tuple[Point, ...]]:
+    """Each method under the strongest of its attacks for each image, at each radius."""
+    curve: dict[str, tuple[Point, ...]] = {}
+    for method in header["methods"]:
+        names = [row["name"] for row in header["rows"] if row["method"] == method["name"]]
+        points: list[Point] = []
+        for eps in sorted({header["threat_model"]["eps"], *header["curve"]["eps"]}):
+            found = strongest([by_row[name, eps] for name in names]).accuracies[: header["curve"]["images"]]
+            points.append(Point(eps, mean_with_interval(found), len(found)))
+        curve[method["name"]] = tuple(points)
+    return curve
+
+
+def _pictures_by_method(header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]]) -> tuple[Picture, ...]:
+    """The worst few of each method, worst first."""
+    found: list[Picture] = []
+    for method in header["methods"]:
+        rows = [row for row in header["rows"] if row["method"] == method["name"]]
+        units = [unit for row in rows for unit in by_row[row["name"], header["threat_model"]["eps"]]]
+        found += _pictures(header, units)[:PICTURES]
+    return tuple(sorted(found, key=lambda p: -p.errors / p.draws))
 
 
 def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, ...]:
@@ -337,7 +321,6 @@ def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, .
 
 def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     found: list[str] = []
-    by_name = {line.name: line for line in lines}
     names = {row["name"] for row in defended}
     for line in lines:
         if line.name not in names and line.metrics.single.value > 0.02:
@@ -345,23 +328,47 @@ def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tupl
                 f"The attack leaves the undefended classifier {100 * line.metrics.single.value:.1f} % accurate (row "
                 f"{line.name}); an attack that does not break the classifier says little about the defence."
             )
-        found += _gradient_warnings(line)
+        stand_in = next((a for a in lines if line.kind == "adaptive" and _same_method(a, line, "relaxed")), None)
+        found += _gradient_warnings(line, stand_in)
         if line.name in names and line.gain[0] <= 0:
             found.append(
                 f"Row {line.name} found nothing detectable beyond the defence's own errors without attack (it takes "
                 f"{100 * line.gain[0]:.1f} to {100 * line.gain[1]:.1f} points from the null, paired by image)."
             )
-    adaptive, transfer = by_name.get("adaptive"), by_name.get("transfer")
-    if adaptive and transfer and adaptive.metrics.single.low > transfer.metrics.single.high:
-        found.append("The adaptive attack is weaker than the transferred one: the gradient or the attack is broken.")
+    for transfer in (line for line in lines if line.kind == "transfer"):
+        own = [
+            line
+            for line in lines
+            if _same_method(line, transfer, "adaptive") or _same_method(line, transfer, "relaxed")
+        ]
+        if own and min(line.metrics.single.low for line in own) > transfer.metrics.single.high:
+            where = f" on {transfer.method}" if transfer.method else ""
+            found.append(
+                f"The adaptive attack{where} is weaker than the transferred one: the gradient or the attack is broken."
+            )
     return tuple(found)
 
 
-def _gradient_warnings(line: Line) -> list[str]:
+def _same_method(line: Line, other: Line, kind: str) -> bool:
+    """Whether a row is of a kind and judges the same method as another."""
+    return line.kind == kind and line.method == other.method
+
+
+def _gradient_warnings(line: Line, stand_in: Line | None) -> list[str]:
+    """What an attack's gradients say against it; `stand_in` is the relaxed row of the same defence."""
     facts, found = line.gradients, list[str]()
-    if facts.zero > 0.01:
+    zero = f"{100 * facts.zero:.1f} % of"
+    if facts.zero > ranking.MASKED and stand_in is not None:
+        which = "exact-gradient" if line.route == "G6" else "adaptive"
+        of = f" of {line.method}" if line.method else ""
+        says = "nothing" if facts.zero > 0.5 else "too little"
         found.append(
-            f"{100 * facts.zero:.1f} % of the gradients in row {line.name} are exactly zero: the gradient is masked. "
+            f"The {which} row{of} ({line.name}) says {says}: {zero} its gradients are exactly zero. Its accuracy is "
+            f"not robustness; the relaxed row ({stand_in.name}) is the one to read."
+        )
+    elif facts.zero > ranking.MASKED:
+        found.append(
+            f"{zero} the gradients in row {line.name} are exactly zero: the gradient is masked. "
             "Attack through the route Relaxed or StraightThrough too."
         )
     if facts.bad > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Group
@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from depura.evaluation.statistics import Estimate
-from depura.reports.summary import Line, Metrics, Summary, n_draws, percent
+from depura.reports import standings
+from depura.reports.metrics import Metrics, n_draws, percent
+from depura.reports.summary import Line, Summary
 
 ROUTES = {
     "G0": "bare classifier",
@@ -73,7 +75,8 @@ def headings(summary: Summary) -> Cells:
 
 
 def rows(summary: Summary, *, compact: bool = False) -> tuple[Cells, ...]:
-    """The lines of the table, the strongest attack per image last.
+    """The lines of the table, the strongest attack per image last; where methods are compared, grouped by method,
+    the best first.
 
     Args:
         summary: of a complete run.
@@ -82,14 +85,27 @@ def rows(summary: Summary, *, compact: bool = False) -> tuple[Cells, ...]:
     Returns:
         Formatted cells; any-of-N and vote are followed by their own null in brackets.
     """
+    return tuple(cells for _, group in _groups(summary, compact=compact) for cells in group)
+
+
+def _groups(summary: Summary, *, compact: bool) -> list[tuple[str, list[Cells]]]:
+    """The lines of each method, under its name; those of no method, which are all in other studies, come first."""
     show = _value if compact else percent
-    pairs = list(zip(summary.lines, summary.header["rows"], strict=True))
-    found = [_cells(line, line.name, line.title, line.route, line.metrics, show) for line, _ in pairs]
-    judged = next((line for line, row in pairs if row["judged"] == "defence"), None)
-    if summary.strongest is not None and judged is not None:
-        title = "purified; the strongest of these attacks for each image"
-        found.append(_cells(judged, "strongest", title, "all", summary.strongest, show))
-    return tuple(found)
+    together = {"": summary.strongest}
+    title = "purified; the strongest of these attacks for each image"
+    if summary.ranking is not None:
+        together = {s.method: s.strongest for s in summary.ranking.standings}
+        title = "the strongest of a method's attacks for each image"
+    judged = {row["name"] for row in summary.header["rows"] if row["judged"] == "defence"}
+    groups: list[tuple[str, list[Cells]]] = []
+    for method in sorted({line.method for line in summary.lines}, key=["", *together].index):
+        lines = [line for line in summary.lines if line.method == method]
+        cells = [_cells(line, line.name, line.title, line.route, line.metrics, show) for line in lines]
+        metrics, first = together.get(method), next((line for line in lines if line.name in judged), None)
+        if metrics is not None and first is not None and not (method and len(lines) == 1):
+            cells.append(_cells(first, f"{method}-strongest".strip("-"), title, "all", metrics, show))
+        groups.append((method, cells))
+    return groups
 
 
 def _cells(line: Line, name: str, title: str, route: str, metrics: Metrics, show: Callable[[Estimate], str]) -> Cells:
@@ -110,18 +126,27 @@ def _value(estimate: Estimate) -> str:
 
 
 def terminal(summary: Summary) -> Group:
-    """The table for a terminal of 80 columns, with what the rows mean below it."""
+    """The table for a terminal of 80 columns (100 where methods are compared), with what the rows mean below it."""
+    compared = summary.ranking is not None
+    overflow = "fold" if compared else "ellipsis"
+    kinds = {line.name: line.kind or line.name for line in summary.lines}
     shown = [name for name in Cells._fields if name not in ("title", "random")]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
-        table.add_column(getattr(headings(summary), name), no_wrap=True)
+        table.add_column(getattr(headings(summary), name), no_wrap=not compared, overflow=overflow)
     legend = Table.grid(padding=(0, 2))
-    for cells in rows(summary, compact=True):
-        texts = [Text(getattr(cells, name)) for name in shown]
-        table.add_row(*texts, style="bold" if cells.name == "strongest" else "")
-        legend.add_row(Text(cells.name, style="dim"), Text(cells.title, style="dim"))
+    meanings: list[tuple[str, str]] = []
+    for _, group in _groups(summary, compact=True):
+        for cells in group:
+            texts = [Text(getattr(cells, name)) for name in shown]
+            table.add_row(*texts, style="bold" if cells.route == "all" else "")
+            meanings.append((kinds.get(cells.name, "strongest") if compared else cells.name, cells.title))
+        table.add_section()
+    for name, title in dict.fromkeys(meanings):
+        legend.add_row(Text(name, style="dim"), Text(title, style="dim"))
     note = Text(f"Accuracy in %; in brackets without attack. {routes(summary)}", style="dim")
-    return Group(table, legend, note)
+    above = () if summary.ranking is None else (standings.terminal(summary, summary.ranking),)
+    return Group(*above, table, legend, note)
 
 
 def markdown(summary: Summary) -> str:
@@ -137,6 +162,8 @@ def markdown(summary: Summary) -> str:
     out = [f"# {header['name']}", "", f"**{summary.headline}**", ""]
     if summary.complete:
         out += [conditions(summary), ""]
+        if summary.ranking is not None:
+            out += ["## Ranking", "", *standings.markdown(summary, summary.ranking), "## Rows", ""]
         heads = headings(summary)
         out += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         out += ["| " + " | ".join(cells) + " |" for cells in rows(summary)]
@@ -201,18 +228,30 @@ def conditions(summary: Summary) -> str:
     header = summary.header
     n, threat = len(header["data"]["ids"]), header["threat_model"]
     attacks = sum(row["judged"] == "defence" for row in header["rows"])
+    strongest = (
+        f"the strongest of {attacks} attacks" if not header["methods"] else "the strongest attack on each method"
+    )
     return (
         f"Deployed rule: {rule(summary)}. {threat['norm']} ball of radius {threat['eps']:g}, {n} images of "
-        f"{header['data']['name']}; the strongest of {attacks} attacks for each image, chosen on "
+        f"{header['data']['name']}; {strongest} for each image, chosen on "
         f"{header['draws']['select']} draws and reported on {header['draws']['report']} others. "
         "An upper bound: a better attack may exist."
     )
 
 
 def rule(summary: Summary) -> str:
-    """The deployed rule in words."""
-    described = summary.header["rule"]
-    n = described["n_draws"]
+    """The deployed rule in words; of each method, where methods differ in it."""
+    header = summary.header
+    if not header["methods"]:
+        return _rule(header["rule"])
+    words = {method["name"]: _rule(method["rule"]) for method in header["methods"]}
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return ", ".join(f"{name}: {text}" for name, text in words.items())
+
+
+def _rule(described: dict[str, Any]) -> str:
+    n: int = described["n_draws"]
     name: str = described["type"].rpartition(".")[2]
     words: dict[str, str] = {
         "Single": "one draw",

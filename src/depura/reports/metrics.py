@@ -1,0 +1,98 @@
+"""From recorded predictions to the metrics of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depura.evaluation.records import Unit
+from depura.evaluation.statistics import Estimate, any_of, majority, mean_with_interval, single_draw
+
+N_ANY, N_VOTE = 10, 21
+"""Draws of the any-of-N and majority metrics; fewer where fewer were recorded (an odd number for the majority)."""
+
+
+def n_draws(k: int) -> tuple[int, int]:
+    """Draws of the any-of-N and majority metrics where k were recorded."""
+    return min(N_ANY, k), min(N_VOTE, k - (k + 1) % 2) if k > 1 else 1
+
+
+class Metrics(NamedTuple):
+    """One set of predictions, three ways.
+
+    Attributes:
+        single: accuracy of one draw.
+        any: probability that N submissions are all classified correctly.
+        vote: accuracy of a majority of N draws.
+    """
+
+    single: Estimate
+    any: Estimate
+    vote: Estimate
+
+
+class Outcome(NamedTuple):
+    """Predictions of all images.
+
+    Attributes:
+        predictions: (n, K), the deployed label of each report draw.
+        labels: (n,).
+    """
+
+    predictions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def accuracies(self) -> NDArray[np.float64]:
+        """Single-draw accuracy of each image, (n,)."""
+        return single_draw(self.predictions, self.labels)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics."""
+        n_any, n_vote = n_draws(self.predictions.shape[1])
+        return Metrics(
+            mean_with_interval(self.accuracies),
+            mean_with_interval(any_of(self.predictions, self.labels, n_any)),
+            mean_with_interval(majority(self.predictions, self.labels, n_vote)),
+        )
+
+
+def outcome(units: Sequence[Unit], name: str = "predictions") -> Outcome:
+    """What was predicted in the units of a row, by the name of the array that says so."""
+    return Outcome(joined(units, name).astype(np.int64), joined(units, "labels").astype(np.int64))
+
+
+def strongest(rows: Sequence[Sequence[Unit]]) -> Outcome:
+    """Per image, the attack whose chosen candidate had the most wrong select draws (ties: larger margin)."""
+    errors: list[NDArray[Any]] = []
+    margins: list[NDArray[Any]] = []
+    for units in rows:
+        chosen = joined(units, "chosen")
+        errors.append(joined(units, "select_errors")[np.arange(len(chosen)), chosen])
+        margins.append(joined(units, "select_margins"))
+    counts, found = np.stack(errors), [outcome(units) for units in rows]
+    best = np.where(counts == counts.max(0), np.stack(margins), -np.inf).argmax(0)
+    return Outcome(np.stack([o.predictions for o in found])[best, np.arange(len(best))], found[0].labels)
+
+
+def joined(units: Sequence[Unit], name: str) -> NDArray[Any]:
+    """An array of all units of a row, in the order of the images."""
+    return np.concatenate([unit.arrays[name] for unit in units])
+
+
+def percent(estimate: Estimate) -> str:
+    """As "41.7 % (33.4-50.4)"."""
+    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+
+
+def at_most(estimate: Estimate, null: Estimate) -> str:
+    """What may be claimed of an accuracy under attack, in words."""
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return (
+        f"robust accuracy at most {100 * estimate.value:.1f} % (95 % CI {low:.1f}–{high:.1f}), "
+        f"null {100 * null.value:.1f} %"
+    )
