@@ -21,7 +21,7 @@ def test_examples_run(script: Path, tmp_path: Path) -> None:
 
 
 def test_examples_are_short() -> None:
-    assert len(SCRIPTS) == 4
+    assert len(SCRIPTS) == 5
     assert all(len(p.read_text().splitlines()) <= 60 for p in SCRIPTS)
 
 
