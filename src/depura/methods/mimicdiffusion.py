@@ -22,7 +22,7 @@ from depura.filters import Upsampled
 from depura.gradients import GradientRoute
 from depura.guidance import State, pull
 from depura.purifier import Purifier
-from depura.schedules import DiscreteLinear, Step, ddpm_steps
+from depura.schedules import DiscreteLinear, Step, ddpm_steps, vp_scale
 from depura.solvers import Ancestral, Solver
 from depura.starts import Start, from_noise, from_unit_noise
 
@@ -82,7 +82,8 @@ class Mimic:
         if not low <= at.step.sigma <= high:
             return torch.zeros_like(at.x)
         unit = self.rho / (self.batch_ref * math.prod(at.x.shape[2:]))
-        return self.jacobian(at, lambda x0: self._distance(x0, at.x_in)) * (unit / at.step.scale_next)
+        # A step of x_t is 1 / scale(sigma') as long in x: of a variance-preserving x_t, also where the walk is EDM's.
+        return self.jacobian(at, lambda x0: self._distance(x0, at.x_in)) * (unit / vp_scale(at.step.sigma_next))
 
     def _distance(self, x0: Tensor, x_in: Tensor) -> Tensor:
         total = manhattan(x0, x_in)
