@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from depura import _check
 from depura.denoisers import Denoiser
 from depura.gradients import GradientRoute
-from depura.guidance import State, mean_shift, pull, score_shift
+from depura.guidance import State, mean_shift, pull
 from depura.purifier import Purifier
 from depura.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
 from depura.solvers import Ancestral, EulerMaruyamaVP, Solver
@@ -50,7 +50,8 @@ class RobustGuide:
             input; None leaves the term out.
         label_scale: factor of the label term.
         sees: `on_estimate` or `on_state`.
-        weight: `mean_shift` (DDPM) or `score_shift` (reverse SDE).
+        weight: `mean_shift`, which for Euler-Maruyama in x_t (`EulerMaruyamaVP`) is the same as adding to the score, or
+            `score_shift`, for Euler-Maruyama in sigma^2 (`EulerMaruyama`).
     """
 
     features: Network
@@ -143,6 +144,6 @@ def agdm_sde(
         denoiser,
         steps=uniform_steps(VP(), t_start=t_star, n_steps=n_steps, t_end=1e-5),
         solver=EulerMaruyamaVP(),
-        guidance=RobustGuide(features, scale, classifier, sees=sees, weight=score_shift),
+        guidance=RobustGuide(features, scale, classifier, sees=sees),
         gradient=gradient,
     )
