@@ -1,0 +1,60 @@
+"""The comparison of all methods, in miniature: every method runs, is ranked, and the masked gradient is flagged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from depura.evaluation.records import RunDirectory
+from depura.evaluation.runner import run
+from depura.evaluation.source import StudySource
+from depura.reports import page, tables
+from depura.reports.ranking import Standing
+from depura.reports.summary import Summary, summarise
+
+STUDY = Path(__file__).parents[2] / "studies" / "digits_methods.py"
+SMALL = (("images", "1"), ("attack_steps", "1"), ("eot", "1"), ("draws", "2"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return run(StudySource(STUDY, SMALL).load(), tmp_path_factory.mktemp("methods") / "run", command="depura run x")
+
+
+@pytest.fixture(scope="module")
+def summary(finished: RunDirectory) -> Summary:
+    return summarise(finished)
+
+
+@pytest.fixture(scope="module")
+def standings(summary: Summary) -> tuple[Standing, ...]:
+    assert summary.complete
+    assert summary.ranking is not None
+    return summary.ranking.standings
+
+
+def test_every_method_is_ranked(standings: tuple[Standing, ...]) -> None:
+    ranked = {standing.method for standing in standings}
+    assert {"diffpure", "mimic", "mimic-released", "agdm", "gdmp", "gradual", "likelihood", "trades", "noise"} <= ranked
+    assert len(ranked) == 16
+
+
+def test_price_is_that_of_the_walk(standings: tuple[Standing, ...]) -> None:
+    nfe = {standing.method: standing.nfe for standing in standings}
+    expected = {"diffpure": 30, "mimic": 40, "agdm": 10, "gdmp": 20, "gradual": 28, "likelihood": 5, "one-step": 1}
+    assert {name: nfe[name] for name in expected} == expected
+    assert [nfe[name] for name in ("trades", "noise", "blur")] == [0, 0, 0]
+
+
+def test_masked_gradients_are_flagged(summary: Summary) -> None:
+    lines = {line.name: line for line in summary.lines}
+    assert lines["mimic-adaptive"].gradients.zero == lines["mimic-released-adaptive"].gradients.zero == 1.0
+    assert lines["mimic-relaxed"].gradients.zero == 0.0
+    assert lines["diffpure-adaptive"].gradients.zero == 0.0
+    assert any("mimic" in text and "exactly zero" in text for text in summary.warnings)
+
+
+def test_notes_are_shown(summary: Summary) -> None:
+    for text in (tables.markdown(summary), page.html(summary)):
+        assert "reconstructed from abstracts" in text
