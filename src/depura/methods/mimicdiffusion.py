@@ -103,7 +103,7 @@ def mimicdiffusion(
     rho: float = 3000.0,
     batch_ref: int = 16,
     window: tuple[float, float] = WINDOW,
-    start: Start = from_noise,
+    start: Start | None = None,
     gradient: GradientRoute | None = None,
 ) -> Purifier:
     """MimicDiffusion around any denoiser.
@@ -119,18 +119,19 @@ def mimicdiffusion(
         rho: factor of either term.
         batch_ref: the batch whose strength every image gets, 16 in the released script.
         window: noise levels that are guided.
-        start: of a walk along `steps`; the default DDPM walk starts from N(0, I).
+        start: default x_T ~ N(0, I) for the default steps, sigma n (`from_noise`) along others.
         gradient: how the walk is differentiated; the exact gradient is zero.
 
     Returns:
         The purifier.
     """
     u = (Upsampled("nearest") if released else Upsampled("bilinear")) if projection is None else projection
+    default_start = from_unit_noise if steps is None else from_noise
     return Purifier(
         denoiser,
         steps=ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=100) if steps is None else steps,
         solver=Ancestral() if solver is None else solver,
         guidance=Mimic(constant if released else through_network, u, rho, batch_ref, window),
-        start=from_unit_noise if steps is None else start,
+        start=default_start if start is None else start,
         gradient=gradient,
     )
