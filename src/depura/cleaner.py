@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from types import MethodType
 from typing import Any, NamedTuple, TypeVar
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from depura import _check
 from depura.denoisers import Denoiser
-from depura.gradients import GradientRoute
+from depura.gradients import FromEnd, GradientRoute
 from depura.noise import Noise
 from depura.schedules import Step
 
 C = TypeVar("C", bound="Cleaner")
+L = TypeVar("L", bound="Leaf")
 
 
 class Moment(NamedTuple):
@@ -161,8 +162,29 @@ class Cleaner(nn.Module, ABC):
 class Leaf(Cleaner):
     """A walk of its own, differentiated by its `gradient`."""
 
+    denoiser: Denoiser
     gradient: GradientRoute
     steps: tuple[Step, ...]
+
+    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+
+    @abstractmethod
+    def advance(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
+        """The next state, from the state, the image being purified ([-1, 1] units) and the row of the step table."""
+
+    @abstractmethod
+    def differential(self, noise: Noise) -> FromEnd:
+        """The walk as Euler's method on a differential equation (see `depura.gradients.Advance`)."""
+
+    @abstractmethod
+    def coarser(self, share: int) -> Any:
+        """A copy that takes one step for every `share` steps."""
+
+    @abstractmethod
+    def one_step(self, where: float) -> Any:
+        """A copy with a single step."""
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -177,21 +199,67 @@ class Leaf(Cleaner):
         """Itself, with what it is given."""
         yield self, images, noise
 
-    @abstractmethod
-    def with_(self, **changes: Any) -> Any:
-        """A copy with some parts replaced; weights are shared."""
+    def with_(self: L, **changes: Any) -> L:
+        """A copy with some parts replaced; weights are shared.
 
-    @abstractmethod
-    def over(self, wrap: Callable[[Denoiser], Denoiser]) -> Any:
+        Args:
+            **changes: arguments of the constructor.
+
+        Returns:
+            The copy.
+
+        Raises:
+            InputError: a name that the constructor does not know.
+        """
+        parts = self.parts()
+        unknown = sorted(set(changes) - set(parts))
+        if unknown:
+            where = f"{type(self).__name__}.with_"
+            _check.fail(where, f"names among {', '.join(parts)}", ", ".join(unknown))
+        return type(self)(**(parts | changes))
+
+    def over(self: L, wrap: Callable[[Denoiser], Denoiser]) -> L:
         """A copy whose denoiser is wrapped."""
+        return self.with_(denoiser=wrap(self.denoiser))
 
-    @abstractmethod
-    def coarser(self, share: int) -> Any:
-        """A copy that takes one step for every `share` steps."""
+    def same_walk(self, other: nn.Module | None) -> bool:
+        """Whether another purifier computes the same, however it is differentiated: the same denoiser, equal parts."""
+        if not isinstance(other, type(self)):
+            return False
+        ours, theirs = self.parts(), other.parts()
+        return all(_equal(ours[name], theirs[name]) for name in ours if name != "gradient")
 
-    @abstractmethod
-    def one_step(self, where: float) -> Any:
-        """A copy with a single step."""
+
+@dataclass(frozen=True)
+class Walk:
+    """One round of a leaf with its noise fixed: what a gradient route folds (a `depura.gradients.Advance`).
+
+    Attributes:
+        leaf: whose walk it is.
+        noise: in its round.
+        rounds: walks that one purification consists of.
+    """
+
+    leaf: Leaf
+    noise: Noise
+    rounds: int = 1
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """Image id of each row."""
+        return self.noise.images
+
+    def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
+        """The next state."""
+        return self.leaf.advance(self.noise, x, x_in, step)
+
+    def take(self, rows: Sequence[int], /) -> Walk:
+        """The walk of some rows of the batch."""
+        return Walk(self.leaf, self.noise.take(rows), self.rounds)
+
+    def differential(self) -> FromEnd:
+        """Its steps from their later ends."""
+        return self.leaf.differential(self.noise)
 
 
 def modules_in(part: Any) -> tuple[nn.Module, ...]:
@@ -217,7 +285,7 @@ def freeze(module: nn.Module) -> None:
     module.eval()
 
 
-def equal_parts(a: Any, b: Any) -> bool:
+def _equal(a: Any, b: Any) -> bool:
     """Equality of parts; parts that cannot be compared (tensors inside) are equal only if they are one object."""
     try:
         return a is b or bool(a == b)

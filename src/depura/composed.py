@@ -13,22 +13,17 @@ from depura.filters import bilinear
 from depura.noise import Kind, Noise
 
 
-class Resized(Cleaner):
-    """A purifier of another resolution: bilinear to `size`, purify, bilinear back; both in the gradient.
+class Wrapping(Cleaner):
+    """Around one purifier."""
 
-    DiffPure on ImageNet: 224 -> 256 -> 224, align_corners=False, no antialiasing.
-    """
-
-    def __init__(self, purifier: Cleaner, *, size: int) -> None:
+    def __init__(self, purifier: Cleaner) -> None:
         """Wrap the purifier.
 
         Args:
-            purifier: works on size x size images.
-            size: its resolution.
+            purifier: what is wrapped.
         """
         super().__init__()
         self.purifier = purifier
-        self.size = _check.integer("Resized", "size", size, low=1)
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -44,6 +39,52 @@ class Resized(Cleaner):
     def n_rounds(self) -> int:
         """Those of the purifier inside."""
         return self.purifier.n_rounds
+
+
+class Several(Cleaner):
+    """Around several purifiers."""
+
+    def __init__(self, purifiers: Sequence[Cleaner]) -> None:
+        """Hold the purifiers.
+
+        Args:
+            purifiers: what is composed.
+        """
+        super().__init__()
+        self.purifiers = nn.ModuleList(purifiers)
+
+    @property
+    def parts(self) -> tuple[Cleaner, ...]:
+        """The purifiers, in order."""
+        return tuple(part for part in self.purifiers if isinstance(part, Cleaner))
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Those of all purifiers."""
+        return tuple(leaf for part in self.parts for leaf in part.leaves)
+
+    def same_walk(self, other: nn.Module | None) -> bool:
+        """Whether another purifier computes the same (see `Cleaner.same_walk`)."""
+        if not isinstance(other, type(self)) or len(self.parts) != len(other.parts):
+            return False
+        return all(a.same_walk(b) for a, b in zip(self.parts, other.parts, strict=True))
+
+
+class Resized(Wrapping):
+    """A purifier of another resolution: bilinear to `size`, purify, bilinear back; both in the gradient.
+
+    DiffPure on ImageNet: 224 -> 256 -> 224, align_corners=False, no antialiasing.
+    """
+
+    def __init__(self, purifier: Cleaner, *, size: int) -> None:
+        """Wrap the purifier.
+
+        Args:
+            purifier: works on size x size images.
+            size: its resolution.
+        """
+        super().__init__(purifier)
+        self.size = _check.integer("Resized", "size", size, low=1)
 
     def map(self, change: Callable[[Leaf], Leaf]) -> Resized:
         """A copy with every leaf changed."""
@@ -67,7 +108,7 @@ class Resized(Cleaner):
         return isinstance(other, Resized) and self.size == other.size and self.purifier.same_walk(other.purifier)
 
 
-class Sequential(Cleaner):
+class Sequential(Several):
     """Purifiers one after another, each on the result of the one before (with rounds of noise of its own).
 
     Each takes what it is given for the image being purified. Gradual noise schedules are of this kind, and so is one
@@ -83,21 +124,10 @@ class Sequential(Cleaner):
         Raises:
             InputError: none, or too many rounds.
         """
-        super().__init__()
+        super().__init__(purifiers)
         if not purifiers:
             _check.fail("Sequential", "at least one purifier", "none")
-        self.purifiers = nn.ModuleList(purifiers)
         _check.integer("Sequential", "rounds of all purifiers together", self.n_rounds, low=1, high=256)
-
-    @property
-    def parts(self) -> tuple[Cleaner, ...]:
-        """The purifiers, in order."""
-        return tuple(part for part in self.purifiers if isinstance(part, Cleaner))
-
-    @property
-    def leaves(self) -> tuple[Leaf, ...]:
-        """Those of all purifiers."""
-        return tuple(leaf for part in self.parts for leaf in part.leaves)
 
     @property
     def n_steps(self) -> int:
@@ -140,12 +170,8 @@ class Sequential(Cleaner):
                 images = part.purify(images, noise)
             noise = noise.later(part.n_rounds)
 
-    def same_walk(self, other: nn.Module | None) -> bool:
-        """Whether another purifier computes the same (see `Cleaner.same_walk`)."""
-        return isinstance(other, Sequential) and _same(self.parts, other.parts)
 
-
-class Averaged(Cleaner):
+class Averaged(Wrapping):
     """The mean of several purifications of an image, with noise of their own, folded into the batch.
 
     Draw d uses purifications d * n .. d * n + n - 1. To average predictions instead of images give the `Defence` a rule
@@ -159,24 +185,8 @@ class Averaged(Cleaner):
             purifier: makes one path.
             n_paths: how many.
         """
-        super().__init__()
-        self.purifier = purifier
+        super().__init__(purifier)
         self.n_paths = _check.integer("Averaged", "n_paths", n_paths, low=1)
-
-    @property
-    def leaves(self) -> tuple[Leaf, ...]:
-        """Those of the purifier inside."""
-        return self.purifier.leaves
-
-    @property
-    def n_steps(self) -> int:
-        """Those of the purifier inside, of one path."""
-        return self.purifier.n_steps
-
-    @property
-    def n_rounds(self) -> int:
-        """Those of the purifier inside."""
-        return self.purifier.n_rounds
 
     def map(self, change: Callable[[Leaf], Leaf]) -> Averaged:
         """A copy with every leaf changed."""
@@ -202,7 +212,7 @@ class Averaged(Cleaner):
         return isinstance(other, Averaged) and self.n_paths == other.n_paths and self.purifier.same_walk(other.purifier)
 
 
-class Mixed(Cleaner):
+class Mixed(Several):
     """One of several purifiers, drawn afresh for each image and draw, all equally likely: for random settings.
 
     Rows of a batch that draw the same purifier go through it together.
@@ -217,21 +227,10 @@ class Mixed(Cleaner):
         Raises:
             InputError: none, or of different lengths.
         """
-        super().__init__()
+        super().__init__(purifiers)
         lengths = sorted({(part.n_rounds, part.n_steps) for part in purifiers})
         if len(lengths) != 1:
             _check.fail("Mixed", "purifiers of one number of rounds and steps", f"{lengths}")
-        self.purifiers = nn.ModuleList(purifiers)
-
-    @property
-    def parts(self) -> tuple[Cleaner, ...]:
-        """The purifiers."""
-        return tuple(part for part in self.purifiers if isinstance(part, Cleaner))
-
-    @property
-    def leaves(self) -> tuple[Leaf, ...]:
-        """Those of all purifiers."""
-        return tuple(leaf for part in self.parts for leaf in part.leaves)
 
     @property
     def n_rounds(self) -> int:
@@ -266,10 +265,6 @@ class Mixed(Cleaner):
             x, x0, x_next = (_in_order([m[k] for m in moments], groups) for k in range(3))
             yield Moment(x, x0, x_next, first.step, first.round)
 
-    def same_walk(self, other: nn.Module | None) -> bool:
-        """Whether another purifier computes the same (see `Cleaner.same_walk`)."""
-        return isinstance(other, Mixed) and _same(self.parts, other.parts)
-
     def _groups(self, images: Tensor, noise: Noise) -> list[tuple[Cleaner, list[int]]]:
         """Each purifier that was drawn, with its rows."""
         n = len(self.parts)
@@ -283,7 +278,3 @@ def _in_order(pieces: Sequence[Tensor], groups: Sequence[tuple[Cleaner, list[int
     """Rows of the groups' results, put back in the order of the batch."""
     order = torch.tensor([row for _, rows in groups for row in rows], device=pieces[0].device)
     return torch.cat(list(pieces))[order.argsort()]
-
-
-def _same(ours: Sequence[Cleaner], theirs: Sequence[Cleaner]) -> bool:
-    return len(ours) == len(theirs) and all(a.same_walk(b) for a, b in zip(ours, theirs, strict=True))

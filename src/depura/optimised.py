@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from depura import _check
-from depura.cleaner import Leaf, Moment, equal_parts, freeze
+from depura.cleaner import Leaf, Moment, Walk, freeze
 from depura.denoisers import Denoiser
 from depura.gradients import FromEnd, GradientRoute, StoredState
 from depura.guidance import pull, recorded
@@ -124,18 +124,6 @@ class Optimised(Leaf):
         """Steps of Adam."""
         return len(self.steps)
 
-    def with_(self, **changes: Any) -> Optimised:
-        """A copy with some parts replaced; weights are shared."""
-        parts = self._parts()
-        unknown = sorted(set(changes) - set(parts))
-        if unknown:
-            _check.fail("Optimised.with_", f"names among {', '.join(parts)}", ", ".join(unknown))
-        return Optimised(**(parts | changes))
-
-    def over(self, wrap: Callable[[Denoiser], Denoiser]) -> Optimised:
-        """A copy whose denoiser is wrapped."""
-        return self.with_(denoiser=wrap(self.denoiser))
-
     def coarser(self, share: int) -> Optimised:
         """A copy that takes one step for every `share` steps."""
         return self.with_(n_steps=ceil(len(self.steps) / share))
@@ -144,17 +132,10 @@ class Optimised(Leaf):
         """A copy with a single step."""
         return self.with_(n_steps=1)
 
-    def same_walk(self, other: nn.Module | None) -> bool:
-        """Whether another purifier computes the same, however it is differentiated."""
-        if not isinstance(other, Optimised):
-            return False
-        ours, theirs = self._parts(), other._parts()
-        return all(equal_parts(ours[name], theirs[name]) for name in ours if name != "gradient")
-
     def purify(self, images: Tensor, noise: Noise, *, n_rounds: int | None = None) -> Tensor:
         """As `forward`, for images that may leave [0, 1] (see `Cleaner.purify`)."""
         x_in = 2 * images - 1
-        descent = _Descent(self, noise, 1 if n_rounds is None else n_rounds)
+        descent = Walk(self, noise, 1 if n_rounds is None else n_rounds)
         last = self.gradient(descent, _whole(x_in), torch.cat([x_in, x_in, x_in], dim=1), self.steps)
         cleaned = (last[:, : images.shape[1]] + 1) / 2
         return self.gradient.clamp(cleaned) if self.clamp else cleaned
@@ -210,7 +191,7 @@ class Optimised(Leaf):
         low, high = self.sigma_range
         return low + share * (high - low)
 
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {
             "denoiser": self.denoiser,
@@ -223,26 +204,12 @@ class Optimised(Leaf):
             "clamp": self.clamp,
         }
 
+    def advance(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
+        """The next state, (B, 3C, H, W)."""
+        return self.step(noise, x, x_in.chunk(3, dim=1)[0], step)[0]
 
-@dataclass(frozen=True)
-class _Descent:
-    """The optimisation with its noise fixed: what a gradient route folds."""
-
-    purifier: Optimised
-    noise: Noise
-    rounds: int = 1
-
-    @property
-    def images(self) -> tuple[int, ...]:
-        return self.noise.images
-
-    def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
-        return self.purifier.step(self.noise, x, x_in.chunk(3, dim=1)[0], step)[0]
-
-    def take(self, rows: Sequence[int], /) -> _Descent:
-        return _Descent(self.purifier, self.noise.take(rows), self.rounds)
-
-    def differential(self) -> FromEnd:
+    def differential(self, noise: Noise) -> FromEnd:
+        """Refused: there is no differential equation."""
         return _check.fail("Adjoint", "a walk along a differential equation", "an optimisation", "Use StoredState.")
 
 

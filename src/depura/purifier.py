@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from depura import _check
-from depura.cleaner import Leaf, Moment, equal_parts, freeze, modules_in
+from depura.cleaner import Leaf, Moment, Walk, freeze, modules_in
 from depura.denoisers import Denoiser
 from depura.gradients import FromEnd, GradientRoute, StoredState
 from depura.guidance import Guidance, State, recorded
@@ -85,28 +84,6 @@ class Purifier(Leaf):
         """Steps of all rounds."""
         return len(self.steps) * self.rounds
 
-    def with_(self, **changes: Any) -> Purifier:
-        """A copy with some parts replaced; weights are shared.
-
-        Args:
-            **changes: arguments of the constructor.
-
-        Returns:
-            The new purifier.
-
-        Raises:
-            InputError: a name that the constructor does not know.
-        """
-        parts = self._parts()
-        unknown = sorted(set(changes) - set(parts))
-        if unknown:
-            _check.fail("Purifier.with_", f"names among {', '.join(parts)}", ", ".join(unknown))
-        return Purifier(**(parts | changes))
-
-    def over(self, wrap: Callable[[Denoiser], Denoiser]) -> Purifier:
-        """A copy whose denoiser is wrapped."""
-        return self.with_(denoiser=wrap(self.denoiser))
-
     def coarser(self, share: int) -> Purifier:
         """A copy that takes one step for every `share` steps."""
         return self.with_(steps=coarser(self.steps, ceil(len(self.steps) / share)))
@@ -116,14 +93,7 @@ class Purifier(Leaf):
         k = round(where * (len(self.steps) - 1))
         return self.with_(steps=self.steps[k : k + 1], rounds=1)
 
-    def same_walk(self, other: nn.Module | None) -> bool:
-        """Whether another purifier computes the same, however it is differentiated: the same denoiser, equal parts."""
-        if not isinstance(other, Purifier):
-            return False
-        ours, theirs = self._parts(), other._parts()
-        return all(equal_parts(ours[name], theirs[name]) for name in ours if name != "gradient")
-
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {
             "denoiser": self.denoiser,
@@ -144,7 +114,7 @@ class Purifier(Leaf):
         for number in range(self.rounds):
             tape = noise.later(number)
             x = self.start(image, self.steps[0], tape)
-            walk = _Walk(self, tape, self.rounds if n_rounds is None else n_rounds)
+            walk = Walk(self, tape, self.rounds if n_rounds is None else n_rounds)
             image = self.steps[-1].scale_next * self.gradient(walk, x, x_in, self.steps)
         return self._exit(image)
 
@@ -221,34 +191,19 @@ class Purifier(Leaf):
             _check.fail("Purifier", f"a denoiser that gives the shape {expected}", f"{tuple(x0.shape)}")
         return x0
 
+    def advance(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
+        """The next state: one guided step."""
+        return self.step(noise, x, x_in, step).x_next
 
-@dataclass(frozen=True)
-class _Walk:
-    """One round of a purifier with its noise fixed: what a gradient route folds."""
-
-    purifier: Purifier
-    noise: Noise
-    rounds: int = 1
-
-    @property
-    def images(self) -> tuple[int, ...]:
-        return self.noise.images
-
-    def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
-        return self.purifier.step(self.noise, x, x_in, step).x_next
-
-    def take(self, rows: Sequence[int], /) -> _Walk:
-        return _Walk(self.purifier, self.noise.take(rows), self.rounds)
-
-    def differential(self) -> FromEnd:
-        solver = self.purifier.solver
-        if not isinstance(solver, Differential) or self.purifier.guidance is not None:
-            what = f"solver={solver}, guidance={self.purifier.guidance}"
+    def differential(self, noise: Noise) -> FromEnd:
+        """The walk as Euler's method on a differential equation, if the solver is one and nothing guides it."""
+        solver = self.solver
+        if not isinstance(solver, Differential) or self.guidance is not None:
             _check.fail(
                 "Adjoint",
                 "an unguided walk whose solver is Euler's method on a differential equation (EulerMaruyamaVP, "
-                "EulerMaruyama, Euler)",
-                what,
+                "EulerMaruyama, Euler, EulerVP)",
+                f"solver={self.solver}, guidance={self.guidance}",
                 "Use StoredState, which is exact for every walk.",
             )
-        return lambda x, step: solver.from_end(self.purifier.denoise, x, step, self.noise)
+        return lambda x, step: solver.from_end(self.denoise, x, step, noise)

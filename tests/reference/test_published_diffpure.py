@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from depura.cleaner import Walk
 from depura.denoisers import EpsDenoiser
 from depura.gradients import Adjoint, Direct, StoredState
 from depura.methods.diffpure import diffpure, diffpure_ode, released_start
 from depura.methods.diffpure_ddpm import diffpure_adm, diffpure_ddpm
 from depura.methods.diffpure_langevin import diffpure_langevin
 from depura.noise import Kind
-from depura.purifier import Purifier, _Walk
+from depura.purifier import Purifier
 from depura.schedules import VP, DiscreteLinear, Step, TableLabel, TimeLabel, TruncatedLabel, steps_at
 from depura.solvers import Ancestral, AncestralLarge, EulerMaruyamaVP, EulerVP
 from published import TIME, Recorded, arrays, cases, denoiser, network, one_walk, read, relative
@@ -76,7 +77,7 @@ def test_adjoint_gradient(path: Path) -> None:
         EpsDenoiser(network(case, data), label=labels.__getitem__), steps=steps, solver=EulerMaruyamaVP()
     )
     increments = (data["dW_adjoint"] / (-data["tprime_adjoint"].diff()).sqrt()[:, None, None, None, None]).flip(0)
-    walk = _Walk(purifier, one_walk(data["e_forward"], increments))  # type: ignore[arg-type]
+    walk = Walk(purifier, one_walk(data["e_forward"], increments))  # type: ignore[arg-type]
     final = (2 * data["out"] - 1) / end.scale_next
     # out = (scale x + 1) / 2 at the end; at the start x = (sqrt(abar) (2 images - 1) + ...) / scale.
     _, cotangent = Adjoint().solve_back(walk.differential(), final, 0.5 * end.scale_next * data["v"], steps)
@@ -173,7 +174,7 @@ def test_ode_adjoint_gradient(path: Path) -> None:
     case, data = read(path), arrays(path)
     steps = steps_at(VP(), data["t_grid_adjoint"].flip(0).tolist())
     purifier = Purifier(denoiser(case, data, label=TIME), steps=steps, solver=EulerVP())
-    walk = _Walk(purifier, Recorded({}))  # type: ignore[arg-type]
+    walk = Walk(purifier, Recorded({}))  # type: ignore[arg-type]
     start, end = steps[0], steps[-1]
     final = (2 * data["out"] - 1) / end.scale_next
     _, cotangent = Adjoint().solve_back(walk.differential(), final, 0.5 * end.scale_next * data["v"], steps)
