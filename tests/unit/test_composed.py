@@ -13,6 +13,8 @@ from depura._check import InputError
 from depura.cleaner import Cleaner
 from depura.composed import Averaged, Mixed, Resized, Sequential
 from depura.defence import Defence
+from depura.evaluation.audit import audit_gradient
+from depura.evaluation.checks import Light
 from depura.evaluation.counting import counted
 from depura.evaluation.describe import describe
 from depura.gradients import Direct, StoredState, StraightThrough
@@ -97,6 +99,16 @@ def test_weights_are_frozen_and_generators_untouched(made: Cleaner) -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert not any(p.requires_grad for p in made.parameters())
     assert not made.train().training
+
+
+@pytest.mark.parametrize("name", ["nested", "averaged", "mixed in sequence", "optimised in sequence"])
+def test_audit_sees_through_compositions(name: str) -> None:
+    assert audit_gradient(Defence(MADE[name](), TanhClassifier(16)), XS[:2]).light is Light.GREEN
+    broken = MADE[name]().over(lambda denoiser: lambda x, sigma: denoiser(x, sigma).detach() + 0 * x)
+    found = audit_gradient(Defence(broken, TanhClassifier(16)), XS[:2])
+    assert found.light is Light.RED
+    if "optimised" not in name:
+        assert any("denoiser" in fault.sentence for fault in found.faults)
 
 
 def test_sequence_is_one_after_the_other_with_later_noise() -> None:
