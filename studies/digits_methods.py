@@ -6,7 +6,7 @@ Every method has the same denoiser and classifier, one purification per predicti
 noise the input noise it as far as the demo does (t* = 0.09); walks are shortened to the numbers of steps given here.
 Strengths that their papers give per pixel of 32x32 colour images are kept per pixel; AGDM's, which is not known, was
 chosen on training digits (docs/deviations.md#agdm). Baselines: the adversarially trained classifier alone, and Gaussian
-noise or a blur before the plain one. 32 images, 32 report draws: sized to end well within an hour on two cores.
+noise or a blur before the plain one. 64 images, 32 report draws: sized to end well within an hour on two cores.
 """
 
 import depura
@@ -57,7 +57,7 @@ def purifiers() -> dict[str, depura.Cleaner]:
 
 
 def study(
-    *, images: int = 32, eps: float = EPS, attack_steps: int = 20, eot: int = 4, draws: int = 32, seed: int = 0
+    *, images: int = 64, eps: float = EPS, attack_steps: int = 20, eot: int = 4, draws: int = 32, seed: int = 0
 ) -> depura.Study:
     """The comparison.
 

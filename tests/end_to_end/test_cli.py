@@ -226,6 +226,30 @@ def test_an_image_is_purified_the_same_alone_and_in_a_folder(tmp_path: Path, dig
     assert (tmp_path / "out" / "0.png").read_bytes() != same
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("mimicdiffusion", ("--steps", 20)),
+        ("gdmp", ("--t-star", 0.04, "--steps", 8)),
+        ("gradual", ()),
+        ("likelihood", ("--steps", 3)),
+        ("scoreopt", ()),
+        ("one-step", ("--t-star", 0.05)),
+        ("adbm", ()),
+    ],
+)
+def test_purify_knows_the_methods(tmp_path: Path, digit: Path, method: str, options: tuple[object, ...]) -> None:
+    result = depura_("purify", digit, "--out", tmp_path / "out.png", "--method", method, *options)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out.png").read_bytes() != digit.read_bytes()
+
+
+def test_purify_refuses_settings_that_a_method_does_not_have(tmp_path: Path, digit: Path) -> None:
+    to = tmp_path / "out.png"
+    fails(depura_("purify", digit, "--out", to, "--method", "gradual", "--steps", 3), "expected --steps for a method")
+    fails(depura_("purify", digit, "--out", to, "--method", "likelihood", "--t-star", 0.1), "expected --t-star for a")
+
+
 @pytest.mark.parametrize("layout", ["NHW", "NHWC", "NCHW", "float"])
 def test_purify_takes_arrays_in_the_usual_layouts(tmp_path: Path, layout: str) -> None:
     images = depura.load_digits("test").images[:3]
@@ -313,9 +337,9 @@ def test_unusable_files(tmp_path: Path, digit: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--t-star", "0"], "t_star in (0, 1]"),
-        (["--t-star", "1.2"], "t_star in (0, 1]"),
-        (["--t-star", "nan"], "t_star in (0, 1]"),
+        (["--t-star", "0"], "--t-star in (0, 1]"),
+        (["--t-star", "1.2"], "--t-star in (0, 1]"),
+        (["--t-star", "nan"], "--t-star in (0, 1]"),
         (["--steps", "0"], "n_steps from 1"),
         (["--seed", "-1"], "seed"),
         (["--method", "prayer"], "diffpure"),

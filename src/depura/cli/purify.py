@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
 from torch import Tensor
 
 from depura import _check
+from depura.cleaner import Cleaner
 from depura.cli.doors import door, named, one_thread, out, progress
 from depura.data import files
 from depura.data.digits import SHAPE, digits_classifier, digits_denoiser
 from depura.demo import N_STEPS, T_STAR
+from depura.denoisers import Denoiser
+from depura.methods.adbm import adbm
 from depura.methods.diffpure import diffpure
+from depura.methods.gdmp import gdmp
+from depura.methods.gradual import gradual
+from depura.methods.likelihood import likelihood, scoreopt
+from depura.methods.mimicdiffusion import mimicdiffusion
+from depura.methods.smoothing import one_step
 from depura.noise import Noise
-from depura.purifier import Purifier
 from depura.reports.sketch import LARGEST, side_by_side
+from depura.schedules import DiscreteLinear, ddpm_steps
 from depura.solvers import Ancestral
+from depura.starts import from_unit_noise
 
 DIGITS = "digits"
 AT_ONCE = 64
@@ -31,6 +40,26 @@ class Method(str, Enum):
     """Purification methods of the command line."""
 
     diffpure = "diffpure"
+    mimicdiffusion = "mimicdiffusion"
+    gdmp = "gdmp"
+    gradual = "gradual"
+    likelihood = "likelihood"
+    scoreopt = "scoreopt"
+    one_step = "one-step"
+    adbm = "adbm"
+
+
+T_STARS = {Method.diffpure: T_STAR, Method.gdmp: 0.036, Method.one_step: 0.1, Method.adbm: 0.1}
+"""How far each method noises the input if it is not told; methods that are not here do not ask."""
+STEPS = {
+    Method.diffpure: N_STEPS,
+    Method.mimicdiffusion: 100,
+    Method.gdmp: 36,
+    Method.likelihood: 5,
+    Method.scoreopt: 5,
+    Method.adbm: 5,
+}
+"""Steps likewise."""
 
 
 @door
@@ -38,8 +67,8 @@ def purify(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Image file (PNG, JPEG, NPZ) or a folder of them.")],
     to: Annotated[Path, typer.Option("--out", help="File to write, or a folder.")],
     method: Annotated[Method, typer.Option(help="Purification method.")] = Method.diffpure,
-    t_star: Annotated[float, typer.Option(help="How far to noise, in (0, 1].")] = T_STAR,
-    steps: Annotated[int, typer.Option(help="Reverse steps.")] = N_STEPS,
+    t_star: Annotated[float | None, typer.Option(help="How far to noise, in (0, 1]; default: the method's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a walk; default: the method's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same result.")] = 0,
     denoiser: Annotated[
         str, typer.Option(help="'digits' (bundled: 8x8 grey images), or MODULE:FUNCTION that returns a denoiser.")
@@ -48,7 +77,12 @@ def purify(
     """Clean images with a diffusion model and show them before and after."""
     one_thread()
     bundled = denoiser == DIGITS
-    purifier = _purifier(denoiser, method, t_star=t_star, steps=steps)
+    purifier = _purifier(
+        digits_denoiser() if bundled else named("--denoiser", denoiser, instead="'digits' or ")(),
+        method,
+        _setting("--t-star", method, T_STARS, t_star),
+        _setting("--steps", method, STEPS, steps),
+    )
     loaded = [files.load(path) for path in files.find(source)]
     for item in loaded:
         _check.images(str(item.path), item.images, shape=SHAPE if bundled else None)
@@ -66,13 +100,42 @@ def purify(
         _show(item.images, after, f"{item.path} -> {target}", classifier)
 
 
-def _purifier(name: str, method: Method, *, t_star: float, steps: int) -> Purifier:
-    assert method is Method.diffpure
-    solver, end = Ancestral(), 0.0
-    if name == DIGITS:
-        return diffpure(digits_denoiser(), t_star=t_star, n_steps=steps, t_end=end, solver=solver, image_shape=SHAPE)
-    build = named("--denoiser", name, instead="'digits' or ")
-    return diffpure(build(), t_star=t_star, n_steps=steps, t_end=end, solver=solver)
+S = TypeVar("S", int, float)
+
+
+def _setting(option: str, method: Method, defaults: Mapping[Method, S], given: S | None) -> S:
+    """The given value or the method's own; refused where the method has no such setting."""
+    if method in defaults:
+        return defaults[method] if given is None else given
+    if given is not None:
+        those = ", ".join(m.value for m in defaults)
+        _check.fail(
+            "purify", f"{option} for a method that has it ({those})", f"--method {method.value}", "Leave it out."
+        )
+    return next(iter(defaults.values()))
+
+
+def _purifier(denoiser: Denoiser, method: Method, t_star: float, steps: int) -> Cleaner:
+    _check.number("purify", "--t-star", t_star, low=0.0, high=1.0, low_open=True)
+    n_noise = round(1000 * t_star)
+    match method:
+        case Method.diffpure:
+            return diffpure(denoiser, t_star=t_star, n_steps=steps, t_end=0.0, solver=Ancestral())
+        case Method.mimicdiffusion:
+            table = ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=steps)
+            return mimicdiffusion(denoiser, steps=table, start=from_unit_noise)
+        case Method.gdmp:
+            return gdmp(denoiser, n_noise=n_noise, n_steps=steps)
+        case Method.gradual:
+            return gradual(denoiser)
+        case Method.likelihood:
+            return likelihood(denoiser, n_steps=steps)
+        case Method.scoreopt:
+            return scoreopt(denoiser, n_steps=steps)
+        case Method.one_step:
+            return one_step(denoiser, std=0.5 * DiscreteLinear().sigma(n_noise - 1))
+        case Method.adbm:
+            return adbm(denoiser, n_noise=n_noise, n_steps=steps)
 
 
 def _targets(source: Path, to: Path, paths: list[Path]) -> list[Path]:
@@ -91,7 +154,7 @@ def _targets(source: Path, to: Path, paths: list[Path]) -> list[Path]:
 
 
 @torch.no_grad()
-def _clean(purifier: Purifier, item: files.Loaded, seed: int, told: Callable[[int], None]) -> Tensor:
+def _clean(purifier: Cleaner, item: files.Loaded, seed: int, told: Callable[[int], None]) -> Tensor:
     parts: list[Tensor] = []
     for k in range(0, len(item.images), AT_ONCE):
         parts.append(purifier(item.images[k : k + AT_ONCE], Noise(seed, item.ids[k : k + AT_ONCE])).clamp(0, 1))
