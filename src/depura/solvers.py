@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -239,7 +239,45 @@ class EulerMaruyama:
 
 
 @dataclass(frozen=True)
-class EulerMaruyamaVP:
+class _ReverseVP:
+    """Euler's method on a reverse VP process in its own coordinates x_t = scale x and time t.
+
+    With h = t - t', s = (D - x) / (scale sigma^2) the score and beta the schedule's rate:
+
+        x_t' = x_t + beta h (x_t / 2 + by_score s) + noisy sqrt(beta h) z
+
+    Attributes:
+        schedule: the VP schedule that the step table was made from.
+    """
+
+    by_score: ClassVar[float]
+    noisy: ClassVar[bool]
+    schedule: VP = field(default_factory=VP)
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """One step in x_t, converted at its door and exit."""
+        x0 = denoise(x, step.sigma)
+        rate = self.schedule.beta(step.t) * (step.t - step.t_next)
+        x_t = self._moved(x, x0, rate, step.sigma, step.scale, step, noise)
+        return StepResult(x_t / step.scale_next, x0, rate / step.scale_next**2 if self.noisy else 0.0)
+
+    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
+        """The same step with rate, score and scale at t'."""
+        x0 = denoise(x, step.sigma_next)
+        rate = self.schedule.beta(step.t_next) * (step.t - step.t_next)
+        x_t = self._moved(x, x0, rate, step.sigma_next, step.scale_next, step, noise)
+        return x_t / step.scale_next, step.scale / step.scale_next
+
+    def _moved(
+        self, x: Tensor, x0: Tensor, rate: float, sigma: float, scale: float, step: Step, noise: Noise
+    ) -> Tensor:
+        score = (x0 - x) / (scale * sigma**2)
+        x_t = (1 + rate / 2) * scale * x + self.by_score * rate * score
+        return x_t + math.sqrt(rate) * noise(x, kind=Kind.REVERSE, step=step.index) if self.noisy else x_t
+
+
+@dataclass(frozen=True)
+class EulerMaruyamaVP(_ReverseVP):
     """Euler-Maruyama on the reverse VP-SDE in its own coordinates x_t: DiffPure's solver.
 
     With h = t - t', s the score and beta the schedule's rate:  x_t' = x_t + h (beta / 2 x_t + beta s) + sqrt(beta h) z.
@@ -249,27 +287,12 @@ class EulerMaruyamaVP:
         schedule: the VP schedule that the step table was made from.
     """
 
-    schedule: VP = field(default_factory=VP)
-
-    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        """One Euler-Maruyama step in x_t, converted at its door and exit."""
-        x0 = denoise(x, step.sigma)
-        rate = self.schedule.beta(step.t) * (step.t - step.t_next)
-        x_t = _vp_drift(x, x0, rate, by_score=1.0, sigma=step.sigma, scale=step.scale)
-        x_t = x_t + math.sqrt(rate) * noise(x, kind=Kind.REVERSE, step=step.index)
-        return StepResult(x_t / step.scale_next, x0, rate / step.scale_next**2)
-
-    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
-        """The same step with rate, score and scale at t'."""
-        x0 = denoise(x, step.sigma_next)
-        rate = self.schedule.beta(step.t_next) * (step.t - step.t_next)
-        x_t = _vp_drift(x, x0, rate, by_score=1.0, sigma=step.sigma_next, scale=step.scale_next)
-        x_t = x_t + math.sqrt(rate) * noise(x, kind=Kind.REVERSE, step=step.index)
-        return x_t / step.scale_next, step.scale / step.scale_next
+    by_score: ClassVar[float] = 1.0
+    noisy: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
-class EulerVP:
+class EulerVP(_ReverseVP):
     """Euler's method on the probability-flow ODE of the VP process, in its own coordinates x_t and time t.
 
     x_t' = x_t + h (beta / 2 x_t + beta / 2 s), h = t - t'. Song et al. 2021 (arXiv:2011.13456), eq. 13, as DiffPure
@@ -279,21 +302,8 @@ class EulerVP:
         schedule: the VP schedule that the step table was made from.
     """
 
-    schedule: VP = field(default_factory=VP)
-
-    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        """One Euler step in x_t, converted at its door and exit."""
-        x0 = denoise(x, step.sigma)
-        rate = self.schedule.beta(step.t) * (step.t - step.t_next)
-        x_t = _vp_drift(x, x0, rate, by_score=0.5, sigma=step.sigma, scale=step.scale)
-        return StepResult(x_t / step.scale_next, x0)
-
-    def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
-        """The same step with rate, score and scale at t'."""
-        x0 = denoise(x, step.sigma_next)
-        rate = self.schedule.beta(step.t_next) * (step.t - step.t_next)
-        x_t = _vp_drift(x, x0, rate, by_score=0.5, sigma=step.sigma_next, scale=step.scale_next)
-        return x_t / step.scale_next, step.scale / step.scale_next
+    by_score: ClassVar[float] = 0.5
+    noisy: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -334,9 +344,3 @@ class Stay:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """x' = x."""
         return StepResult(x, x)
-
-
-def _vp_drift(x: Tensor, x0: Tensor, rate: float, *, by_score: float, sigma: float, scale: float) -> Tensor:
-    """x_t + rate / 2 x_t + by_score rate s: drift of a VP process over a step, rate = beta h, s the score."""
-    score = (x0 - x) / (scale * sigma**2)
-    return (1 + rate / 2) * scale * x + by_score * rate * score

@@ -24,8 +24,8 @@ from depura.noise import Kind, Noise
 from depura.purifier import Purifier
 from depura.schedules import EDM, VP, DiscreteLinear, steps_at, uniform_steps
 from depura.solvers import Ancestral, Euler, EulerMaruyamaVP
-from depura.starts import FromInputUnder, from_input, from_noise
-from toys import TanhClassifier, rand, tanh_edm
+from depura.starts import FromInputAround, FromInputUnder, from_input, from_noise
+from toys import STEPS, TanhClassifier, rand, tanh_edm
 
 NOISE = Noise(3, images=(4, 9))
 X = rand(2, 1, 4, 4)
@@ -166,3 +166,23 @@ def test_published_settings_of_large_images() -> None:
     assert [s.t for s in celeba.steps] == list(range(499, -1, -1))
     assert celeba.steps == diffpure_ddpm(lambda x, sigma: x, n_noise=500).steps
     assert len(diffpure_ddpm(lambda x, sigma: x, n_noise=500, n_steps=20).steps) == 20
+
+
+def test_released_random_noising_varies_the_level_only_on_the_way_in() -> None:
+    """Thirty indices around 100, equally likely; the walk back starts where it always does."""
+    n = 6000
+    schedule, step = DiscreteLinear(), STEPS[0]
+    noise = Noise(0, tuple(range(n)))
+    x_in = torch.full((n, 1, 1, 2), 0.4, dtype=torch.float64)
+    first = FromInputAround(100)(x_in, step, noise)
+    fresh = noise(x_in, kind=Kind.FORWARD)
+    levels = torch.tensor(
+        [[schedule.scale(float(i)), schedule.sigma(float(i))] for i in range(85, 115)], dtype=torch.float64
+    )
+    scale, sigma = levels.T[:, :, None, None, None, None]
+    candidates = scale * (x_in + sigma * fresh) / step.scale
+    matches = (candidates - first).abs().amax((2, 3, 4)) < 1e-6
+    assert bool((matches.sum(0) == 1).all())
+    share = matches.double().mean(1)
+    assert float((share - 1 / 30).abs().max()) < 4 * (29 / 900 / n) ** 0.5
+    assert torch.equal(FromInputAround(100)(x_in[5:7], step, noise.take([5, 6])), first[5:7])
