@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from depura.evaluation.audit import audit_gradient
 from depura.evaluation.checks import Light
 from depura.evaluation.counting import counted
 from depura.evaluation.describe import describe
-from depura.gradients import Direct, StoredState, StraightThrough
+from depura.gradients import Advance, Direct, StoredState, StraightThrough
 from depura.methods.baselines import blur_only, noise_only
 from depura.methods.likelihood import likelihood
 from depura.noise import Kind, Noise
 from depura.rules import MeanLogit
+from depura.schedules import Step
 from toys import CLEAN, NOISES, STEPS, VS, XS, TanhClassifier, numerical, purifier_of, rand, randn, value_and_gradient
 
 A, B = purifier_of("Ancestral", "toward", rounds=2), purifier_of("EulerMaruyamaVP")
@@ -116,6 +118,42 @@ def test_sequence_is_one_after_the_other_with_later_noise() -> None:
     expected = B.purify(first, NOISES.in_round(2))
     assert torch.equal(Sequential(A, B)(XS, NOISES), expected)
     assert not torch.equal(Sequential(B, B)(XS, NOISES), B.purify(B(XS, NOISES), NOISES))
+
+
+def test_all_parts_of_a_sequence_count_when_sequences_are_compared() -> None:
+    assert not Sequential(A, B).same_walk(Sequential(A, B.coarser(2)))
+    assert not Sequential(A, B).same_walk(Sequential(B, A))
+    assert not Sequential(A).same_walk(Sequential(A, B))
+
+
+def test_one_step_is_that_of_the_table() -> None:
+    n = len(B.steps)
+    assert [B.one_step(where).steps for where in (0.0, 0.5, 1.0)] == [
+        (B.steps[k],) for k in (0, round((n - 1) / 2), n - 1)
+    ]
+    assert A.one_step(0.0).rounds == 1
+
+
+@dataclass(frozen=True)
+class Seen(Direct):
+    """The full graph; it writes down how many walks it is told that it shares its memory with."""
+
+    rounds: list[int] = field(default_factory=list[int])
+
+    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+        self.rounds.append(advance.rounds)
+        return super().__call__(advance, x, x_in, steps)
+
+
+def test_walks_of_one_purification_share_their_memory() -> None:
+    """A's two rounds and B's one, wherever they are wrapped; on its own a part has its own only."""
+    seen = Seen()
+    wholes = (Sequential(A, B), Sequential(Resized(A, size=6), B), Averaged(Mixed(Sequential(A, B)), n_paths=2))
+    for whole in wholes:
+        whole.with_(gradient=seen)(XS, NOISES)
+    assert seen.rounds == [3] * 9
+    A.with_(gradient=seen)(XS, NOISES)
+    assert seen.rounds[9:] == [2, 2]
 
 
 def test_average_is_the_mean_of_its_paths() -> None:
