@@ -120,3 +120,39 @@ def test_a_run_may_be_computed_on_cuda(tmp_path: Path) -> None:
     assert all(p.seconds >= 0 for p in depura.plan(small, device="cuda"))
     directory = depura.run(small, tmp_path / "r", device="cuda")
     assert {unit.meta["device"] for unit in directory.units()} == {"cuda"}
+
+
+METHODS = {
+    "ode": lambda d: depura.diffpure_ode(d, t_star=0.09, n_steps=5),
+    "langevin": lambda d: depura.diffpure_langevin(d, n_steps=3),
+    "random t*": lambda d: depura.diffpure_random(d, t_star=0.09, n_steps=3),
+    "mimicdiffusion": lambda d: depura.mimicdiffusion(
+        d, steps=depura.ddpm_steps(depura.DiscreteLinear(), n_noise=1000, n_steps=20), released=True, rho=187.5
+    ),
+    "agdm": lambda d: depura.agdm(
+        d, features=depura.digits_guide().features, classifier=depura.digits_guide(), scale=10.0, n_noise=90, n_steps=3
+    ),
+    "gdmp": lambda d: depura.gdmp(d, n_noise=90, n_steps=3, rounds=2, batch_ref=4800),
+    "gdmp, SSIM": lambda d: depura.gdmp(d, n_noise=90, n_steps=3, similarity=depura.ssim, batch_ref=480000),
+    "gradual": lambda d: depura.gradual(d, depths=(30, 30, 90), n_steps=(2, 2, 3)),
+    "likelihood": lambda d: depura.likelihood(d, n_steps=2),
+    "scoreopt": lambda d: depura.scoreopt(d, n_steps=2, proximity=1.0),
+    "one step": lambda d: depura.one_step(d, std=0.15),
+    "adbm": lambda d: depura.adbm(d, n_noise=90, n_steps=3),
+    "averaged": lambda d: depura.Averaged(depura.one_step(d, std=0.15), n_paths=3),
+    "blur": lambda d: depura.blur_only(std=0.7),
+}
+
+
+def method_results(name: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    purifier = METHODS[name](depura.digits_denoiser()).to(device, torch.float64)
+    images = DATA.images.to(device, torch.float64).requires_grad_()
+    out = purifier(images, replace(NOISE, draws=tuple(range(len(NOISE)))))
+    (gradient,) = torch.autograd.grad(out.square().sum(), images)
+    return out.detach().cpu(), gradient.cpu()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_on_cuda_agree_with_the_cpu(name: str) -> None:
+    for found, expected in zip(method_results(name, "cuda"), method_results(name, "cpu"), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
