@@ -21,7 +21,6 @@ STD = 0.5 * DiscreteLinear().sigma(INDEX - 1)
 """The common noise in [0, 1] units."""
 AGDM_SCALE = 100.0
 NOTES = {
-    "agdm": "reconstructed from abstracts and public reviews; no code was released",
     "scoreopt": "reconstructed from others' accounts",
     "mimic": "the input enters through signs only: its exact gradient is zero, read the relaxed and the BPDA row",
     "mimic-released": "the same; guidance as the released code computes it",

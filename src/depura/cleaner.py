@@ -145,6 +145,12 @@ class Cleaner(nn.Module, ABC):
         return self.leaves[0].gradient
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What its parts say that a reader of results must know (`remark`, such as that a method is reconstructed)."""
+        said = [getattr(part, "remark", "") for leaf in self.leaves for part in leaf.parts().values()]
+        return tuple(dict.fromkeys(text for text in said if isinstance(text, str) and text))
+
+    @property
     @abstractmethod
     def n_steps(self) -> int:
         """Steps of one purification, over all rounds."""

@@ -57,4 +57,4 @@ def test_masked_gradients_are_flagged(summary: Summary) -> None:
 
 def test_notes_are_shown(summary: Summary) -> None:
     for text in (tables.markdown(summary), page.html(summary)):
-        assert "reconstructed from abstracts" in text
+        assert "AGDM is reconstructed from abstracts" in text

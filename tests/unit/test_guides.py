@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from depura.attacks.ball import Ball
+from depura.attacks.pgd import PGD
 from depura.cleaner import modules_in
+from depura.composed import Sequential
+from depura.data.imageset import ImageSet
+from depura.defence import Defence
 from depura.evaluation.describe import describe
+from depura.evaluation.runner import header, run
+from depura.evaluation.study import Row, Study, ladder
 from depura.methods.agdm import RobustGuide, agdm
+from depura.reports.summary import summarise
 from toys import NOISES, XS, TanhClassifier, tanh_eps
 
 
@@ -47,3 +56,16 @@ def test_guides_are_frozen_moved_and_described() -> None:
     assert guide.enter.dtype == torch.float32
     assert purifier.same_walk(guided(guide).with_(denoiser=purifier.denoiser))
     assert not purifier.same_walk(guided(Guide(16)).with_(denoiser=purifier.denoiser))
+
+
+def test_a_reconstruction_is_called_one_in_every_report(tmp_path: Path) -> None:
+    data = ImageSet("toys", XS, torch.tensor([0, 1, 2, 0]), (0, 1, 2, 3), ("a", "b", "c"))
+    defence = Defence(guided(Guide(16)), TanhClassifier(16))
+    attack = PGD(Ball("linf", 0.1), n_steps=1)
+    study = Study("one", data, defence, (Row("adaptive", "x", attack, defence, defence),), report_draws=2)
+    summary = summarise(run(study, tmp_path / "one", command=""))
+    assert any("AGDM is reconstructed" in text for text in summary.warnings)
+    compared = Study("two", data, defence, ladder(defence, attack, method="ours"), report_draws=2)
+    (method,) = header(compared, command="")["methods"]
+    assert "AGDM is reconstructed" in method["note"]
+    assert Sequential(guided(Guide(16))).remarks == guided(Guide(16)).remarks

@@ -49,6 +49,7 @@ def header(**changed: Any) -> dict[str, Any]:
         },
         "defence": None,
         "rule": None,
+        "note": "",
         "methods": [
             {"name": name, "baseline": baseline, "note": note, "defence": {}, "rule": SINGLE}
             for name, (baseline, note) in METHODS.items()

@@ -35,7 +35,8 @@ def header() -> dict[str, Any]:
         "threat_model": {
             "norm": "linf", "eps": 0.1, "box": [0, 1], "targeted": False, "quantised": False, "knows": "all",
         },
-        "rule": {"type": "depura.purifier.Vote", "n_draws": 5},
+        "rule": {"type": "depura.rules.Vote", "n_draws": 5},
+        "note": "",
         "methods": [],
         "rows": [
             {"name": n, "title": n, "kind": n, "method": "", "route": "G0", "judged": j, "null": NULLS[j]}

@@ -92,11 +92,12 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
         },
         "defence": None if compared else describe(study.defence),
         "rule": None if compared else describe(study.defence.rule),
+        "note": "" if compared else _remarks(study.defence),
         "methods": [
             {
                 "name": name,
                 "baseline": name in study.baselines,
-                "note": study.notes.get(name, ""),
+                "note": study.notes.get(name, _remarks(defence)),
                 "defence": describe(defence),
                 "rule": describe(defence.rule),
             }
@@ -121,6 +122,10 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
         "units": [{"unit": key.name, **key._asdict()} for key in study.units()],
         "versions": {name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
     }
+
+
+def _remarks(defence: Defence) -> str:
+    return "" if defence.purifier is None else "; ".join(defence.purifier.remarks)
 
 
 def _judged(study: Study, row: Row) -> str:

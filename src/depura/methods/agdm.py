@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,10 +51,12 @@ class RobustGuide:
             input; None leaves the term out.
         label_scale: factor of the label term.
         sees: `on_estimate` or `on_state`.
+        remark: shown by reports beside every result.
         weight: `mean_shift`, which for Euler-Maruyama in x_t (`EulerMaruyamaVP`) is the same as adding to the score, or
             `score_shift`, for Euler-Maruyama in sigma^2 (`EulerMaruyama`).
     """
 
+    remark: ClassVar[str] = "AGDM is reconstructed from abstracts and public reviews; no code was released"
     features: Network
     scale: float
     classifier: Network | None = None

@@ -200,7 +200,7 @@ def summarise(directory: RunDirectory) -> Summary:
         strongest=together,
         curve=_curve(header, by_row, defended),
         pictures=_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]]),
-        warnings=_warnings(lines, defended),
+        warnings=(*([f"{header['note']}."] if header["note"] else []), *_warnings(lines, defended)),
         devices=devices,
     )
 
