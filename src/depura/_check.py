@@ -37,6 +37,26 @@ def fail(where: str, expected: str, got: str, advice: str = "") -> NoReturn:
     raise InputError(f"{where}: expected {expected}, got {got}.{' ' + advice if advice else ''}")
 
 
+def image_shape(where: str, x: Tensor, shape: Sequence[int] | None) -> None:
+    """Check the shape of a batch's images.
+
+    Args:
+        where: the public name that was called.
+        x: the batch, (B, ...).
+        shape: (C, H, W) where the callee knows it, else any will do.
+
+    Raises:
+        InputError: another shape.
+    """
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        fail(
+            where,
+            f"images of (channels, height, width) = {tuple(shape)}",
+            f"{tuple(x.shape[1:])}",
+            "Convert or resize them first.",
+        )
+
+
 def images(where: str, x: object, *, shape: Sequence[int] | None = None) -> Tensor:
     """Check a batch of images: floating point, (B, C, H, W), B >= 1, finite, in [0, 1].
 
@@ -65,13 +85,7 @@ def images(where: str, x: object, *, shape: Sequence[int] | None = None) -> Tens
         fail(where, "images of shape (B, C, H, W)", f"shape {tuple(x.shape)}", "A single image needs x.unsqueeze(0).")
     if x.numel() == 0:
         fail(where, "at least one image", f"an empty batch of shape {tuple(x.shape)}")
-    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
-        fail(
-            where,
-            f"images of (channels, height, width) = {tuple(shape)}",
-            f"{tuple(x.shape[1:])}",
-            "Convert or resize them first.",
-        )
+    image_shape(where, x, shape)
     ends = torch.aminmax(x.detach())
     low, high = float(ends.min), float(ends.max)
     if not (math.isfinite(low) and math.isfinite(high)):

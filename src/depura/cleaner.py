@@ -171,6 +171,7 @@ class Leaf(Cleaner):
     denoiser: Denoiser
     gradient: GradientRoute
     steps: tuple[Step, ...]
+    image_shape: tuple[int, int, int] | None = None
 
     @abstractmethod
     def parts(self) -> dict[str, Any]:
@@ -204,6 +205,21 @@ class Leaf(Cleaner):
     def given(self, images: Tensor, noise: Noise) -> Iterator[tuple[Leaf, Tensor, Noise]]:
         """Itself, with what it is given."""
         yield self, images, noise
+
+    def fits(self, images: Tensor) -> None:
+        """Check, also inside a composition, that the denoiser takes such images.
+
+        Args:
+            images: (B, C, H, W).
+
+        Raises:
+            InputError: another shape than `image_shape`, or another dtype than the weights'.
+        """
+        where = type(self).__name__
+        _check.image_shape(where, images, self.image_shape)
+        weight = next((p for p in self.parameters() if p.is_floating_point()), None)
+        if weight is not None and weight.dtype != images.dtype:
+            _check.fail(where, f"images of the denoiser's dtype {weight.dtype}", f"{images.dtype}", "Convert them.")
 
     def with_(self: L, **changes: Any) -> L:
         """A copy with some parts replaced; weights are shared.

@@ -134,6 +134,7 @@ class Optimised(Leaf):
 
     def purify(self, images: Tensor, noise: Noise, *, n_rounds: int | None = None) -> Tensor:
         """As `forward`, for images that may leave [0, 1] (see `Cleaner.purify`)."""
+        self.fits(images)
         x_in = 2 * images - 1
         descent = Walk(self, noise, 1 if n_rounds is None else n_rounds)
         last = self.gradient(descent, _whole(x_in), torch.cat([x_in, x_in, x_in], dim=1), self.steps)
@@ -142,6 +143,7 @@ class Optimised(Leaf):
 
     def walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
         """As `trajectory`, for images that may leave [0, 1] (see `Cleaner.walk`)."""
+        self.fits(images)
         x_in = 2 * images - 1
         state, c = _whole(x_in), x_in.shape[1]
         for step in self.steps:

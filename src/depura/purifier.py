@@ -109,6 +109,7 @@ class Purifier(Leaf):
 
     def purify(self, images: Tensor, noise: Noise, *, n_rounds: int | None = None) -> Tensor:
         """As `forward`, for images that may leave [0, 1] (see `Cleaner.purify`)."""
+        self.fits(images)
         x_in = 2 * images - 1
         image = x_in
         for number in range(self.rounds):
@@ -120,6 +121,7 @@ class Purifier(Leaf):
 
     def walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
         """As `trajectory`, for images that may leave [0, 1] (see `Cleaner.walk`)."""
+        self.fits(images)
         x_in = 2 * images - 1
         image = x_in
         for number in range(self.rounds):
@@ -140,15 +142,6 @@ class Purifier(Leaf):
             f"guidance={self.guidance}, start={self.start}, gradient={self.gradient}, rounds={self.rounds}, "
             f"clamp={self.clamp}"
         )
-
-    def _door(self, images: Tensor, noise: Noise | None) -> Noise:
-        _check.images(type(self).__name__, images, shape=self.image_shape)
-        weight = next((p for p in self.parameters() if p.is_floating_point()), None)
-        if weight is not None and weight.dtype != images.dtype:
-            _check.fail(
-                "Purifier", f"images of the denoiser's dtype {weight.dtype}", f"{images.dtype}", "Convert them."
-            )
-        return Noise.fresh(len(images)) if noise is None else noise
 
     def _exit(self, image: Tensor) -> Tensor:
         images = (image + 1) / 2

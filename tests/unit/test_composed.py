@@ -215,6 +215,23 @@ class Small(nn.Module):
         (lambda: Averaged(B, n_paths=0), "Averaged: expected n_paths"),
         (lambda: Sequential(B)(XS * 3, NOISES), r"Sequential: expected images in \[0, 1\]"),
         (lambda: Mixed(B).with_(speed=2), "Purifier.with_: expected names among"),
+        (
+            lambda: Resized(B, size=6)(XS.float(), NOISES),
+            "Purifier: expected images of the denoiser's dtype torch.float64",
+        ),
+        (
+            lambda: Sequential(B, A)(XS.float(), NOISES),
+            "Purifier: expected images of the denoiser's dtype torch.float64",
+        ),
+        (lambda: likelihood(B.denoiser)(XS.float(), NOISES), "Optimised: expected images of the denoiser's dtype"),
+        (
+            lambda: Resized(B.with_(image_shape=(1, 4, 4)), size=6)(XS, NOISES),
+            r"Purifier: expected images of .*1, 4, 4",
+        ),
+        (
+            lambda: next(Resized(B, size=6).trajectory(XS.float(), NOISES)),
+            "Purifier: expected images of the denoiser's",
+        ),
         (lambda: likelihood(Small(), sigma_range=(0.6, 0.4)), "Optimised: expected highest sigma"),
         (lambda: likelihood(Small(), n_steps=0), "Optimised: expected n_steps"),
         (lambda: likelihood(Small()).with_(rounds=2), "Optimised.with_: expected names among"),
