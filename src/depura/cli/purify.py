@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -36,6 +37,39 @@ AT_ONCE = 64
 """Images purified in one call."""
 
 
+def _diffpure(denoiser: Denoiser, *, t_star: float = T_STAR, steps: int = N_STEPS) -> Cleaner:
+    return diffpure(denoiser, t_star=t_star, n_steps=steps, t_end=0.0, solver=Ancestral())
+
+
+def _mimicdiffusion(denoiser: Denoiser, *, steps: int = 100) -> Cleaner:
+    table = ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=steps)
+    return mimicdiffusion(denoiser, steps=table, start=from_unit_noise)
+
+
+def _gdmp(denoiser: Denoiser, *, t_star: float = 0.036, steps: int = 36) -> Cleaner:
+    return gdmp(denoiser, n_noise=round(1000 * t_star), n_steps=steps)
+
+
+def _gradual(denoiser: Denoiser) -> Cleaner:
+    return gradual(denoiser)
+
+
+def _likelihood(denoiser: Denoiser, *, steps: int = 5) -> Cleaner:
+    return likelihood(denoiser, n_steps=steps)
+
+
+def _scoreopt(denoiser: Denoiser, *, steps: int = 5) -> Cleaner:
+    return scoreopt(denoiser, n_steps=steps)
+
+
+def _one_step(denoiser: Denoiser, *, t_star: float = 0.1) -> Cleaner:
+    return one_step(denoiser, std=0.5 * DiscreteLinear().sigma(round(1000 * t_star) - 1))
+
+
+def _adbm(denoiser: Denoiser, *, t_star: float = 0.1, steps: int = 5) -> Cleaner:
+    return adbm(denoiser, n_noise=round(1000 * t_star), n_steps=steps)
+
+
 class Method(str, Enum):
     """Purification methods of the command line."""
 
@@ -49,17 +83,17 @@ class Method(str, Enum):
     adbm = "adbm"
 
 
-T_STARS = {Method.diffpure: T_STAR, Method.gdmp: 0.036, Method.one_step: 0.1, Method.adbm: 0.1}
-"""How far each method noises the input if it is not told; methods that are not here do not ask."""
-STEPS = {
-    Method.diffpure: N_STEPS,
-    Method.mimicdiffusion: 100,
-    Method.gdmp: 36,
-    Method.likelihood: 5,
-    Method.scoreopt: 5,
-    Method.adbm: 5,
+METHODS: Mapping[Method, Callable[..., Cleaner]] = {
+    Method.diffpure: _diffpure,
+    Method.mimicdiffusion: _mimicdiffusion,
+    Method.gdmp: _gdmp,
+    Method.gradual: _gradual,
+    Method.likelihood: _likelihood,
+    Method.scoreopt: _scoreopt,
+    Method.one_step: _one_step,
+    Method.adbm: _adbm,
 }
-"""Steps likewise."""
+"""How each is built; the settings that it has are the function's, with their defaults."""
 
 
 @door
@@ -80,8 +114,8 @@ def purify(
     purifier = _purifier(
         digits_denoiser() if bundled else named("--denoiser", denoiser, instead="'digits' or ")(),
         method,
-        _setting("--t-star", method, T_STARS, t_star),
-        _setting("--steps", method, STEPS, steps),
+        t_star=t_star,
+        steps=steps,
     )
     loaded = [files.load(path) for path in files.find(source)]
     for item in loaded:
@@ -100,42 +134,18 @@ def purify(
         _show(item.images, after, f"{item.path} -> {target}", classifier)
 
 
-S = TypeVar("S", int, float)
-
-
-def _setting(option: str, method: Method, defaults: Mapping[Method, S], given: S | None) -> S:
-    """The given value or the method's own; refused where the method has no such setting."""
-    if method in defaults:
-        return defaults[method] if given is None else given
-    if given is not None:
-        those = ", ".join(m.value for m in defaults)
-        _check.fail(
-            "purify", f"{option} for a method that has it ({those})", f"--method {method.value}", "Leave it out."
-        )
-    return next(iter(defaults.values()))
-
-
-def _purifier(denoiser: Denoiser, method: Method, t_star: float, steps: int) -> Cleaner:
-    _check.number("purify", "--t-star", t_star, low=0.0, high=1.0, low_open=True)
-    n_noise = round(1000 * t_star)
-    match method:
-        case Method.diffpure:
-            return diffpure(denoiser, t_star=t_star, n_steps=steps, t_end=0.0, solver=Ancestral())
-        case Method.mimicdiffusion:
-            table = ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=steps)
-            return mimicdiffusion(denoiser, steps=table, start=from_unit_noise)
-        case Method.gdmp:
-            return gdmp(denoiser, n_noise=n_noise, n_steps=steps)
-        case Method.gradual:
-            return gradual(denoiser)
-        case Method.likelihood:
-            return likelihood(denoiser, n_steps=steps)
-        case Method.scoreopt:
-            return scoreopt(denoiser, n_steps=steps)
-        case Method.one_step:
-            return one_step(denoiser, std=0.5 * DiscreteLinear().sigma(n_noise - 1))
-        case Method.adbm:
-            return adbm(denoiser, n_noise=n_noise, n_steps=steps)
+def _purifier(denoiser: Denoiser, method: Method, **settings: float | None) -> Cleaner:
+    """The method with the settings that were given; one that it does not have is refused."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in given:
+        having = [m for m, build in METHODS.items() if name in inspect.signature(build).parameters]
+        if method not in having:
+            those = ", ".join(m.value for m in having)
+            what = f"--{name.replace('_', '-')} for a method that has it ({those})"
+            _check.fail("purify", what, f"--method {method.value}", "Leave it out.")
+    if "t_star" in given:
+        _check.number("purify", "--t-star", given["t_star"], low=0.0, high=1.0, low_open=True)
+    return METHODS[method](denoiser, **given)
 
 
 def _targets(source: Path, to: Path, paths: list[Path]) -> list[Path]:
