@@ -252,3 +252,28 @@ CASES: dict[str, Case] = {
     "mixed": Case(Mixed(adbm.adbm(EPS_ADBM)), partial(by_hand.adbm, told(NET))),
 }
 """By the names of the presets, and what they differ in."""
+
+NFE = {
+    "diffpure_cifar_linf": 100,
+    "diffpure_cifar_l2": 75,
+    "diffpure_cifar_rn50": 125,
+    "diffpure_imagenet": 150,
+    "diffpure_celeba": 500,
+    "diffpure_ode": 100,
+    "diffpure_ldsde": 10,
+    "lk_gradual_cifar": 470,
+    "lk_gradual_imagenet": 620,
+    "lk_gradual_svhn": 380,
+    "lk_surrogate_cifar": 7,
+    "lk_single": 5,
+    "gdmp_cifar": 144,
+    "gdmp_imagenet": 45,
+    "mimic_cifar": 100,
+    "mimic_edm": 99,
+    "agdm_cifar": 70,
+    "adbm_cifar": 5,
+    "lm_cifar_edm": 5,
+    "dds": 1,
+    "noise_only": 0,
+}
+"""Evaluations of the published settings, as the papers' numbers of steps give them."""

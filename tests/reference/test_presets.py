@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import transcriptions as by_hand
-from cases import CASES, DEPTHS, EDM, EPS, EPS_TIME, NET, told
+from cases import CASES, DEPTHS, EDM, EPS, EPS_TIME, NET, NFE, told
 from checks import largest
 from depura.defence import Defence
 from depura.guidance import State
@@ -55,31 +55,6 @@ def test_the_guidance_of_a_preset_is_not_lost_in_its_tolerance(name: str) -> Non
     case = CASES[name]
     x = images(case.size)
     assert largest(case.purifier(x, NOISE), case.purifier.with_(guidance=None)(x, NOISE)) > 1e-5
-
-
-NFE = {
-    "diffpure_cifar_linf": 100,
-    "diffpure_cifar_l2": 75,
-    "diffpure_cifar_rn50": 125,
-    "diffpure_imagenet": 150,
-    "diffpure_celeba": 500,
-    "diffpure_ode": 100,
-    "diffpure_ldsde": 10,
-    "lk_gradual_cifar": 470,
-    "lk_gradual_imagenet": 620,
-    "lk_gradual_svhn": 380,
-    "lk_surrogate_cifar": 7,
-    "lk_single": 5,
-    "gdmp_cifar": 144,
-    "gdmp_imagenet": 45,
-    "mimic_cifar": 100,
-    "mimic_edm": 99,
-    "agdm_cifar": 70,
-    "adbm_cifar": 5,
-    "lm_cifar_edm": 5,
-    "dds": 1,
-    "noise_only": 0,
-}
 
 
 class Counting(nn.Module):
