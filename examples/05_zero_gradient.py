@@ -40,5 +40,5 @@ attack = depura.PGD(depura.Ball("linf", 0.2), n_steps=10, eot=2)
 routes = {"exact": depura.StoredState(), "relaxed": depura.Relaxed(0.5), "BPDA": depura.StraightThrough()}
 for name, route in routes.items():
     found = attack(defence.with_(gradient=route), data.images, data.labels, init=noise, eot=noise)
-    zero = float(found.zero_gradients.double().mean())
+    zero = float(found.gradients.zero.double().mean())
     print(f"Accuracy, attacked through {name:8s} {accuracy(found.images[-1]):.1%}  (zero gradients {zero:.0%})")

@@ -6,11 +6,13 @@ gradient route; a `Defence` is a purifier, a classifier and the deployed rule; a
 
 from depura._check import InputError as InputError
 from depura._check import InputTypeError as InputTypeError
+from depura.attacks.attack import Attack as Attack
+from depura.attacks.attack import Candidates as Candidates
 from depura.attacks.ball import Ball as Ball
 from depura.attacks.losses import cross_entropy as cross_entropy
 from depura.attacks.losses import margin as margin
 from depura.attacks.pgd import PGD as PGD
-from depura.attacks.pgd import Candidates as Candidates
+from depura.attacks.pgd import Momentum as Momentum
 from depura.cleaner import Cleaner as Cleaner
 from depura.cleaner import Moment as Moment
 from depura.composed import Averaged as Averaged

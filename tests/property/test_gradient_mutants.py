@@ -434,5 +434,5 @@ def test_b12_the_detector_fires() -> None:
     attack = PGD(Ball("linf", 0.1), n_steps=3, eot=2)
     for defence, share in ((hard, 1.0), (hard.with_(gradient=Relaxed(0.3)), 0.0), (smooth, 0.0)):
         found = attack(defence, X, labels, init=NOISE, eot=NOISE)
-        assert found.zero_gradients.tolist() == [share]
-        assert found.bad_gradients.tolist() == [0.0]
+        assert found.gradients.zero.tolist() == [share]
+        assert found.gradients.bad.tolist() == [0.0]

@@ -384,8 +384,8 @@ def test_t14_zero_and_bad_gradients_are_counted(rows: int | None) -> None:
     """T14: shares of the draws of all steps; none, a quarter or all zero; half of them not finite."""
     attack, noise = PGD(Ball("linf", 0.1), n_steps=3, eot=4), Noise(5, images=(0, 1, 2, 3))
     found = attack(Patchy(), XS, torch.zeros(4, dtype=torch.long), init=noise, eot=noise, rows=rows)
-    assert found.zero_gradients.tolist() == [0, 0.25, 1, 0]
-    assert found.bad_gradients.tolist() == [0, 0, 0, 0.5]
+    assert found.gradients.zero.tolist() == [0, 0.25, 1, 0]
+    assert found.gradients.bad.tolist() == [0, 0, 0, 0.5]
 
 
 def test_t14_a_purifier_has_finite_gradients_and_no_zeros() -> None:
@@ -395,8 +395,8 @@ def test_t14_a_purifier_has_finite_gradients_and_no_zeros() -> None:
     defence = Defence(purifier_of("Ancestral", "toward from noise", gradient=StoredState(1)), TanhClassifier(16))
     for guidance, share in ((Toward(), 0.0), (reference_dropped(Toward()), 1.0)):
         found = attack(defence.with_(guidance=guidance), XS, labels, init=noise, eot=noise)
-        assert found.zero_gradients.tolist() == [share] * 4
-        assert found.bad_gradients.tolist() == [0] * 4
+        assert found.gradients.zero.tolist() == [share] * 4
+        assert found.gradients.bad.tolist() == [0] * 4
 
 
 # --- T15: memory ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from attack_contract import keeps_the_contract
 from depura.attacks.ball import Ball
+from depura.attacks.eot import mean_of_units
 from depura.attacks.losses import cross_entropy, margin
-from depura.attacks.pgd import PGD
+from depura.attacks.pgd import PGD, Momentum
 from depura.defence import Defence
 from depura.noise import Noise, Stream
 from depura.purifier import Purifier
@@ -282,7 +284,7 @@ def test_candidates(norm: str) -> None:
     assert (attack.cost.gradients, attack.cost.forwards) == (12, 0)
     for candidate in got.images:
         assert bool(attack.ball.contains(candidate, images, slack=1e-12).all())
-    assert got.zero_gradients.tolist() == got.bad_gradients.tolist() == [0] * 5
+    assert got.gradients.zero.tolist() == got.gradients.bad.tolist() == [0] * 5
     assert not got.images.requires_grad
 
 
@@ -319,8 +321,8 @@ def test_zero_and_bad_gradients_are_counted_image_by_image() -> None:
     images = torch.full((3, 1, 3, 3), 0.5, dtype=torch.float64)
     attack = PGD(Ball("linf", 0.3), n_steps=4, step_size=0.05, random_start=False)
     got = attack(planted, images, torch.zeros(3, dtype=torch.int64))
-    assert got.zero_gradients.tolist() == [0.5, 0, 0]
-    assert got.bad_gradients.tolist() == [0, 0.25, 0]
+    assert got.gradients.zero.tolist() == [0.5, 0, 0]
+    assert got.gradients.bad.tolist() == [0, 0.25, 0]
     moves = ((got.images[0] - images) / (0.05 * W.sign())).flatten(1)
     torch.testing.assert_close(moves, torch.tensor([[2.0], [3.0], [4.0]]).double().expand(3, 9))
 
@@ -332,8 +334,8 @@ def test_bad_gradients_do_not_move_an_image() -> None:
 
     images = torch.full((2, 1, 3, 3), 0.5, dtype=torch.float64)
     got = PGD(Ball("l2", 0.3), n_steps=3, random_start=False)(broken, images, torch.zeros(2, dtype=torch.int64))
-    assert got.bad_gradients.tolist() == [1, 1]
-    assert got.zero_gradients.tolist() == [0, 0]
+    assert got.gradients.bad.tolist() == [1, 1]
+    assert got.gradients.zero.tolist() == [0, 0]
     for candidate in got.images:
         assert torch.equal(candidate, images)
 
@@ -365,3 +367,13 @@ def test_radius_zero_returns_the_images() -> None:
         got = PGD(Ball(norm, 0.0), n_steps=2)(TanhClassifier(9), images, labels, init=INIT)
         for candidate in got.images:
             torch.testing.assert_close(candidate, images, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": Momentum(0.8)}, {"momentum": Momentum(1.0, nesterov=True)}], ids=["plain", "mi", "ni"]
+)
+def test_pgd_keeps_the_contract(norm: str, settings: dict, randomised: bool) -> None:
+    attack = PGD(Ball(norm, 0.1), n_steps=3, eot=2, n_restarts=2, combine=mean_of_units, **settings)
+    keeps_the_contract(attack, randomised=randomised, shape=(3, 4, 5))

@@ -142,7 +142,7 @@ def test_gradients_that_are_not_finite_are_counted_and_the_image_stays() -> None
     x = torch.full((2, 1, 2, 2), 0.2, dtype=torch.float64)
     x[0, 0, 0, 0] = 0.7
     found = PGD(Ball("linf", 0.1), n_steps=4, random_start=False)(model, x, torch.tensor([2, 2]))
-    assert found.bad_gradients.tolist() == [1.0, 1.0], "0 * inf is not finite either"
+    assert found.gradients.bad.tolist() == [1.0, 1.0], "0 * inf is not finite either"
     assert torch.equal(found.images[0], x)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,32 @@ from depura import _check
 from depura.noise import Kind, Noise
 
 Norm = Literal["linf", "l2"]
+
+
+class Threat(Protocol):
+    """What an attacker may do to an image. A `Ball` is one; attacks that bend images have others."""
+
+    @property
+    def norm(self) -> str:
+        """How the size of a change is measured."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Largest size."""
+        ...
+
+    def distance(self, x: Tensor, origin: Tensor) -> Tensor:
+        """Size of each image's change, (B,)."""
+        ...
+
+    def contains(self, x: Tensor, origin: Tensor) -> Tensor:
+        """Whether each image is allowed, (B,)."""
+        ...
+
+    def corner(self, origin: Tensor, noise: Noise, *, step: int = 0) -> Tensor:
+        """A random change of the largest size."""
+        ...
 
 
 @dataclass(frozen=True)

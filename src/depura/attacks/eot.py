@@ -29,6 +29,9 @@ class RandomModel(Protocol):
 Model = Callable[[Tensor], Tensor]
 """Any callable from images in [0, 1] to logits."""
 
+Combine = Callable[[Tensor], Tensor]
+"""How the gradients of an image's draws become one: (B, m, C, H, W) -> (B, C, H, W); `mean` or `mean_of_units`."""
+
 
 class Draws(NamedTuple):
     """Loss and gradient of m draws of each of B images.
@@ -36,20 +39,22 @@ class Draws(NamedTuple):
     Attributes:
         losses: (B, m).
         gradients: (B, m, C, H, W), of each draw's own loss.
+        wrong: (B, m), whether each draw is misclassified.
         rows: rows that were put through the model at once; fewer than asked for if memory ran out.
     """
 
     losses: Tensor
     gradients: Tensor
+    wrong: Tensor
     rows: int
 
     def loss(self) -> Tensor:
         """Mean over draws, (B,)."""
-        return _mean(self.losses)
+        return mean(self.losses)
 
-    def gradient(self) -> Tensor:
-        """Mean over draws, (B, C, H, W); not finite where any draw is not."""
-        return _mean(self.gradients)
+    def gradient(self, combine: Combine | None = None) -> Tensor:
+        """One gradient per image, (B, C, H, W): by default the mean over draws; not finite where any draw is not."""
+        return mean(self.gradients) if combine is None else combine(self.gradients)
 
 
 class Health(NamedTuple):
@@ -81,6 +86,7 @@ def by_draw(
     noise: Noise | None,
     rows: int | None = None,
     where: str = "attack",
+    targets: Tensor | None = None,
 ) -> Draws:
     """Loss and gradient of each draw by itself.
 
@@ -93,6 +99,7 @@ def by_draw(
         noise: randomness of the model, one image id per row.
         rows: images times draws in one call; default all. If memory runs out, half as many, and so on.
         where: who asks, for messages.
+        targets: (B,), a class per image that the loss is called with too; default none.
 
     Returns:
         The draws.
@@ -101,23 +108,53 @@ def by_draw(
         InputError: a model without a gradient path to the images, or labels that are not its classes.
     """
     m, n = len(draws), len(images) * len(draws)
-    copies, targets = images.detach().repeat_interleave(m, dim=0), labels.repeat_interleave(m)
+    copies = images.detach().repeat_interleave(m, dim=0)
+    classes = [t.repeat_interleave(m) for t in (labels, targets) if t is not None]
     noises = None if noise is None else noise.expand(draws)
     at_once, done = n if rows is None else min(rows, n), 0
-    losses: list[Tensor] = []
-    gradients: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     while done < n:
         part = range(done, min(done + at_once, n))
-        pulled = unless_out_of_memory(lambda part=part: _pull(model, copies, targets, loss, noises, part, where))
+        pulled = unless_out_of_memory(lambda part=part: _pull(model, copies, classes, loss, noises, part, where))
         if pulled is None and at_once > 1:
             at_once = (at_once + 1) // 2
             continue
-        value, gradient = _pull(model, copies, targets, loss, noises, part, where) if pulled is None else pulled
-        losses.append(value)
-        gradients.append(gradient)
+        found.append(_pull(model, copies, classes, loss, noises, part, where) if pulled is None else pulled)
         done = part.stop
+    losses, gradients, wrong = (torch.cat(parts) for parts in zip(*found, strict=True))
     shape = (len(images), m)
-    return Draws(torch.cat(losses).reshape(shape), torch.cat(gradients).reshape(*shape, *images.shape[1:]), at_once)
+    return Draws(losses.reshape(shape), gradients.reshape(*shape, *images.shape[1:]), wrong.reshape(shape), at_once)
+
+
+@torch.no_grad()
+def logits_by_draw(
+    model: Model | RandomModel, images: Tensor, *, draws: range, noise: Noise | None, rows: int | None = None
+) -> tuple[Tensor, int]:
+    """Logits of each draw by itself, without a gradient.
+
+    Args:
+        model: images to logits; called as model(images) where `noise` is None, else as model(images, noise).
+        images: (B, C, H, W) in [0, 1].
+        draws: draw numbers; without noise only their count matters.
+        noise: randomness of the model, one image id per row.
+        rows: images times draws in one call; default all. If memory runs out, half as many, and so on.
+
+    Returns:
+        (B, m, K), and the rows that were put through the model at once.
+    """
+    m, n = len(draws), len(images) * len(draws)
+    copies, noises = images.repeat_interleave(m, dim=0), None if noise is None else noise.expand(draws)
+    at_once, done = n if rows is None else min(rows, n), 0
+    found: list[Tensor] = []
+    while done < n:
+        part = range(done, min(done + at_once, n))
+        logits = unless_out_of_memory(lambda part=part: _put(model, *_some(copies, noises, part)))
+        if logits is None and at_once > 1:
+            at_once = (at_once + 1) // 2
+            continue
+        found.append(_put(model, *_some(copies, noises, part)) if logits is None else logits)
+        done = part.stop
+    return torch.cat(found).reshape(len(images), m, -1), at_once
 
 
 def health(gradients: Tensor) -> Health:
@@ -152,16 +189,48 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1) / torch.where(norms > 0, norms, torch.nan)
 
 
+def mean(values: Tensor) -> Tensor:
+    """Mean over the draws, (B, m, ...) -> (B, ...), summed in float64."""
+    return values.mean(1, dtype=torch.float64).to(values.dtype)
+
+
+def mean_of_units(gradients: Tensor) -> Tensor:
+    """Mean of the draws' gradients, each scaled to length 1 first (a zero stays zero): (B, m, C, H, W) -> (B, C, H, W).
+
+    Where few draws have gradients thousands of times longer than the others', the plain mean is theirs alone; here
+    every draw has one voice.
+    """
+    length = gradients.to(torch.float64).flatten(2).square().sum(2).sqrt()
+    return mean(gradients / torch.where(length > 0, length, 1.0)[:, :, None, None, None].to(gradients.dtype))
+
+
+def _put(model: Model | RandomModel, images: Tensor, noise: Noise | None) -> Tensor:
+    """Logits (R, K)."""
+    noises = () if noise is None else (noise,)
+    return cast("Callable[..., Tensor]", model)(images, *noises)
+
+
+def _some(copies: Tensor, noises: Noise | None, part: range) -> tuple[Tensor, Noise | None]:
+    """Some rows of a call."""
+    return copies[part.start : part.stop], None if noises is None else noises.take(part)
+
+
 def _pull(
-    model: Model | RandomModel, images: Tensor, labels: Tensor, loss: Loss, noise: Noise | None, part: range, where: str
-) -> tuple[Tensor, Tensor]:
-    """Losses (R,) and gradients (R, C, H, W) of some rows."""
-    chosen = slice(part.start, part.stop)
+    model: Model | RandomModel,
+    images: Tensor,
+    classes: list[Tensor],
+    loss: Loss,
+    noise: Noise | None,
+    part: range,
+    where: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (R,), gradients (R, C, H, W) and whether the prediction is wrong (R,), of some rows."""
+    labels, *targets = (c[part.start : part.stop] for c in classes)
+    some, noises = _some(images, noise, part)
     with torch.enable_grad():
-        leaf = images[chosen].clone().requires_grad_()
-        noises = () if noise is None else (noise.take(part),)
-        logits = cast("Callable[..., Tensor]", model)(leaf, *noises)
-        _check.labels(where, labels[chosen], n_images=len(leaf), n_classes=logits.shape[1])
+        leaf = some.clone().requires_grad_()
+        logits = _put(model, leaf, noises)
+        _check.labels(where, labels, n_images=len(leaf), n_classes=logits.shape[1])
         if not logits.requires_grad:
             _check.fail(
                 where,
@@ -169,11 +238,6 @@ def _pull(
                 "logits without one",
                 "Look for a detach or no_grad in the model, or attack it through StraightThrough.",
             )
-        values = loss(logits, labels[chosen])
+        values = loss(logits, labels, *targets)
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), gradient
-
-
-def _mean(x: Tensor) -> Tensor:
-    """Mean over the second axis, summed in float64."""
-    return x.mean(1, dtype=torch.float64).to(x.dtype)
+    return values.detach(), gradient, logits.detach().argmax(1) != labels

@@ -1,4 +1,4 @@
-"""Projected gradient descent with expectation over transformation.
+"""Projected gradient descent with expectation over transformation, plain and with momentum.
 
 Madry et al. 2018 (arXiv:1706.06083), Athalye et al. 2018 (arXiv:1707.07397). Against a randomised model the gradient
 is the mean over `eot` draws. Every image is treated by itself: its gradient, direction and step
@@ -8,59 +8,53 @@ do not depend on the batch it is in.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from depura import _check
+from depura.attacks.attack import Candidates, Cost, Told
 from depura.attacks.ball import Ball, per_image
-from depura.attacks.eot import Health, Model, RandomModel, by_draw, health
+from depura.attacks.eot import Combine, Model, RandomModel, mean
+from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin
+from depura.attacks.queries import Queries
 from depura.noise import Noise
 
 
-class Candidates(NamedTuple):
-    """What an attack proposes. It is the evaluation that judges them, on draws of its own.
+@dataclass(frozen=True)
+class Momentum:
+    """Step along an average of past gradients: v <- decay v + g / |g|_1, in place of g.
+
+    Dong et al. 2018 (arXiv:1710.06081); with `nesterov` the gradient is taken ahead, at x + step decay v brought into
+    the ball (Lin et al. 2020, arXiv:1908.06281).
 
     Attributes:
-        images: (n, B, C, H, W), n candidates for each image, in the ball and in [0, 1].
-        loss: (steps, B), mean loss over the draws at the iterate that each step began from.
-        zero_gradients: (B,), share of all draws whose gradient was exactly zero.
-        bad_gradients: (B,), share of all draws whose gradient was not finite; the image stays put in such a step.
-        zero_pixels: (B,), share of the entries of the mean gradients that were exactly zero.
-        agreement: (steps, B), cosine of the mean gradients of two halves of the draws; NaN where there is none.
-        spread: (steps, B), largest over median norm of a draw's gradient; NaN where the median is zero.
+        decay: weight of the past, in [0, 1].
+        nesterov: take the gradient ahead.
     """
 
-    images: Tensor
-    loss: Tensor
-    zero_gradients: Tensor
-    bad_gradients: Tensor
-    zero_pixels: Tensor
-    agreement: Tensor
-    spread: Tensor
+    decay: float = 1.0
+    nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        _check.number("Momentum", "decay", self.decay, low=0.0, high=1.0)
 
-class Cost(NamedTuple):
-    """Evaluations of the model per image.
+    def ahead(self, ball: Ball, x: Tensor, origin: Tensor, velocity: Tensor, step: float) -> Tensor:
+        """Where the gradient is taken, (B, C, H, W)."""
+        return ball.project(x + step * self.decay * velocity, origin) if self.nesterov else x
 
-    Attributes:
-        gradients: evaluations with a gradient.
-        forwards: evaluations without.
-        at_once: draws of an image in one call.
-    """
-
-    gradients: int
-    forwards: int
-    at_once: int
+    def update(self, velocity: Tensor, gradient: Tensor) -> Tensor:
+        """The new average, (B, C, H, W)."""
+        size = gradient.abs().flatten(1).sum(1)
+        return self.decay * velocity + gradient / per_image(torch.where(size > 0, size, 1.0))
 
 
 @dataclass(frozen=True)
 class PGD:
     """x <- project(x + step * direction(mean over draws of d loss / d x)).
 
-    Candidates are the last iterate and, of the iterates before it, the one with the largest mean loss.
+    Candidates of each restart are the last iterate and, of the iterates before it, the one with the largest mean loss.
 
     Attributes:
         ball: threat model.
@@ -69,6 +63,9 @@ class PGD:
         eot: draws per gradient.
         loss: what is maximised.
         random_start: begin at a random point of the ball instead of the image.
+        n_restarts: runs, each from a start of its own and on draws of its own.
+        momentum: step along an average of past gradients; default along the gradient.
+        combine: how the gradients of the draws become one.
     """
 
     ball: Ball
@@ -77,22 +74,26 @@ class PGD:
     eot: int = 1
     loss: Loss = margin
     random_start: bool = True
+    n_restarts: int = 1
+    momentum: Momentum | None = None
+    combine: Combine = mean
 
     def __post_init__(self) -> None:
         _check.integer("PGD", "n_steps", self.n_steps, low=1, high=65535)
         _check.integer("PGD", "eot", self.eot, low=1)
+        _check.integer("PGD", "n_restarts", self.n_restarts, low=1)
         if self.step_size is not None:
             _check.number("PGD", "step_size", self.step_size, low=0.0, low_open=True)
 
     @property
     def n_candidates(self) -> int:
         """Candidates per image."""
-        return 2
+        return 2 * self.n_restarts
 
     @property
     def cost(self) -> Cost:
         """Evaluations per image."""
-        return Cost(gradients=self.n_steps * self.eot, forwards=0, at_once=self.eot)
+        return Cost(gradients=self.n_restarts * self.n_steps * self.eot, forwards=0, at_once=self.eot)
 
     def at(self, eps: float) -> PGD:
         """The same attack at another radius (a given step size is scaled with it)."""
@@ -108,6 +109,7 @@ class PGD:
         init: Noise | None = None,
         eot: Noise | None = None,
         rows: int | None = None,
+        told: Told | None = None,
     ) -> Candidates:
         """Attack.
 
@@ -115,11 +117,12 @@ class PGD:
             model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
             images: (B, C, H, W) in [0, 1].
             labels: (B,), the true classes.
-            init: randomness of the start; default `Noise.fresh`.
-            eot: randomness of the model; draw i * eot + j is used for copy j at step i. Without it the model's own
-                randomness, if any, is used.
+            init: randomness of the starts; default `Noise.fresh`. Restart r uses its step r.
+            eot: randomness of the model; draw (r * n_steps + i) * eot + j is used for copy j at step i of restart r.
+                Without it the model's own randomness, if any, is used.
             rows: images times draws put through the model at once; default all. The result does not depend on it, but
                 for rounding; out of memory, it is halved.
+            told: called with the share of the work that is done.
 
         Returns:
             The candidates.
@@ -127,32 +130,37 @@ class PGD:
         Raises:
             InputError: images or labels that are not usable.
         """
-        _check.images("PGD", images)
-        labels = _check.labels("PGD", labels, n_images=len(images)).long()
+        queries = Queries("PGD", model, images, labels, noise=eot, rows=rows)
         init = Noise.fresh(len(images)) if init is None else init
+        history = History(len(images), self.n_restarts * self.n_steps)
+        found: list[Tensor] = []
+        for restart in range(self.n_restarts):
+            x = self.ball.sample(images, init, step=restart) if self.random_start else images.clone()
+            found += self._run(queries, x, images, restart, history, told)
+        return history.candidates(torch.stack(found), queries.spent)
+
+    def _run(
+        self, queries: Queries, x: Tensor, origin: Tensor, restart: int, history: History, told: Told | None
+    ) -> tuple[Tensor, Tensor]:
+        """Last and best point of one restart."""
         step_size = 2.5 * self.ball.eps / self.n_steps if self.step_size is None else self.step_size
-        x = self.ball.sample(images, init) if self.random_start else images.clone()
         best, best_loss = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        losses: list[Tensor] = []
-        healths: list[Health] = []
+        velocity = torch.zeros_like(x)
         for i in range(self.n_steps):
-            numbers = range(i * self.eot, (i + 1) * self.eot)
-            draws = by_draw(model, x, labels, self.loss, draws=numbers, noise=eot, rows=rows, where="PGD")
-            rows, loss, gradient = draws.rows, draws.loss(), draws.gradient()
+            done = restart * self.n_steps + i
+            numbers = range(done * self.eot, (done + 1) * self.eot)
+            there = x if self.momentum is None else self.momentum.ahead(self.ball, x, origin, velocity, step_size)
+            draws = queries.gradient(there, self.loss, draws=numbers)
+            loss, gradient = draws.loss(), draws.gradient(self.combine)
             better = loss > best_loss
-            best, best_loss = torch.where(per_image(better), x, best), torch.where(better, loss, best_loss)
-            losses.append(loss)
-            healths.append(health(draws.gradients))
-            finite = gradient.flatten(1).isfinite().all(1)
-            moved = self.ball.project(x + step_size * self.ball.unit(gradient), images)
-            x = torch.where(per_image(finite), moved, x)
-        seen = Health(*(torch.stack(values) for values in zip(*healths, strict=True)))
-        return Candidates(
-            images=torch.stack([x, best]),
-            loss=torch.stack(losses),
-            zero_gradients=seen.zero.mean(0),
-            bad_gradients=seen.bad.mean(0),
-            zero_pixels=seen.zero_pixels.mean(0),
-            agreement=seen.agreement,
-            spread=seen.spread,
-        )
+            best, best_loss = torch.where(per_image(better), there, best), torch.where(better, loss, best_loss)
+            history.add(loss, draws.gradients)
+            finite = per_image(gradient.flatten(1).isfinite().all(1))
+            if self.momentum is not None:
+                velocity = torch.where(finite, self.momentum.update(velocity, gradient), velocity)
+                gradient = velocity
+            moved = self.ball.project(x + step_size * self.ball.unit(gradient), origin)
+            x = torch.where(finite, moved, x)
+            if told is not None:
+                told((done + 1) / (self.n_restarts * self.n_steps))
+        return x, best

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.ball import Ball
+from depura.attacks.ball import Threat
 from depura.defence import Defence
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.describe import describe
@@ -193,12 +193,18 @@ def _attacked(
         "distance": row.attack.ball.distance(choice.images, images),
         "adversarial": choice.images,
         "loss": found.loss.T.contiguous(),
-        "zero_gradients": found.zero_gradients,
-        "bad_gradients": found.bad_gradients,
-        "zero_pixels": found.zero_pixels,
-        "agreement": found.agreement.T.contiguous(),
-        "spread": found.spread.T.contiguous(),
+        "spent": found.spent,
+        "finished": found.finished,
     }
+    if found.gradients is not None:
+        seen = found.gradients
+        arrays |= {
+            "zero_gradients": seen.zero,
+            "bad_gradients": seen.bad,
+            "zero_pixels": seen.zero_pixels,
+            "agreement": seen.agreement.T.contiguous(),
+            "spread": seen.spread.T.contiguous(),
+        }
     if main and compares(row):
         draws = range(row.attack.cost.at_once)
         compared = shortcuts(against, images, labels, streams.probe(ids), draws=draws, rows=rows)
@@ -418,7 +424,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _inside(ball: Ball, candidates: Tensor, images: Tensor, name: str) -> None:
+def _inside(ball: Threat, candidates: Tensor, images: Tensor, name: str) -> None:
     for candidate in candidates:
         if not bool(ball.contains(candidate, images).all()):
             largest = float(ball.distance(candidate, images).max())

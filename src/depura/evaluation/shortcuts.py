@@ -31,7 +31,8 @@ class Shortcuts(NamedTuple):
 
 def compares(row: Row) -> bool:
     """Whether a row's attack goes through an exact gradient, so that cheap ones can be compared with it."""
-    return row.route == StoredState.code and row.against.purifier is not None
+    through = row.route == StoredState.code and row.against.purifier is not None
+    return through and row.attack.cost.gradients > 0
 
 
 def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, draws: range, rows: int) -> Shortcuts:

@@ -9,12 +9,10 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.ball import Ball
-from depura.attacks.eot import RandomModel
-from depura.attacks.pgd import Candidates, Cost
+from depura.attacks.attack import Attack
+from depura.attacks.ball import Threat
 from depura.defence import Defence
 from depura.gradients import Relaxed, StraightThrough
-from depura.noise import Noise
 from depura.rules import Single
 
 KINDS = ("undefended", "transfer", "bpda", "adaptive", "relaxed")
@@ -47,42 +45,6 @@ class LabelledImages(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        ...
-
-
-class Attack(Protocol):
-    """A frozen dataclass of hyper-parameters that proposes candidates."""
-
-    @property
-    def ball(self) -> Ball:
-        """Threat model."""
-        ...
-
-    @property
-    def n_candidates(self) -> int:
-        """Candidates per image."""
-        ...
-
-    @property
-    def cost(self) -> Cost:
-        """Evaluations per image."""
-        ...
-
-    def __call__(
-        self,
-        model: RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-    ) -> Candidates:
-        """Propose candidates (see `depura.attacks.pgd.PGD`)."""
-        ...
-
-    def at(self, eps: float) -> Attack:
-        """The same attack at another radius."""
         ...
 
 
@@ -247,7 +209,7 @@ class Study:
         return found
 
     @property
-    def ball(self) -> Ball:
+    def ball(self) -> Threat:
         """The threat model of the table."""
         return self.rows[0].attack.ball
 

@@ -1,0 +1,93 @@
+"""What every attack must do, whatever its algorithm: one function that a test calls with the attack."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from depura.attacks.attack import Attack, Candidates
+from depura.defence import Defence
+from depura.noise import Noise, Stream
+from depura.purifier import Purifier
+from depura.schedules import VP, uniform_steps
+from depura.solvers import Ancestral
+from toys import TanhClassifier, rand, tanh_eps
+
+B = 5
+INIT = Noise(1, images=tuple(range(100, 100 + B)), stream=Stream.INIT)
+EOT = Noise(1, images=tuple(range(100, 100 + B)), stream=Stream.EOT)
+
+
+def random_defence(shape: tuple[int, int, int], n_classes: int = 5) -> Defence:
+    """A smooth randomised defence of images of any shape."""
+    steps = uniform_steps(VP(), t_start=0.2, n_steps=2)
+    purifier = Purifier(tanh_eps(shape[0]), steps=steps, solver=Ancestral())
+    return Defence(purifier, TanhClassifier(shape[0] * shape[1] * shape[2], n_classes))
+
+
+def bare(shape: tuple[int, int, int], n_classes: int = 5) -> Defence:
+    """Its classifier alone: deterministic."""
+    return random_defence(shape, n_classes).with_(purifier=None)
+
+
+def labelled(model: Defence, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """B images, of which all but the last have for a label what the model takes them for."""
+    images = rand(B, *shape, seed=1)
+    with torch.no_grad():
+        labels = model(images, EOT).argmax(1)
+    labels[-1] = (labels[-1] + 1) % 5
+    return images, labels
+
+
+def keeps_the_contract(
+    attack: Attack, *, randomised: bool = True, shape: tuple[int, int, int] = (1, 4, 4), tolerance: float = 1e-9
+) -> Candidates:
+    """Check an attack in float64; any batch split and order, any call size, the ball, the counts, the progress.
+
+    Args:
+        attack: small enough to be run five times.
+        randomised: against a randomised defence, else against a bare classifier.
+        shape: of the images.
+        tolerance: of pixels, between splits.
+
+    Returns:
+        What it found of five images.
+    """
+    model = random_defence(shape) if randomised else bare(shape)
+    images, labels = labelled(model, shape)
+    before, state = images.clone(), torch.get_rng_state()
+    told: list[float] = []
+    whole = attack(model, images, labels, init=INIT, eot=EOT, told=told.append)
+
+    def same(part: Candidates, rows: list[int]) -> None:
+        torch.testing.assert_close(part.images, whole.images[:, rows], rtol=0, atol=tolerance)
+        torch.testing.assert_close(part.loss, whole.loss[:, rows], rtol=0, atol=1e-6, equal_nan=True)
+        assert part.spent.tolist() == whole.spent[rows].tolist()
+        assert part.finished.tolist() == whole.finished[rows].tolist()
+
+    for rows in ([3, 0, 4], [2]):
+        part = attack(model, images[rows], labels[rows], init=INIT.take(rows), eot=EOT.take(rows))
+        same(part, rows)
+    same(attack(model, images, labels, init=INIT, eot=EOT, rows=3), list(range(B)))
+    assert torch.equal(images, before), "the images that were given are left as they are"
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is left as it is"
+    assert whole.images.shape == (attack.n_candidates, B, *shape)
+    assert whole.images.dtype == images.dtype
+    assert not whole.images.requires_grad
+    for candidate in whole.images:
+        assert bool(attack.ball.contains(candidate, images).all())
+    assert whole.loss.shape[1] == B
+    assert bool((whole.spent <= torch.tensor(attack.cost[:2])).all()), "no image costs more than the price"
+    unfinished = whole.finished < 0
+    if bool(unfinished.any()):
+        assert bool((whole.spent[unfinished] == torch.tensor(attack.cost[:2])).all()), (
+            "the price is exact where all ran"
+        )
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    single = attack(model.float(), images.float(), labels, init=INIT, eot=EOT)
+    assert single.images.dtype == torch.float32
+    other = attack.at(attack.ball.eps / 2)
+    assert other.ball.eps == attack.ball.eps / 2
+    assert type(other) is type(attack)
+    return whole
