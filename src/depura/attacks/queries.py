@@ -123,6 +123,13 @@ class Queries:
         predicted = self.logits(x, draws=draws, at=at).argmax(2)
         return (predicted != self.labels[at][:, None]).double().mean(1)
 
+    def beaten(self, x: Tensor, *, share: float, n_draws: int, at: Tensor | None = None) -> Tensor:
+        """Whether at least a share of the first draws of the common tape is misclassified, (R,).
+
+        This is how an attack may decide that it is content with an image: on draws that it has not ascended.
+        """
+        return self.wrong(x, draws=range(COMMON, COMMON + n_draws), at=at) >= share
+
     def deterministic(self, x: Tensor) -> bool:
         """Whether two draws of each image give the same logits, to the last bit (asked without being counted)."""
         spent = self.spent.clone()
