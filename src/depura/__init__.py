@@ -17,6 +17,7 @@ from depura.cleaner import Cleaner as Cleaner
 from depura.cleaner import Moment as Moment
 from depura.composed import Averaged as Averaged
 from depura.composed import Mixed as Mixed
+from depura.composed import Pinned as Pinned
 from depura.composed import Resized as Resized
 from depura.composed import Sequential as Sequential
 from depura.data.digits import digits_classifier as digits_classifier

@@ -1,4 +1,4 @@
-"""Purifiers made of purifiers: at another resolution, one after another, averaged, or drawn at random."""
+"""Purifiers made of purifiers: at another resolution, one after another, averaged, pinned, or drawn at random."""
 
 from __future__ import annotations
 
@@ -169,6 +169,53 @@ class Sequential(Several):
             with torch.no_grad():
                 images = part.purify(images, noise)
             noise = noise.later(part.n_rounds)
+
+
+class Pinned(Wrapping):
+    """A purifier whose noise is fixed, the same for every image, draw and call: a deterministic defence.
+
+    The attacker knows the noise too. What remains of a defence's accuracy under attack when its noise is pinned is not
+    owed to randomness; and an attack that does not break a pinned defence has a wrong gradient or a poor optimiser
+    (Carlini et al. 2019, arXiv:1902.06705). Votes over a pinned purifier are unanimous.
+    """
+
+    def __init__(self, purifier: Cleaner, *, seed: int = 0) -> None:
+        """Wrap the purifier.
+
+        Args:
+            purifier: whose noise is fixed.
+            seed: of the fixed noise.
+
+        Raises:
+            InputError: a purifier that is differentiated by the grafted route, which tells images apart by their noise.
+        """
+        super().__init__(purifier)
+        self.seed = _check.integer("Pinned", "seed", seed, high=2**64 - 1)
+        if any(leaf.gradient.code == "G7" for leaf in purifier.leaves):
+            _check.fail("Pinned", "a gradient route that takes images one by one", "Grafted", "Take StoredState.")
+
+    def map(self, change: Callable[[Leaf], Leaf]) -> Pinned:
+        """A copy with every leaf changed."""
+        return Pinned(self.purifier.map(change), seed=self.seed)
+
+    def purify(self, images: Tensor, noise: Noise, *, n_rounds: int | None = None) -> Tensor:
+        """Purify, (B, C, H, W) -> (B, C, H, W)."""
+        return self.purifier.purify(images, self._tape(noise), n_rounds=n_rounds)
+
+    def given(self, images: Tensor, noise: Noise) -> Iterator[tuple[Leaf, Tensor, Noise]]:
+        """What the leaves are given (see `Cleaner.given`)."""
+        return self.purifier.given(images, self._tape(noise))
+
+    def walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
+        """The walk (see `Cleaner.trajectory`)."""
+        return self.purifier.walk(images, self._tape(noise))
+
+    def same_walk(self, other: nn.Module | None) -> bool:
+        """Whether another purifier computes the same (see `Cleaner.same_walk`)."""
+        return isinstance(other, Pinned) and self.seed == other.seed and self.purifier.same_walk(other.purifier)
+
+    def _tape(self, noise: Noise) -> Noise:
+        return Noise(self.seed, images=(0,) * len(noise), round=noise.round)
 
 
 class Averaged(Wrapping):

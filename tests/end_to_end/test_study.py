@@ -51,6 +51,9 @@ def test_every_unit_is_recorded(finished: RunDirectory) -> None:
     assert unit.arrays["predictions"].shape == (3, 8)
     assert unit.arrays["select_errors"].shape == (3, 2)
     assert unit.arrays["loss"].shape == (3, 3)
+    assert unit.arrays["finished"].tolist() == [-1] * 3
+    attack = small().row("adaptive").attack
+    assert unit.arrays["spent"].tolist() == [[attack.cost.gradients, attack.cost.forwards]] * 3
     assert unit.arrays["distance"].max() <= 0.2 + 1e-6
 
 
@@ -61,6 +64,9 @@ def test_reported_numbers_can_be_recomputed_from_the_report_stream(finished: Run
     noise = depura.Noise(s.seed, s.data.ids[:3], stream=depura.Stream.REPORT)
     again = score(s.defence, examples, s.data.labels[:3], noise, draws=range(8))
     assert np.array_equal(again.predictions.numpy(), unit.arrays["predictions"])
+    levels = torch.from_numpy(np.rint(255 * unit.arrays["adversarial"].astype(np.float64)) / 255).float()
+    rounded = score(s.defence, levels, s.data.labels[:3], noise, draws=range(s.select_draws)).predictions
+    assert np.array_equal(rounded.numpy(), unit.arrays["rounded_predictions"])
     for stream in ("select", "null"):
         other = score(
             s.defence, examples, s.data.labels[:3], getattr(Streams(s.seed), stream)(s.data.ids[:3]), draws=range(8)

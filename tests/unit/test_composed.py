@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from checks import largest
 from depura._check import InputError
 from depura.cleaner import Cleaner
-from depura.composed import Averaged, Mixed, Resized, Sequential
+from depura.composed import Averaged, Mixed, Pinned, Resized, Sequential
 from depura.defence import Defence
 from depura.evaluation.audit import audit_gradient
 from depura.evaluation.checks import Light
 from depura.evaluation.counting import counted
 from depura.evaluation.describe import describe
-from depura.gradients import Advance, Direct, StoredState, StraightThrough
+from depura.gradients import Advance, Direct, Grafted, StoredState, StraightThrough
 from depura.methods.baselines import blur_only, noise_only
 from depura.methods.likelihood import likelihood
 from depura.noise import Kind, Noise
@@ -36,6 +36,7 @@ MADE: dict[str, Callable[[], Cleaner]] = {
     "resized": lambda: Resized(Sequential(B, B), size=6),
     "mixed in sequence": lambda: Sequential(B, Mixed(B, B.with_(steps=CLEAN))),
     "average of a sequence": lambda: Averaged(Sequential(B, A), n_paths=2),
+    "pinned": lambda: Pinned(Sequential(B, A), seed=3),
     "optimised": lambda: likelihood(B.denoiser, n_steps=3),
     "optimised in sequence": lambda: Sequential(likelihood(B.denoiser, n_steps=2), B),
 }
@@ -161,6 +162,17 @@ def test_average_is_the_mean_of_its_paths() -> None:
     torch.testing.assert_close(Averaged(B, n_paths=3)(XS, NOISES), torch.stack(paths).mean(0), rtol=0, atol=1e-12)
 
 
+def test_pinned_noise_is_that_of_one_address_for_all() -> None:
+    pinned = Pinned(Sequential(A, B), seed=3)
+    one = torch.cat([Sequential(A, B)(x[None], Noise(3, images=(0,))) for x in XS])
+    torch.testing.assert_close(pinned(XS, NOISES), one, rtol=0, atol=1e-12)
+    assert torch.equal(pinned(XS), pinned(XS, NOISES.draw(8)))
+    assert not torch.allclose(Pinned(Sequential(A, B), seed=4)(XS, NOISES), one)
+    assert pinned.same_walk(Pinned(Sequential(A, B), seed=3))
+    assert not pinned.same_walk(Pinned(Sequential(A, B), seed=4))
+    assert not pinned.same_walk(Sequential(A, B))
+
+
 def test_mixture_draws_all_its_parts_equally_often() -> None:
     n = 3000
     parts = [noise_only(std=s) for s in (0.5, 1.0, 2.0)]
@@ -213,6 +225,9 @@ class Small(nn.Module):
         (lambda: Sequential(*[B.with_(rounds=200)] * 2), "Sequential: expected .*rounds"),
         (lambda: Mixed(B, B.with_(steps=STEPS[:2])), "Mixed: expected purifiers of one number"),
         (lambda: Averaged(B, n_paths=0), "Averaged: expected n_paths"),
+        (lambda: Pinned(B, seed=-1), "Pinned: expected seed"),
+        (lambda: Pinned(B.with_(gradient=Grafted())), "Pinned: expected a gradient route that takes images one by one"),
+        (lambda: Pinned(B).with_(gradient=Grafted()), "Pinned: expected a gradient route that takes images one by one"),
         (lambda: Sequential(B)(XS * 3, NOISES), r"Sequential: expected images in \[0, 1\]"),
         (lambda: Mixed(B).with_(speed=2), "Purifier.with_: expected names among"),
         (

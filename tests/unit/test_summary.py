@@ -58,6 +58,9 @@ def attacked(row: str, errors: list[int], select: list[int], margins: list[float
         "chosen": np.ones(4, dtype=np.int32),
         "select_margins": np.array(margins),
         "distance": np.array([0.1, 0.05, 0.1, 0.1]),
+        "rounded_predictions": predictions([min(e + 1, K) for e in errors])[:, :2],
+        "spent": np.array([[10, 2], [20, 0], [20, 2], [30, 0]]),
+        "finished": np.array([3, -1, 0, -1]),
         "zero_gradients": np.zeros(4),
         "bad_gradients": np.zeros(4),
         "zero_pixels": np.zeros(4),
@@ -107,7 +110,7 @@ def test_every_number_of_the_table(tmp_path: Path) -> None:
     # A majority of the first three draws; of the wrong ones there are min(errors, 3).
     assert values["transfer"].metrics.vote.value == pytest.approx(2 / 4)
     assert values["adaptive"].evaluations == (15, 4)
-    assert values["adaptive"].largest == pytest.approx(0.1)
+    assert values["adaptive"].examples.largest == pytest.approx(0.1)
 
 
 def test_the_strongest_attack_is_chosen_on_select_and_reported_on_report(tmp_path: Path) -> None:
@@ -142,6 +145,25 @@ WARNINGS = {
     },
     "nothing detectable": {"adaptive": attacked("adaptive", [0, 0, 1, 0], [0] * 4, [1.0] * 4)},
 }
+
+
+def test_what_attacks_made_and_spent(tmp_path: Path) -> None:
+    """Image by image 1, 4, 3, 4 of four draws are wrong, the first ones; after rounding one more."""
+    made_of = {line.name: line.examples for line in summarise(made(tmp_path)).lines}["adaptive"]
+    assert made_of.exact.value == pytest.approx(1 / 8)
+    assert made_of.rounded.value == 0
+    assert (made_of.finished, made_of.gradients, made_of.forwards) == (2, 20.0, 1.0)
+
+
+def test_an_attack_without_gradients_has_none_to_show(tmp_path: Path) -> None:
+    unit = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2])
+    for name in ("zero_gradients", "bad_gradients", "zero_pixels", "agreement", "spread"):
+        del unit.arrays[name]
+    summary = summarise(made(tmp_path, adaptive=unit))
+    assert [cells[0] for cells in tables.gradient_rows(summary)] == ["undefended", "transfer"]
+    assert [cells[0] for cells in tables.example_rows(summary)] == ["undefended", "transfer", "adaptive"]
+    assert not any("row adaptive are exactly zero" in w for w in summary.warnings)
+    page.html(summary)
 
 
 def test_gradient_facts(tmp_path: Path) -> None:

@@ -131,12 +131,16 @@ def _run(
 
         def done(key: UnitKey) -> None:
             finished.append(key)
-            bar.update(task, advance=1, description=f"running  {key.row}, eps {key.eps:g}")
+            bar.update(task, completed=len(finished), description=f"running  {key.row}, eps {key.eps:g}")
             if not out.is_terminal and len(finished) % -(-len(todo) // 4) == 0:
                 out.print(f"running  {len(finished)} of {len(todo)} units done")
 
+        def within(key: UnitKey, share: float) -> None:
+            described = f"running  {key.row}, eps {key.eps:g}, {100 * share:.0f} %"
+            bar.update(task, completed=len(finished) + share, description=described)
+
         if n_workers == 1 or not todo:
-            compute(study, directory, todo, device=device, on_unit=done)
+            compute(study, directory, todo, device=device, on_unit=done, on_share=within)
         else:
             compute_parallel(source, directory, todo, workers=n_workers, device=device, on_unit=done)
     return _report(directory)

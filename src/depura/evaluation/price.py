@@ -88,7 +88,8 @@ def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: S
     n = sum(key.last - key.first for key in keys)
     cost, s, k = row.attack.cost, study.select_draws, study.report_draws
     null, main = name.startswith("null-"), eps == study.ball.eps
-    work: list[tuple[int, _Rate]] = [(n * (row.attack.n_candidates * s + k + k * null), rates.judge)]
+    again = k if null else len(study.rounded_draws)
+    work: list[tuple[int, _Rate]] = [(n * (row.attack.n_candidates * s + k + again), rates.judge)]
     if not null:
         work += [(n * cost.gradients, rates.pull), (n * cost.forwards, rates.look)]
     if not null and main and rates.surrogate is not None:

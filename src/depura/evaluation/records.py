@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the layout; raised when it changes."""
 
 _NOT_COMPARED = ("command",)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ import torch
 from torch import Tensor
 
 from depura import _check
+from depura.attacks.attack import Told
 from depura.attacks.ball import Threat
 from depura.defence import Defence
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.describe import describe
 from depura.evaluation.fitting import rows_within
 from depura.evaluation.records import RecordError, RunDirectory, Unit
-from depura.evaluation.scoring import choose, score
+from depura.evaluation.scoring import choose, eight_bit, score
 from depura.evaluation.shortcuts import compares, shortcuts
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
@@ -40,6 +42,9 @@ from depura.schedules import vp_scale
 
 OnUnit = Callable[[UnitKey], None]
 """Told of each unit when it is committed."""
+
+OnShare = Callable[[UnitKey, float], None]
+"""Told, while a unit is attacked, of the share of its attack that is done."""
 
 N_ESTIMATES = 4
 """Denoising steps shown of a pictured walk."""
@@ -136,13 +141,14 @@ def _judged(study: Study, row: Row) -> str:
     return "bare" if row.judged is bare else "defence" if row.judged is study.defence else "other"
 
 
-def run_unit(study: Study, key: UnitKey, *, device: str = "cpu") -> Unit:
+def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | None = None) -> Unit:
     """Compute one unit.
 
     Args:
         study: the study.
         key: which unit.
         device: where to compute; the networks of the unit's row are moved there.
+        told: called with the share of its attack that is done.
 
     Returns:
         Its record.
@@ -159,7 +165,8 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu") -> Unit:
         arrays, clean = _null(study, row, judged, images, labels, ids, counts=judging)
         more = {"clean": clean}
     else:
-        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=key.eps == study.ball.eps)
+        main = key.eps == study.ball.eps
+        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, told=told)
     meta = {
         "unit": key.name,
         **key._asdict(),
@@ -175,18 +182,28 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu") -> Unit:
 
 
 def _attacked(
-    study: Study, row: Row, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], *, main: bool
+    study: Study,
+    row: Row,
+    judged: Defence,
+    images: Tensor,
+    labels: Tensor,
+    ids: Sequence[int],
+    *,
+    main: bool,
+    told: Told | None,
 ) -> tuple[dict[str, Any], Counts]:
     streams = Streams(study.seed)
     against, attacking = counted(row.against)
     rows = rows_within(row.against, images[:1], study.memory)
-    found = row.attack(against, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows)
+    found = row.attack(against, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
     _inside(row.attack.ball, found.images, images, row.name)
     choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
     scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.report_draws))
+    rounded = score(judged, eight_bit(choice.images), labels, streams.report(ids), draws=study.rounded_draws)
     arrays: dict[str, Any] = {
         "predictions": scores.predictions.to(torch.int32),
         "margins": scores.margins,
+        "rounded_predictions": rounded.predictions.to(torch.int32),
         "select_errors": choice.errors.T.to(torch.int32),
         "select_margins": choice.margins,
         "chosen": choice.which.to(torch.int32),
@@ -305,6 +322,7 @@ def compute(
     *,
     device: str = "cpu",
     on_unit: OnUnit | None = None,
+    on_share: OnShare | None = None,
 ) -> None:
     """Compute units in this process.
 
@@ -314,9 +332,11 @@ def compute(
         todo: the units.
         device: where to compute.
         on_unit: told of each unit when it is committed.
+        on_share: told of the progress within a unit.
     """
     for key in todo:
-        directory.commit(key.name, run_unit(study, key, device=device))
+        told = None if on_share is None else partial(on_share, key)
+        directory.commit(key.name, run_unit(study, key, device=device, told=told))
         if on_unit is not None:
             on_unit(key)
 

@@ -33,6 +33,14 @@ class Scores(NamedTuple):
         return (self.predictions != labels[:, None]).sum(1)
 
 
+def eight_bit(images: Tensor) -> Tensor:
+    """Images in [0, 1] as a file of 8 bits per channel would keep them: the nearest of 256 levels, (B, C, H, W).
+
+    A change moves by up to half a level, so that it may leave its ball by as much.
+    """
+    return (images * 255).round() / 255
+
+
 @torch.no_grad()
 def score(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, draws: range) -> Scores:
     """Put images through the deployed rule.

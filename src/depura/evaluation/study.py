@@ -209,6 +209,11 @@ class Study:
         return found
 
     @property
+    def rounded_draws(self) -> range:
+        """The report draws on which examples are scored once more after rounding to 8 bits."""
+        return range(min(self.select_draws, self.report_draws))
+
+    @property
     def ball(self) -> Threat:
         """The threat model of the table."""
         return self.rows[0].attack.ball

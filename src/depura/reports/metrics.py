@@ -66,6 +66,12 @@ def outcome(units: Sequence[Unit], name: str = "predictions") -> Outcome:
     return Outcome(joined(units, name).astype(np.int64), joined(units, "labels").astype(np.int64))
 
 
+def accuracy(units: Sequence[Unit], name: str, n_draws: int) -> Estimate:
+    """Accuracy of one draw over the first draws of an array of predictions, by its name."""
+    found = outcome(units, name)
+    return mean_with_interval(single_draw(found.predictions[:, :n_draws], found.labels))
+
+
 def strongest(rows: Sequence[Sequence[Unit]]) -> Outcome:
     """Per image, the attack whose chosen candidate had the most wrong select draws (ties: larger margin)."""
     errors: list[NDArray[Any]] = []

@@ -118,8 +118,8 @@ def rank(header: dict[str, Any], by_row: Units) -> Ranking | None:
 
 
 def zero_share(units: Sequence[Unit]) -> float:
-    """Share of an attack's gradients that were exactly zero."""
-    return float(joined(units, "zero_gradients").mean())
+    """Share of an attack's gradients that were exactly zero; 0 of an attack without gradients."""
+    return float(joined(units, "zero_gradients").mean()) if "zero_gradients" in units[0].arrays else 0.0
 
 
 def headline(ranking: Ranking) -> str:

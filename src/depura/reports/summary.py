@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval, paired_gain
 from depura.reports import ranking
-from depura.reports.metrics import Metrics, at_most, joined, outcome, strongest
+from depura.reports.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
 from depura.reports.ranking import Ranking
 
 PICTURES = 4
@@ -42,6 +42,26 @@ class GradientFacts(NamedTuple):
     surrogate: float
 
 
+class Examples(NamedTuple):
+    """What an attack made, and what it cost it.
+
+    Attributes:
+        largest: largest perturbation, in the ball's norm.
+        exact: accuracy of one draw on the draws that `rounded` is measured on.
+        rounded: accuracy of one draw after rounding the examples to 8 bits.
+        finished: images that the attack was content with before its budget was spent.
+        gradients: evaluations of what was attacked with a gradient, mean per image.
+        forwards: evaluations without, mean per image.
+    """
+
+    largest: float
+    exact: Estimate
+    rounded: Estimate
+    finished: int
+    gradients: float
+    forwards: float
+
+
 class Line(NamedTuple):
     """One line of the table.
 
@@ -54,8 +74,8 @@ class Line(NamedTuple):
         metrics: under attack.
         null: without an attack, as many draws.
         random: under random corners of the ball, chosen as candidates are.
-        largest: largest perturbation in the ball's norm.
-        gradients: what the attack's gradients told about themselves.
+        examples: what the attack made.
+        gradients: what the attack's gradients told about themselves; None of an attack without gradients.
         evaluations: denoiser evaluations (forward, backward) of attack and scoring together.
         gain: 95 % interval of what the attack takes from the null's accuracy, paired by image.
     """
@@ -68,8 +88,8 @@ class Line(NamedTuple):
     metrics: Metrics
     null: Metrics
     random: Metrics
-    largest: float
-    gradients: GradientFacts
+    examples: Examples
+    gradients: GradientFacts | None
     evaluations: tuple[int, int]
     gain: tuple[float, float]
 
@@ -222,13 +242,26 @@ def _line(row: dict[str, Any], units: Sequence[Unit], nulls: Sequence[Unit]) -> 
         metrics=outcome(units).metrics,
         null=outcome(nulls).metrics,
         random=outcome(nulls, "random_predictions").metrics,
-        largest=float(joined(units, "distance").max()),
-        gradients=_gradients(units),
+        examples=_examples(units),
+        gradients=_gradients(units) if "zero_gradients" in units[0].arrays else None,
         evaluations=(
             sum(c["attack"][0] + c["score"][0] for c in counts),
             sum(c["attack"][1] + c["score"][1] for c in counts),
         ),
         gain=paired_gain(outcome(nulls).accuracies, outcome(units).accuracies),
+    )
+
+
+def _examples(units: Sequence[Unit]) -> Examples:
+    draws = units[0].arrays["rounded_predictions"].shape[1]
+    spent = joined(units, "spent").mean(0)
+    return Examples(
+        largest=float(joined(units, "distance").max()),
+        exact=accuracy(units, "predictions", draws),
+        rounded=accuracy(units, "rounded_predictions", draws),
+        finished=int((joined(units, "finished") >= 0).sum()),
+        gradients=float(spent[0]),
+        forwards=float(spent[1]),
     )
 
 
@@ -357,6 +390,8 @@ def _same_method(line: Line, other: Line, kind: str) -> bool:
 def _gradient_warnings(line: Line, stand_in: Line | None) -> list[str]:
     """What an attack's gradients say against it; `stand_in` is the relaxed row of the same defence."""
     facts, found = line.gradients, list[str]()
+    if facts is None:
+        return found
     zero = f"{100 * facts.zero:.1f} % of"
     if facts.zero > ranking.MASKED and stand_in is not None:
         which = "exact-gradient" if line.route == "G6" else "adaptive"

@@ -14,7 +14,7 @@ from rich.text import Text
 from depura.evaluation.statistics import Estimate
 from depura.reports import standings
 from depura.reports.metrics import Metrics, n_draws, percent
-from depura.reports.summary import Line, Summary
+from depura.reports.summary import Examples, GradientFacts, Line, Summary
 
 ROUTES = {
     "G0": "bare classifier",
@@ -43,6 +43,26 @@ GRADIENT_NOTE = (
     "cosine of the mean gradients of two halves of the draws, median over images, at the first, middle and last step. "
     "largest norm: over the median of its image. BPDA, surrogate (a walk of a fifth of the steps): cosine to the exact "
     "gradient on clean images, median; near 1 means that this cheaper route would do for this defence."
+)
+
+EXAMPLE_HEADINGS = (
+    "row",
+    "largest change",
+    "one draw",
+    "after 8-bit rounding",
+    "finished early",
+    "gradients",
+    "forwards",
+    "denoiser",
+    "pulled back",
+)
+EXAMPLE_NOTE = (
+    "largest change: in the norm of the threat model, over all images. one draw, after 8-bit rounding: accuracy of the "
+    "examples as made and as an 8-bit file would keep them, on the same draws (the first of those reported). finished "
+    "early: images that the attack was content with before its budget was spent. gradients, forwards: evaluations of "
+    "what is attacked with and without a gradient, mean per image. denoiser, pulled back: all evaluations of the "
+    "denoiser, forward and backward, of the attack and the scores of the row together; those made again on the way "
+    "back for want of memory are not in them."
 )
 
 
@@ -183,7 +203,11 @@ def markdown(summary: Summary) -> str:
         for k, point in enumerate(summary.curve[names[0]]):
             cells = [percent(summary.curve[name][k].accuracy) for name in names]
             out += ["| " + " | ".join([f"{point.eps:g}", str(point.images), *cells]) + " |"]
-        out += ["", "## Gradients", ""]
+        out += ["", "## Adversarial examples and their cost", ""]
+        out += ["| " + " | ".join(EXAMPLE_HEADINGS) + " |", "|" + "---|" * len(EXAMPLE_HEADINGS)]
+        out += ["| " + " | ".join(cells) + " |" for cells in example_rows(summary)]
+        out += ["", EXAMPLE_NOTE, ""]
+        out += ["## Gradients", ""]
         out += ["| " + " | ".join(GRADIENT_HEADINGS) + " |", "|" + "---|" * len(GRADIENT_HEADINGS)]
         out += ["| " + " | ".join(cells) + " |" for cells in gradient_rows(summary)]
         out += ["", GRADIENT_NOTE, ""]
@@ -201,11 +225,29 @@ def routes(summary: Summary) -> str:
 
 def gradient_rows(summary: Summary) -> tuple[tuple[str, ...], ...]:
     """One line of `GRADIENT_HEADINGS` per row."""
-    return tuple(_gradient_cells(line) for line in summary.lines)
+    return tuple(_gradient_cells(line, line.gradients) for line in summary.lines if line.gradients is not None)
 
 
-def _gradient_cells(line: Line) -> tuple[str, ...]:
-    facts = line.gradients
+def example_rows(summary: Summary) -> tuple[tuple[str, ...], ...]:
+    """One line of `EXAMPLE_HEADINGS` per row."""
+    return tuple(_example_cells(line, line.examples) for line in summary.lines)
+
+
+def _example_cells(line: Line, made: Examples) -> tuple[str, ...]:
+    return (
+        line.name,
+        f"{made.largest:.4g}",
+        percent(made.exact),
+        percent(made.rounded),
+        f"{made.finished}",
+        f"{made.gradients:,.0f}",
+        f"{made.forwards:,.0f}",
+        f"{line.evaluations[0]:,}",
+        f"{line.evaluations[1]:,}",
+    )
+
+
+def _gradient_cells(line: Line, facts: GradientFacts) -> tuple[str, ...]:
     return (
         line.name,
         line.route,
