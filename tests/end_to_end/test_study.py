@@ -64,8 +64,9 @@ def test_reported_numbers_can_be_recomputed_from_the_report_stream(finished: Run
     noise = depura.Noise(s.seed, s.data.ids[:3], stream=depura.Stream.REPORT)
     again = score(s.defence, examples, s.data.labels[:3], noise, draws=range(8))
     assert np.array_equal(again.predictions.numpy(), unit.arrays["predictions"])
-    levels = torch.from_numpy(np.rint(255 * unit.arrays["adversarial"].astype(np.float64)) / 255).float()
-    rounded = score(s.defence, levels, s.data.labels[:3], noise, draws=range(s.select_draws)).predictions
+    levels = np.rint(255 * unit.arrays["adversarial"]).astype(np.uint8)
+    kept = torch.from_numpy(levels.astype(np.float32) / 255)
+    rounded = score(s.defence, kept, s.data.labels[:3], noise, draws=range(8)).predictions
     assert np.array_equal(rounded.numpy(), unit.arrays["rounded_predictions"])
     for stream in ("select", "null"):
         other = score(
