@@ -6,6 +6,8 @@ gradient route; a `Defence` is a purifier, a classifier and the deployed rule; a
 
 from depura._check import InputError as InputError
 from depura._check import InputTypeError as InputTypeError
+from depura.attacks.apgd import APGD as APGD
+from depura.attacks.apgd import TargetedAPGD as TargetedAPGD
 from depura.attacks.attack import Attack as Attack
 from depura.attacks.attack import Candidates as Candidates
 from depura.attacks.ball import Ball as Ball

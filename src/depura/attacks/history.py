@@ -50,6 +50,11 @@ class History:
         fresh = at[self._finished[at] < 0]
         self._finished[fresh] = len(self._losses) - 1
 
+    def is_finished(self, at: Tensor) -> Tensor:
+        """Whether the attack is content with some images, (R,) bool."""
+        none = torch.zeros_like(at, dtype=torch.bool)
+        return none if self._finished is None else self._finished[at] >= 0
+
     def candidates(self, images: Tensor, spent: Tensor) -> Candidates:
         """The result.
 
