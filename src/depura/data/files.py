@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +35,12 @@ class Loaded(NamedTuple):
     ids: tuple[int, ...]
 
 
-def find(path: Path) -> tuple[Path, ...]:
+def find(path: Path, *, where: str = "purify") -> tuple[Path, ...]:
     """The image files that a path stands for: itself, or those in a folder, by name.
 
     Args:
         path: a file or a folder.
+        where: who asks, for messages.
 
     Returns:
         At least one file.
@@ -49,18 +51,19 @@ def find(path: Path) -> tuple[Path, ...]:
     if path.is_dir():
         found = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in (*PICTURES, *ARRAYS)))
         if not found:
-            _check.fail("purify", "a folder with PNG, JPEG or NPZ files", f"{path}, which has none")
+            _check.fail(where, "a folder with PNG, JPEG or NPZ files", f"{path}, which has none")
         return found
     if not path.exists():
-        _check.fail("purify", "an image file or a folder", f"{path}, which is not there", "Check the path.")
+        _check.fail(where, "an image file or a folder", f"{path}, which is not there", "Check the path.")
     return (path,)
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, *, where: str = "purify") -> Loaded:
     """Read a picture, or all images of an NPZ file (its array `image`).
 
     Args:
         path: the file.
+        where: who asks, for messages.
 
     Returns:
         The images.
@@ -72,7 +75,7 @@ def load(path: Path) -> Loaded:
     if path.suffix.lower() in ARRAYS:
         arrays = read_npz(path)
         if "image" not in arrays:
-            _check.fail("purify", f"an array named image in {path}", f"{sorted(arrays)}")
+            _check.fail(where, f"an array named image in {path}", f"{sorted(arrays)}")
         images = to_images(arrays["image"], source=str(path))
         return Loaded(path, images, tuple((first + i) % 2**32 for i in range(len(images))))
     try:
@@ -84,13 +87,31 @@ def load(path: Path) -> Loaded:
             array, mode = np.asarray(picture), picture.mode
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         raise _check.InputError(
-            f"purify: expected a readable PNG or JPEG, got {path} ({_reason(error)}). Check the file."
+            f"{where}: expected a readable PNG or JPEG, got {path} ({_reason(error)}). Check the file."
         ) from error
     if mode not in ("L", "RGB"):
-        _check.fail(
-            "purify", "an 8-bit grey or RGB picture", f"{path} of mode {mode}", "Convert it to grey or RGB first."
-        )
+        _check.fail(where, "an 8-bit grey or RGB picture", f"{path} of mode {mode}", "Convert it to grey or RGB first.")
     return Loaded(path, to_images(array[None], source=str(path)), (first,))
+
+
+def in_folder(folder: Path, paths: Sequence[Path], *, where: str) -> list[Path]:
+    """Files of the same names in a folder; pictures become PNG, since JPEG would add errors of its own.
+
+    Args:
+        folder: where they are to be.
+        paths: files as they were found.
+        where: who asks, for messages.
+
+    Returns:
+        One path for each.
+
+    Raises:
+        InputError: two would have the same name.
+    """
+    targets = [folder / (p.name if p.suffix.lower() in ARRAYS else f"{p.stem}.png") for p in paths]
+    if len(set(targets)) != len(targets):
+        _check.fail(where, "files whose names differ in more than the ending", f"{[p.name for p in paths]}")
+    return targets
 
 
 def encode(images: Tensor, path: Path) -> bytes:
@@ -122,21 +143,22 @@ def encode(images: Tensor, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def write_all(contents: dict[Path, bytes]) -> None:
+def write_all(contents: dict[Path, bytes], *, where: str = "purify") -> None:
     """Write files, each in one move, after all have been made.
 
     Args:
         contents: bytes by path; folders are made.
+        where: who asks, for messages.
 
     Raises:
         InputError: a folder cannot be written.
     """
     for path, data in contents.items():
-        _check.writable_folder("purify", path.parent)
+        _check.writable_folder(where, path.parent)
         try:
             _atomic.write(path, data)
         except OSError as error:
-            _check.fail("purify", "a place that can be written", f"{path} ({error.strerror})", "Choose another --out.")
+            _check.fail(where, "a place that can be written", f"{path} ({error.strerror})", "Choose another --out.")
 
 
 def _reason(error: Exception) -> str:
