@@ -1,10 +1,10 @@
-"""The command line: `depura demo | run | plan | report | audit-gradient | methods | purify | train`."""
+"""The command line: `depura demo | run | plan | report | audit-gradient | methods | purify | attack(s) | train`."""
 
 from __future__ import annotations
 
 import typer
 
-from depura.cli import audit, methods, purify, studies, train
+from depura.cli import attack, attacks, audit, methods, purify, studies, train
 
 app = typer.Typer(
     name="depura",
@@ -20,6 +20,8 @@ app.command("report")(studies.report)
 app.command("audit-gradient")(audit.audit)
 app.command("methods")(methods.methods)
 app.command("purify")(purify.purify)
+app.command("attacks")(attacks.attacks)
+app.command("attack")(attack.attack)
 app.add_typer(train.app, name="train")
 
 
