@@ -63,6 +63,7 @@ def test_attack_writes_examples_and_says_what_they_do(tmp_path: Path, pictures: 
     result = depura_("attack", pictures, "--eps", "0.2", "--out", tmp_path / "o")
     assert result.exit_code == 0, result.output
     assert {p.name for p in (tmp_path / "o").iterdir()} == {"0.png", "1.png", "2.png", "more.npz"}
+    assert "at most 20 gradients per image" in result.output, "one draw per step"
     classifier = depura.digits_classifier()
     lines = LINE.findall(result.output)
     assert [line[0] for line in lines] == ["0.png", "1.png", "2.png", "more.npz[0]", "more.npz[1]", "more.npz[2]"]
@@ -186,6 +187,30 @@ def test_a_classifier_and_pictures_of_ones_own(tmp_path: Path, monkeypatch: pyte
     assert "of 32 fresh draws" in result.output
     for name in ("mine_to_attack", "mine_to_attack:other", "mine_to_attack:number"):
         fails(depura_("attack", *sources, "--out", tmp_path / "o", "--classifier", name), "--classifier")
+
+
+def test_rounding_may_undo_an_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels 127, 127, 127, 128: the mean passes 127.5 with 0.4 added, which rounds away."""
+    (tmp_path / "mine_to_round.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    levels = np.array([[127, 127], [127, 128]], dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    words = ["--classifier", "mine_to_round:Bright", "--eps", "2/1275", "--out", tmp_path / "o"]
+    result = depura_("attack", tmp_path / "a.png", *words)
+    assert "before 0, after 1, 8-bit 0, changed by linf 0.0016 (8-bit 0.0000)" in result.output
+    assert "wrong of 1: before 0, after 1, 8-bit 0" in result.output
+    with Image.open(tmp_path / "o" / "a.png") as picture:
+        assert np.asarray(picture).tolist() == levels.tolist()
+
+
+def test_settings_of_the_purifier_reach_it(tmp_path: Path, pictures: Path) -> None:
+    words = ["--method", "diffpure", "--steps", 1, "--eot", 1, "--draws", 4]
+    results = [
+        depura_("attack", pictures / "0.png", "--out", tmp_path / "o", *words, *more).output
+        for more in (["--t-star", 0.001, "--purifier-steps", 1], ["--t-star", 1, "--purifier-steps", 1])
+    ]
+    assert "(0% of draws wrong)" in results[0]
+    assert float(re.findall(r"before \d \((\d+)%", results[1])[0]) > 20, "all of the image is noised away"
 
 
 def test_gradients_that_are_zero_are_pointed_out(tmp_path: Path, pictures: Path) -> None:

@@ -73,6 +73,7 @@ def test_what_an_attack_needs_is_enough(entry: Entry) -> None:
 def test_names_are_distinct_and_can_be_typed() -> None:
     names = [entry.name for entry in CATALOGUE]
     assert len(set(names)) == len(names)
+    assert len({repr(at_default(entry)) for entry in CATALOGUE}) == len(names), "each is another attack"
     assert all(name == name.lower() and name.replace("-", "").isalnum() for name in names)
 
 
