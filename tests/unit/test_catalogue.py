@@ -22,9 +22,8 @@ CHANGES: tuple[dict[str, float], ...] = (
 
 
 def evaluated(formula: str, attack: object) -> int:
-    """A formula with the attack's fields for names."""
-    fields = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}  # type: ignore[arg-type]
-    return eval(formula, {}, fields)
+    """A formula with the attack's fields and properties for names."""
+    return eval(formula, {}, {name: getattr(attack, name) for name in dir(attack) if name[0] != "_"})
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -50,13 +49,13 @@ def test_what_an_attack_needs_is_enough(entry: Entry) -> None:
 
     def scores(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return bare((1, 4, 4))(images)
+            return bare((1, 4, 4), 10)(images)
 
     def decisions(images: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(scores(images).argmax(1), 5).to(images.dtype)
+        return torch.nn.functional.one_hot(scores(images).argmax(1), 10).to(images.dtype)
 
     models: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "gradients": bare((1, 4, 4)),
+        "gradients": bare((1, 4, 4), 10),
         "scores": scores,
         "decisions": decisions,
     }

@@ -71,6 +71,12 @@ class APGD:
         return (3 if self.common else 2) * self.n_restarts
 
     @property
+    def n_looks(self) -> int:
+        """Times that a run looks at the common tape: at the start, at each check and at the end."""
+        checks = rule_for(self.ball, n_steps=self.n_steps, rho=self.rho, released=False).checks()
+        return 1 + len(checks) + (self.n_steps - 1 not in checks)
+
+    @property
     def cost(self) -> Cost:
         """Evaluations per image, at most."""
         return _times(self.n_restarts, _of_a_run(self))
@@ -166,6 +172,11 @@ class TargetedAPGD:
     def n_candidates(self) -> int:
         """Candidates per image."""
         return 1
+
+    @property
+    def n_looks(self) -> int:
+        """Times that a run looks at the common tape."""
+        return self._run().n_looks
 
     @property
     def cost(self) -> Cost:
@@ -278,10 +289,8 @@ def _climb(
 
 
 def _of_a_run(attack: APGD) -> Cost:
-    """One gradient more than steps; the common tape at the start, at each check and at the end, and to finish."""
-    checks = rule_for(attack.ball, n_steps=attack.n_steps, rho=attack.rho, released=False).checks()
-    looks = 1 + len(checks) + (attack.n_steps - 1 not in checks)
-    forwards = attack.common * looks
+    """One gradient more than steps; looks at the common tape, and one at every point to finish."""
+    forwards = attack.common * attack.n_looks
     if attack.finish is not None:
         forwards += (attack.n_steps + 1) * max(1, attack.common)
     return Cost(gradients=(attack.n_steps + 1) * attack.eot, forwards=forwards, at_once=attack.eot)

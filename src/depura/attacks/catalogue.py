@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack
 from depura.attacks.ball import Ball, Norm
 from depura.attacks.pgd import PGD, Momentum
@@ -30,6 +31,7 @@ class Entry:
         build: the attack with its defaults, in a ball.
         gradients: evaluations with a gradient per image, at most: a Python expression in the attack's own fields.
         forwards: those without, likewise.
+        words: what a reader sees instead of these expressions, where they would not help.
     """
 
     name: str
@@ -40,10 +42,13 @@ class Entry:
     build: Callable[[Ball], Attack]
     gradients: str = "0"
     forwards: str = "0"
+    words: str = ""
 
     @property
     def formula(self) -> str:
         """What it costs, as a reader sees it."""
+        if self.words:
+            return self.words
         parts = ((self.gradients, "gradients"), (self.forwards, "forwards"))
         return " + ".join(f"{what.replace('*', 'x')} {unit}" for what, unit in parts if what != "0") or "nothing"
 
@@ -58,7 +63,7 @@ CATALOGUE: tuple[Entry, ...] = (
         title="PGD with EOT",
         source="Madry et al. 2018, arXiv:1706.06083; Athalye et al. 2018, arXiv:1707.07397",
         needs="gradients",
-        norms=("linf", "l2"),
+        norms=("linf", "l2", "l1"),
         build=PGD,
         gradients="n_restarts * n_steps * eot",
     ),
@@ -67,9 +72,32 @@ CATALOGUE: tuple[Entry, ...] = (
         title="PGD with momentum and EOT",
         source="Dong et al. 2018, arXiv:1710.06081",
         needs="gradients",
-        norms=("linf", "l2"),
+        norms=("linf", "l2", "l1"),
         build=_momentum,
         gradients="n_restarts * n_steps * eot",
+    ),
+    Entry(
+        name="apgd",
+        title="APGD with EOT, settled on a common tape",
+        source="Croce and Hein 2020, arXiv:2003.01690; l1: arXiv:2103.01208",
+        needs="gradients",
+        norms=("linf", "l2", "l1"),
+        build=APGD,
+        gradients="n_restarts * (n_steps + 1) * eot",
+        forwards="n_restarts * (n_looks * common + (n_steps + 1) * max(1, common) * (finish is not None))",
+        words="n_restarts x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
+    ),
+    Entry(
+        name="apgd-targeted",
+        title="targeted APGD with EOT",
+        source="Croce and Hein 2020, arXiv:2003.01690",
+        needs="gradients",
+        norms=("linf", "l2", "l1"),
+        build=TargetedAPGD,
+        gradients="n_targets * (n_steps + 1) * eot",
+        forwards="n_targets * (n_looks * common + (n_steps + 1) * max(1, common) * (finish is not None))"
+        " + (n_targets + 1) * max(1, common)",
+        words="n_targets x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
     ),
     Entry(
         name="selective",

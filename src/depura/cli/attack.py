@@ -23,7 +23,7 @@ from depura.data import files
 from depura.data.digits import SHAPE, digits_classifier
 from depura.data.imageset import read_npz
 from depura.defence import Defence
-from depura.evaluation.scoring import Scores, choose, score
+from depura.evaluation.scoring import Scores, choose, eight_bit, score
 from depura.noise import Noise, Stream
 
 AT_ONCE = 64
@@ -41,9 +41,10 @@ class Norm(str, Enum):
 
     linf = "linf"
     l2 = "l2"
+    l1 = "l1"
 
 
-EPS = {Norm.linf: 8 / 255, Norm.l2: 0.5}
+EPS = {Norm.linf: 8 / 255, Norm.l2: 0.5, Norm.l1: 12.0}
 
 
 class Judged(NamedTuple):
@@ -74,7 +75,8 @@ def attack(
     name: Annotated[str, typer.Option("--attack", help="As `depura attacks` lists them.")] = CATALOGUE[0].name,
     norm: Annotated[Norm, typer.Option(help="Norm of the change.")] = Norm.linf,
     eps: Annotated[
-        float | None, typer.Option(parser=fraction, metavar="NUMBER", help="Largest change; default 8/255, l2: 0.5.")
+        float | None,
+        typer.Option(parser=fraction, metavar="NUMBER", help="Largest change; default 8/255, l2: 0.5, l1: 12."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the attack; default: the attack's.")] = None,
     eot: Annotated[
@@ -226,7 +228,7 @@ def _attacked(
     worst = choose(defence, proposed.images, labels, noise.on(Stream.SELECT), draws=select).images
     report = noise.on(Stream.REPORT)
     before, after, rounded = (
-        score(defence, x, labels, report, draws=range(draws)) for x in (images, worst, _rounded(worst))
+        score(defence, x, labels, report, draws=range(draws)) for x in (images, worst, eight_bit(worst))
     )
     zero = None if proposed.gradients is None else proposed.gradients.zero
     return Judged(worst, (before, after, rounded), zero)
@@ -237,10 +239,6 @@ def _row(judged: Judged, row: int) -> Judged:
     at = slice(row, row + 1)
     before, after, rounded = (Scores(s.predictions[at], s.margins[at]) for s in judged.scores)
     return Judged(judged.images[at], (before, after, rounded), None if judged.zero is None else judged.zero[at])
-
-
-def _rounded(images: Tensor) -> Tensor:
-    return (images * 255).round() / 255
 
 
 def _stack(results: list[Judged]) -> Tensor:
@@ -254,7 +252,7 @@ def _words(result: Judged, clean: Tensor, label: Tensor, ball: Ball, *, random: 
         seen = int(scores.predictions.mode(1).values)
         wrong = f" ({float(scores.errors(label)) / scores.predictions.shape[1]:.0%} of draws wrong)" if random else ""
         parts.append(f"{when} {seen}{wrong}")
-    sizes = [float(ball.distance(x, clean)) for x in (result.images, _rounded(result.images))]
+    sizes = [float(ball.distance(x, clean)) for x in (result.images, eight_bit(result.images))]
     return ", ".join([*parts, f"changed by {ball.norm} {sizes[0]:.4f} (8-bit {sizes[1]:.4f})"])
 
 
