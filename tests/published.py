@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,6 +110,11 @@ def one_walk(forward: Tensor, reverse: Tensor) -> Recorded:
     """Draws of a single round: the noising, and one for each step."""
     steps = {(Kind.REVERSE, 0, k): reverse[k] for k in range(len(reverse))}
     return Recorded({(Kind.FORWARD, 0, 0): forward} | steps)
+
+
+def tanh_classifier(data: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    """The classifier of the recorded attacks, logits = W2 tanh(W1 x + b1) + b2."""
+    return lambda x: torch.tanh(x.flatten(1) @ data["W1"].T + data["b1"]) @ data["W2"].T + data["b2"]
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

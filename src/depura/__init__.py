@@ -11,6 +11,7 @@ from depura.attacks.apgd import TargetedAPGD as TargetedAPGD
 from depura.attacks.attack import Attack as Attack
 from depura.attacks.attack import Candidates as Candidates
 from depura.attacks.ball import Ball as Ball
+from depura.attacks.fab import FAB as FAB
 from depura.attacks.losses import cross_entropy as cross_entropy
 from depura.attacks.losses import margin as margin
 from depura.attacks.pgd import PGD as PGD

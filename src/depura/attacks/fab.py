@@ -1,0 +1,242 @@
+"""FAB, the fast adaptive boundary attack: the smallest change that alters the class of a deterministic model.
+
+Croce and Hein 2020 (arXiv:1907.02044). Where the other attacks look for the largest loss in a ball, this one knows no
+radius while it walks: it follows the boundary between classes towards the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from depura import _check
+from depura.attacks.attack import Candidates, Cost, Told
+from depura.attacks.ball import Ball, per_image
+from depura.attacks.eot import Model, RandomModel
+from depura.attacks.found import Found
+from depura.attacks.history import History
+from depura.attacks.hyperplane import dual_norm, to_hyperplane
+from depura.attacks.losses import margin, targeted_margin
+from depura.attacks.queries import Queries
+from depura.noise import Kind, Noise
+
+ONE = range(1)
+"""A deterministic model is asked for a single draw."""
+
+NEAREST = 1e-8
+"""Distances to a hyperplane are taken for at least this, so that their ratio exists on the hyperplane."""
+
+
+@dataclass(frozen=True)
+class FAB:
+    """Steps to a linear model's boundary, drawn back towards the image.
+
+    At x the boundary with class l is taken for the hyperplane z_l - z_y = 0 of the linearised logits. With d and d0 the
+    shortest ways there from x and from the image x0, inside [0, 1], the step is
+
+        x <- clamp((1 - alpha) (x + eta d) + alpha (x0 + eta d0), 0, 1),   alpha = min(|d| / (|d| + |d0|), alpha_max),
+
+    and every misclassified point is drawn back: x <- x0 + beta (x - x0). Untargeted, l is the class whose hyperplane is
+    nearest; targeted, one run for each of the classes that the image is taken for next.
+
+    The candidate is the closest misclassified point (the image itself, where that is misclassified) if it is within
+    eps (1 + 1e-6); else the visited point of the largest margin loss, brought into the ball. The steps that are
+    recorded are the image, and then those of run after run: all restarts of a target before the next target.
+
+    Attributes:
+        ball: threat model; its radius only decides what is close enough, and how far random starts are.
+        n_steps: steps of a run.
+        n_restarts: runs for each target: the first starts at the image, the others at random points within eps / 2.
+        n_targets: classes to be taken for, in the order of the image's logits; 0 for the untargeted attack.
+        n_classes: classes of the model, which the price of the untargeted attack is made of. Targeted it is not used.
+        alpha_max: largest weight of the image's own projection, in [0, 1].
+        eta: how far a step goes; beyond 1 it crosses the hyperplane.
+        beta: what remains of a change when it is drawn back, in (0, 1).
+        finish: an image with a misclassified point in the ball is left out of later runs, as published. The share of
+            wrong draws that it takes, in (0, 1]: any, as there is one draw. None: no image is left out.
+    """
+
+    ball: Ball
+    n_steps: int = 100
+    n_restarts: int = 1
+    n_targets: int = 9
+    n_classes: int = 10
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    finish: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        _check.integer("FAB", "n_steps", self.n_steps, low=1)
+        _check.integer("FAB", "n_restarts", self.n_restarts, low=1)
+        _check.integer("FAB", "n_targets", self.n_targets)
+        _check.integer("FAB", "n_classes", self.n_classes, low=2)
+        _check.integer("FAB", "n_targets times n_restarts", self.n_targets * self.n_restarts, high=65535)
+        _check.number("FAB", "alpha_max", self.alpha_max, low=0.0, high=1.0)
+        _check.number("FAB", "eta", self.eta, low=0.0, low_open=True)
+        _check.number("FAB", "beta", self.beta, low=0.0, high=1.0, low_open=True)
+        if self.finish is not None:
+            _check.number("FAB", "finish", self.finish, low=0.0, high=1.0, low_open=True)
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates per image."""
+        return 1
+
+    @property
+    def cost(self) -> Cost:
+        """Evaluations per image: each step one gradient, untargeted one for every other class, and a forward."""
+        steps = self._n_runs * self.n_steps
+        return Cost(gradients=steps * (1 if self.n_targets else self.n_classes - 1), forwards=steps + 1, at_once=1)
+
+    def at(self, eps: float) -> FAB:
+        """The same attack at another radius."""
+        return replace(self, ball=replace(self.ball, eps=eps))
+
+    @property
+    def _n_runs(self) -> int:
+        return max(self.n_targets, 1) * self.n_restarts
+
+    def __call__(
+        self,
+        model: Model | RandomModel,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        init: Noise | None = None,
+        eot: Noise | None = None,
+        rows: int | None = None,
+        told: Told | None = None,
+    ) -> Candidates:
+        """Attack.
+
+        Args:
+            model: deterministic, images to logits; called as model(images) where `eot` is None, else as
+                model(images, noise).
+            images: (B, C, H, W) in [0, 1].
+            labels: (B,), the true classes.
+            init: randomness of the later restarts; default `Noise.fresh`. Run r uses its step r.
+            eot: handed to the model.
+            rows: images put through the model at once; default all. The result does not depend on it, but for rounding;
+                out of memory, it is halved.
+            told: called with the share of the work that is done.
+
+        Returns:
+            The candidates.
+
+        Raises:
+            InputError: images or labels that are not usable, a model that is not deterministic, or with other classes.
+        """
+        queries = Queries("FAB", model, images, labels, noise=eot, rows=rows)
+        if not queries.deterministic(images):
+            _check.fail(
+                "FAB",
+                "a deterministic model",
+                "logits that change from draw to draw",
+                "FAB judges single predictions: use PGD or Square with several draws (eot), or fix the model's noise.",
+            )
+        init = Noise.fresh(len(images)) if init is None else init
+        clean = queries.logits(images, draws=ONE)[:, 0]
+        targets = self._targets(clean, queries.labels)
+        history = History(len(images), 1 + self._n_runs * self.n_steps)
+        found = Found(images, clean.argmax(1) != queries.labels)
+        history.add(margin(clean, queries.labels))
+        for run in range(self._n_runs):
+            at = self._left(found, history)
+            if not len(at):
+                break
+            target = run // self.n_restarts
+            classes = targets[at, target : target + 1] if self.n_targets else targets[at]
+            x = images[at]
+            if run % self.n_restarts:
+                x = self._start(x, found.distance[at], init.take(cast("list[int]", at.tolist())), run)
+            self._run(queries, x, at, classes, found, history, None if told is None else (told, run))
+        self._left(found, history)
+        if told is not None:
+            told(1.0)
+        return history.candidates(found.result(self.ball)[None], queries.spent)
+
+    def _targets(self, clean: Tensor, labels: Tensor) -> Tensor:
+        """Classes other than the label: (B, n_targets) by their logits, or untargeted all of them, (B, K - 1)."""
+        k = clean.shape[1]
+        if self.n_targets > k - 1:
+            _check.fail("FAB", f"n_targets at most {k - 1} for a model of {k} classes", f"{self.n_targets}")
+        if not self.n_targets and k != self.n_classes:
+            _check.fail("FAB", f"a model of n_classes = {self.n_classes} classes", f"{k}", f"Give n_classes={k}.")
+        order = torch.arange(k - 1, device=clean.device)[None, :]
+        if not self.n_targets:
+            return order + (order >= labels[:, None])
+        ranked = clean.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)
+        return ranked[:, : self.n_targets]
+
+    def _left(self, found: Found, history: History) -> Tensor:
+        """The images that the next run is for; the others are finished."""
+        if self.finish is None:
+            return torch.arange(len(found.distance), device=found.distance.device)
+        inside = found.inside(self.ball)
+        history.finish(inside.nonzero()[:, 0])
+        return (~inside).nonzero()[:, 0]
+
+    def _start(self, origin: Tensor, closest: Tensor, init: Noise, run: int) -> Tensor:
+        """A random point at half the radius, or half of the smallest change so far."""
+        if self.ball.norm == "linf":
+            change = 2 * init.uniform(origin, kind=Kind.ATTACK, step=run) - 1
+        else:
+            change = init(origin, kind=Kind.ATTACK, step=run)
+        length = self._length(change)
+        size = 0.5 * closest.clamp_max(self.ball.eps) / torch.where(length > 0, length, 1.0)
+        return (origin + per_image(size) * change).clamp(0, 1)
+
+    def _run(
+        self,
+        queries: Queries,
+        x: Tensor,
+        at: Tensor,
+        classes: Tensor,
+        found: Found,
+        history: History,
+        told: tuple[Told, int] | None,
+    ) -> None:
+        """One run from x, of the images `at`, for which found.closest and found.worst are brought up to date."""
+        origin, labels = found.images[at], queries.labels[at]
+        for i in range(self.n_steps):
+            difference, normal = self._nearest(queries, x, at, classes)
+            x = self._step(x, origin, difference, normal)
+            logits = queries.logits(x, draws=ONE, at=at)[:, 0]
+            loss, wrong = margin(logits, labels), logits.argmax(1) != labels
+            history.add(loss, normal[:, None], at=at)
+            found.see(x, loss, wrong, at, self.ball)
+            x = torch.where(per_image(wrong), origin + self.beta * (x - origin), x)
+            if told is not None:
+                told[0]((told[1] * self.n_steps + i + 1) / (self._n_runs * self.n_steps))
+
+    def _nearest(self, queries: Queries, x: Tensor, at: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """z_l - z_y, (R,), and its gradient, for the class l of the nearest hyperplane; NaN where none is finite."""
+        nearest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        difference, normal = torch.full_like(nearest, torch.nan), torch.full_like(x, torch.nan)
+        for column in classes.unbind(1):
+            draws = queries.gradient(x, targeted_margin, draws=ONE, at=at, targets=column)
+            value, gradient = draws.losses[:, 0], draws.gradients[:, 0]
+            length = value.abs() / (dual_norm(self.ball.norm, gradient) + 1e-12)
+            closer = length < nearest
+            nearest = torch.where(closer, length, nearest)
+            difference = torch.where(closer, value, difference)
+            normal = torch.where(per_image(closer), gradient, normal)
+        return difference, normal
+
+    def _step(self, x: Tensor, origin: Tensor, difference: Tensor, normal: Tensor) -> Tensor:
+        """The next point; the same one where there is no hyperplane."""
+        norm = self.ball.norm
+        d = to_hyperplane(norm, x, normal, -difference)
+        back = (normal * (x - origin)).flatten(1).sum(1)
+        d0 = to_hyperplane(norm, origin, normal, back - difference)
+        length, length0 = self._length(d).clamp_min(NEAREST), self._length(d0).clamp_min(NEAREST)
+        alpha = per_image((length / (length + length0)).clamp_max(self.alpha_max))
+        moved = ((1 - alpha) * (x + self.eta * d) + alpha * (origin + self.eta * d0)).clamp(0, 1)
+        return torch.where(per_image(difference.isfinite() & normal.flatten(1).isfinite().all(1)), moved, x)
+
+    def _length(self, change: Tensor) -> Tensor:
+        return self.ball.distance(change, torch.zeros_like(change))
