@@ -1,0 +1,230 @@
+"""Square: random search with square-shaped changes, by the loss alone.
+
+Andriushchenko et al. 2020 (arXiv:1912.00049). Needs no gradient, so that it is a check of attacks that do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from depura import _check
+from depura.attacks.answers import ask
+from depura.attacks.attack import Candidates, Cost, Told
+from depura.attacks.ball import Ball
+from depura.attacks.eot import Model, RandomModel, mean
+from depura.attacks.history import History
+from depura.attacks.losses import Loss, margin
+from depura.attacks.numbers import numbered
+from depura.attacks.queries import Queries
+from depura.attacks.squares import Bumps, FlatSquares, Moves
+from depura.noise import Kind, Noise
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""After how many of 10000 queries the altered share of the pixels is halved."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """Keep a proposed point where it has a larger loss than the best so far.
+
+    Against a randomised model the loss is the mean over `eot` draws, and both points are compared on the same draws.
+    On draws that never changed, a search of thousands of queries would fit those draws, not the model: every `renew`
+    queries they are replaced, and the best point is asked again on the new ones. The candidates are the best point of
+    the end and, if draws are renewed, of the best points at the renewals (and the start) the one with the largest mean
+    loss on draws that had no part in its choice.
+
+    The recorded losses are those of the start and of the point proposed at each query.
+
+    Attributes:
+        ball: threat model.
+        n_queries: points tried after the start.
+        p_init: share of the pixels that a proposal alters at first, in (0, 1].
+        eot: draws per point.
+        loss: what is maximised.
+        renew: queries between renewals of the draws. None: none, as suits a deterministic model.
+        moves: what is proposed; default FlatSquares for linf, Bumps for l2.
+        finish: leave an image alone whose best point is misclassified in at least this share of `common` draws of the
+            common tape, in (0, 1]. Asked at renewals (without them, before each query), and only where all draws that
+            the best point was last asked on were wrong. Default: go on to the end.
+        common: draws of the common tape.
+    """
+
+    ball: Ball
+    n_queries: int = 5000
+    p_init: float = 0.8
+    eot: int = 1
+    loss: Loss = margin
+    renew: int | None = 20
+    moves: Moves | None = None
+    finish: float | None = None
+    common: int = 32
+
+    def __post_init__(self) -> None:
+        _check.integer("Square", "n_queries", self.n_queries, low=1, high=2**23 - 1)
+        _check.number("Square", "p_init", self.p_init, low=0.0, high=1.0, low_open=True)
+        _check.integer("Square", "eot", self.eot, low=1)
+        if self.renew is not None:
+            _check.integer("Square", "renew", self.renew, low=1)
+        if self.finish is not None:
+            _check.number("Square", "finish", self.finish, low=0.0, high=1.0, low_open=True)
+        _check.integer("Square", "common", self.common, low=1)
+
+    @property
+    def proposer(self) -> Moves:
+        """What is proposed."""
+        if self.moves is not None:
+            return self.moves
+        return FlatSquares() if self.ball.norm == "linf" else Bumps()
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates per image."""
+        return 1 if self.renew is None else 2
+
+    @property
+    def cost(self) -> Cost:
+        """Evaluations per image: of the start, the proposals and the renewals, and the most that `finish` can ask."""
+        renewals = 0 if self.renew is None else (self.n_queries - 1) // self.renew
+        forwards = (1 + self.n_queries + renewals) * self.eot
+        if self.finish is None:
+            return Cost(gradients=0, forwards=forwards, at_once=self.eot)
+        chances = 1 + (self.n_queries - 1) // (self.renew or 1)
+        return Cost(0, forwards=forwards + chances * self.common, at_once=max(self.eot, self.common))
+
+    def at(self, eps: float) -> Square:
+        """The same attack at another radius."""
+        return replace(self, ball=replace(self.ball, eps=eps))
+
+    def share(self, query: int) -> float:
+        """Share of the pixels that the proposal of a query, counted from 0, alters: halved along the way."""
+        done = query * 10000 // self.n_queries
+        return self.p_init / 2 ** sum(done > mark for mark in HALVINGS)
+
+    def __call__(
+        self,
+        model: Model | RandomModel,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        init: Noise | None = None,
+        eot: Noise | None = None,
+        rows: int | None = None,
+        told: Told | None = None,
+    ) -> Candidates:
+        """Attack.
+
+        Args:
+            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
+            images: (B, C, H, W) in [0, 1].
+            labels: (B,), the true classes.
+            init: randomness of the proposals; default `Noise.fresh`. The start uses its step 0 and query i number
+                i + 1, of which the lower 16 bits are the step and the others are added to the round.
+            eot: randomness of the model; after the r-th renewal draws r * eot to (r + 1) * eot - 1 are used. Without
+                it the model's own randomness, if any, is used.
+            rows: images times draws put through the model at once; default all. The result does not depend on it, but
+                for rounding; out of memory, it is halved.
+            told: called with the share of the work that is done.
+
+        Returns:
+            The candidates.
+
+        Raises:
+            InputError: images or labels that are not usable.
+        """
+        queries = Queries("Square", model, images, labels, noise=eot, rows=rows)
+        init = Noise.fresh(len(images)) if init is None else init
+        moves = self.proposer
+        n_start, n_proposal = moves.n_uniforms(images.shape[1:])
+        history = History(len(images), 1 + self.n_queries)
+        search = _Search(self, queries, images, init, history)
+        search.begin(moves.start(self.ball, images, search.uniforms(0, n_start)))
+        for i in range(self.n_queries):
+            if self.renew is not None and i and i % self.renew == 0:
+                search.renew()
+            if self.finish is not None and i % (self.renew or 1) == 0:
+                search.leave(self.finish)
+            if not len(search.at):
+                break
+            origin, best, u = images[search.at], search.best[search.at], search.uniforms(i + 1, n_proposal)
+            search.compare(moves.propose(self.ball, origin, best, self.share(i), u))
+            if told is not None:
+                told((i + 1) / self.n_queries)
+        if told is not None:
+            told(1.0)
+        found = [search.best] if self.renew is None else [search.best, search.renewed]
+        return history.candidates(torch.stack(found), queries.spent)
+
+
+class _Search:
+    """The state of a search.
+
+    Attributes:
+        at: (R,), the images that it goes on for.
+        best: (B, C, H, W).
+        renewed: (B, C, H, W), of the points that draws were renewed for the one with the largest loss on them.
+    """
+
+    def __init__(self, attack: Square, queries: Queries, images: Tensor, init: Noise, history: History) -> None:
+        """Begin.
+
+        Args:
+            attack: what is wanted.
+            queries: the model.
+            images: (B, C, H, W).
+            init: randomness of the proposals.
+            history: told of every point that is compared.
+        """
+        self.at = torch.arange(len(images), device=images.device)
+        self._attack, self._queries, self._history, self._init = attack, queries, history, init
+        self._draws = range(attack.eot)
+        self.best = self.renewed = images.clone()
+        self._value = self._renewed_value = images.new_full((len(images),), -torch.inf)
+        # Whether all draws of the best point were wrong, and it has not been asked for on the common tape.
+        self._promising = torch.zeros_like(self.at, dtype=torch.bool)
+
+    def uniforms(self, number: int, n: int) -> Tensor:
+        """Uniform numbers for the images in question, (R, n)."""
+        noise, step = numbered(self._init.take(cast("list[int]", self.at.tolist())), number)
+        return noise.uniform(self.best.new_empty(len(self.at), n), kind=Kind.ATTACK, step=step)
+
+    def begin(self, x: Tensor) -> None:
+        """The start."""
+        self.compare(x)
+        self.renewed, self._renewed_value = self.best.clone(), self._value.clone()
+
+    def compare(self, x: Tensor) -> None:
+        """Keep points x, (R, C, H, W), where they are better."""
+        value, wrong = self._ask(x)
+        self._history.add(value, at=self.at)
+        better = value > self._value[self.at]
+        at = self.at[better]
+        self.best[at], self._value[at], self._promising[at] = x[better], value[better], wrong[better]
+
+    def renew(self) -> None:
+        """Ask for the best points on new draws."""
+        self._draws = range(self._draws.stop, self._draws.stop + self._attack.eot)
+        best = self.best[self.at]
+        value, wrong = self._ask(best)
+        self._value[self.at], self._promising[self.at] = value, wrong
+        better = value > self._renewed_value[self.at]
+        at = self.at[better]
+        self.renewed[at], self._renewed_value[at] = best[better], value[better]
+
+    def leave(self, share: float) -> None:
+        """Leave the images alone of which at least a share of the common tape is wrong."""
+        asked = self.at[self._promising[self.at]]
+        if not len(asked):
+            return
+        beaten = self._queries.beaten(self.best[asked], share=share, n_draws=self._attack.common, at=asked)
+        self._promising[asked] = False
+        self._history.finish(asked[beaten])
+        self.at = self.at[~torch.isin(self.at, asked[beaten])]
+
+    def _ask(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and whether all draws are wrong, (R,)."""
+        answers = ask(self._queries, x, self._attack.loss, draws=self._draws, at=self.at)
+        return mean(answers.losses), answers.wrong.all(1)
