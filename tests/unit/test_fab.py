@@ -120,7 +120,7 @@ def first_class(n: int, *, border: bool = False) -> Tensor:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_distance_to_the_boundary_of_a_linear_model(norm: str) -> None:
-    """Never less than the true distance, and 1 % more; 5 % next to the border, which the choice of the class ignores."""
+    """Never less than the true distance, and 1 % more; 5 % at the border, which the choice of the class ignores."""
     for images, most in ((first_class(6), 1.01), (first_class(6, border=True), 1.05)):
         assert len(images) == 6
         labels = torch.zeros(len(images), dtype=torch.int64)
@@ -204,6 +204,44 @@ def test_one_step_by_hand() -> None:
     torch.testing.assert_close(got.spent, torch.tensor([[1, 2]]))
 
 
+@pytest.mark.parametrize("alpha_max", [0.1, 0.3, 1.0])
+def test_a_step_from_a_random_start_by_hand(alpha_max: float) -> None:
+    """Far from the border of the box the ways are gap w / |w|^2, from the start and from the image."""
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        return two(0.3)(x)
+
+    images, labels = torch.full((5, 1, 3, 4), 0.5).double(), torch.zeros(5, dtype=torch.int64)
+    attack = FAB(Ball("l2", 0.1), n_steps=1, n_restarts=2, n_targets=1, alpha_max=alpha_max, finish=None)
+    attack(model, images, labels, init=INIT)
+    start, then = seen[-2].flatten(1), seen[-1].flatten(1)
+    gap = 0.3 - (start - 0.5) @ W[0]
+    share = (gap / (gap + 0.3)).clamp_max(alpha_max)[:, None]
+    assert (alpha_max < 1) == bool((share == alpha_max).all())
+    way, way0 = gap[:, None] * W[0] / W[0].square().sum(), 0.3 * W[0] / W[0].square().sum()
+    expected = (1 - share) * (start + 1.05 * way) + share * (0.5 + 1.05 * way0)
+    torch.testing.assert_close(then, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_points_that_are_not_misclassified_do_not_count(norm: str) -> None:
+    """z_1 - z_0 = e^(-6 b) - e^(-6 s), for s = <w, x - 1/2>, is concave: the first steps fall short of s = b."""
+
+    def model(x: Tensor) -> Tensor:
+        z = math.exp(-1.8) - torch.exp(-6 * ((x.flatten(1) - 0.5) @ W[0]))
+        return torch.stack([torch.zeros_like(z), z], dim=1)
+
+    images, labels = torch.full((3, 1, 3, 4), 0.5).double(), torch.zeros(3, dtype=torch.int64)
+    got = FAB(Ball(norm, 1.0), n_steps=20, n_targets=1)(model, images, labels)
+    assert bool((got.loss[1] < 0).all())
+    assert model(got.images[0]).argmax(1).tolist() == [1] * 3
+    distance = Ball(norm, 1.0).distance(got.images[0], images)
+    ratio = distance * dual_norm(norm, W[0].reshape(1, 1, 3, 4)) / 0.3
+    assert 1 <= float(ratio.min()) <= float(ratio.max()) < 1.01
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_restarts_begin_within_half_the_radius_or_half_of_what_was_found(norm: str) -> None:
     seen: list[Tensor] = []
@@ -260,6 +298,7 @@ def test_finished_images_are_left_out_of_later_runs_only() -> None:
 
 def test_gradients_that_are_not_finite_leave_an_image_where_it_is() -> None:
     def broken(x: Tensor) -> Tensor:
+        assert bool(x.isfinite().all())
         z = (x.flatten(1) - 0.5) @ W[0] - 0.2
         planted = torch.sqrt((x * 0).flatten(1).sum(1)) * torch.tensor([1.0, 0.0]).double()
         return torch.stack([torch.zeros_like(z), torch.where(planted.isnan(), z, z + planted)], dim=1)

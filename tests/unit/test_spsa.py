@@ -207,14 +207,15 @@ def test_lucky_draws_do_not_finish_an_image() -> None:
     assert got.loss.isfinite().sum(0).tolist() == [1] * 5
 
 
-def test_losses_that_are_not_finite_leave_an_image_where_it_is() -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_losses_that_are_not_finite_leave_an_image_where_it_is(norm: str) -> None:
     def broken(x: Tensor) -> Tensor:
         z = two(x)[:, 1] + torch.where(x[:, 0, 0, 0] > 0.8, torch.nan, 0.0)
         return torch.stack([0 * z, z], dim=1)
 
     images = torch.full((2, 1, 3, 4), 0.5).double()
     images[1, 0, 0, 0] = 0.9
-    got = SPSA(Ball("linf", 0.05), n_steps=3, n_pairs=4)(broken, images, LABELS[:2], init=INIT.take([0, 1]))
+    got = SPSA(Ball(norm, 0.05), n_steps=3, n_pairs=4)(broken, images, LABELS[:2], init=INIT.take([0, 1]))
     assert torch.equal(got.images[:, 1], images[[1, 1]])
     assert not torch.equal(got.images[0, 0], images[0])
 

@@ -40,11 +40,10 @@ def to_hyperplane(norm: Norm, x: Tensor, w: Tensor, gap: Tensor) -> Tensor:
     gained = (weight * room).gather(1, order)
     before = gained.cumsum(1) - gained
     slope = (weight * speed).gather(1, order).flip(1).cumsum(1).flip(1)
-    # The stretch between two stops in which the gap is closed; beyond the last one it cannot be.
+    # The stretch between two stops in which the gap is closed. Beyond the last stop it cannot be: time only goes on.
     stretch = (before + slope * stop < gap.abs()[:, None]).sum(1, keepdim=True)
     here = stretch.clamp_max(stop.shape[1] - 1)
     rate = slope.gather(1, here)
     missing = (gap.abs()[:, None] - before.gather(1, here)).clamp_min(0)
     time = missing / torch.where(rate > 0, rate, 1.0)
-    time = torch.where(stretch < stop.shape[1], time, torch.inf)
     return (way * torch.minimum(time * speed, room)).reshape(x.shape)
