@@ -79,6 +79,7 @@ GRAD_MODE = {
     "gradients/adjoint.py",
     "gradients/relaxed.py",
     "gradients/grafted.py",
+    "gradients/deviated.py",
     "guidance.py",
     "purifier.py",
     "composed.py",

@@ -57,6 +57,7 @@ from depura.exact import empirical_denoiser as empirical_denoiser
 from depura.filters import Blurred as Blurred
 from depura.filters import Upsampled as Upsampled
 from depura.gradients import Adjoint as Adjoint
+from depura.gradients import Deviated as Deviated
 from depura.gradients import Direct as Direct
 from depura.gradients import GradientRoute as GradientRoute
 from depura.gradients import Grafted as Grafted

@@ -185,7 +185,7 @@ def _route(defence: Defence) -> Check:
     return Check(
         "route",
         Light.AMBER,
-        f"The study's own route is {code}, an approximation; what was audited is the exact route, G6.",
+        f"The study's own route is {code}, not the loss's exact gradient; what was audited is the exact route, G6.",
     )
 
 

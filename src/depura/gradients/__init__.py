@@ -1,11 +1,12 @@
 """How to differentiate a walk is a part, not a mode: routes fold `advance` over the steps and decide what comes back.
 
-`Direct` and `StoredState` are exact. `StraightThrough`, `Adjoint`, `Relaxed` and `Grafted` are not, and each has a code
-by which reports name it.
+`Direct` and `StoredState` are exact, and so is `Deviated`, of an attack's loss and a second one together.
+`StraightThrough`, `Adjoint`, `Relaxed` and `Grafted` are not. Each has a code by which reports name it.
 """
 
 from depura._memory import graph_bytes as graph_bytes
 from depura.gradients.adjoint import Adjoint as Adjoint
+from depura.gradients.deviated import Deviated as Deviated
 from depura.gradients.grafted import Grafted as Grafted
 from depura.gradients.relaxed import Relaxed as Relaxed
 from depura.gradients.routes import Advance as Advance

@@ -52,7 +52,7 @@ class GradientRoute(Protocol):
     """Folds the steps, and defines the gradient of the fold."""
 
     code: ClassVar[str]
-    """The route's code in reports (G2 BPDA, G5 adjoint, G6 exact, G7 grafted, G8 relaxed)."""
+    """The route's code in reports (G2 BPDA, G5 adjoint, G6 exact, G6d with L_dev, G7 grafted, G8 relaxed)."""
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
         """The state after the last step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,6 +16,9 @@ from depura import _check
 from depura._memory import Ledger, spare_bytes, unless_out_of_memory
 from depura.gradients.routes import Advance, fold, refuse_second_derivatives
 from depura.schedules import Step
+
+Passing = Callable[[int, Tensor], tuple[Tensor, Tensor] | None]
+"""(number of a step, state after it) -> what joins the cotangents of that state and of the input on the way back."""
 
 _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
@@ -70,10 +73,27 @@ class StoredState:
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
         """The state after the last step."""
+        return self.passing(advance, x, x_in, steps, None)
+
+    def passing(
+        self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], passing: Passing | None
+    ) -> Tensor:
+        """The state after the last step; on the way back, cotangents are added to as each state is passed.
+
+        Args:
+            advance: one step.
+            x: state before the first step, (B, C, H, W).
+            x_in: image being purified, [-1, 1] units.
+            steps: rows of the step table, in order.
+            passing: asked once for the state after each step, last to first; None adds nothing.
+
+        Returns:
+            The last state.
+        """
         if not (torch.is_grad_enabled() and (x.requires_grad or x_in.requires_grad)):
             return fold(advance, x, x_in, steps)
         walk: Any = _StoredWalk
-        return walk.apply(self, advance, tuple(steps), x, x_in)
+        return walk.apply(self, advance, tuple(steps), passing, x, x_in)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""
@@ -91,19 +111,25 @@ class _StoredWalk(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, route: StoredState, advance: Advance, steps: tuple[Step, ...], x: Tensor, x_in: Tensor
+        ctx: Any,
+        route: StoredState,
+        advance: Advance,
+        steps: tuple[Step, ...],
+        passing: Passing | None,
+        x: Tensor,
+        x_in: Tensor,
     ) -> Tensor:
-        ctx.memory = _Memory(advance, steps, x_in.detach(), offload=route.offload)
+        ctx.memory = _Memory(advance, steps, passing, x_in.detach(), offload=route.offload)
         ctx.save_for_backward(x, x_in)
         return ctx.memory.walk(x.detach(), route.allowance(advance, x.device), route.segment)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, None, Tensor | None, Tensor | None]:
         refuse_second_derivatives("StoredState")
         _ = ctx.saved_tensors  # raises if an input was changed in place, or the graph was freed
         by_state, by_input = ctx.memory.pull_back(grad_outputs[0])
         wants = ctx.needs_input_grad
-        return None, None, None, by_state if wants[3] else None, by_input if wants[4] else None
+        return None, None, None, None, by_state if wants[4] else None, by_input if wants[5] else None
 
 
 class _Graph(NamedTuple):
@@ -117,9 +143,12 @@ class _Graph(NamedTuple):
 class _Memory:
     """What is kept of a walk for the way back."""
 
-    def __init__(self, advance: Advance, steps: tuple[Step, ...], x_in: Tensor, *, offload: bool) -> None:
+    def __init__(
+        self, advance: Advance, steps: tuple[Step, ...], passing: Passing | None, x_in: Tensor, *, offload: bool
+    ) -> None:
         self.advance = advance
         self.steps = steps
+        self.passing = passing
         self.x_in = x_in
         self.offload = offload
         self.graphs: dict[int, _Graph] = {}
@@ -167,7 +196,7 @@ class _Memory:
         """Pull back through some steps, in as many pieces as memory asks for."""
         graph = self.graphs.pop(first, None)
         if graph is not None:
-            return _pull(graph, cotangent, total)
+            return self._pull(first, graph, cotangent, total)
         pulled = unless_out_of_memory(lambda: self._recompute(first, last, x, cotangent, total))
         if pulled is not None:
             return pulled
@@ -189,8 +218,20 @@ class _Memory:
                 graphs.append(self._graph(k, x))
                 x = graphs[-1].out.detach()
         while graphs:
-            cotangent, total = _pull(graphs.pop(), cotangent, total)
+            last -= 1
+            cotangent, total = self._pull(last, graphs.pop(), cotangent, total)
         return cotangent, total
+
+    def _pull(self, k: int, graph: _Graph, cotangent: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Cotangent of the state before a step, and the input's so far with what the step adds."""
+        added = None if self.passing is None else self.passing(k, graph.out.detach())
+        if added is not None:
+            cotangent, total = cotangent + added[0], total + added[1]
+        by_state, by_reference = _vjp(graph, cotangent)
+        return (
+            torch.zeros_like(graph.x) if by_state is None else by_state,
+            total if by_reference is None else total + by_reference,
+        )
 
     def _graph(self, k: int, x: Tensor) -> _Graph:
         """One step, recorded; state and reference are leaves of its graph."""
@@ -228,15 +269,6 @@ class _Memory:
         kept = sorted(self.graphs)
         for k in kept[len(kept) // 2 :]:
             del self.graphs[k]
-
-
-def _pull(graph: _Graph, cotangent: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Cotangent of the state before a step, and the input's so far with what the step adds."""
-    by_state, by_reference = _vjp(graph, cotangent)
-    return (
-        torch.zeros_like(graph.x) if by_state is None else by_state,
-        total if by_reference is None else total + by_reference,
-    )
 
 
 def _vjp(graph: _Graph, cotangent: Tensor) -> tuple[Tensor | None, ...]:

@@ -22,6 +22,7 @@ ROUTES = {
     "G4": "surrogate of fewer steps (approximate)",
     "G5": "continuous adjoint (approximate)",
     "G6": "exact gradient of the whole defence",
+    "G6d": "exact gradient of the loss and the deviated reconstruction",
     "G7": "grafted, one Jacobian for all draws (approximate)",
     "G8": "relaxed (smooth stand-ins)",
 }
