@@ -78,6 +78,15 @@ def network(case: dict, data: Mapping[str, Tensor]) -> Network:
     return Network(data, discrete="abar[label]" in case["network"], learned_variance="2C channels" in case["network"])
 
 
+def classifier(data: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    """The classifier of a recorded attack: two dense layers with a tanh between them."""
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.tanh(images.flatten(1) @ data["W1"].T + data["b1"]) @ data["W2"].T + data["b2"]
+
+    return logits
+
+
 def denoiser(
     case: dict, data: Mapping[str, Tensor], *, label: LabelRule = INDEX, variance: bool = False
 ) -> EpsDenoiser:

@@ -87,6 +87,7 @@ GRAD_MODE = {
     "cleaner.py",
     "rules.py",
     "attacks/eot.py",
+    "attacks/stadv.py",
     "evaluation/fitting.py",
     "evaluation/scoring.py",
     "evaluation/price.py",

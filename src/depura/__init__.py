@@ -12,6 +12,7 @@ from depura.attacks.attack import Attack as Attack
 from depura.attacks.attack import Candidates as Candidates
 from depura.attacks.ball import Ball as Ball
 from depura.attacks.fab import FAB as FAB
+from depura.attacks.flow import Flow as Flow
 from depura.attacks.losses import cross_entropy as cross_entropy
 from depura.attacks.losses import margin as margin
 from depura.attacks.pgd import PGD as PGD
@@ -19,6 +20,7 @@ from depura.attacks.pgd import Momentum as Momentum
 from depura.attacks.selective import Selective as Selective
 from depura.attacks.spsa import SPSA as SPSA
 from depura.attacks.square import Square as Square
+from depura.attacks.stadv import StAdv as StAdv
 from depura.attacks.transfer import Transfer as Transfer
 from depura.cleaner import Cleaner as Cleaner
 from depura.cleaner import Moment as Moment
