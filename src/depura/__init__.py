@@ -17,6 +17,7 @@ from depura.attacks.losses import cross_entropy as cross_entropy
 from depura.attacks.losses import margin as margin
 from depura.attacks.pgd import PGD as PGD
 from depura.attacks.pgd import Momentum as Momentum
+from depura.attacks.random_points import RandomPoints as RandomPoints
 from depura.attacks.selective import Selective as Selective
 from depura.attacks.spsa import SPSA as SPSA
 from depura.attacks.square import Square as Square
