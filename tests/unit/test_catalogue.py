@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from attack_contract import INIT, B, bare
-from depura.attacks.ball import Ball
-from depura.attacks.catalogue import CATALOGUE, Entry, at_default
+from depura.attacks.catalogue import CATALOGUE, Entry, at_default, threat
 from toys import rand
 
 CHANGES: tuple[dict[str, float], ...] = (
@@ -39,7 +38,7 @@ def test_the_formula_is_the_cost(entry: Entry, changes: dict[str, float]) -> Non
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.name)
 def test_every_norm_that_is_listed_is_taken(entry: Entry) -> None:
     for norm in entry.norms:
-        attack = entry.build(Ball(norm, 0.1))
+        attack = entry.build(threat(norm, 0.1))
         assert (attack.ball.norm, attack.ball.eps) == (norm, 0.1)
 
 
@@ -60,7 +59,7 @@ def test_what_an_attack_needs_is_enough(entry: Entry) -> None:
         "decisions": decisions,
     }
     attack = at_default(entry)
-    small = {"n_steps": 1, "eot": 1, "n_restarts": 1}
+    small = {"n_steps": 1, "eot": 1, "n_restarts": 1, "n_queries": 9}
     having = {field.name for field in dataclasses.fields(attack)}  # type: ignore[arg-type]
     attack = dataclasses.replace(attack, **{k: v for k, v in small.items() if k in having})  # type: ignore[type-var]
     labels = torch.zeros(B, dtype=torch.int64)

@@ -173,6 +173,21 @@ class Ball:
         return origin + per_image(factor).to(x.dtype) * (x - origin)
 
 
+def only(where: str, ball: Ball, *norms: Norm) -> None:
+    """Refuse a ball of a norm that an attack does not know.
+
+    Args:
+        where: the attack's name.
+        ball: the ball.
+        *norms: those it knows.
+
+    Raises:
+        InputError: another norm.
+    """
+    if ball.norm not in norms:
+        _check.fail(where, f"a ball in {' or '.join(norms)}", ball.norm, "For l1 take APGD or TargetedAPGD.")
+
+
 def _onto_l1_and_box(x: Tensor, origin: Tensor, eps: float) -> Tensor:
     """Nearest point (in l2) to x within l1 distance eps of the origin and within [0, 1].
 

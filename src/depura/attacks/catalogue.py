@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball, Norm
+from depura.attacks.ball import Ball, Norm, Threat
+from depura.attacks.ensembles import rand, standard
+from depura.attacks.fab import FAB
+from depura.attacks.flow import Flow
 from depura.attacks.pgd import PGD, Momentum
+from depura.attacks.random_points import RandomPoints
 from depura.attacks.selective import Selective
+from depura.attacks.spsa import SPSA
+from depura.attacks.square import Square
+from depura.attacks.stadv import StAdv
 
 Needs = Literal["gradients", "scores", "decisions"]
 
@@ -27,8 +34,8 @@ class Entry:
         title: as people call it.
         source: where it is from.
         needs: of a model, the most that it asks for: gradients, scores (logits), or decisions (labels) alone.
-        norms: of the balls that it takes.
-        build: the attack with its defaults, in a ball.
+        norms: of the threat models that it takes: those of a `Ball`, or "flow".
+        build: the attack with its defaults, in a threat model.
         gradients: evaluations with a gradient per image, at most: a Python expression in the attack's own fields.
         forwards: those without, likewise.
         words: what a reader sees instead of these expressions, where they would not help.
@@ -38,8 +45,8 @@ class Entry:
     title: str
     source: str
     needs: Needs
-    norms: tuple[Norm, ...]
-    build: Callable[[Ball], Attack]
+    norms: tuple[str, ...]
+    build: Callable[[Any], Attack]
     gradients: str = "0"
     forwards: str = "0"
     words: str = ""
@@ -56,6 +63,11 @@ class Entry:
 def _momentum(ball: Ball) -> PGD:
     return PGD(ball, momentum=Momentum())
 
+
+EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "flow": 0.05}
+"""Usual sizes on CIFAR-10, by norm."""
+
+SUM = "sum(attack.cost.{} for attack in attacks)"
 
 CATALOGUE: tuple[Entry, ...] = (
     Entry(
@@ -109,9 +121,95 @@ CATALOGUE: tuple[Entry, ...] = (
         gradients="n_restarts * n_steps * eot",
         forwards="(n_restarts * n_steps * common if finish else 0)",
     ),
+    Entry(
+        name="fab",
+        title="FAB, towards the likeliest classes; deterministic models",
+        source="Croce and Hein 2020, arXiv:1907.02044",
+        needs="gradients",
+        norms=("linf", "l2"),
+        build=FAB,
+        gradients="max(n_targets, 1) * n_restarts * n_steps * (1 if n_targets else n_classes - 1)",
+        forwards="max(n_targets, 1) * n_restarts * n_steps + 1",
+        words="n_targets x n_restarts x n_steps gradients + as many forwards, and one",
+    ),
+    Entry(
+        name="square",
+        title="Square, a random search",
+        source="Andriushchenko et al. 2020, arXiv:1912.00049",
+        needs="scores",
+        norms=("linf", "l2"),
+        build=Square,
+        forwards="(1 + n_queries + (n_queries - 1) // renew) * eot"
+        " + (1 + (n_queries - 1) // renew) * common * (finish is not None)",
+        words="(1 + n_queries + n_queries / renew) x eot forwards",
+    ),
+    Entry(
+        name="spsa",
+        title="SPSA, gradients by differences",
+        source="Uesato et al. 2018, arXiv:1802.05666",
+        needs="scores",
+        norms=("linf", "l2", "l1"),
+        build=SPSA,
+        forwards="2 * n_steps * n_pairs * eot + (n_steps - 1) * common * (finish is not None)",
+        words="2 x n_steps x n_pairs x eot forwards",
+    ),
+    Entry(
+        name="stadv",
+        title="StAdv, flows that bend an image",
+        source="Xiao et al. 2018, arXiv:1801.02612",
+        needs="gradients",
+        norms=("flow",),
+        build=StAdv,
+        gradients="n_steps * eot",
+    ),
+    Entry(
+        name="random",
+        title="random points, the worst of them",
+        source="Carlini et al. 2019, arXiv:1902.06705",
+        needs="scores",
+        norms=("linf", "l2", "l1"),
+        build=RandomPoints,
+        forwards="n_points * eot * (n_points > keep)",
+        words="n_points x eot forwards",
+    ),
+    Entry(
+        name="standard",
+        title="AutoAttack's standard ensemble; deterministic models",
+        source="Croce and Hein 2020, arXiv:2003.01690",
+        needs="gradients",
+        norms=("linf", "l2", "l1"),
+        build=standard,
+        gradients=SUM.format("gradients"),
+        forwards=SUM.format("forwards") + " + sum(attack.n_candidates for attack in attacks)",
+        words="those of apgd, apgd-targeted, fab and square together; an image that one breaks is left to it",
+    ),
+    Entry(
+        name="rand",
+        title="AutoAttack's ensemble for randomised models",
+        source="Croce and Hein 2020, arXiv:2003.01690",
+        needs="gradients",
+        norms=("linf", "l2", "l1"),
+        build=rand,
+        gradients=SUM.format("gradients"),
+        forwards=SUM.format("forwards"),
+        words="twice that of apgd",
+    ),
 )
 
 
 def at_default(entry: Entry) -> Attack:
-    """The attack with its defaults, in the first ball that it takes, at 8/255: to look at, such as at its cost."""
-    return entry.build(Ball(entry.norms[0], 8 / 255))
+    """The attack with its defaults, in the first threat model that it takes: to look at, such as at its cost."""
+    return entry.build(threat(entry.norms[0], EPS[entry.norms[0]]))
+
+
+def threat(norm: str, eps: float) -> Threat:
+    """A threat model by the name of its norm.
+
+    Args:
+        norm: of a `Ball`, or "flow".
+        eps: radius; of a flow, its bound in grid units.
+
+    Returns:
+        The threat model.
+    """
+    return Flow(eps) if norm == "flow" else Ball(cast("Norm", norm), eps)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.ball import Ball, per_image
+from depura.attacks.ball import Ball, only, per_image
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.found import Found
 from depura.attacks.history import History
@@ -70,6 +70,7 @@ class FAB:
     finish: float | None = 1.0
 
     def __post_init__(self) -> None:
+        only("FAB", self.ball, "linf", "l2")
         _check.integer("FAB", "n_steps", self.n_steps, low=1)
         _check.integer("FAB", "n_restarts", self.n_restarts, low=1)
         _check.integer("FAB", "n_targets", self.n_targets)

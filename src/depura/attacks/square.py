@@ -14,7 +14,7 @@ from torch import Tensor
 from depura import _check
 from depura.attacks.answers import ask
 from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.ball import Ball
+from depura.attacks.ball import Ball, only
 from depura.attacks.eot import Model, RandomModel, mean
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin
@@ -64,6 +64,8 @@ class Square:
     common: int = 32
 
     def __post_init__(self) -> None:
+        if self.moves is None:
+            only("Square", self.ball, "linf", "l2")
         _check.integer("Square", "n_queries", self.n_queries, low=1, high=2**23 - 1)
         _check.number("Square", "p_init", self.p_init, low=0.0, high=1.0, low_open=True)
         _check.integer("Square", "eot", self.eot, low=1)

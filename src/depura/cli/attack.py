@@ -14,8 +14,8 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball
-from depura.attacks.catalogue import CATALOGUE
+from depura.attacks.ball import Threat
+from depura.attacks.catalogue import CATALOGUE, EPS, threat
 from depura.cli.attacks import EOT, built
 from depura.cli.doors import door, fraction, named, one_thread, out, progress
 from depura.cli.purifiers import DIGITS, Method, purifier_of
@@ -42,9 +42,7 @@ class Norm(str, Enum):
     linf = "linf"
     l2 = "l2"
     l1 = "l1"
-
-
-EPS = {Norm.linf: 8 / 255, Norm.l2: 0.5, Norm.l1: 12.0}
+    flow = "flow"
 
 
 class Judged(NamedTuple):
@@ -76,7 +74,7 @@ def attack(
     norm: Annotated[Norm, typer.Option(help="Norm of the change.")] = Norm.linf,
     eps: Annotated[
         float | None,
-        typer.Option(parser=fraction, metavar="NUMBER", help="Largest change; default 8/255, l2: 0.5, l1: 12."),
+        typer.Option(parser=fraction, metavar="NUMBER", help="Largest change; default 8/255, l2 0.5, l1 12, flow .05."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the attack; default: the attack's.")] = None,
     eot: Annotated[
@@ -114,10 +112,11 @@ def attack(
             steps_option="--purifier-steps",
         )
     defence = Defence(purifier, cast("Callable[[Tensor], Tensor]", judge))
-    ball = Ball(norm.value, EPS[norm] if eps is None else eps)
+    radius = EPS[norm.value] if eps is None else eps
     most = 1.0 if norm is Norm.linf else math.inf
     advice = "It is a radius in [0, 1] units, such as 8/255."
-    _check.number("attack", "--eps", ball.eps, low=0.0, high=most, low_open=True, advice=advice)
+    _check.number("attack", "--eps", radius, low=0.0, high=most, low_open=True, advice=advice)
+    ball = threat(norm.value, radius)
     loaded = [files.load(path, where="attack") for source in images for path in files.find(source, where="attack")]
     bundled = classifier == DIGITS or (method is not None and denoiser == DIGITS)
     for item in loaded:
@@ -245,7 +244,7 @@ def _stack(results: list[Judged]) -> Tensor:
     return torch.cat([result.images for result in results])
 
 
-def _words(result: Judged, clean: Tensor, label: Tensor, ball: Ball, *, random: bool) -> str:
+def _words(result: Judged, clean: Tensor, label: Tensor, ball: Threat, *, random: bool) -> str:
     """One line about one image."""
     parts = [f"label {int(label)}"]
     for when, scores in zip(("before", "after", "8-bit"), result.scores, strict=True):

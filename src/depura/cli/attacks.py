@@ -10,7 +10,7 @@ import typer
 
 from depura import _check
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball
+from depura.attacks.ball import Threat
 from depura.attacks.catalogue import CATALOGUE, at_default
 from depura.cli.doors import door, out
 
@@ -45,7 +45,7 @@ def attacks(as_json: Annotated[bool, typer.Option("--json", help="Print JSON ins
     out.print("\nCost: evaluations of the model per image, at most; eot: draws of a randomised model per question.")
 
 
-def built(name: str, ball: Ball, *, random: bool, steps: int | None, eot: int | None) -> Attack:
+def built(name: str, ball: Threat, *, random: bool, steps: int | None, eot: int | None) -> Attack:
     """An attack of the catalogue with the settings that were given; one that it does not have is refused.
 
     Args:
