@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from checks import largest
+from depura.attacks.apgd import APGD
+from depura.attacks.attack import Attack
 from depura.attacks.ball import Ball
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
+from depura.attacks.selective import Selective, Turning
 from depura.defence import Defence
 from depura.exact import GaussianDenoiser, MixtureDenoiser
 from depura.gradients import Direct, StoredState
@@ -159,7 +162,7 @@ def fine_grid(ball: Ball, image: Tensor) -> Tensor:
     return points[((points >= 0) & (points <= 1)).flatten(1).all(1)]
 
 
-def attacked(logits: Callable[[Tensor, list[int]], Tensor], attack: PGD) -> Tensor:
+def attacked(logits: Callable[[Tensor, list[int]], Tensor], attack: Attack) -> Tensor:
     """Largest loss of the candidates of several starts, (3,)."""
     rows = [row for row in range(3) for _ in range(STARTS)]
     init = Noise(1, images=tuple(rows), draws=tuple(range(STARTS)) * 3)
@@ -171,12 +174,24 @@ def attacked(logits: Callable[[Tensor, list[int]], Tensor], attack: PGD) -> Tens
     return losses.amax(0).reshape(3, STARTS).amax(1)
 
 
+ATTACKS: dict[str, Callable[[Ball], Attack]] = {
+    "pgd": lambda ball: PGD(ball, n_steps=200, step_size=ball.eps / 80),
+    "apgd": lambda ball: APGD(ball, n_steps=80, common=0),
+    "selective": lambda ball: Selective(
+        ball, n_steps=100, step_size=ball.eps / 20, eot=1, n_restarts=1, losses=(Turning(margin),)
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("ball", [Ball("linf", 0.1), Ball("l2", 0.15)], ids=str)
 @pytest.mark.parametrize(("solver", "guided", "n_draws"), WALKS)
-def test_t11_attack_reaches_the_optimum_that_a_grid_finds(solver: str, guided: str, n_draws: int, ball: Ball) -> None:
-    """T11: PGD through stored states ends within 1e-3 of the best point of the whole ball; the image is not."""
+def test_t11_attack_reaches_the_optimum_that_a_grid_finds(
+    solver: str, guided: str, n_draws: int, ball: Ball, attack: str
+) -> None:
+    """T11: attacks through stored states end within 1e-3 of the best point of the whole ball; the image is not."""
     logits = pinned(solver, guided, n_draws, StoredState())
-    found = attacked(logits, PGD(ball, n_steps=200, step_size=ball.eps / 80))
+    found = attacked(logits, ATTACKS[attack](ball))
     with torch.no_grad():
         before = margin(logits(IMAGES, [0, 1, 2]), LABELS)
     for i in range(3):
