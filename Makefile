@@ -24,7 +24,7 @@ bench: .venv/test.stamp  ## speed and memory, as ratios within one run; a large 
 	$(BIN)/python -m benchmarks.purification
 	$(BIN)/python -m benchmarks.gradients --out runs/gradients.json
 
-test-attacks: .venv-attacks/stamp  ## attacks of torchattacks, foolbox, ART and pyautoattack
+test-attacks: .venv-attacks/stamp  ## the same Defence under torchattacks, foolbox and ART
 	$(ATTACKS)/python -m pytest -m attacks tests/end_to_end/test_attack_libraries.py
 
 clean:
@@ -49,6 +49,6 @@ clean:
 # torchattacks asks for torchvision and for an old requests, and needs neither for its attacks: installed without dependencies.
 .venv-attacks/stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-attacks
-	$(ATTACKS)/pip install $(PIP_FLAGS) -e . pytest adversarial-robustness-toolbox foolbox pyautoattack tqdm requests safetensors
+	$(ATTACKS)/pip install $(PIP_FLAGS) -e . pytest adversarial-robustness-toolbox foolbox tqdm requests safetensors
 	$(ATTACKS)/pip install $(PIP_FLAGS) --no-deps torchattacks
 	touch $@

@@ -1,12 +1,9 @@
-"""Attack libraries, both ways: a `Defence` is an ordinary module that they work on unchanged, and their attacks are
-sources of candidates in a study.
+"""A `Defence` is an ordinary module from images in [0, 1] to logits: attack libraries work on it unchanged.
 
-What they return is judged on draws of its own; their own success flags are not looked at.
+What they return is judged here on draws of its own; their own success flags are not looked at.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +11,9 @@ import torch
 from torch import Tensor
 
 import depura
-from depura.attacks.external import Art, AutoAttack, External, Foolbox, Torchattacks, art_classifier, foolbox_model
 from depura.demo import digits_purifier
 from depura.evaluation.scoring import score
 from depura.evaluation.streams import Streams
-from depura.reports.summary import summarise
 
 pytestmark = pytest.mark.attacks
 
@@ -53,53 +48,6 @@ def judge(defence: depura.Defence, data: depura.ImageSet, found: Tensor) -> None
     assert null > 0.9
     assert adaptive < transfer
     assert adaptive < null - 0.3
-
-
-SOURCES = {
-    "torchattacks": Torchattacks("EOTPGD", {"alpha": STEP, "steps": STEPS, "eot_iter": 4}),
-    "foolbox": Foolbox("LinfPGD", {"abs_stepsize": STEP, "steps": 4 * STEPS}),
-    "art": Art("ProjectedGradientDescentPyTorch", 10, {"eps_step": STEP, "max_iter": 4 * STEPS, "verbose": False}),
-    "pyautoattack": AutoAttack("rand"),
-}
-
-
-@pytest.mark.parametrize("library", SOURCES)
-def test_candidates_of_a_library_in_a_study(
-    library: str, defence: depura.Defence, data: depura.ImageSet, tmp_path: Path
-) -> None:
-    """The library's rows are judged like any other, and its evaluations counted by the hook."""
-    pytest.importorskip(library)
-    attack = External(depura.Ball("linf", EPS), SOURCES[library])
-    bare = defence.with_(purifier=None)
-    few = data.first(4 if library == "pyautoattack" else N)
-    rows = (
-        depura.Row("bare", "no defence", attack, bare, bare, "undefended"),
-        depura.Row("library", library, attack, defence, defence, "adaptive"),
-    )
-    study = depura.Study("library", few, defence, rows, report_draws=32, pictures=0)
-    summary = summarise(depura.run(study, tmp_path / "run"))
-    values = {line.name: line for line in summary.lines}
-    print(library, summary.headline, values["library"].examples)
-    assert values["bare"].metrics.single.value <= 0.25
-    assert values["library"].null.single.value > 0.7
-    assert values["library"].examples.gradients > 0
-    assert values["library"].evaluations[1] > 0
-    if library != "pyautoattack":  # which returns images unperturbed that no single draw broke
-        assert values["library"].metrics.single.value < values["library"].null.single.value - 0.3
-
-
-def test_a_defence_as_a_model_of_foolbox_and_art(defence: depura.Defence, data: depura.ImageSet) -> None:
-    pytest.importorskip("foolbox")
-    pytest.importorskip("art")
-    clean = foolbox_model(defence)(data.images).argmax(1)
-    assert float((clean == data.labels).float().mean()) > 0.8
-    estimator = art_classifier(defence, shape=(1, 8, 8), n_classes=10)
-    logits = estimator.predict(data.images.numpy())
-    assert logits.shape == (N, 10)
-    assert float((logits.argmax(1) == data.labels.numpy()).mean()) > 0.8
-    gradient = estimator.loss_gradient(data.images.numpy(), np.eye(10, dtype=np.float32)[data.labels.numpy()])
-    assert gradient.shape == data.images.shape
-    assert float(np.abs(gradient).max()) > 0
 
 
 def test_torchattacks(defence: depura.Defence, data: depura.ImageSet) -> None:
