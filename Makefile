@@ -24,7 +24,7 @@ bench: .venv/test.stamp  ## speed and memory, as ratios within one run; a large 
 	$(BIN)/python -m benchmarks.purification
 	$(BIN)/python -m benchmarks.gradients --out runs/gradients.json
 
-test-attacks: .venv-attacks/stamp  ## the same Defence under torchattacks, foolbox and ART
+test-attacks: .venv-attacks/stamp  ## torchattacks, foolbox, ART and pyautoattack, both ways
 	$(ATTACKS)/python -m pytest -m attacks tests/end_to_end/test_attack_libraries.py
 
 clean:
@@ -46,9 +46,10 @@ clean:
 	$(BIN)/pip install $(PIP_FLAGS) -e '.[report,test,dev]'
 	touch $@
 
-# torchattacks asks for torchvision and for an old requests, and needs neither for its attacks: installed without dependencies.
+# torchattacks asks for torchvision and for an old requests, and needs neither for its attacks: installed without
+# dependencies. So is pyautoattack, a wheel of 42 MB; it is imported without TensorFlow.
 .venv-attacks/stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-attacks
 	$(ATTACKS)/pip install $(PIP_FLAGS) -e . pytest adversarial-robustness-toolbox foolbox tqdm requests safetensors
-	$(ATTACKS)/pip install $(PIP_FLAGS) --no-deps torchattacks
+	$(ATTACKS)/pip install $(PIP_FLAGS) --no-deps torchattacks pyautoattack==0.2.0
 	touch $@

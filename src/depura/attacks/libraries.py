@@ -198,8 +198,8 @@ def _autoattack(model: ModelForLibraries, *, options: dict[str, Any]) -> Source:
         device=model.device_marker.device,
         **options,
     )
-    # Its own numbers are float32; others would be compared with them.
-    return lambda images, labels: made.run_standard_evaluation(images.float(), labels, batch_size=len(images))
+    # Its own numbers are float32, whatever it is given; beside its images it returns what it takes for their classes.
+    return lambda images, labels: made.run_standard_evaluation(images.float(), labels, batch_size=len(images))[0]
 
 
 def _library(name: str) -> Any:
