@@ -11,6 +11,7 @@ from depura.attacks.apgd import TargetedAPGD as TargetedAPGD
 from depura.attacks.attack import Attack as Attack
 from depura.attacks.attack import Candidates as Candidates
 from depura.attacks.ball import Ball as Ball
+from depura.attacks.external import External as External
 from depura.attacks.fab import FAB as FAB
 from depura.attacks.flow import Flow as Flow
 from depura.attacks.losses import cross_entropy as cross_entropy
