@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.attacks.ascent import rule_for, run
-from depura.attacks.attack import Candidates, Cost, Told
+from depura.attacks.attack import Candidates, Cost, Told, part_of
 from depura.attacks.ball import Ball, per_image
 from depura.attacks.climb import Asking, Climb
 from depura.attacks.eot import Combine, Model, RandomModel, mean
@@ -120,7 +120,7 @@ class APGD:
         n_kept = 3 if self.common else 2
         points, found = torch.stack([images] * n_kept), list[Tensor]()
         for r in range(self.n_restarts):
-            share = _part_of(told, r, self.n_restarts)
+            share = part_of(told, before=r, own=1, whole=self.n_restarts)
             if len(at) > 0:
                 start = self.ball.surface(images, init, step=r)[at]
                 climb = _climb(self, queries, images[at], start, at, r, history, None, share)
@@ -226,7 +226,7 @@ class TargetedAPGD:
         margins = torch.full_like(errors, -torch.inf)
         at = torch.arange(len(images), device=images.device)
         for k in range(self.n_targets):
-            share = _part_of(told, k, self.n_targets)
+            share = part_of(told, before=k, own=1, whole=self.n_targets)
             if len(at) == 0:
                 if share is not None:
                     share(1.0)
@@ -298,8 +298,3 @@ def _of_a_run(attack: APGD) -> Cost:
 
 def _times(n: int, cost: Cost) -> Cost:
     return Cost(n * cost.gradients, n * cost.forwards, cost.at_once)
-
-
-def _part_of(told: Told | None, k: int, n: int) -> Told | None:
-    """Progress of run k of n as progress of the whole."""
-    return None if told is None else lambda share: told((k + share) / n)

@@ -15,6 +15,21 @@ Told = Callable[[float], None]
 """Told of progress: the share of the work that is done, in [0, 1], never falling."""
 
 
+def part_of(told: Told | None, *, before: int, own: int, whole: int) -> Told | None:
+    """Progress of a part as progress of the whole.
+
+    Args:
+        told: who hears of the whole, if anybody does.
+        before: work that is done when the part begins.
+        own: work of the part.
+        whole: work in all.
+
+    Returns:
+        Who hears of the part.
+    """
+    return None if told is None else lambda done: told((before + done * own) / whole)
+
+
 class Gradients(NamedTuple):
     """What the gradients of an attack told about themselves (see `depura.attacks.eot.Health`).
 

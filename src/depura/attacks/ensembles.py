@@ -16,7 +16,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.apgd import APGD, TargetedAPGD
-from depura.attacks.attack import Attack, Candidates, Cost, Gradients, Told
+from depura.attacks.attack import Attack, Candidates, Cost, Gradients, Told, part_of
 from depura.attacks.ball import Ball, Threat, per_image
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.fab import FAB
@@ -242,13 +242,9 @@ def _total(attacks: Sequence[Attack]) -> Cost:
 
 
 def _share(told: Told | None, attacks: Sequence[Attack], k: int) -> Told | None:
-    """Progress of attack k as progress of the whole: attacks count by their evaluations."""
-    if told is None:
-        return None
-    work = [attack.cost.gradients + attack.cost.forwards for attack in attacks]
-    before, own, whole = sum(work[:k]), work[k], max(1, sum(work))
-    last = k == len(attacks) - 1
-    return lambda share: told(1.0 if last and share == 1.0 else (before + share * own) / whole)
+    """Who hears of the progress of attack k: attacks count by their evaluations."""
+    work = [max(1, attack.cost.gradients + attack.cost.forwards) for attack in attacks]
+    return part_of(told, before=sum(work[:k]), own=work[k], whole=sum(work))
 
 
 def _take(noise: Noise, at: Tensor) -> Noise:
