@@ -36,10 +36,10 @@ class Case(NamedTuple):
 def digits(n: int) -> list[Case]:
     """The bundled classifiers."""
     data = depura.load_digits("test").first(n)
-    balls = (depura.Ball("linf", 0.2), depura.Ball("linf", 0.05), depura.Ball("l2", 0.5))
+    linf, small, l2 = depura.Ball("linf", 0.2), depura.Ball("linf", 0.05), depura.Ball("l2", 0.5)
     return [
-        Case("digits, plain", depura.digits_classifier(), data, balls),
-        Case("digits, robust", depura.digits_guide(), data, balls),
+        Case("digits, plain", depura.digits_classifier(), data, (linf, small)),
+        Case("digits, robust", depura.digits_guide(), data, (linf, l2)),
     ]
 
 
@@ -50,7 +50,7 @@ def cifar(weights: Path, images: Path, n: int) -> Case:
     network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
     classifier = Normalised(network, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).eval()
     classifier.requires_grad_(False)
-    balls = (*(depura.Ball("linf", k / 255) for k in (8, 1, 0.5)), depura.Ball("l2", 0.1))
+    balls = (depura.Ball("linf", 8 / 255), depura.Ball("linf", 1 / 255))
     return Case("CIFAR-10 ResNet-20", classifier, load_npz(images).first(n), balls)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import depura
+from depura.attacks.ensembles import standard
 from depura.demo import digits_purifier, study
 from depura.evaluation.counting import counted
 from depura.evaluation.runner import run_unit
@@ -142,6 +143,33 @@ METHODS = {
     "averaged": lambda d: depura.Averaged(depura.one_step(d, std=0.15), n_paths=3),
     "blur": lambda d: depura.blur_only(std=0.7),
 }
+
+
+ATTACKS = {
+    "apgd": lambda b: depura.APGD(b, n_steps=4, eot=2, common=3, finish=0.9),
+    "targeted apgd": lambda b: depura.TargetedAPGD(b, n_steps=3, n_targets=2, eot=2, common=3),
+    "selective": lambda b: depura.Selective(b, n_steps=2, eot=3),
+    "square": lambda b: depura.Square(b, n_queries=6, eot=2),
+    "spsa": lambda b: depura.SPSA(b, n_steps=2, n_pairs=3),
+    "random": lambda b: depura.RandomPoints(b, n_points=4, eot=2),
+    "standard": lambda b: standard(b, n_steps=4, n_targets=3, n_queries=8),
+}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_on_cuda_agree_with_the_cpu(name: str, norm: str) -> None:
+    """In float64; few steps, so that rounding decides no sign."""
+    found: list[torch.Tensor] = []
+    for device in ("cuda", "cpu"):
+        purifier = None if name == "standard" else digits_purifier(n_steps=3)
+        model = depura.Defence(purifier, depura.digits_classifier()).to(device, torch.float64)
+        images, labels = DATA.images.to(device, torch.float64), DATA.labels.to(device)
+        attack = ATTACKS[name](depura.Ball(norm, 0.05))
+        made = attack(model, images, labels, init=NOISE.on(depura.Stream.INIT), eot=NOISE.on(depura.Stream.EOT))
+        assert made.images.device.type == device
+        found.append(made.images.cpu())
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-8)
 
 
 def method_results(name: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -149,6 +149,23 @@ def test_l1_steps_share_their_length_among_the_largest_entries() -> None:
     assert bool((step[2] == 0).all())
 
 
+def test_l1_steps_pass_over_what_the_walls_hold() -> None:
+    """The image is at the walls where the weights point out of the box: PGD must find the best of the other entries."""
+    images = torch.where(W.abs() > W.abs().median(), (W > 0).to(W.dtype), 0.5).expand(2, 1, 3, 3).clone()
+    free = torch.where(images[0] == 0.5, W.abs(), 0.0)
+    found = PGD(Ball("l1", 0.2), n_steps=60, random_start=False)(linear(0.0), images, torch.zeros(2, dtype=torch.int64))
+    gain = ((found.images[0] - images) * W).flatten(1).sum(1)
+    torch.testing.assert_close(gain, 0.2 * free.max().expand(2), rtol=0, atol=1e-9)
+
+
+def test_l1_distances_of_large_float32_images_are_allowed_their_rounding() -> None:
+    origin = rand(4, 3, 64, 64, seed=1).float()
+    ball = Ball("l1", 0.5)
+    inside = ball.project(origin + 0.01 * randn(4, 3, 64, 64, seed=2).float(), origin)
+    assert bool(ball.contains(inside, origin).all())
+    assert not bool(ball.contains(origin + 1.01 * (inside - origin), origin).any())
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_unit_is_the_steepest_direction(norm: str) -> None:
     """No point of the unit ball has a larger product with the gradient."""

@@ -131,10 +131,11 @@ class Sparse:
 
     def propose(self, climb: Climb, i: int) -> Tensor:
         """A step of l1 length `step`, projected."""
-        flat = climb.gradient.flatten(1).abs()
+        gradient = climb.gradient.flatten(1)
+        flat = gradient.abs()
         few = (climb.own["share"] * flat.shape[1]).long().clamp(1, flat.shape[1])
         least = flat.sort(1, descending=True).values.gather(1, few[:, None] - 1)
-        direction = torch.where(flat >= least, climb.gradient.flatten(1).sign(), 0.0)
+        direction = torch.where(flat >= least, gradient.sign(), 0.0)
         direction = direction / direction.abs().sum(1, keepdim=True).clamp_min(1e-10)
         step = per_image(climb.own["step"])
         return self.ball.project(climb.x + step * direction.reshape(climb.x.shape), climb.origin)

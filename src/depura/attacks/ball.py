@@ -65,8 +65,12 @@ class Ball:
         return difference.square().sum(1).sqrt() if self.norm == "l2" else difference.abs().sum(1)
 
     def contains(self, x: Tensor, origin: Tensor, *, slack: float = 1e-6) -> Tensor:
-        """Whether each image lies in the ball (radius eps (1 + slack), and float32 rounding) and in [0, 1]: (B,)."""
-        inside = self.distance(x.double(), origin.double()) <= self.eps * (1 + slack) + 1e-7
+        """Whether each image lies in the ball (radius eps (1 + slack), and float32 rounding) and in [0, 1]: (B,).
+
+        In l1 the rounding errors of all entries that were changed add up.
+        """
+        changed = (x != origin).flatten(1).sum(1) if self.norm == "l1" else 1
+        inside = self.distance(x.double(), origin.double()) <= self.eps * (1 + slack) + 1e-7 * changed
         low, high = torch.aminmax(x.flatten(1), dim=1)
         return inside & (low >= 0) & (high <= 1)
 
@@ -166,6 +170,16 @@ class Ball:
             return (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).reshape(gradient.shape)
         length = gradient.flatten(1).square().sum(1).sqrt()
         return gradient / per_image(torch.where(length > 0, length, torch.ones_like(length)))
+
+    def free(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """The gradient, for l1 without the entries that the walls of [0, 1] hold at x, on which a sparse step is wasted.
+
+        Steps in linf and l2 move all entries anyway.
+        """
+        if self.norm != "l1":
+            return gradient
+        held = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+        return torch.where(held, 0.0, gradient)
 
     def _shrink(self, x: Tensor, origin: Tensor) -> Tensor:
         length = (x - origin).flatten(1).square().sum(1).sqrt()

@@ -159,7 +159,7 @@ class PGD:
             if self.momentum is not None:
                 velocity = torch.where(finite, self.momentum.update(velocity, gradient), velocity)
                 gradient = velocity
-            moved = self.ball.project(x + step_size * self.ball.unit(gradient), origin)
+            moved = self.ball.project(x + step_size * self.ball.unit(self.ball.free(gradient, x)), origin)
             x = torch.where(finite, moved, x)
             if told is not None:
                 told((done + 1) / (self.n_restarts * self.n_steps))

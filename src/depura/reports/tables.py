@@ -28,6 +28,9 @@ ROUTES = {
 }
 """What was differentiated, by code."""
 
+BALLS = "l_p ball; spatial and perceptual changes are not covered"
+FLOWS = "spatial: pixels move by a bounded flow; changes of their values are not covered"
+
 GRADIENT_HEADINGS = (
     "row",
     "route",
@@ -275,11 +278,18 @@ def conditions(summary: Summary) -> str:
         f"the strongest of {attacks} attacks" if not header["methods"] else "the strongest attack on each method"
     )
     return (
-        f"Deployed rule: {rule(summary)}. {threat['norm']} ball of radius {threat['eps']:g}, {n} images of "
+        f"Deployed rule: {rule(summary)}. {_changes(threat)}, {n} images of "
         f"{header['data']['name']}; {strongest} for each image, chosen on "
         f"{header['draws']['select']} draws and reported on {header['draws']['report']} others. "
         "An upper bound: a better attack may exist."
     )
+
+
+def _changes(threat: dict[str, Any]) -> str:
+    """What an attacker may do, in words."""
+    if threat["norm"] == "flow":
+        return f"Flows of at most {threat['eps']:g} grid units"
+    return f"{threat['norm']} ball of radius {threat['eps']:g}"
 
 
 def rule(summary: Summary) -> str:
@@ -322,5 +332,5 @@ def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
         ("input quantised to 8 bits", "yes" if threat["quantised"] else "no"),
         ("queries", "no limit; resubmissions are what any-of-N counts; no stateful detection"),
         ("time per image", "no limit beyond the attacks' steps"),
-        ("class of threat", "l_p ball; spatial and perceptual changes are not covered"),
+        ("class of threat", FLOWS if threat["norm"] == "flow" else BALLS),
     )
