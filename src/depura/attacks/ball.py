@@ -172,7 +172,7 @@ class Ball:
         return gradient / per_image(torch.where(length > 0, length, torch.ones_like(length)))
 
     def free(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """The gradient; for l1 without the entries that the walls of [0, 1] hold at x, as sparse steps on them are lost.
+        """The gradient; for l1 without the entries that the walls of [0, 1] hold at x: sparse steps on them are lost.
 
         Steps in linf and l2 move all entries anyway.
         """
