@@ -1,6 +1,6 @@
 """What the released AutoAttack (version rand) and depura's `rand` find on randomised models.
 
-    python -m benchmarks.randomised [--images 64] [--steps 50] [--eot 20] [--draws 256]
+    python -m benchmarks.randomised [--images 64] [--draws 256]
 
 Three models: ten random linear logits of an image under Gaussian noise; the bundled digits classifier under Gaussian
 noise; the same behind DiffPure. For each: the robust accuracy that the released ensemble reports, how many images it
@@ -77,11 +77,11 @@ def correct(case: Case, images: Tensor, draws: int) -> Tensor:
     return (found.predictions == case.data.labels[:, None]).double().mean(1)
 
 
-def compare(case: Case, *, n_steps: int, eot: int, draws: int) -> dict[str, str]:
+def compare(case: Case, *, draws: int) -> dict[str, str]:
     """One line of the table."""
     data, streams = case.data, Streams(0)
-    released = autoattack(case.defence, data.images, data.labels, case.ball, version="rand", n_steps=n_steps, eot=eot)
-    attack = rand(case.ball, n_steps=n_steps, eot=eot)
+    released = autoattack(case.defence, data.images, data.labels, case.ball, version="rand")
+    attack = rand(case.ball)
     init, own = streams.init(data.ids), streams.eot(data.ids)
     ours = attack(case.defence, data.images, data.labels, init=init, eot=own)
     chosen = choose(case.defence, ours.images, data.labels, streams.select(data.ids), draws=range(SELECT)).images
@@ -103,13 +103,11 @@ def main() -> None:
     """Compare and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--eot", type=int, default=20)
     parser.add_argument("--draws", type=int, default=256)
     given = parser.parse_args()
     torch.set_num_threads(1)
     for k, case in enumerate(cases(given.images)):
-        line = compare(case, n_steps=given.steps, eot=given.eot, draws=given.draws)
+        line = compare(case, draws=given.draws)
         if k == 0:
             print("| " + " | ".join(line) + " |\n|" + "---|" * len(line))
         print("| " + " | ".join(line.values()) + " |", flush=True)

@@ -51,7 +51,7 @@ def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:
     }
     found = [
         Row("undefended", "no defence; PGD-100", blind, bare, bare, "undefended"),
-        Row("pinned", "purified with pinned noise; APGD-100", depura.APGD(ball, common=0), pinned, pinned, ""),
+        Row("pinned", "purified with pinned noise; APGD-100", depura.APGD(ball, common=0), pinned, pinned, "pinned"),
         Row("transfer", "purified; PGD-100 on the bare classifier", blind, bare, defence, "transfer"),
     ]
     for name, title in (

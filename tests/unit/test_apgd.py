@@ -9,7 +9,9 @@ from torch import Tensor
 from attack_contract import EOT, INIT, keeps_the_contract
 from depura._check import InputError
 from depura.attacks.apgd import APGD, TargetedAPGD
+from depura.attacks.ascent import Sparse
 from depura.attacks.ball import Ball
+from depura.attacks.history import History
 from depura.attacks.losses import BoundedMargin, cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from depura.attacks.queries import COMMON
 from depura.noise import Noise
@@ -172,3 +174,49 @@ def test_refusals() -> None:
         APGD(Ball("linf", 0.1), finish=0.0)
     with pytest.raises(InputError, match="TargetedAPGD: expected n_targets at least 1"):
         TargetedAPGD(Ball("linf", 0.1), n_targets=0)
+
+
+def test_what_is_ascended_and_what_is_compared_share_no_draws() -> None:
+    seen: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def model(images: Tensor, noise: Noise) -> Tensor:
+        draws = {noise.draws} if isinstance(noise.draws, int) else set(noise.draws)
+        seen[images.requires_grad] |= draws
+        return linear()(images)
+
+    images = torch.full((5, 1, 3, 3), 0.5, dtype=torch.float64)
+    APGD(Ball("linf", 0.1), n_steps=10, eot=2, n_restarts=2, common=4)(model, images, ZEROS, init=INIT, eot=EOT)
+    assert seen[True] == set(range(2 * 11 * 2)), "every evaluation has draws of its own"
+    assert seen[False] == set(range(COMMON, COMMON + 4))
+
+
+def test_sparse_steps_shrink_while_as_many_entries_change() -> None:
+    """Before, 10 entries. With 9 now (less than 95 %) the step is eps again and the row goes back; with 10 it shrinks."""
+
+    class Here:
+        origin = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+        kept = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+        x = origin
+
+    here = Here()
+    here.kept.view(2, 16)[0, :9] = 0.1
+    here.kept.view(2, 16)[1, :10] = 0.1
+    start = {"step": 0.5, "share": 0.2, "entries": 10.0}
+    here.own = {name: torch.full((2,), value, dtype=torch.float64) for name, value in start.items()}  # type: ignore[attr-defined]
+    back = Sparse(Ball("l1", 0.6), n_steps=100).think(here, 3)  # type: ignore[arg-type]
+    assert back.tolist() == [True, False]
+    own = here.own  # type: ignore[attr-defined]
+    torch.testing.assert_close(own["step"], torch.tensor([0.6, 0.5 / 1.5], dtype=torch.float64))
+    torch.testing.assert_close(own["share"], torch.tensor([9 / 24, 10 / 24], dtype=torch.float64))
+    assert own["entries"].tolist() == [9, 10]
+
+
+def test_the_first_time_that_an_image_finishes_counts() -> None:
+    history = History(3, 4)
+    for at in ([0, 1, 2], [0, 2], [2]):
+        rows = torch.tensor(at)
+        history.add(torch.zeros(len(at)), at=rows)
+        history.finish(rows[:1])
+    found = history.candidates(torch.zeros(1, 3, 1, 1, 1), torch.zeros(3, 2))
+    assert found.finished.tolist() == [0, -1, 2]
+    assert found.loss.isnan().sum(0).tolist() == [2, 3, 1]

@@ -13,7 +13,7 @@ from depura._check import InputError
 from depura.attacks.apgd import APGD
 from depura.attacks.ball import Ball
 from depura.attacks.ensembles import InTurn, Together, rand, standard
-from depura.attacks.losses import cross_entropy, dlr
+from depura.attacks.losses import BoundedMargin, cross_entropy, dlr
 from depura.attacks.pgd import PGD
 from depura.attacks.random_points import RandomPoints
 from depura.attacks.square import Square
@@ -64,7 +64,8 @@ def test_together_keeps_the_contract(randomised: bool) -> None:
 def test_together_is_each_attack_by_itself_from_rounds_of_its_own() -> None:
     model = random_defence(SHAPE)
     images, labels = labelled(model, SHAPE)
-    attacks = small(Ball("linf", 0.1))
+    ball = Ball("linf", 0.1)
+    attacks = (APGD(ball, n_steps=6, common=0), PGD(ball, n_steps=4, loss=BoundedMargin(1e-9)), RandomPoints(ball))
     whole = Together(attacks)(model, images, labels, init=INIT, eot=EOT)
     parts = [a(model, images, labels, init=INIT.in_round(k), eot=EOT) for k, a in enumerate(attacks)]
     torch.testing.assert_close(whole.images, torch.cat([p.images for p in parts]), rtol=0, atol=0)
@@ -72,6 +73,21 @@ def test_together_is_each_attack_by_itself_from_rounds_of_its_own() -> None:
     assert whole.gradients is not None
     told = [(p.gradients.zero, p.spent[:, 0].double()) for p in parts if p.gradients is not None]
     torch.testing.assert_close(whole.gradients.zero, sum(z * n for z, n in told) / sum(n for _, n in told))
+    assert whole.gradients.zero.tolist() == [4 / 11] * B
+
+
+def test_attacks_in_turn_start_from_rounds_of_their_own() -> None:
+    """Two random points of an image that cannot be broken: the better one is kept."""
+    ball = Ball("linf", 0.1)
+    images, labels = torch.full((B, 1, 3, 3), 0.5, dtype=torch.float64), torch.zeros(B, dtype=torch.int64)
+    points = [
+        RandomPoints(ball, n_points=1)(model_of(50.0), images, labels, init=INIT.in_round(k)).images[0] for k in (0, 1)
+    ]
+    margins = torch.stack([model_of(50.0)(x)[:, 1] for x in points])
+    assert set(margins.argmax(0).tolist()) == {0, 1}
+    one = RandomPoints(ball, n_points=1)
+    found = InTurn((one, one))(model_of(50.0), images, labels, init=INIT)
+    torch.testing.assert_close(model_of(50.0)(found.images[0])[:, 1], margins.amax(0), rtol=0, atol=1e-12)
 
 
 def test_an_image_goes_to_the_first_attack_that_breaks_it() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from depura.attacks.ball import Ball
-from depura.attacks.eot import by_draw, cosine, health
+from depura.attacks.eot import by_draw, cosine, health, mean_of_units
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
 from depura.composed import Resized
@@ -204,3 +204,11 @@ def test_recomputed_evaluations_are_counted_apart() -> None:
         seen[str(route)] = (counts.forward, counts.backward, counts.recomputed)
     # 6 rows, 6 steps; guidance pulls back once on the way, the gradient once more.
     assert list(seen.values()) == [(36, 72, 36), (36, 72, 0), (36, 72, 0)]
+
+
+def test_every_draw_has_one_voice_in_the_mean_of_units() -> None:
+    gradients = torch.zeros(2, 3, 1, 1, 2, dtype=torch.float64)
+    gradients[0, :, 0, 0] = torch.tensor([[3e6, 4e6], [0.0, 1e-3], [0.0, 0.0]])
+    gradients[1, :, 0, 0] = torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 5.0]])
+    expected = torch.tensor([[0.6 / 3, 1.8 / 3], [0.0, 1 / 3]], dtype=torch.float64).reshape(2, 1, 1, 2)
+    torch.testing.assert_close(mean_of_units(gradients), expected)

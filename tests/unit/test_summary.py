@@ -181,6 +181,14 @@ def test_gradient_facts(tmp_path: Path) -> None:
     assert shown["transfer"][-2:] == ("–", "–")
 
 
+def test_a_pinned_defence_is_not_taken_for_an_undefended_one(tmp_path: Path) -> None:
+    run = made(tmp_path, undefended=attacked("undefended", [4, 4, 4, 0], [2] * 4, [1.0] * 4))
+    run.header["rows"][0] |= {"kind": "pinned", "judged": "other"}
+    warnings = summarise(run).warnings
+    assert any(w.startswith("With its noise pinned the defence keeps 25.0 % (row undefended).") for w in warnings)
+    assert not any("undefended classifier" in w for w in warnings)
+
+
 def test_no_draws_to_compare_is_shown_as_nothing(tmp_path: Path) -> None:
     silent = {"agreement": np.full((4, 3), np.nan), "spread": np.full((4, 3), np.nan)}
     adaptive = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **silent)

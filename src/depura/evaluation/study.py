@@ -15,7 +15,7 @@ from depura.defence import Defence
 from depura.gradients import Relaxed, StraightThrough
 from depura.rules import Single
 
-KINDS = ("undefended", "transfer", "bpda", "adaptive", "relaxed")
+KINDS = ("undefended", "transfer", "bpda", "adaptive", "relaxed", "pinned")
 """What a row may say that it is; reports put rows of a kind under one heading."""
 
 

@@ -356,7 +356,13 @@ def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tupl
     found: list[str] = []
     names = {row["name"] for row in defended}
     for line in lines:
-        if line.name not in names and line.metrics.single.value > 0.02:
+        if line.kind == "pinned" and line.metrics.single.value > 0.02:
+            found.append(
+                f"With its noise pinned the defence keeps {100 * line.metrics.single.value:.1f} % (row {line.name}). "
+                "It is deterministic then, and the attacker knows all of it: a stronger attack should leave next to "
+                "nothing, unless images really are that robust."
+            )
+        elif line.name not in names and line.metrics.single.value > 0.02:
             found.append(
                 f"The attack leaves the undefended classifier {100 * line.metrics.single.value:.1f} % accurate (row "
                 f"{line.name}); an attack that does not break the classifier says little about the defence."
