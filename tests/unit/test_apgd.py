@@ -191,7 +191,7 @@ def test_what_is_ascended_and_what_is_compared_share_no_draws() -> None:
 
 
 def test_sparse_steps_shrink_while_as_many_entries_change() -> None:
-    """Before, 10 entries. With 9 now (less than 95 %) the step is eps again and the row goes back; with 10 it shrinks."""
+    """Before, 10 entries. With 9 now (below 95 %) the step is eps again and the row goes back; with 10 it shrinks."""
 
     class Here:
         origin = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
