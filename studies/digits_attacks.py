@@ -69,12 +69,23 @@ def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def study(*, images: int = 64, eps: float = EPS, draws: int = 64, seed: int = 0) -> depura.Study:
+def spatial(defence: Defence, bound: float) -> tuple[Row, ...]:
+    """The one attack of another threat model: flows."""
+    bare = defence.with_(purifier=None)
+    attack = depura.StAdv(depura.Flow(bound), eot=10)
+    return (
+        Row("undefended", "no defence; StAdv-100", replace(attack, eot=1), bare, bare, "undefended"),
+        Row("stadv", "purified; StAdv 100 x 10", attack, defence, defence, "adaptive"),
+    )
+
+
+def study(*, images: int = 64, eps: float = EPS, flow: float = 0.0, draws: int = 64, seed: int = 0) -> depura.Study:
     """The study.
 
     Args:
         images: how many test digits (up to 500).
         eps: linf radius in [0, 1] units.
+        flow: if above 0, flows of at most so many grid units instead (2 are the width of the image).
         draws: fresh draws that each example is judged on.
         seed: of all noise.
 
@@ -83,10 +94,10 @@ def study(*, images: int = 64, eps: float = EPS, draws: int = 64, seed: int = 0)
     """
     defence = Defence(digits_purifier(), depura.digits_classifier())
     return depura.Study(
-        name="digits-attacks",
+        name="digits-flows" if flow else "digits-attacks",
         data=depura.load_digits("test").first(images),
         defence=defence,
-        rows=rows(defence, depura.Ball("linf", eps)),
+        rows=spatial(defence, flow) if flow else rows(defence, depura.Ball("linf", eps)),
         seed=seed,
         report_draws=draws,
         unit_images=8,

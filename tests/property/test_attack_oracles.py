@@ -54,7 +54,7 @@ ASCENTS: dict[str, Found] = {
     "targeted apgd": Found(lambda b: TargetedAPGD(b, n_steps=60, n_targets=3, eot=2, common=4), 0.999),
     "selective": Found(lambda b: Selective(b, n_steps=40, eot=4), 0.999),
     "rand": Found(lambda b: rand(b, n_steps=60, eot=2), 0.999),
-    "spsa": Found(lambda b: SPSA(b, n_steps=16, n_pairs=48, step_size=b.eps / 2), 0.97),
+    "spsa": Found(lambda b: SPSA(b, n_steps=24, n_pairs=64), 0.95),
     "square": Found(lambda b: Square(b, n_queries=1500, renew=None), 0.9),
 }
 

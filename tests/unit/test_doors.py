@@ -160,7 +160,7 @@ CASES = [
         r"Ball: expected eps in \[0, inf\), got -0.1\. It is a radius in \[0, 1\] units",
     ),
     ("eps NaN", lambda: Ball("l2", math.nan), r"Ball: expected eps in \[0, inf\), got nan"),
-    ("norm", lambda: Ball("l1", 0.1), r"Ball: expected norm among linf, l2, got 'l1'"),
+    ("norm", lambda: Ball("l3", 0.1), r"Ball: expected norm among linf, l2, l1, got 'l3'"),
     ("attack steps", lambda: PGD(Ball("l2", 0.1), n_steps=0), r"PGD: expected n_steps from 1 to 65535, got 0"),
     ("eot", lambda: PGD(Ball("l2", 0.1), eot=0), r"PGD: expected eot at least 1, got 0"),
     ("step size", lambda: PGD(Ball("l2", 0.1), step_size=0.0), r"PGD: expected step_size in \(0, inf\), got 0.0"),
