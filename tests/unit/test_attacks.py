@@ -426,6 +426,31 @@ def test_radius_zero_returns_the_images() -> None:
 
 @pytest.mark.parametrize("randomised", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
+def test_pgd_keeps_the_contract_when_images_finish(norm: str, randomised: bool) -> None:
+    attack = PGD(Ball(norm, 0.3), n_steps=6, eot=2, n_restarts=2, finish=0.75, common=4, momentum=Momentum(0.5))
+    found = keeps_the_contract(attack, randomised=randomised, shape=(3, 4, 5))
+    assert bool((found.finished >= 0).any())
+
+
+def test_a_finished_image_stays_where_it_was_beaten() -> None:
+    """Margin 0.3 of what the ball can take: broken early, asked once more, and left there by the second restart too."""
+    images, labels = torch.full((5, 1, 3, 3), 0.5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)
+    bias = 0.3 * 0.1 * float(W.abs().sum())
+    attack = PGD(Ball("linf", 0.1), n_steps=30, random_start=False, n_restarts=2, finish=1.0, common=1)
+    found = attack(linear(bias), images, labels, init=INIT)
+    steps = attack.ball.eps * 2.5 / 30
+    first = math.ceil(0.03 / steps)  # steps of equal length along the signs
+    assert found.finished.tolist() == [first] * 5
+    assert found.spent.tolist() == [[first + 1, 1]] * 5
+    for candidate in found.images:
+        torch.testing.assert_close(candidate, images + first * steps * W.sign(), rtol=0, atol=1e-12)
+    never = attack(linear(2 * 0.1 * float(W.abs().sum())), images, labels, init=INIT)
+    assert never.finished.tolist() == [-1] * 5
+    assert never.spent.tolist() == [[60, 0]] * 5
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
     "settings", [{}, {"momentum": Momentum(0.8)}, {"momentum": Momentum(1.0, nesterov=True)}], ids=["plain", "mi", "ni"]
 )

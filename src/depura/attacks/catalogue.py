@@ -78,6 +78,8 @@ CATALOGUE: tuple[Entry, ...] = (
         norms=("linf", "l2", "l1"),
         build=PGD,
         gradients="n_restarts * n_steps * eot",
+        forwards="n_restarts * n_steps * common * (finish is not None)",
+        words="n_restarts x n_steps x eot gradients",
     ),
     Entry(
         name="pgd-momentum",
@@ -87,6 +89,8 @@ CATALOGUE: tuple[Entry, ...] = (
         norms=("linf", "l2", "l1"),
         build=_momentum,
         gradients="n_restarts * n_steps * eot",
+        forwards="n_restarts * n_steps * common * (finish is not None)",
+        words="n_restarts x n_steps x eot gradients",
     ),
     Entry(
         name="apgd",

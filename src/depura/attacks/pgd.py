@@ -66,6 +66,9 @@ class PGD:
         n_restarts: runs, each from a start of its own and on draws of its own.
         momentum: step along an average of past gradients; default along the gradient.
         combine: how the gradients of the draws become one.
+        finish: be content with an image at a point where all draws of the step were wrong and at least this share of
+            `common` draws of the common tape is, in (0, 1]; it then stays there. Default: never.
+        common: draws of such a question.
     """
 
     ball: Ball
@@ -77,13 +80,18 @@ class PGD:
     n_restarts: int = 1
     momentum: Momentum | None = None
     combine: Combine = mean
+    finish: float | None = None
+    common: int = 16
 
     def __post_init__(self) -> None:
         _check.integer("PGD", "n_steps", self.n_steps, low=1, high=65535)
         _check.integer("PGD", "eot", self.eot, low=1)
         _check.integer("PGD", "n_restarts", self.n_restarts, low=1)
+        _check.integer("PGD", "common", self.common, low=1)
         if self.step_size is not None:
             _check.number("PGD", "step_size", self.step_size, low=0.0, low_open=True)
+        if self.finish is not None:
+            _check.number("PGD", "finish", self.finish, low=0.0, high=1.0, low_open=True)
 
     @property
     def n_candidates(self) -> int:
@@ -92,8 +100,9 @@ class PGD:
 
     @property
     def cost(self) -> Cost:
-        """Evaluations per image."""
-        return Cost(gradients=self.n_restarts * self.n_steps * self.eot, forwards=0, at_once=self.eot)
+        """Evaluations per image, at most; the forwards are those of `finish`."""
+        n = self.n_restarts * self.n_steps
+        return Cost(n * self.eot, 0 if self.finish is None else n * self.common, at_once=self.eot)
 
     def at(self, eps: float) -> PGD:
         """The same attack at another radius (a given step size is scaled with it)."""
@@ -133,34 +142,78 @@ class PGD:
         queries = Queries("PGD", model, images, labels, noise=eot, rows=rows)
         init = Noise.fresh(len(images)) if init is None else init
         history = History(len(images), self.n_restarts * self.n_steps)
+        left = torch.arange(len(images), device=images.device)
+        last = best = images
         found: list[Tensor] = []
         for restart in range(self.n_restarts):
-            x = self.ball.sample(images, init, step=restart) if self.random_start else images.clone()
-            found += self._run(queries, x, images, restart, history, told)
+            start = self.ball.sample(images, init, step=restart) if self.random_start else images
+            last, best = last.index_copy(0, left, start[left]), best.index_copy(0, left, start[left])
+            run = _Run(self, queries, images, history, restart, last, best, left)
+            run.to_the_end(told)
+            last, best, left = run.x, run.best, run.left
+            found += [last, best]
         return history.candidates(torch.stack(found), queries.spent)
 
-    def _run(
-        self, queries: Queries, x: Tensor, origin: Tensor, restart: int, history: History, told: Told | None
-    ) -> tuple[Tensor, Tensor]:
-        """Last and best point of one restart."""
-        step_size = 2.5 * self.ball.eps / self.n_steps if self.step_size is None else self.step_size
-        best, best_loss = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        velocity = torch.zeros_like(x)
-        for i in range(self.n_steps):
-            done = restart * self.n_steps + i
-            numbers = range(done * self.eot, (done + 1) * self.eot)
-            there = x if self.momentum is None else self.momentum.ahead(self.ball, x, origin, velocity, step_size)
-            draws = queries.gradient(there, self.loss, draws=numbers)
-            loss, gradient = draws.loss(), draws.gradient(self.combine)
-            better = loss > best_loss
-            best, best_loss = torch.where(per_image(better), there, best), torch.where(better, loss, best_loss)
-            history.add(loss, draws.gradients)
-            finite = per_image(gradient.flatten(1).isfinite().all(1))
-            if self.momentum is not None:
-                velocity = torch.where(finite, self.momentum.update(velocity, gradient), velocity)
-                gradient = velocity
-            moved = self.ball.project(x + step_size * self.ball.unit(self.ball.free(gradient, x)), origin)
-            x = torch.where(finite, moved, x)
+
+class _Run:
+    """One restart; images leave it as they are finished."""
+
+    def __init__(
+        self,
+        attack: PGD,
+        queries: Queries,
+        origin: Tensor,
+        history: History,
+        number: int,
+        x: Tensor,
+        best: Tensor,
+        left: Tensor,
+    ) -> None:
+        self.attack, self.queries, self.origin, self.history, self.number = attack, queries, origin, history, number
+        self.x, self.best, self.left = x.clone(), best.clone(), left
+        self.best_loss = torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device)
+        self.velocity = torch.zeros_like(x)
+
+    def to_the_end(self, told: Told | None) -> None:
+        """All steps."""
+        n = self.attack.n_steps
+        for i in range(n):
+            if len(self.left) > 0:
+                self.step(self.number * n + i)
             if told is not None:
-                told((done + 1) / (self.n_restarts * self.n_steps))
-        return x, best
+                told((self.number * n + i + 1) / (self.attack.n_restarts * n))
+
+    def step(self, done: int) -> None:
+        """One step of the images that are left, after `done` steps of all restarts."""
+        attack, at = self.attack, self.left
+        size = 2.5 * attack.ball.eps / attack.n_steps if attack.step_size is None else attack.step_size
+        x, origin, velocity = self.x[at], self.origin[at], self.velocity[at]
+        there = x if attack.momentum is None else attack.momentum.ahead(attack.ball, x, origin, velocity, size)
+        numbers = range(done * attack.eot, (done + 1) * attack.eot)
+        draws = self.queries.gradient(there, attack.loss, draws=numbers, at=at)
+        loss, gradient = draws.loss(), draws.gradient(attack.combine)
+        better = loss > self.best_loss[at]
+        self.best[at] = torch.where(per_image(better), there, self.best[at])
+        self.best_loss[at] = torch.where(better, loss, self.best_loss[at])
+        self.history.add(loss, draws.gradients, at=at)
+        finite = per_image(gradient.flatten(1).isfinite().all(1))
+        if attack.momentum is not None:
+            velocity = torch.where(finite, attack.momentum.update(velocity, gradient), velocity)
+            self.velocity[at], gradient = velocity, velocity
+        moved = attack.ball.project(x + size * attack.ball.unit(attack.ball.free(gradient, x)), origin)
+        self.x[at] = torch.where(finite, moved, x)
+        self._leave(there, draws.wrong.all(1))
+
+    def _leave(self, there: Tensor, wrong: Tensor) -> None:
+        """Images that are beaten where the step began stay there, and go."""
+        attack, at = self.attack, self.left
+        if attack.finish is None or not bool(wrong.any()):
+            return
+        suspects = wrong.nonzero()[:, 0]
+        share, n = attack.finish, attack.common
+        beaten = suspects[self.queries.beaten(there[suspects], share=share, n_draws=n, at=at[suspects])]
+        self.x[at[beaten]] = self.best[at[beaten]] = there[beaten]
+        self.history.finish(at[beaten])
+        stays = torch.ones_like(wrong)
+        stays[beaten] = False
+        self.left = at[stays]
