@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pyautoattack
@@ -12,18 +11,6 @@ from torch import Tensor, nn
 from depura.attacks.ball import Ball
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-
-
-class Logits(nn.Module):
-    """A callable as a module with a parameter, which attack libraries look for."""
-
-    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self.marker = nn.Parameter(torch.zeros(1), requires_grad=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)
 
 
 class Found(NamedTuple):
@@ -39,7 +26,7 @@ class Found(NamedTuple):
 
 
 def autoattack(
-    model: Callable[[Tensor], Tensor],
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     ball: Ball,
@@ -61,7 +48,7 @@ def autoattack(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         attack = pyautoattack.AutoAttack(
-            Logits(model), device="cpu", eps=ball.eps, norm=NORMS[ball.norm], seed=0, version=version
+            model, device="cpu", eps=ball.eps, norm=NORMS[ball.norm], seed=0, version=version
         )
         found, predicted = attack.run_standard_evaluation(images, labels, batch_size=len(images))
     return Found(found, float((predicted == labels).double().mean()))

@@ -158,9 +158,9 @@ class Noise:
         """The same images, all at draw `number`."""
         return replace(self, draws=number)
 
-    def take(self, rows: Iterable[int]) -> Noise:
-        """The noise of some rows of the batch, in the given order."""
-        rows = list(rows)
+    def take(self, rows: Iterable[int] | Tensor) -> Noise:
+        """The noise of some rows of the batch, in the given order; numbers, or a tensor of them (R,)."""
+        rows = _integers(rows) if isinstance(rows, Tensor) else list(rows)
         draws = self.draws if isinstance(self.draws, int) else tuple(self.draws[r] for r in rows)
         return replace(self, images=tuple(self.images[r] for r in rows), draws=draws)
 

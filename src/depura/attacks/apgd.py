@@ -21,7 +21,7 @@ from depura.attacks.climb import Asking, Climb
 from depura.attacks.eot import Combine, Model, RandomModel, mean
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin, targeted_dlr
-from depura.attacks.queries import COMMON, Queries
+from depura.attacks.queries import Queries, common
 from depura.noise import Noise
 
 
@@ -220,8 +220,8 @@ class TargetedAPGD:
         queries = Queries("TargetedAPGD", model, images, labels, noise=eot, rows=rows)
         init = Noise.fresh(len(images)) if init is None else init
         history = History(len(images), self.n_targets * (self.n_steps + 1))
-        common, settings = range(COMMON, COMMON + max(1, self.common)), self._run()
-        targets = self._ranked(queries, images, common)
+        tape, settings = common(max(1, self.common)), self._run()
+        targets = self._ranked(queries, images, tape)
         worst, errors = images.clone(), torch.full(images.shape[:1], -1.0, dtype=torch.float64, device=images.device)
         margins = torch.full_like(errors, -torch.inf)
         at = torch.arange(len(images), device=images.device)
@@ -233,11 +233,8 @@ class TargetedAPGD:
                 continue
             start = self.ball.surface(images, init, step=k)[at]
             climb = _climb(settings, queries, images[at], start, at, k, history, targets[at, k], share)
-            logits = queries.logits(climb.settled, draws=common, at=at)
-            label = queries.labels[at]
-            wrong = (logits.argmax(2) != label[:, None]).double().mean(1)
-            by = margin(logits.flatten(0, 1), label.repeat_interleave(len(common))).reshape(wrong.shape[0], -1)
-            by = by.mean(1, dtype=torch.float64)
+            answers = queries.answers(climb.settled, margin, draws=tape, at=at)
+            wrong, by = answers.wrong.double().mean(1), answers.losses.mean(1, dtype=torch.float64)
             worse = (wrong > errors[at]) | ((wrong == errors[at]) & (by > margins[at]))
             worst[at] = torch.where(per_image(worse), climb.settled, worst[at])
             errors[at], margins[at] = torch.where(worse, wrong, errors[at]), torch.where(worse, by, margins[at])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from depura.attacks.attack import Told
-from depura.attacks.ball import Ball, per_image
+from depura.attacks.ball import Ball, per_image, signs_of_largest
 from depura.attacks.climb import Climb
 
 
@@ -26,6 +26,10 @@ class Rule(Protocol):
 
     def propose(self, climb: Climb, i: int) -> Tensor:
         """The next point, (R, C, H, W)."""
+        ...
+
+    def note(self, climb: Climb) -> None:
+        """After each step."""
         ...
 
     def think(self, climb: Climb, i: int) -> Tensor:
@@ -82,6 +86,12 @@ class Oscillation:
         mixed = climb.x + share * (ahead - climb.x) + (1 - share) * (climb.x - climb.before)
         return self.ball.project(mixed, climb.origin)
 
+    def note(self, climb: Climb) -> None:
+        """Count the steps that raised the loss."""
+        own = climb.own
+        own["risen"] = own["risen"] + (climb.loss > own["before"])
+        own["before"] = climb.loss
+
     def think(self, climb: Climb, i: int) -> Tensor:
         """Halve and go back where too few steps rose, or where nothing was gained at a step size that was kept."""
         own, checks = climb.own, self.checks()
@@ -91,14 +101,6 @@ class Oscillation:
         own["step"] = torch.where(back, own["step"] / 2, own["step"])
         own["reduced"], own["risen"] = back, torch.zeros_like(own["risen"])
         return back
-
-
-def count_rises(climb: Climb) -> None:
-    """Remember whether the last step raised the loss."""
-    own = climb.own
-    if "risen" in own:
-        own["risen"] = own["risen"] + (climb.loss > own["before"])
-        own["before"] = climb.loss
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,12 @@ class Sparse:
 
     def propose(self, climb: Climb, i: int) -> Tensor:
         """A step of l1 length `step`, projected."""
-        gradient = climb.gradient.flatten(1)
-        flat = gradient.abs()
-        few = (climb.own["share"] * flat.shape[1]).long().clamp(1, flat.shape[1])
-        least = flat.sort(1, descending=True).values.gather(1, few[:, None] - 1)
-        direction = torch.where(flat >= least, gradient.sign(), 0.0)
-        direction = direction / direction.abs().sum(1, keepdim=True).clamp_min(1e-10)
-        step = per_image(climb.own["step"])
-        return self.ball.project(climb.x + step * direction.reshape(climb.x.shape), climb.origin)
+        n = climb.x[0].numel()
+        direction = signs_of_largest(climb.gradient, (climb.own["share"] * n).long().clamp(1, n))
+        return self.ball.project(climb.x + per_image(climb.own["step"]) * direction, climb.origin)
+
+    def note(self, climb: Climb) -> None:
+        """Nothing: the points say all."""
 
     def think(self, climb: Climb, i: int) -> Tensor:
         """Aim at two thirds of the entries that the kept point changes; shrink the step while these stay as many."""
@@ -172,7 +172,7 @@ def run(climb: Climb, rule: Rule, n_steps: int, *, told: Told | None) -> None:
     for i in range(n_steps):
         if len(climb.at) > 0:
             climb.step(rule.propose(climb, i))
-            count_rises(climb)
+            rule.note(climb)
         if len(climb.at) > 0 and i in checks:
             climb.settle()
             climb.go_back(rule.think(climb, i))

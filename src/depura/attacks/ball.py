@@ -163,11 +163,8 @@ class Ball:
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l1":
-            flat = gradient.flatten(1)
-            few = max(1, flat.shape[1] // 20)
-            least = flat.abs().topk(few, dim=1).values[:, -1:]
-            chosen = torch.where(flat.abs() >= least, flat.sign(), 0.0)
-            return (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).reshape(gradient.shape)
+            few = max(1, gradient[0].numel() // 20)
+            return signs_of_largest(gradient, torch.full(gradient.shape[:1], few, device=gradient.device))
         length = gradient.flatten(1).square().sum(1).sqrt()
         return gradient / per_image(torch.where(length > 0, length, torch.ones_like(length)))
 
@@ -200,6 +197,14 @@ def only(where: str, ball: Ball, *norms: Norm) -> None:
     """
     if ball.norm not in norms:
         _check.fail(where, f"a ball in {' or '.join(norms)}", ball.norm, "For l1 take APGD or TargetedAPGD.")
+
+
+def signs_of_largest(gradient: Tensor, few: Tensor) -> Tensor:
+    """Signs of the `few` (B,) largest entries of each gradient, scaled to l1 length 1 (0 where it is 0)."""
+    flat = gradient.flatten(1)
+    least = flat.abs().sort(1, descending=True).values.gather(1, few[:, None] - 1)
+    chosen = torch.where(flat.abs() >= least, flat.sign(), 0.0)
+    return (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).reshape(gradient.shape)
 
 
 def _onto_l1_and_box(x: Tensor, origin: Tensor, eps: float) -> Tensor:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from depura.attacks.ball import per_image
-from depura.attacks.eot import Combine
+from depura.attacks.eot import Combine, mean
 from depura.attacks.history import History
 from depura.attacks.losses import Loss
-from depura.attacks.queries import COMMON, Queries
+from depura.attacks.queries import Queries, common
 
 
 @dataclass(frozen=True)
@@ -139,20 +139,13 @@ class Climb:
         return draws.gradient(ask.combine), loss, draws.wrong.all(1)
 
     def _on_common(self, x: Tensor) -> Tensor:
-        numbers = range(COMMON, COMMON + self._asking.common)
-        losses = self._queries.losses(x, self._asking.loss, draws=numbers, at=self.at, targets=self._targets)
-        return losses.mean(1, dtype=torch.float64).to(x.dtype)
+        draws = common(self._asking.common)
+        return mean(self._queries.losses(x, self._asking.loss, draws=draws, at=self.at, targets=self._targets))
 
     def _leave(self, wrong: Tensor) -> None:
         """Images whose every draw was wrong here are asked on the common tape, and leave with this point if beaten."""
-        ask = self._asking
-        if ask.finish is None or not bool(wrong.any()):
-            return
-        leaves = torch.zeros_like(wrong)
-        suspects = wrong.nonzero()[:, 0]
-        leaves[suspects] = self._queries.beaten(
-            self.x[suspects], share=ask.finish, n_draws=max(1, ask.common), at=self.at[suspects]
-        )
+        share, n_draws = self._asking.finish, max(1, self._asking.common)
+        leaves = self._queries.beaten(self.x, wrong, share=share, n_draws=n_draws, at=self.at)
         if not bool(leaves.any()):
             return
         rows = self._rows[leaves]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -162,8 +162,8 @@ class InTurn:
                     model,
                     images[active],
                     labels[active],
-                    init=_take(init.in_round(k), active),
-                    eot=None if eot is None else _take(eot, active),
+                    init=init.in_round(k).take(active),
+                    eot=None if eot is None else eot.take(active),
                     rows=rows,
                     told=share,
                 )
@@ -245,10 +245,6 @@ def _share(told: Told | None, attacks: Sequence[Attack], k: int) -> Told | None:
     """Who hears of the progress of attack k: attacks count by their evaluations."""
     work = [max(1, attack.cost.gradients + attack.cost.forwards) for attack in attacks]
     return part_of(told, before=sum(work[:k]), own=work[k], whole=sum(work))
-
-
-def _take(noise: Noise, at: Tensor) -> Noise:
-    return noise.take(cast("list[int]", at.tolist()))
 
 
 def _together(parts: Sequence[Candidates]) -> Candidates:

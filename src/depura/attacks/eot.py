@@ -7,7 +7,7 @@ how the draws are split into calls.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from depura import _check
 from depura._memory import unless_out_of_memory
 from depura.attacks.losses import Loss
 from depura.noise import Noise
+
+T = TypeVar("T")
 
 
 class RandomModel(Protocol):
@@ -111,16 +113,7 @@ def by_draw(
     copies = images.detach().repeat_interleave(m, dim=0)
     classes = [t.repeat_interleave(m) for t in (labels, targets) if t is not None]
     noises = None if noise is None else noise.expand(draws)
-    at_once, done = n if rows is None else min(rows, n), 0
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    while done < n:
-        part = range(done, min(done + at_once, n))
-        pulled = unless_out_of_memory(lambda part=part: _pull(model, copies, classes, loss, noises, part, where))
-        if pulled is None and at_once > 1:
-            at_once = (at_once + 1) // 2
-            continue
-        found.append(_pull(model, copies, classes, loss, noises, part, where) if pulled is None else pulled)
-        done = part.stop
+    found, at_once = _in_calls(n, rows, lambda part: _pull(model, copies, classes, loss, noises, part, where))
     losses, gradients, wrong = (torch.cat(parts) for parts in zip(*found, strict=True))
     shape = (len(images), m)
     return Draws(losses.reshape(shape), gradients.reshape(*shape, *images.shape[1:]), wrong.reshape(shape), at_once)
@@ -144,16 +137,7 @@ def logits_by_draw(
     """
     m, n = len(draws), len(images) * len(draws)
     copies, noises = images.repeat_interleave(m, dim=0), None if noise is None else noise.expand(draws)
-    at_once, done = n if rows is None else min(rows, n), 0
-    found: list[Tensor] = []
-    while done < n:
-        part = range(done, min(done + at_once, n))
-        logits = unless_out_of_memory(lambda part=part: _put(model, *_some(copies, noises, part)))
-        if logits is None and at_once > 1:
-            at_once = (at_once + 1) // 2
-            continue
-        found.append(_put(model, *_some(copies, noises, part)) if logits is None else logits)
-        done = part.stop
+    found, at_once = _in_calls(n, rows, lambda part: _put(model, *_some(copies, noises, part)))
     return torch.cat(found).reshape(len(images), m, -1), at_once
 
 
@@ -202,6 +186,21 @@ def mean_of_units(gradients: Tensor) -> Tensor:
     """
     length = gradients.to(torch.float64).flatten(2).square().sum(2).sqrt()
     return mean(gradients / torch.where(length > 0, length, 1.0)[:, :, None, None, None].to(gradients.dtype))
+
+
+def _in_calls(n: int, rows: int | None, call: Callable[[range], T]) -> tuple[list[T], int]:
+    """Results of n rows in calls of at most `rows`, fewer when memory runs out; and how many rows a call had."""
+    at_once, done = n if rows is None else min(rows, n), 0
+    found: list[T] = []
+    while done < n:
+        part = range(done, min(done + at_once, n))
+        result = unless_out_of_memory(lambda part=part: call(part))
+        if result is None and at_once > 1:
+            at_once = (at_once + 1) // 2
+            continue
+        found.append(call(part) if result is None else result)
+        done = part.stop
+    return found, at_once
 
 
 def _put(model: Model | RandomModel, images: Tensor, noise: Noise | None) -> Tensor:

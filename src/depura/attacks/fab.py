@@ -7,13 +7,12 @@ radius while it walks: it follows the boundary between classes towards the image
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
+from depura.attacks.attack import Candidates, Cost, Told, part_of
 from depura.attacks.ball import Ball, only, per_image
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.found import Found
@@ -153,8 +152,9 @@ class FAB:
             classes = targets[at, target : target + 1] if self.n_targets else targets[at]
             x = images[at]
             if run % self.n_restarts:
-                x = self._start(x, found.distance[at], init.take(cast("list[int]", at.tolist())), run)
-            self._run(queries, x, at, classes, found, history, None if told is None else (told, run))
+                x = self._start(x, found.distance[at], init.take(at), run)
+            share = part_of(told, before=run, own=1, whole=self._n_runs)
+            self._run(queries, x, at, classes, found, history, share)
         self._left(found, history)
         if told is not None:
             told(1.0)
@@ -199,7 +199,7 @@ class FAB:
         classes: Tensor,
         found: Found,
         history: History,
-        told: tuple[Told, int] | None,
+        told: Told | None,
     ) -> None:
         """One run from x, of the images `at`, for which found.closest and found.worst are brought up to date."""
         origin, labels = found.images[at], queries.labels[at]
@@ -212,7 +212,7 @@ class FAB:
             found.see(x, loss, wrong, at, self.ball)
             x = torch.where(per_image(wrong), origin + self.beta * (x - origin), x)
             if told is not None:
-                told[0]((told[1] * self.n_steps + i + 1) / (self._n_runs * self.n_steps))
+                told((i + 1) / self.n_steps)
 
     def _nearest(self, queries: Queries, x: Tensor, at: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """z_l - z_y, (R,), and its gradient, for the class l of the nearest hyperplane; NaN where none is finite."""

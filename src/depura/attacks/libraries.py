@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from depura import _check
 from depura.attacks.external import Make, ModelForLibraries, Source
 
-NORMS = {"linf": "Linf", "l2": "L2"}
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 """depura's names of norms, as torchattacks and pyautoattack spell them."""
 
 Options = Mapping[str, Any]
@@ -178,7 +178,7 @@ def _art(
     model: ModelForLibraries, *, attack: str, n_classes: int, options: dict[str, Any], times_eps: dict[str, float]
 ) -> Source:
     made = _named(_library("art.attacks.evasion"), attack)
-    ours = {"eps": model.ball.eps, "norm": np.inf if model.ball.norm == "linf" else 2}
+    ours = {"eps": model.ball.eps, "norm": {"linf": np.inf, "l2": 2, "l1": 1}[model.ball.norm]}
 
     def source(images: Tensor, labels: Tensor) -> Tensor:
         channels, height, width = images.shape[1:]

@@ -206,14 +206,8 @@ class _Run:
 
     def _leave(self, there: Tensor, wrong: Tensor) -> None:
         """Images that are beaten where the step began stay there, and go."""
-        attack, at = self.attack, self.left
-        if attack.finish is None or not bool(wrong.any()):
-            return
-        suspects = wrong.nonzero()[:, 0]
-        share, n = attack.finish, attack.common
-        beaten = suspects[self.queries.beaten(there[suspects], share=share, n_draws=n, at=at[suspects])]
+        at, n_draws = self.left, self.attack.common
+        beaten = self.queries.beaten(there, wrong, share=self.attack.finish, n_draws=n_draws, at=at)
         self.x[at[beaten]] = self.best[at[beaten]] = there[beaten]
         self.history.finish(at[beaten])
-        stays = torch.ones_like(wrong)
-        stays[beaten] = False
-        self.left = at[stays]
+        self.left = at[~beaten]

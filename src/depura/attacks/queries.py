@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from depura import _check
 from depura.attacks.eot import Draws, Model, RandomModel, by_draw, logits_by_draw
-from depura.attacks.losses import Loss
+from depura.attacks.losses import Loss, margin
 from depura.noise import Noise
 
 COMMON = 2**31
 """Draws of the model's noise from here on are the common tape: candidates are compared on it, nothing is ascended."""
+
+
+def common(n: int) -> range:
+    """The first n draws of the common tape."""
+    return range(COMMON, COMMON + n)
+
+
+class Answers(NamedTuple):
+    """What m draws of each of R points said.
+
+    Attributes:
+        losses: (R, m).
+        wrong: (R, m), whether each draw is misclassified.
+    """
+
+    losses: Tensor
+    wrong: Tensor
 
 
 class Queries:
@@ -107,34 +124,48 @@ class Queries:
         _check.labels(self._where, self.labels, n_images=len(self.labels), n_classes=logits.shape[2])
         return logits
 
+    def answers(
+        self, x: Tensor, loss: Loss, *, draws: range, at: Tensor | None = None, targets: Tensor | None = None
+    ) -> Answers:
+        """Loss of every draw, and whether it is misclassified, without a gradient: as `gradient`."""
+        at, m = self._index(x, at), len(draws)
+        logits = self.logits(x, draws=draws, at=at).flatten(0, 1)
+        labels = self.labels[at].repeat_interleave(m)
+        given = () if targets is None else (targets.repeat_interleave(m),)
+        losses, wrong = loss(logits, labels, *given), logits.argmax(1) != labels
+        return Answers(losses.reshape(-1, m), wrong.reshape(-1, m))
+
     def losses(
         self, x: Tensor, loss: Loss, *, draws: range, at: Tensor | None = None, targets: Tensor | None = None
     ) -> Tensor:
         """Loss of every draw, without a gradient: as `gradient`, (R, m)."""
-        at = self._index(x, at)
-        m = len(draws)
-        logits = self.logits(x, draws=draws, at=at).flatten(0, 1)
-        given = () if targets is None else (targets.repeat_interleave(m),)
-        return loss(logits, self.labels[at].repeat_interleave(m), *given).reshape(-1, m)
+        return self.answers(x, loss, draws=draws, at=at, targets=targets).losses
 
-    def wrong(self, x: Tensor, *, draws: range, at: Tensor | None = None) -> Tensor:
-        """Share of draws that are misclassified, (R,)."""
-        at = self._index(x, at)
-        predicted = self.logits(x, draws=draws, at=at).argmax(2)
-        return (predicted != self.labels[at][:, None]).double().mean(1)
+    def beaten(self, x: Tensor, suspected: Tensor, *, share: float | None, n_draws: int, at: Tensor) -> Tensor:
+        """Which points an attack may be content with: at least a share of the common tape is misclassified there.
 
-    def beaten(self, x: Tensor, *, share: float, n_draws: int, at: Tensor | None = None) -> Tensor:
-        """Whether at least a share of the first draws of the common tape is misclassified, (R,).
+        Only suspected points are asked about, so that most steps ask nothing; and only draws that were not ascended.
 
-        This is how an attack may decide that it is content with an image: on draws that it has not ascended.
+        Args:
+            x: points, (R, C, H, W).
+            suspected: (R,), bool: such as where all draws of the step itself were wrong.
+            share: of the draws; None is never content.
+            n_draws: of the common tape.
+            at: (R,), which image each row is a point for.
+
+        Returns:
+            (R,), bool.
         """
-        return self.wrong(x, draws=range(COMMON, COMMON + n_draws), at=at) >= share
+        content = torch.zeros_like(suspected)
+        if share is not None and bool(suspected.any()):
+            wrong = self.answers(x[suspected], margin, draws=common(n_draws), at=at[suspected]).wrong
+            content[suspected] = wrong.double().mean(1) >= share
+        return content
 
     def deterministic(self, x: Tensor) -> bool:
         """Whether two draws of each image give the same logits, to the last bit (asked without being counted)."""
         spent = self.spent.clone()
-        first = self.logits(x, draws=range(COMMON, COMMON + 1))
-        second = self.logits(x, draws=range(COMMON + 1, COMMON + 2))
+        first, second = (self.logits(x, draws=draws) for draws in (common(1), range(COMMON + 1, COMMON + 2)))
         self.spent = spent
         return torch.equal(first, second)
 
@@ -147,7 +178,7 @@ class Queries:
         return torch.arange(len(x), device=x.device) if at is None else at
 
     def _noise_of(self, at: Tensor) -> Noise | None:
-        return None if self._noise is None else self._noise.take(cast("list[int]", at.tolist()))
+        return None if self._noise is None else self._noise.take(at)
 
     def _count(self, at: Tensor, column: int, n: int) -> None:
         self.spent[:, column].index_add_(0, at, torch.full_like(at, n))

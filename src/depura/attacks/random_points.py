@@ -15,7 +15,7 @@ from depura.attacks.eot import Model, RandomModel, mean
 from depura.attacks.flow import Flow
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin
-from depura.attacks.queries import COMMON, Queries
+from depura.attacks.queries import Queries, common
 from depura.noise import Kind, Noise
 
 Proposal = Callable[[Ball | Flow, Tensor, Noise, int], Tensor]
@@ -137,8 +137,7 @@ class RandomPoints:
         for i in range(self.n_points):
             point, value = self.kind(self.ball, images, init, i), images.new_zeros(len(images))
             if self._compares:
-                draws = range(COMMON, COMMON + self.eot)
-                value = mean(queries.losses(point, self.loss, draws=draws))
+                value = mean(queries.losses(point, self.loss, draws=common(self.eot)))
                 history.add(value)
             # A loss that is not a number ranks last, so that no comparison with it decides.
             together = torch.cat([values, value.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)[None]])

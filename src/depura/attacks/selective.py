@@ -226,13 +226,9 @@ class Selective:
 
     def _going(self, queries: Queries, x: Tensor, draws: Draws, left: Tensor, history: History) -> Tensor:
         """Which images go on, (R,)."""
-        going = torch.ones_like(left, dtype=torch.bool)
-        asked = draws.wrong.all(1).nonzero()[:, 0]
-        if self.finish is not None and len(asked):
-            content = queries.beaten(x[asked], share=self.finish, n_draws=self.common, at=left[asked])
-            going[asked[content]] = False
-            history.finish(left[~going])
-        return going
+        content = queries.beaten(x, draws.wrong.all(1), share=self.finish, n_draws=self.common, at=left)
+        history.finish(left[content])
+        return ~content
 
 
 class Best:

@@ -7,13 +7,12 @@ strategies, Ilyas et al. 2018 (arXiv:1804.08598). Needs no gradient, so that it 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.answers import ask
 from depura.attacks.attack import Candidates, Cost, Told
 from depura.attacks.ball import Ball, per_image
 from depura.attacks.directions import Directions, Rademacher
@@ -150,13 +149,13 @@ class SPSA:
         at = torch.arange(len(images), device=images.device)
         for i in range(self.n_steps):
             here = x[at]
-            noise = init.take(cast("list[int]", at.tolist()))
+            noise = init.take(at)
             loss, gradient, wrong = self.estimate(queries, here, noise, at=at, step=i)
             history.add(loss, at=at)
             better = loss > best_loss[at]
             best[at[better]], best_loss[at[better]] = here[better], loss[better]
             if self.finish is not None and i + 1 < self.n_steps:
-                beaten = self._beaten(queries, here, wrong, at, self.finish)
+                beaten = queries.beaten(here, wrong, share=self.finish, n_draws=self.common, at=at)
                 history.finish(at[beaten])
                 at, here, gradient = at[~beaten], here[~beaten], gradient[~beaten]
             finite = per_image(gradient.flatten(1).isfinite().all(1))
@@ -189,16 +188,9 @@ class SPSA:
             u = self.directions(x, addressed, step=address)
             members = torch.cat((x + self.delta * u, x - self.delta * u)).clamp(0, 1)
             draws = range(number * self.eot, (number + 1) * self.eot)
-            answers = ask(queries, members, self.loss, draws=draws, at=both)
+            answers = queries.answers(members, self.loss, draws=draws, at=both)
             up, down = mean(answers.losses).chunk(2)
             total, slope = total + (up + down) / 2, slope + per_image(up - down) * u
             wrong = wrong & answers.wrong.reshape(2, len(at), -1).all(2).all(0)
         above, below = (self.directions.reach(room.clamp_min(0), self.delta) for room in (1 - x, x))
         return Estimate(total / self.n_pairs, slope / (self.n_pairs * (above + below)), wrong)
-
-    def _beaten(self, queries: Queries, x: Tensor, wrong: Tensor, at: Tensor, share: float) -> Tensor:
-        """Whether the common tape says so too, (R,)."""
-        beaten = wrong.clone()
-        if bool(wrong.any()):
-            beaten[wrong] = queries.beaten(x[wrong], share=share, n_draws=self.common, at=at[wrong])
-        return beaten

@@ -6,13 +6,11 @@ Andriushchenko et al. 2020 (arXiv:1912.00049). Needs no gradient, so that it is 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.answers import ask
 from depura.attacks.attack import Candidates, Cost, Told
 from depura.attacks.ball import Ball, only
 from depura.attacks.eot import Model, RandomModel, mean
@@ -190,7 +188,7 @@ class _Search:
 
     def uniforms(self, number: int, n: int) -> Tensor:
         """Uniform numbers for the images in question, (R, n)."""
-        noise, step = numbered(self._init.take(cast("list[int]", self.at.tolist())), number)
+        noise, step = numbered(self._init.take(self.at), number)
         return noise.uniform(self.best.new_empty(len(self.at), n), kind=Kind.ATTACK, step=step)
 
     def begin(self, x: Tensor) -> None:
@@ -218,15 +216,13 @@ class _Search:
 
     def leave(self, share: float) -> None:
         """Leave the images alone of which at least a share of the common tape is wrong."""
-        asked = self.at[self._promising[self.at]]
-        if not len(asked):
-            return
-        beaten = self._queries.beaten(self.best[asked], share=share, n_draws=self._attack.common, at=asked)
-        self._promising[asked] = False
-        self._history.finish(asked[beaten])
-        self.at = self.at[~torch.isin(self.at, asked[beaten])]
+        at, n_draws = self.at, self._attack.common
+        beaten = self._queries.beaten(self.best[at], self._promising[at], share=share, n_draws=n_draws, at=at)
+        self._promising[at] = False
+        self._history.finish(at[beaten])
+        self.at = at[~beaten]
 
     def _ask(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss and whether all draws are wrong, (R,)."""
-        answers = ask(self._queries, x, self._attack.loss, draws=self._draws, at=self.at)
+        answers = self._queries.answers(x, self._attack.loss, draws=self._draws, at=self.at)
         return mean(answers.losses), answers.wrong.all(1)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cost, Told
+from depura.attacks.attack import Attack, Candidates, Cost, Told, part_of
 from depura.attacks.ball import Threat
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.losses import Loss, margin
-from depura.attacks.queries import COMMON, Queries
+from depura.attacks.queries import Queries, common
 from depura.noise import Noise, Stream
 
 
@@ -105,7 +105,6 @@ class Transfer:
         init = Noise.fresh(len(images)) if init is None else init
         ranked = 0 if self.keep is None else self.cost.forwards
         made = sum(self.attack.cost[:2])
-        share = made / max(1, made + ranked)
         found = self.attack(
             self.source,
             images,
@@ -113,7 +112,7 @@ class Transfer:
             init=init,
             eot=None if self.stream is None else init.on(self.stream),
             rows=rows,
-            told=None if told is None else lambda part: told(share * part),
+            told=part_of(told, before=0, own=made, whole=max(1, made + ranked)),
         )
         proposed = found.images if self.keep is None else self._best(queries, found.images, self.keep)
         if told is not None:
@@ -122,7 +121,7 @@ class Transfer:
 
     def _best(self, queries: Queries, candidates: Tensor, keep: int) -> Tensor:
         """The `keep` candidates of the largest mean loss, (keep, B, C, H, W), on the same draws for all."""
-        draws = range(COMMON, COMMON + self.eot)
+        draws = common(self.eot)
         losses = torch.stack([queries.losses(c, self.loss, draws=draws).double().mean(1) for c in candidates])
         order = torch.sort(losses, dim=0, descending=True, stable=True).indices[:keep]
         return candidates[order, torch.arange(candidates.shape[1], device=candidates.device)]

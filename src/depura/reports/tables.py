@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rich import box
@@ -189,8 +189,7 @@ def markdown(summary: Summary) -> str:
         if summary.ranking is not None:
             out += ["## Ranking", "", *standings.markdown(summary, summary.ranking), "## Rows", ""]
         heads = headings(summary)
-        out += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-        out += ["| " + " | ".join(cells) + " |" for cells in rows(summary)]
+        out += _markdown_table(heads, rows(summary))
         out += [
             "",
             f"Accuracy in %; in brackets without attack. {routes(summary)}",
@@ -208,17 +207,21 @@ def markdown(summary: Summary) -> str:
             cells = [percent(summary.curve[name][k].accuracy) for name in names]
             out += ["| " + " | ".join([f"{point.eps:g}", str(point.images), *cells]) + " |"]
         out += ["", "## Adversarial examples and their cost", ""]
-        out += ["| " + " | ".join(EXAMPLE_HEADINGS) + " |", "|" + "---|" * len(EXAMPLE_HEADINGS)]
-        out += ["| " + " | ".join(cells) + " |" for cells in example_rows(summary)]
+        out += _markdown_table(EXAMPLE_HEADINGS, example_rows(summary))
         out += ["", EXAMPLE_NOTE, ""]
         out += ["## Gradients", ""]
-        out += ["| " + " | ".join(GRADIENT_HEADINGS) + " |", "|" + "---|" * len(GRADIENT_HEADINGS)]
-        out += ["| " + " | ".join(cells) + " |" for cells in gradient_rows(summary)]
+        out += _markdown_table(GRADIENT_HEADINGS, gradient_rows(summary))
         out += ["", GRADIENT_NOTE, ""]
     out += ["## Threat model", ""] + [f"- {name}: {value}" for name, value in threat_model(summary)] + [""]
     out += ["## Versions", ""] + [f"- {name} {version}" for name, version in versions(summary)] + [""]
     out += ["## Repeat it", "", f"    {header['command']}", ""]
     return "\n".join(out)
+
+
+def _markdown_table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """A table, line by line."""
+    top = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return top + ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 def routes(summary: Summary) -> str:
