@@ -52,7 +52,7 @@ GRADIENT_NOTE = (
 EXAMPLE_HEADINGS = (
     "row",
     "largest change",
-    "one draw",
+    "as made",
     "after 8-bit rounding",
     "finished early",
     "gradients",
@@ -61,12 +61,12 @@ EXAMPLE_HEADINGS = (
     "pulled back",
 )
 EXAMPLE_NOTE = (
-    "largest change: in the norm of the threat model, over all images. one draw, after 8-bit rounding: accuracy of the "
-    "examples as made and as an 8-bit file would keep them, on the same draws (the first of those reported). finished "
-    "early: images that the attack was content with before its budget was spent. gradients, forwards: evaluations of "
-    "what is attacked with and without a gradient, mean per image. denoiser, pulled back: all evaluations of the "
-    "denoiser, forward and backward, of the attack and the scores of the row together; those made again on the way "
-    "back for want of memory are not in them."
+    "largest change: in the norm of the threat model, over all images. as made, after 8-bit rounding: accuracy of one"
+    " draw of the examples as they are and as an 8-bit file would keep them, on the same draws (the first of those "
+    "reported). finished early: images that the attack was content with before its budget was spent. gradients, "
+    "forwards: evaluations of what is attacked with and without a gradient, mean per image. denoiser, pulled back: "
+    "all evaluations of the denoiser, forward and backward, of the attack and the scores of the row together; those "
+    "made again on the way back for want of memory are not in them."
 )
 
 
