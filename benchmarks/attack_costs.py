@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from depura.evaluation.records import RunDirectory
-from depura.reports.metrics import percent
-from depura.reports.summary import Line, summarise
+from depura.judging.metrics import percent
+from depura.judging.summary import Line, summarise
 
 HEADINGS = ("attack", "route", "gradients", "forwards", "network evaluations", "one draw", "null")
 

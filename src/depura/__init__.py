@@ -24,6 +24,8 @@ from depura.attacks.spsa import SPSA as SPSA
 from depura.attacks.square import Square as Square
 from depura.attacks.stadv import StAdv as StAdv
 from depura.attacks.transfer import Transfer as Transfer
+from depura.audit.audit import Audit as Audit
+from depura.audit.audit import audit_gradient as audit_gradient
 from depura.cleaner import Cleaner as Cleaner
 from depura.cleaner import Moment as Moment
 from depura.composed import Averaged as Averaged
@@ -45,8 +47,6 @@ from depura.denoisers import EpsDenoiser as EpsDenoiser
 from depura.denoisers import EpsVarianceDenoiser as EpsVarianceDenoiser
 from depura.denoisers import ScoreDenoiser as ScoreDenoiser
 from depura.denoisers import VDenoiser as VDenoiser
-from depura.evaluation.audit import Audit as Audit
-from depura.evaluation.audit import audit_gradient as audit_gradient
 from depura.evaluation.price import plan as plan
 from depura.evaluation.records import RecordError as RecordError
 from depura.evaluation.records import RunDirectory as RunDirectory

@@ -55,6 +55,7 @@ class Stream(IntEnum):
     NULL = 5
     PROBE = 6
     TRAIN = 7
+    VERIFY = 8
 
 
 def philox4x32(

@@ -9,9 +9,9 @@ import pytest
 from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import run
 from depura.evaluation.source import StudySource
+from depura.judging.ranking import Standing
+from depura.judging.summary import Summary, summarise
 from depura.reports import page, tables
-from depura.reports.ranking import Standing
-from depura.reports.summary import Summary, summarise
 
 STUDY = Path(__file__).parents[2] / "studies" / "digits_methods.py"
 SMALL = (("images", "1"), ("attack_steps", "1"), ("eot", "1"), ("draws", "2"))

@@ -22,8 +22,8 @@ from depura.evaluation.runner import Shard, missing, run, run_unit
 from depura.evaluation.scoring import score
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import UnitKey
+from depura.judging.summary import summarise
 from depura.reports import page
-from depura.reports.summary import summarise
 
 SMALL = {"images": 6, "attack_steps": 3, "eot": 2, "report_draws": 8, "curve": (0.1,), "n_steps": 2}
 SETTINGS = [w for k, v in SMALL.items() for w in ("-S", f"{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}")]

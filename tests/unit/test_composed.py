@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from checks import largest
 from depura._check import InputError
+from depura.audit.audit import audit_gradient
+from depura.audit.checks import Light
 from depura.cleaner import Cleaner
 from depura.composed import Averaged, Mixed, Pinned, Resized, Sequential
 from depura.defence import Defence
-from depura.evaluation.audit import audit_gradient
-from depura.evaluation.checks import Light
 from depura.evaluation.counting import counted
 from depura.evaluation.describe import describe
 from depura.gradients import Advance, Direct, Grafted, StoredState, StraightThrough

@@ -17,8 +17,8 @@ from depura.defence import Defence
 from depura.evaluation.describe import describe
 from depura.evaluation.runner import header, run
 from depura.evaluation.study import Row, Study, ladder
+from depura.judging.summary import summarise
 from depura.methods.agdm import RobustGuide, agdm
-from depura.reports.summary import summarise
 from toys import NOISES, XS, TanhClassifier, tanh_eps
 
 

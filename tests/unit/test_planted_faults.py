@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from depura.audit.audit import Audit, audit_gradient
+from depura.audit.checks import Light
+from depura.audit.derivatives import FLOAT64, loose, normal, slope
+from depura.audit.probes import Probe, examine
 from depura.composed import Resized
 from depura.defence import Defence
 from depura.denoisers import Clipped, EpsDenoiser
-from depura.evaluation.audit import Audit, audit_gradient
-from depura.evaluation.checks import Light
-from depura.evaluation.derivatives import FLOAT64, loose, normal, slope
-from depura.evaluation.probes import Probe, examine
 from depura.exact import GaussianDenoiser
 from depura.gradients import Direct, StoredState, StraightThrough
 from depura.guidance import State, pull

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import mean_with_interval
+from depura.judging.summary import Summary, summarise
 from depura.reports import figures, page, standings, tables
-from depura.reports.summary import Summary, summarise
 
 N, K = 12, 4
 LABELS = np.arange(N) % 10

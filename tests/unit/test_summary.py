@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from depura.evaluation.records import RunDirectory, Unit
+from depura.judging.summary import summarise
 from depura.reports import page, tables
-from depura.reports.summary import summarise
 
 LABELS = [0, 1, 2, 3]
 ROWS = (("undefended", "bare"), ("transfer", "defence"), ("adaptive", "defence"))

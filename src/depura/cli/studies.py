@@ -21,8 +21,8 @@ from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import Shard, compute, compute_parallel, header, missing
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
+from depura.judging.summary import Summary
 from depura.reports import page
-from depura.reports.summary import Summary
 from depura.reports.tables import terminal
 
 Settings = Annotated[

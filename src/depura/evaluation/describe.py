@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+NO_PART_OF_RECORDS = ("cli", "judging", "reports", "training")
+"""Packages that change no record."""
 
 
 def describe(value: Any) -> Any:
@@ -51,6 +55,18 @@ def weights_sha256(module: nn.Module) -> str:
     state = module.state_dict()
     digest = hashlib.sha256("\n".join(sorted(state)).encode())
     digest.update(_digest([state[key] for key in sorted(state)]).encode())
+    return digest.hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """Digest of the source files of depura that records depend on: what made a number, more exactly than a version."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for name, file in sorted((f.relative_to(root).as_posix(), f) for f in root.rglob("*.py")):
+        if name.partition("/")[0] not in NO_PART_OF_RECORDS:
+            text = file.read_text(encoding="utf-8")  # as text: line ends may differ between systems
+            digest.update(f"{name} {len(text)}\n{text}".encode())
     return digest.hexdigest()
 
 

@@ -7,10 +7,10 @@ give equal bytes. Nothing is unpickled. This module knows nothing else of depura
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,10 +20,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the layout; raised when it changes."""
 
 _NOT_COMPARED = ("command",)
+
+_DECISIVE = ("schema", "seed", "threat_model", "defence", "rule", "methods", "draws", "memory", "versions", "code")
+
+_AGAIN = "Delete this file and give the same command again; only it will be made anew."
 
 
 class RecordError(ValueError):
@@ -139,7 +143,9 @@ class RunDirectory:
             unit: its results.
         """
         buffer = io.BytesIO()
-        meta = np.frombuffer(json.dumps(unit.meta, sort_keys=True).encode(), dtype=np.uint8)
+        meant = Unit(unit.arrays, {**unit.meta, "study": self._identity(unit.meta.get("row"))})
+        signed = {**meant.meta, "sha256": _digest(meant)}
+        meta = np.frombuffer(json.dumps(signed, sort_keys=True).encode(), dtype=np.uint8)
         arrays: dict[str, Any] = {"meta": meta, **dict(sorted(unit.arrays.items()))}
         np.savez_compressed(buffer, **arrays)
         _write(self.file(name), buffer.getvalue(), replace=True)
@@ -161,20 +167,44 @@ class RunDirectory:
             with np.load(file, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
             meta = json.loads(arrays.pop("meta").tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise RecordError(
-                f"unit {file}: expected a complete record, got {_reason(error)}. "
-                "Delete this file and give the same command again; only it will be made anew."
-            ) from error
+        except Exception as error:  # a damaged archive raises whatever its damage leads to
+            raise RecordError(f"unit {file}: expected a complete record, got {_reason(error)}. {_AGAIN}") from error
         if meta.get("unit") != name:
             raise RecordError(f"unit {file}: expected the record of {name}, got that of {meta.get('unit')}. Remove it.")
-        return Unit(arrays, meta)
+        digest, unit = meta.pop("sha256", None), Unit(arrays, meta)
+        if digest != _digest(unit):
+            raise RecordError(f"unit {file}: expected the contents that its digest was taken of, got others. {_AGAIN}")
+        if meta.pop("study", None) != self._identity(meta.get("row")):
+            raise RecordError(f"unit {file}: expected a record of this study, got that of another one. {_AGAIN}")
+        return unit
+
+    def _identity(self, row: Any) -> str:
+        """Digest of what decides the numbers of a row, or of a null baseline: studies that agree in it share units."""
+        decisive = {key: self.header.get(key) for key in _DECISIVE}
+        rows = [entry for entry in self.header.get("rows", []) if row in (entry.get("name"), entry.get("null"))]
+        decisive["row"] = [(entry.get("name"), entry.get("attack")) for entry in rows[:1]]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def foreign(self) -> tuple[Path, ...]:
+        """Files that do not belong to this run: anything in the folder of units that is none of its units."""
+        own = {f"{entry['unit']}.npz" for entry in self.header["units"]}
+        found = sorted((self.path / "units").iterdir()) if (self.path / "units").is_dir() else []
+        return tuple(file for file in found if file.name not in own and not file.name.endswith(".partial"))
 
     def units(self) -> Iterator[Unit]:
         """Every unit that is done, in the study's order."""
         for entry in self.header["units"]:
             if self.has(entry["unit"]):
                 yield self.load(entry["unit"])
+
+
+def _digest(unit: Unit) -> str:
+    """Of all arrays, with their names, dtypes and shapes, and of the facts."""
+    digest = hashlib.sha256(json.dumps(unit.meta, sort_keys=True).encode())
+    for name, array in sorted(unit.arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _ours(name: str) -> bool:

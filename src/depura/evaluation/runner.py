@@ -30,7 +30,7 @@ from depura.attacks.attack import Told
 from depura.attacks.ball import Threat
 from depura.defence import Defence
 from depura.evaluation.counting import Counts, counted
-from depura.evaluation.describe import describe
+from depura.evaluation.describe import code_sha256, describe
 from depura.evaluation.fitting import rows_within
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.scoring import choose, eight_bit, score
@@ -116,6 +116,7 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
                 "method": row.method,
                 "route": row.route,
                 "null": study.null_of(row),
+                "images": study.n_images(row),
                 "judged": "defence" if row.method else _judged(study, row),
                 "attack": describe(row.attack),
             }
@@ -123,9 +124,14 @@ def header(study: Study, *, command: str) -> dict[str, Any]:
         ],
         "draws": {"select": study.select_draws, "report": study.report_draws},
         "memory": study.memory,
-        "curve": {"eps": list(study.curve_eps), "images": min(study.curve_images, len(data.images))},
+        "curve": {
+            "eps": list(study.curve_eps),
+            "images": min(study.curve_images, len(data.images)),
+            "rows": list(study.curve_rows or (row.name for row in study.rows)),
+        },
         "units": [{"unit": key.name, **key._asdict()} for key in study.units()],
         "versions": {name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
+        "code": code_sha256(),
     }
 
 
@@ -399,6 +405,13 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
     shard = Shard() if shard is None else shard
     if not 0 <= shard.index < shard.count:
         _check.fail("run", "a shard i/n with 0 <= i < n", f"{shard.index}/{shard.count}", "Shards count from 0.")
+    foreign = directory.foreign()
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise RecordError(
+            f"run directory {directory.path}: expected only units of this study, got {foreign[0]}{more}. "
+            "Move what is foreign away; what was recorded is kept."
+        )
     keys = study.units()[shard.index :: shard.count]
     for key in keys:
         if directory.has(key.name):

@@ -1,4 +1,4 @@
-"""Five disjoint streams of noise, so that searching, choosing and reporting never share a draw."""
+"""Disjoint streams of noise, so that searching, choosing, reporting and verifying never share a draw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from depura import _check
 from depura.noise import Noise, Stream
 
-SCORING = (Stream.SELECT, Stream.REPORT, Stream.NULL)
+SCORING = (Stream.SELECT, Stream.REPORT, Stream.NULL, Stream.VERIFY)
 """The streams that scores may be computed on."""
 
 
@@ -46,6 +46,10 @@ class Streams:
         """What unattacked images are scored on."""
         return Noise(self.seed, tuple(ids), stream=Stream.NULL)
 
+    def verify(self, ids: Sequence[int]) -> Noise:
+        """What recorded examples are scored on anew, to see whether their record holds."""
+        return Noise(self.seed, tuple(ids), stream=Stream.VERIFY)
+
 
 def for_scoring(noise: Noise) -> Noise:
     """Refuse any noise but that of the scoring streams.
@@ -62,7 +66,7 @@ def for_scoring(noise: Noise) -> Noise:
     if noise.stream not in SCORING:
         _check.fail(
             "score",
-            "noise of the select, report or null stream",
+            "noise of the select, report, null or verify stream",
             f"the {noise.stream.name.lower()} stream",
             "A score on draws that an attack has seen says nothing.",
         )

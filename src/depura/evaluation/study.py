@@ -15,8 +15,29 @@ from depura.defence import Defence
 from depura.gradients import Relaxed, StraightThrough
 from depura.rules import Single
 
-KINDS = ("undefended", "transfer", "bpda", "adaptive", "relaxed", "pinned")
-"""What a row may say that it is; reports put rows of a kind under one heading."""
+KINDS = (
+    "undefended",
+    "unchanged",
+    "random",
+    "transfer",
+    "bpda",
+    "surrogate",
+    "adaptive",
+    "relaxed",
+    "targeted",
+    "selective",
+    "black-box",
+    "one-step",
+    "budget",
+    "pinned",
+    "tiny",
+)
+"""What a row may say that it is; reports put rows of a kind under one heading, and checks compare kinds.
+
+"unchanged" returns its images as they are; "one-step" is the adaptive attack cut to one step; "budget" the adaptive
+attack with more of something; "pinned" attacks and judges the defence under one noise for good; "tiny" attacks and
+judges the defence with its walk cut to the last step.
+"""
 
 
 class LabelledImages(Protocol):
@@ -61,6 +82,7 @@ class Row:
         kind: one of `KINDS`, or empty: what sort of attack it is.
         method: in a study that compares methods, the short name (letters, digits, dashes) of the one that is judged;
             empty where there is one defence, and for rows that judge an undefended classifier.
+        images: how many images it is run on, the first ones; None for all.
     """
 
     name: str
@@ -70,6 +92,7 @@ class Row:
     judged: Defence
     kind: str = ""
     method: str = ""
+    images: int | None = None
 
     @property
     def route(self) -> str:
@@ -120,6 +143,7 @@ class Study:
         unit_images: images per unit of work.
         curve_eps: further radii for the accuracy-against-eps curve.
         curve_images: how many images the further radii are run on (the first ones).
+        curve_rows: names of the rows that are run at the further radii; none given, all.
         pictures: images per unit of work whose walk is kept for the report.
         memory: bytes of graph in one call of an attack; it decides how draws are split into calls, and so the last
             bits of sums, which is why it belongs to the study.
@@ -137,6 +161,7 @@ class Study:
     unit_images: int = 16
     curve_eps: tuple[float, ...] = ()
     curve_images: int = 32
+    curve_rows: tuple[str, ...] = ()
     pictures: int = 2
     memory: int = 4 * 2**30
     baselines: tuple[str, ...] = ()
@@ -171,7 +196,12 @@ class Study:
         written = [f"{eps:.6g}" for eps in (self.ball.eps, *self.curve_eps)]
         if len(set(written)) != len(written):
             _check.fail(where, "curve_eps without the rows' own radius and without repetition", f"{written[1:]}")
+        unknown = sorted(set(self.curve_rows) - set(names))
+        if unknown:
+            _check.fail(where, f"curve_rows among {', '.join(names)}", ", ".join(map(repr, unknown)))
         for row in self.rows:
+            if row.images is not None:
+                _check.integer(where, f"images of row {row.name!r}", row.images, low=1)
             if row.kind not in ("", *KINDS):
                 _check.fail(where, f"rows whose kind is empty or among {', '.join(KINDS)}", repr(row.kind))
         self._check_methods(where)
@@ -233,11 +263,18 @@ class Study:
     def units(self) -> tuple[UnitKey, ...]:
         """All pieces of work, in a fixed order."""
         n, eps = len(self.data.images), self.ball.eps
-        keys = [key for name in (*self.nulls(), *(r.name for r in self.rows)) for key in self._chunks(name, eps, n)]
+        keys = [key for name in self.nulls() for key in self._chunks(name, eps, n)]
+        keys += [key for row in self.rows for key in self._chunks(row.name, eps, self.n_images(row))]
         for other in self.curve_eps:
             for row in self.rows:
-                keys += self._chunks(row.name, other, min(self.curve_images, n))
+                if row.name in self.curve_rows or not self.curve_rows:
+                    keys += self._chunks(row.name, other, min(self.curve_images, self.n_images(row)))
         return tuple(dict.fromkeys(keys))
+
+    def n_images(self, row: Row) -> int:
+        """How many images a row is run on, the first ones."""
+        n = len(self.data.images)
+        return n if row.images is None else min(row.images, n)
 
     def _chunks(self, row: str, eps: float, n: int) -> list[UnitKey]:
         starts = range(0, n, self.unit_images)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depura.evaluation.statistics import Estimate
-from depura.reports.ranking import Ranking
-from depura.reports.summary import Point, Summary
+from depura.judging.ranking import Ranking
+from depura.judging.summary import Point, Summary
 
 COLOURS = {"undefended": "#888888", "transfer": "#e69f00", "adaptive": "#d55e00", "bpda": "#0072b2", "null": "#009e73"}
 """Okabe and Ito's colours, distinguishable for the colour blind; other rows take matplotlib's cycle."""

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from depura import _atomic, _check
 from depura.evaluation.records import RunDirectory
+from depura.judging.summary import Summary, summarise
 from depura.reports import figures, standings, tables
-from depura.reports.summary import Summary, summarise
 
 
 def html(summary: Summary) -> str:

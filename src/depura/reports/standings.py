@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from depura.evaluation.statistics import Difference, Estimate
-from depura.reports.metrics import n_draws, percent
-from depura.reports.ranking import Ranking, Standing
-from depura.reports.summary import Summary
+from depura.judging.metrics import n_draws, percent
+from depura.judging.ranking import Ranking, Standing
+from depura.judging.summary import Summary
 
 EXACT_ROUTES = ("G0", "G6")
 """Routes that differentiate what is judged as it is: that of a classifier by itself, and that of a whole walk."""

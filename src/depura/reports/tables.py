@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from depura.evaluation.statistics import Estimate
+from depura.judging.metrics import Metrics, n_draws, percent
+from depura.judging.summary import Examples, GradientFacts, Line, Summary
 from depura.reports import standings
-from depura.reports.metrics import Metrics, n_draws, percent
-from depura.reports.summary import Examples, GradientFacts, Line, Summary
 
 ROUTES = {
     "G0": "bare classifier",

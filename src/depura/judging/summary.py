@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval, paired_gain
-from depura.reports import ranking
-from depura.reports.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
-from depura.reports.ranking import Ranking
+from depura.judging import ranking
+from depura.judging.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
+from depura.judging.ranking import Ranking
 
 PICTURES = 4
 """Pictures of each method, where methods are compared."""
@@ -71,6 +71,7 @@ class Line(NamedTuple):
         kind: what sort of attack, or empty.
         method: the one that is judged, where methods are compared.
         route: gradient route's code.
+        images: how many it was run on; the nulls below are of the same ones.
         metrics: under attack.
         null: without an attack, as many draws.
         random: under random corners of the ball, chosen as candidates are.
@@ -85,6 +86,7 @@ class Line(NamedTuple):
     kind: str
     method: str
     route: str
+    images: int
     metrics: Metrics
     null: Metrics
     random: Metrics
@@ -193,7 +195,7 @@ def summarise(directory: RunDirectory) -> Summary:
     for unit in units:
         by_row.setdefault((unit.meta["row"], unit.meta["eps"]), []).append(unit)
     lines = tuple(_line(row, by_row[row["name"], eps], by_row[row["null"], eps]) for row in header["rows"])
-    defended = [row for row in header["rows"] if row["judged"] == "defence"]
+    defended = [row for row in header["rows"] if row["judged"] == "defence" and row["kind"] != "unchanged"]
     ranked = ranking.rank(header, {name: its for (name, radius), its in by_row.items() if radius == eps})
     if ranked is not None:
         return Summary(
@@ -233,22 +235,26 @@ def _headline(together: Metrics | None, null: Metrics | None) -> str:
 
 def _line(row: dict[str, Any], units: Sequence[Unit], nulls: Sequence[Unit]) -> Line:
     counts = [unit.meta["evaluations"] for unit in units]
+    found = outcome(units)
+    n = len(found.labels)
+    null, random = outcome(nulls).first(n), outcome(nulls, "random_predictions").first(n)
     return Line(
         name=row["name"],
         title=row["title"],
         kind=row["kind"],
         method=row["method"],
         route=row["route"],
-        metrics=outcome(units).metrics,
-        null=outcome(nulls).metrics,
-        random=outcome(nulls, "random_predictions").metrics,
+        images=n,
+        metrics=found.metrics,
+        null=null.metrics,
+        random=random.metrics,
         examples=_examples(units),
         gradients=_gradients(units) if "zero_gradients" in units[0].arrays else None,
         evaluations=(
             sum(c["attack"][0] + c["score"][0] for c in counts),
             sum(c["attack"][1] + c["score"][1] for c in counts),
         ),
-        gain=paired_gain(outcome(nulls).accuracies, outcome(units).accuracies),
+        gain=paired_gain(null.accuracies, found.accuracies),
     )
 
 
@@ -291,6 +297,8 @@ def _curve(
 ) -> dict[str, tuple[Point, ...]]:
     curve: dict[str, tuple[Point, ...]] = {}
     for row in header["rows"]:
+        if row["name"] not in header["curve"]["rows"]:
+            continue
         points: list[Point] = []
         for eps in sorted({header["threat_model"]["eps"], *header["curve"]["eps"]}):
             metrics = outcome(by_row[row["name"], eps]).accuracies[: header["curve"]["images"]]
@@ -310,7 +318,10 @@ def _curve_by_method(
     """Each method under the strongest of its attacks for each image, at each radius."""
     curve: dict[str, tuple[Point, ...]] = {}
     for method in header["methods"]:
-        names = [row["name"] for row in header["rows"] if row["method"] == method["name"]]
+        own = [row["name"] for row in header["rows"] if row["method"] == method["name"]]
+        names = [name for name in own if name in header["curve"]["rows"]]
+        if not names:
+            continue
         points: list[Point] = []
         for eps in sorted({header["threat_model"]["eps"], *header["curve"]["eps"]}):
             found = strongest([by_row[name, eps] for name in names]).accuracies[: header["curve"]["images"]]

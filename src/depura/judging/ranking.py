@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from depura.evaluation.records import Unit
 from depura.evaluation.statistics import Difference, Estimate, holm, mean_with_interval, paired_difference
-from depura.reports.metrics import Metrics, at_most, joined, outcome, strongest
+from depura.judging.metrics import Metrics, at_most, joined, outcome, strongest
 
 MASKED = 0.01
 """Share of gradients that are exactly zero from which on a row's gradient is called masked."""

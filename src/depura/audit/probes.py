@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from depura.evaluation.derivatives import Precision, normal, pull, relative, slope, watched
+from depura.audit.derivatives import Precision, normal, pull, relative, slope, watched
 
 Tensors = tuple[Tensor, ...]
 

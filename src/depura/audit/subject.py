@@ -9,9 +9,9 @@ from typing import ClassVar, TypeVar, cast
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
+from depura.audit.derivatives import Precision, pull
 from depura.cleaner import Cleaner, Leaf
 from depura.defence import Defence
-from depura.evaluation.derivatives import Precision, pull
 from depura.gradients import Advance, GradientRoute
 from depura.noise import Noise
 from depura.schedules import Step

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from depura import _check
+from depura.audit.checks import Check, Light, run
+from depura.audit.derivatives import FLOAT64, Narrowing, Precision, loose, normal, watched
+from depura.audit.modules import localise
+from depura.audit.probes import Fault, error_line
+from depura.audit.subject import Checkpointed, Subject, at_least_two, rerouted
 from depura.defence import Defence
-from depura.evaluation.checks import Check, Light, run
-from depura.evaluation.derivatives import FLOAT64, Narrowing, Precision, loose, normal, watched
-from depura.evaluation.modules import localise
-from depura.evaluation.probes import Fault, error_line
-from depura.evaluation.subject import Checkpointed, Subject, at_least_two, rerouted
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
 from depura.rules import MeanProb, Vote

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from depura.audit.derivatives import Precision
+from depura.audit.parts import parts
+from depura.audit.probes import Fault, Probe, Tensors, examine, inner_modules, take_rows
 from depura.defence import Defence
-from depura.evaluation.derivatives import Precision
-from depura.evaluation.parts import parts
-from depura.evaluation.probes import Fault, Probe, Tensors, examine, inner_modules, take_rows
 from depura.noise import Noise
 
 

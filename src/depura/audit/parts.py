@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from depura.audit.probes import Probe, Tensors
 from depura.cleaner import Moment
 from depura.defence import Defence
-from depura.evaluation.probes import Probe, Tensors
 from depura.guidance import State, recorded
 from depura.noise import Noise
 from depura.purifier import Purifier

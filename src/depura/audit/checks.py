@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depura.evaluation.derivatives import relative, slope, watched
-from depura.evaluation.probes import error_line
-from depura.evaluation.subject import Checkpointed, Subject
+from depura.audit.derivatives import relative, slope, watched
+from depura.audit.probes import error_line
+from depura.audit.subject import Checkpointed, Subject
 from depura.gradients import Direct, GradientRoute, StoredState
 
 EOT_DRAWS = 3

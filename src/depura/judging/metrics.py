@@ -45,6 +45,10 @@ class Outcome(NamedTuple):
     predictions: NDArray[np.int64]
     labels: NDArray[np.int64]
 
+    def first(self, n: int) -> Outcome:
+        """Of the first n images."""
+        return Outcome(self.predictions[:n], self.labels[:n])
+
     @property
     def accuracies(self) -> NDArray[np.float64]:
         """Single-draw accuracy of each image, (n,)."""
@@ -73,16 +77,26 @@ def accuracy(units: Sequence[Unit], name: str, n_draws: int) -> Estimate:
 
 
 def strongest(rows: Sequence[Sequence[Unit]]) -> Outcome:
-    """Per image, the attack whose chosen candidate had the most wrong select draws (ties: larger margin)."""
-    errors: list[NDArray[Any]] = []
-    margins: list[NDArray[Any]] = []
-    for units in rows:
+    """Per image, the attack whose chosen candidate had the most wrong select draws (ties: larger margin).
+
+    Rows may be of the first images only: an image's strongest attack is the strongest of those that were run on it.
+    """
+    which = choice(rows)
+    found = [outcome(units) for units in rows]
+    whole = max(found, key=lambda o: len(o.labels))
+    predictions = np.stack([found[row].predictions[image] for image, row in enumerate(which)])
+    return Outcome(predictions, whole.labels)
+
+
+def choice(rows: Sequence[Sequence[Unit]]) -> NDArray[np.int64]:
+    """Which row is the strongest on each image (see `strongest`), (n,) indices of rows."""
+    n = max(sum(len(unit.arrays["labels"]) for unit in units) for units in rows)
+    errors, margins = np.full((len(rows), n), -1), np.full((len(rows), n), -np.inf)
+    for row, units in enumerate(rows):
         chosen = joined(units, "chosen")
-        errors.append(joined(units, "select_errors")[np.arange(len(chosen)), chosen])
-        margins.append(joined(units, "select_margins"))
-    counts, found = np.stack(errors), [outcome(units) for units in rows]
-    best = np.where(counts == counts.max(0), np.stack(margins), -np.inf).argmax(0)
-    return Outcome(np.stack([o.predictions for o in found])[best, np.arange(len(best))], found[0].labels)
+        errors[row, : len(chosen)] = joined(units, "select_errors")[np.arange(len(chosen)), chosen]
+        margins[row, : len(chosen)] = joined(units, "select_margins")
+    return np.where(errors == errors.max(0), margins, -np.inf).argmax(0)
 
 
 def joined(units: Sequence[Unit], name: str) -> NDArray[Any]:
