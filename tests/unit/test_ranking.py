@@ -60,7 +60,7 @@ def header(**changed: Any) -> dict[str, Any]:
             for name, kind, method, route in ROWS
         ],
         "draws": {"select": 2, "report": K},
-        "curve": {"eps": [], "images": 4},
+        "curve": {"eps": [], "images": 4, "rows": [row[0] for row in ROWS]},
         "units": [{"unit": u} for u in units],
         "versions": {"depura": "0"},
         **changed,

@@ -43,7 +43,7 @@ def header() -> dict[str, Any]:
             for n, j in ROWS
         ],
         "draws": {"select": 2, "report": K},
-        "curve": {"eps": [], "images": 4},
+        "curve": {"eps": [], "images": 4, "rows": ["undefended", "transfer", "adaptive"]},
         "units": [{"unit": u} for u in units],
         "versions": {"depura": "0"},
     }  # fmt: skip

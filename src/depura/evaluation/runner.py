@@ -405,7 +405,7 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
     shard = Shard() if shard is None else shard
     if not 0 <= shard.index < shard.count:
         _check.fail("run", "a shard i/n with 0 <= i < n", f"{shard.index}/{shard.count}", "Shards count from 0.")
-    foreign = directory.foreign()
+    foreign = list(directory.foreign())
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise RecordError(

@@ -84,7 +84,7 @@ def strongest(rows: Sequence[Sequence[Unit]]) -> Outcome:
     which = choice(rows)
     found = [outcome(units) for units in rows]
     whole = max(found, key=lambda o: len(o.labels))
-    predictions = np.stack([found[row].predictions[image] for image, row in enumerate(which)])
+    predictions = np.stack([found[int(row)].predictions[image] for image, row in enumerate(which)])
     return Outcome(predictions, whole.labels)
 
 
