@@ -112,7 +112,7 @@ def _run(
     one_thread()
     study = source.load()
     n_workers = _workers(workers, device)
-    directory = RunDirectory.create(to, header(study, command=command))
+    directory = RunDirectory.create(to, header(study, command=command, source=source))
     todo = missing(study, directory, shard)
     out.print(f"study    {study.name}: {len(study.data.images)} images of {study.data.name}, {study.ball}")
     if todo:

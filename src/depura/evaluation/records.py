@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 SCHEMA = 5
 """Version of the layout; raised when it changes."""
 
-_NOT_COMPARED = ("command",)
+_NOT_COMPARED = ("command", "source")
 
 _DECISIVE = ("schema", "seed", "threat_model", "defence", "rule", "methods", "draws", "memory", "versions", "code")
 

@@ -63,20 +63,22 @@ class Shard:
     count: int = 1
 
 
-def header(study: Study, *, command: str) -> dict[str, Any]:
+def header(study: Study, *, command: str, source: StudySource | None = None) -> dict[str, Any]:
     """What a run directory says of its study.
 
     Args:
         study: the study.
         command: how to repeat it.
+        source: the study file it came from, if any.
 
     Returns:
-        A JSON value; all but the command must agree for two runs to be of one study. A comparison describes each of its
+        A JSON value; all but the command and the source must agree for two runs to be of one study. A comparison describes each of its
         methods once, under "methods", and has no "defence" and no "rule" of its own.
     """
     data, ball, compared = study.data, study.ball, study.methods
     return {
         "command": command,
+        "source": None if source is None else source.describe(),
         "name": study.name,
         "seed": study.seed,
         "data": {

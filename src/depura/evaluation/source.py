@@ -15,6 +15,9 @@ from typing import Any, Union
 from depura import _check
 from depura.evaluation.study import Study
 
+DEMO = "depura demo"
+"""Stands for the file of the demo's study, which lies where depura is installed."""
+
 
 @dataclass(frozen=True)
 class StudySource:
@@ -23,10 +26,38 @@ class StudySource:
     Attributes:
         path: the Python file.
         settings: (name, text) pairs, as given with -S.
+        profile: name of the profile whose ladder of attacks takes the place of the study's own rows; empty for none.
     """
 
     path: Path
     settings: tuple[tuple[str, str], ...] = ()
+    profile: str = ""
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any], *, path: Path | None = None) -> StudySource:
+        """Where the study of a run came from.
+
+        Args:
+            header: of the run.
+            path: the study file, if it is not where it was.
+
+        Returns:
+            The source.
+
+        Raises:
+            InputError: the run was not made from a study file.
+        """
+        said = header.get("source")
+        if said is None:
+            _check.fail("run directory", "a run of a study file", "one made from Python", "Use depura's Python API.")
+        own = _demo() if said["file"] == DEMO else Path(said["file"])
+        return cls(own if path is None else path, tuple(map(tuple, said["settings"])), said["profile"])
+
+    def describe(self) -> dict[str, Any]:
+        """For the header of a run: file, settings and profile."""
+        own = self.path.resolve() == _demo().resolve()
+        file = DEMO if own else self.path.as_posix()
+        return {"file": file, "settings": [list(pair) for pair in self.settings], "profile": self.profile}
 
     def load(self) -> Study:
         """Run the file and call its `study` function.
@@ -51,6 +82,10 @@ class StudySource:
         if not isinstance(made, Study):
             _check.fail("study", "the function study to return a Study", f"{type(made).__name__}")
         return made
+
+
+def _demo() -> Path:
+    return Path(__file__).parents[1] / "demo.py"
 
 
 def read_settings(build: Callable[..., Any], settings: Mapping[str, str]) -> dict[str, Any]:
