@@ -108,6 +108,7 @@ GRAD_MODE = {
     "attacks/stadv.py",
     "attacks/external.py",
     "evaluation/fitting.py",
+    "evaluation/nothing.py",
     "evaluation/scoring.py",
     "evaluation/price.py",
     "evaluation/runner.py",

@@ -142,7 +142,7 @@ def _run(
         if n_workers == 1 or not todo:
             compute(study, directory, todo, device=device, on_unit=done, on_share=within)
         else:
-            compute_parallel(source, directory, todo, workers=n_workers, device=device, on_unit=done)
+            compute_parallel(study, source, directory, todo, workers=n_workers, device=device, on_unit=done)
     return _report(directory)
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from depura.cleaner import Cleaner
 from depura.defence import Defence
 from depura.evaluation.counting import counted
-from depura.evaluation.fitting import rows_within
+from depura.evaluation.fitting import bytes_per_row
 from depura.evaluation.scoring import ROWS_PER_CALL
 from depura.evaluation.shortcuts import compares, surrogate
 from depura.evaluation.study import Row, Study, UnitKey
+from depura.gradients import StoredState
 from depura.noise import Noise, Stream
+from depura.rules import Single
 
 PROBE_SECONDS = 1.0
-"""The probe's batches grow until one takes a quarter of this."""
+"""The probe's batches grow until one takes a quarter of this; a walk that takes longer is priced from one step."""
 
 
 class Price(NamedTuple):
@@ -31,6 +35,7 @@ class Price(NamedTuple):
         forward: denoiser evaluations.
         backward: denoiser evaluations pulled back through.
         seconds: on one worker.
+        memory: bytes of graph that a call of the attack holds at once; weights and results come on top.
     """
 
     row: str
@@ -39,6 +44,7 @@ class Price(NamedTuple):
     forward: int
     backward: int
     seconds: float
+    memory: int
 
 
 class _Rate(NamedTuple):
@@ -51,18 +57,20 @@ class _Rate(NamedTuple):
 
 class _Rates(NamedTuple):
     """Rates of a row: a gradient and a forward draw of what is attacked, a forward draw of what is judged, and a
-    gradient of the surrogate where cheap routes are compared with the exact one."""
+    gradient of the surrogate where cheap routes are compared with the exact one; and bytes of a call's graph."""
 
     pull: _Rate
     look: _Rate
     judge: _Rate
     surrogate: _Rate | None
+    memory: int
 
 
 def plan(study: Study, *, device: str = "cpu") -> tuple[Price, ...]:
     """Price every row of a study, from a few evaluations per row: of one image first, of more if they are quick.
 
     Evaluations that a gradient makes again on its way back, for want of memory, are in the time and not in the counts.
+    The audit of gradients, on two images, is in neither.
 
     Args:
         study: the study.
@@ -71,15 +79,17 @@ def plan(study: Study, *, device: str = "cpu") -> tuple[Price, ...]:
     Returns:
         One price per row and radius, null baselines first.
     """
-    rates: dict[str, _Rates] = {}
+    rates, probe = dict[str, _Rates](), _Probe(study, device)
     groups: dict[tuple[str, float], list[UnitKey]] = {}
     for key in study.units():
+        if key.row in study.audits:
+            continue
         groups.setdefault((key.row, key.eps), []).append(key)
     prices: list[Price] = []
     for (name, eps), keys in groups.items():
         row = study.row(name)
         if row.name not in rates:
-            rates[row.name] = _probe(study, row, device)
+            rates[row.name] = probe(row)
         prices.append(_price(study, row, rates[row.name], name, eps, keys))
     return tuple(prices)
 
@@ -106,41 +116,104 @@ def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: S
         forward=sum(count * rate.forward for count, rate in work),
         backward=sum(count * rate.backward for count, rate in work),
         seconds=sum(count * rate.seconds for count, rate in work),
+        memory=0 if null else rates.memory,
     )
 
 
-def _probe(study: Study, row: Row, device: str) -> _Rates:
-    n = min(study.unit_images, len(study.data.images))
-    row.against.to(device)
-    fitting = rows_within(row.against, study.data.images[:1].to(device), study.memory)
-    at_once = min(n * row.attack.cost.at_once, fitting)
-    pull = _rate(study, row.against, device, rows=at_once, gradient=True)
-    look = _rate(study, row.against, device, rows=at_once, gradient=False)
-    judge = look
-    if row.judged is not row.against:
-        judge = _rate(study, row.judged, device, rows=n * max(1, ROWS_PER_CALL // n), gradient=False)
-    cheap = surrogate(row.against) if compares(row) else None
-    coarse = None if cheap is None else _rate(study, cheap, device, rows=at_once, gradient=True)
-    return _Rates(pull, look, judge, coarse)
+@dataclass
+class _Probe:
+    """Measures what rows cost; rows that attack or judge the same defence in the same way share a measurement."""
+
+    study: Study
+    device: str
+    known: dict[tuple[int, int, bool], _Rate] = field(default_factory=dict[tuple[int, int, bool], _Rate])
+    graphs: dict[int, int] = field(default_factory=dict[int, int])
+    kept: list[Defence] = field(default_factory=list[Defence])
+
+    def __call__(self, row: Row) -> _Rates:
+        n = min(self.study.unit_images, len(self.study.data.images))
+        row.against.to(self.device)
+        graph = self.graphs.get(id(row.against))
+        if graph is None:
+            graph = bytes_per_row(row.against, self.study.data.images[:1].to(self.device))
+            self.graphs[id(row.against)] = graph
+        at_once = min(n * row.attack.cost.at_once, max(1, self.study.memory // max(1, graph)))
+        gradients = row.attack.cost.gradients > 0
+        look = self.rate(row.against, rows=at_once, gradient=False)
+        pull = self.rate(row.against, rows=at_once, gradient=True) if gradients else look
+        judge = look
+        if row.judged is not row.against:
+            judge = self.rate(row.judged, rows=n * max(1, ROWS_PER_CALL // n), gradient=False)
+        cheap = surrogate(row.against) if compares(row) else None
+        coarse = None if cheap is None else self.rate(cheap, rows=at_once, gradient=True)
+        return _Rates(pull, look, judge, coarse, at_once * graph if gradients else 0)
+
+    def rate(self, defence: Defence, *, rows: int, gradient: bool) -> _Rate:
+        """Counts of one row, and seconds per row of the largest batch up to `rows` that fits into the probe's time."""
+        key = (id(defence), rows, gradient)
+        if key not in self.known:
+            self.kept.append(defence)
+            self.known[key] = _Rate(*self._evaluations(defence, gradient), self._seconds(defence, rows, gradient))
+        return self.known[key]
+
+    def _evaluations(self, defence: Defence, gradient: bool) -> tuple[int, int]:
+        """Counted on the walk itself, with an idle denoiser in the place of the real one."""
+        if defence.purifier is None:
+            return 0, 0
+        idle = defence.with_(purifier=defence.purifier.over(lambda _: _Idle()))
+        model, counts = counted(idle.to(self.device))
+        _ask(model, *self._rows(1), gradient=gradient)
+        return counts.forward, counts.backward
+
+    def _seconds(self, defence: Defence, rows: int, gradient: bool) -> float:
+        defence.to(self.device)
+        if defence.purifier is None or defence.purifier.n_steps == 1:
+            return self._timed(defence, rows, gradient)
+        single, bare = _first_step(defence), defence.with_(purifier=None, rule=Single())
+        if self._timed(single, 1, gradient) * defence.purifier.n_steps <= PROBE_SECONDS:
+            return self._timed(defence, rows, gradient)
+        one, classified = self._timed(single, rows, gradient), self._timed(bare, rows, gradient)
+        return max(0.0, one - classified) * defence.purifier.n_steps + classified * defence.rule.n_draws
+
+    def _timed(self, defence: Defence, rows: int, gradient: bool) -> float:
+        """Seconds per row."""
+        images, noise = self._rows(rows)
+        tried = 1
+        seconds = min(_ask(defence, images[:1], noise.take([0]), gradient=gradient) for _ in range(2))
+        while seconds < PROBE_SECONDS / 4 and tried < len(images):
+            tried = min(4 * tried, len(images))
+            seconds = _ask(defence, images[:tried], noise.take(range(tried)), gradient=gradient)
+        return seconds / tried
+
+    def _rows(self, rows: int) -> tuple[Tensor, Noise]:
+        n = min(self.study.unit_images, len(self.study.data.images))
+        copies = -(-rows // n)
+        images = self.study.data.images[:n].to(self.device).repeat_interleave(copies, dim=0)[:rows]
+        noise = Noise(self.study.seed, tuple(self.study.data.ids[:n]), stream=Stream.PROBE)
+        return images, noise.expand(range(copies)).take(range(rows))
 
 
-def _rate(study: Study, defence: Defence, device: str, *, rows: int, gradient: bool) -> _Rate:
-    """Counts of one row, and seconds per row of the largest batch, up to `rows`, that fits into the probe's time."""
-    model, counts = counted(defence.to(device))
-    n = min(study.unit_images, len(study.data.images))
-    copies = -(-rows // n)
-    images = study.data.images[:n].to(device).repeat_interleave(copies, dim=0)[:rows]
-    noise = Noise(study.seed, tuple(study.data.ids[:n]), stream=Stream.PROBE).expand(range(copies)).take(range(rows))
-    tried, seconds = 1, _seconds(model, images[:1], noise.take([0]), gradient=gradient)
-    evaluations = (counts.forward, counts.backward)
-    seconds = min(seconds, _seconds(model, images[:1], noise.take([0]), gradient=gradient))
-    while seconds < PROBE_SECONDS / 4 and tried < len(images):
-        tried = min(4 * tried, len(images))
-        seconds = _seconds(model, images[:tried], noise.take(range(tried)), gradient=gradient)
-    return _Rate(*evaluations, seconds / tried)
+class _Idle(nn.Module):
+    """Evaluated as often as the real denoiser, at no cost."""
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        del sigma
+        return 0.5 * x
 
 
-def _seconds(model: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> float:
+def _first_step(defence: Defence) -> Defence:
+    """The first step of the walk alone, differentiated as one step of a long walk is."""
+    assert defence.purifier is not None
+    single = defence.purifier.one_step(0.0)
+    return defence.with_(purifier=single.with_(gradient=StoredState(segment=1)) if _stores(single) else single)
+
+
+def _stores(purifier: Cleaner) -> bool:
+    return isinstance(purifier.route, StoredState)
+
+
+def _ask(model: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> float:
+    """Seconds of one call."""
     start = time.perf_counter()
     if gradient:
         leaf = images.clone().requires_grad_()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import signal
 import threading
@@ -27,11 +28,13 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Told
-from depura.attacks.ball import Threat
+from depura.audit.audit import audit_gradient
 from depura.defence import Defence
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.describe import code_sha256, describe
 from depura.evaluation.fitting import rows_within
+from depura.evaluation.hits import Watched, sees_what_is_judged
+from depura.evaluation.nothing import identity_difference
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.scoring import choose, eight_bit, score
 from depura.evaluation.shortcuts import compares, shortcuts
@@ -39,6 +42,11 @@ from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Row, Study, UnitKey, with_eps
 from depura.schedules import vp_scale
+
+
+class RefusedError(RecordError):
+    """A run that would give numbers without meaning; the message says why."""
+
 
 OnUnit = Callable[[UnitKey], None]
 """Told of each unit when it is committed."""
@@ -72,8 +80,8 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
         source: the study file it came from, if any.
 
     Returns:
-        A JSON value; all but the command and the source must agree for two runs to be of one study. A comparison describes each of its
-        methods once, under "methods", and has no "defence" and no "rule" of its own.
+        A JSON value; all but the command and the source must agree for two runs to be of one study. A comparison
+        describes each of its methods once, under "methods", and has no "defence" and no "rule" of its own.
     """
     data, ball, compared = study.data, study.ball, study.methods
     return {
@@ -161,6 +169,8 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | No
     Returns:
         Its record.
     """
+    if key.row in study.audits:
+        return _audited(study, key, device=device)
     row = with_eps(study.row(key.row), key.eps)
     row.against.to(device)
     row.judged.to(device)
@@ -189,6 +199,32 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | No
     return Unit({name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in everything.items()}, meta)
 
 
+def _audited(study: Study, key: UnitKey, *, device: str) -> Unit:
+    """The audit of a defence's gradient, and the classifier behind a purifier that does nothing."""
+    images, labels = study.data.images[: key.last], study.data.labels[: key.last]
+    ids, defence = study.data.ids[: key.last], study.audits[key.row]
+    found = audit_gradient(defence, images, ids=ids, seed=study.seed, device=device)
+    meta = {
+        "unit": key.name,
+        **key._asdict(),
+        "device": device.partition(":")[0],
+        "evaluations": {"attack": [0, 0], "score": [0, 0]},
+        "audit": {
+            "light": found.light.name,
+            "verdict": found.verdict,
+            "checks": [[c.name, c.light.name, c.sentence, _finite(c.measured)] for c in found.checks],
+            "faults": [list(fault) for fault in found.faults],
+        },
+        "identity": identity_difference(defence, study.data.images.to(device), seed=study.seed),
+    }
+    return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy()}, meta)
+
+
+def _finite(measured: float | None) -> float | None:
+    """JSON has no other numbers."""
+    return measured if measured is not None and math.isfinite(measured) else None
+
+
 def _attacked(
     study: Study,
     row: Row,
@@ -203,8 +239,9 @@ def _attacked(
     streams = Streams(study.seed)
     against, attacking = counted(row.against)
     rows = rows_within(row.against, images[:1], study.memory)
-    found = row.attack(against, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
-    _inside(row.attack.ball, found.images, images, row.name)
+    model = Watched(against, ids, labels)
+    found = row.attack(model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
+    _in_range(found.images, row.name)
     choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
     scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.report_draws))
     rounded = score(judged, eight_bit(choice.images), labels, streams.report(ids), draws=study.rounded_draws)
@@ -216,11 +253,14 @@ def _attacked(
         "select_margins": choice.margins,
         "chosen": choice.which.to(torch.int32),
         "distance": row.attack.ball.distance(choice.images, images),
+        "farthest": torch.stack([row.attack.ball.distance(c, images) for c in found.images]).amax(0),
         "adversarial": choice.images,
         "loss": found.loss.T.contiguous(),
         "spent": found.spent,
         "finished": found.finished,
     }
+    if sees_what_is_judged(row):
+        arrays |= {"seen_draws": model.draws, "seen_errors": model.errors, "first_hit": model.first}
     if found.gradients is not None:
         seen = found.gradients
         arrays |= {
@@ -303,6 +343,7 @@ def run(
     shard: Shard | None = None,
     device: str = "cpu",
     on_unit: OnUnit | None = None,
+    despite_audit: bool = False,
 ) -> RunDirectory:
     """Compute what is missing of a study, in this process.
 
@@ -313,13 +354,18 @@ def run(
         shard: which part of the units; default all.
         device: where to compute, as torch names it.
         on_unit: told of each unit when it is committed.
+        despite_audit: go on though the audit of a gradient is red; there will be no headline.
 
     Returns:
         The run directory.
+
+    Raises:
+        RefusedError: a red audit; nothing is attacked then.
     """
     _check.device("run", device)
     directory = RunDirectory.create(out, header(study, command=command))
-    compute(study, directory, missing(study, directory, shard), device=device, on_unit=on_unit)
+    todo = missing(study, directory, shard)
+    compute(study, directory, todo, device=device, on_unit=on_unit, despite_audit=despite_audit)
     return directory
 
 
@@ -331,8 +377,9 @@ def compute(
     device: str = "cpu",
     on_unit: OnUnit | None = None,
     on_share: OnShare | None = None,
+    despite_audit: bool = False,
 ) -> None:
-    """Compute units in this process.
+    """Compute units in this process, audits of gradients first.
 
     Args:
         study: the study.
@@ -341,7 +388,48 @@ def compute(
         device: where to compute.
         on_unit: told of each unit when it is committed.
         on_share: told of the progress within a unit.
+        despite_audit: go on though the audit of a gradient is red; there will be no headline.
+
+    Raises:
+        RefusedError: a red audit; nothing is attacked then.
     """
+    _compute(study, directory, [key for key in todo if key.row in study.audits], device, on_unit, on_share)
+    if not despite_audit:
+        admit(study, directory)
+    _compute(study, directory, [key for key in todo if key.row not in study.audits], device, on_unit, on_share)
+
+
+def admit(study: Study, directory: RunDirectory) -> None:
+    """Refuse to go on where the audit of a defence's gradient is red.
+
+    Args:
+        study: the study.
+        directory: its run directory; all audits must be done.
+
+    Raises:
+        RefusedError: a red audit.
+    """
+    for key in study.units():
+        if key.row in study.audits:
+            audit = directory.load(key.name).meta["audit"]
+            if audit["light"] == "RED":
+                found = " ".join(fault[1] for fault in audit["faults"])
+                found = found or " ".join(check[2] for check in audit["checks"] if check[1] == "RED")
+                raise RefusedError(
+                    f"run refused: an attack by this gradient would say nothing ({key.row}). {audit['verdict']} "
+                    f"{found} "
+                    "Mend it, or go on without a headline by --despite-audit."
+                )
+
+
+def _compute(
+    study: Study,
+    directory: RunDirectory,
+    todo: Sequence[UnitKey],
+    device: str,
+    on_unit: OnUnit | None,
+    on_share: OnShare | None,
+) -> None:
     for key in todo:
         told = None if on_share is None else partial(on_share, key)
         directory.commit(key.name, run_unit(study, key, device=device, told=told))
@@ -350,6 +438,7 @@ def compute(
 
 
 def compute_parallel(
+    study: Study,
     source: StudySource,
     directory: RunDirectory,
     todo: Sequence[UnitKey],
@@ -357,20 +446,29 @@ def compute_parallel(
     workers: int,
     device: str = "cpu",
     on_unit: OnUnit | None = None,
+    despite_audit: bool = False,
 ) -> None:
-    """Compute units in several processes of one thread each.
+    """Compute units in several processes of one thread each; audits of gradients first, in this one.
 
     Args:
+        study: the study.
         source: where the study comes from; every worker loads it by itself.
         directory: its run directory.
         todo: the units, at least one.
         workers: processes.
         device: where to compute.
         on_unit: told of each unit when it is committed.
+        despite_audit: go on though the audit of a gradient is red; there will be no headline.
 
     Raises:
+        RefusedError: a red audit; nothing is attacked then.
         RecordError: a worker was killed.
     """
+    audits = [key for key in todo if key.row in study.audits]
+    compute(study, directory, audits, device=device, on_unit=on_unit, despite_audit=despite_audit)
+    todo = [key for key in todo if key.row not in study.audits]
+    if not todo:
+        return
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(todo)),
         mp_context=get_context("spawn"),
@@ -399,10 +497,13 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
     Args:
         study: the study.
         directory: its run directory.
-        shard: which part of the units; default all.
+        shard: which part of the units; default all. Audits of gradients belong to every part.
 
     Returns:
         The keys.
+
+    Raises:
+        RecordError: a damaged unit, or files that are no units of this study.
     """
     shard = Shard() if shard is None else shard
     if not 0 <= shard.index < shard.count:
@@ -414,7 +515,8 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
             f"run directory {directory.path}: expected only units of this study, got {foreign[0]}{more}. "
             "Move what is foreign away; what was recorded is kept."
         )
-    keys = study.units()[shard.index :: shard.count]
+    audits = [key for key in study.units() if key.row in study.audits]
+    keys = (*audits, *[key for key in study.units() if key.row not in study.audits][shard.index :: shard.count])
     for key in keys:
         if directory.has(key.name):
             directory.load(key.name)
@@ -459,16 +561,11 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _inside(ball: Threat, candidates: Tensor, images: Tensor, name: str) -> None:
-    for candidate in candidates:
-        if not bool(ball.contains(candidate, images).all()):
-            largest = float(ball.distance(candidate, images).max())
-            _check.fail(
-                f"row {name}",
-                f"candidates within {ball}",
-                f"one at distance {largest:.6g}, or outside [0, 1]",
-                "Mend the attack.",
-            )
+def _in_range(candidates: Tensor, name: str) -> None:
+    """No defence takes other images. That candidates are in the ball is checked on the record."""
+    if not bool(((candidates >= 0) & (candidates <= 1)).all()):
+        low, high = float(candidates.min()), float(candidates.max())
+        _check.fail(f"row {name}", "candidates in [0, 1]", f"values in [{low:.6g}, {high:.6g}]", "Mend the attack.")
 
 
 def _unit_range(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from depura import _check
+from depura.evaluation.profiles import PROFILES, under
 from depura.evaluation.study import Study
 
 DEMO = "depura demo"
@@ -81,7 +82,11 @@ class StudySource:
         made = build(**read_settings(build, dict(self.settings)))
         if not isinstance(made, Study):
             _check.fail("study", "the function study to return a Study", f"{type(made).__name__}")
-        return made
+        if not self.profile:
+            return made
+        if self.profile not in PROFILES:
+            _check.fail("--profile", f"one of {', '.join(PROFILES)}", repr(self.profile))
+        return under(made, PROFILES[self.profile])
 
 
 def _demo() -> Path:

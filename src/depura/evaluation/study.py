@@ -39,6 +39,12 @@ attack with more of something; "pinned" attacks and judges the defence under one
 judges the defence with its walk cut to the last step.
 """
 
+RESERVED = ("null-", "audit")
+"""How names of units begin that are no rows."""
+
+AUDITED = 2
+"""Images that gradients are audited on."""
+
 
 class LabelledImages(Protocol):
     """What a study needs of a data set (`depura.data.imageset.ImageSet` is one)."""
@@ -110,7 +116,8 @@ class UnitKey(NamedTuple):
     """A piece of work that is committed at once.
 
     Attributes:
-        row: name of a row, or "null-" and the name of the first row judged on the same defence.
+        row: name of a row, or "null-" and the name of the first row judged on the same defence, or "audit", with a dash
+            and the name of the method where methods are compared.
         eps: radius.
         first: position of the unit's first image in the data set.
         last: position after its last image.
@@ -189,8 +196,11 @@ class Study:
         if not names or len(set(names)) != len(names):
             _check.fail(where, "rows of distinct names, at least one", f"{names}")
         for name in names:
-            if not _plain(name) or name.startswith("null-"):
-                _check.fail(where, "row names of letters, digits and dashes that do not begin with null-", repr(name))
+            if not _plain(name) or name.startswith(RESERVED):
+                begin = " or ".join(RESERVED)
+                _check.fail(
+                    where, f"row names of letters, digits and dashes that do not begin with {begin}", repr(name)
+                )
         if len({row.attack.ball for row in self.rows}) != 1:
             _check.fail(where, "rows of one threat model", "several", "Put other radii in curve_eps.")
         written = [f"{eps:.6g}" for eps in (self.ball.eps, *self.curve_eps)]
@@ -239,6 +249,11 @@ class Study:
         return found
 
     @property
+    def audits(self) -> dict[str, Defence]:
+        """What is audited before anything is attacked, by the name of its unit."""
+        return {f"audit-{name}": its for name, its in self.methods.items()} or {"audit": self.defence}
+
+    @property
     def rounded_draws(self) -> range:
         """The report draws on which examples are scored once more after rounding to 8 bits."""
         return range(min(self.select_draws, self.report_draws))
@@ -263,7 +278,8 @@ class Study:
     def units(self) -> tuple[UnitKey, ...]:
         """All pieces of work, in a fixed order."""
         n, eps = len(self.data.images), self.ball.eps
-        keys = [key for name in self.nulls() for key in self._chunks(name, eps, n)]
+        keys = [UnitKey(name, eps, 0, min(AUDITED, n)) for name in self.audits]
+        keys += [key for name in self.nulls() for key in self._chunks(name, eps, n)]
         keys += [key for row in self.rows for key in self._chunks(row.name, eps, self.n_images(row))]
         for other in self.curve_eps:
             for row in self.rows:

@@ -14,6 +14,7 @@ from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval
 from depura.judging import ranking
 from depura.judging.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
 from depura.judging.ranking import Ranking
+from depura.judging.verdicts import Verdict
 
 PICTURES = 4
 """Pictures of each method, where methods are compared."""
@@ -152,6 +153,9 @@ class Summary:
         warnings: what speaks against the numbers, in sentences.
         devices: kinds of device that the units were computed on.
         ranking: of the methods, where methods are compared.
+        verdicts: of the checks V1 to V17 (see `depura.judging.verdicts`).
+        flags: what a reader must know first, a few words each, such as "masked gradient".
+        refused: whether the failure of a check stands in the headline's place.
     """
 
     header: dict[str, Any]
@@ -165,6 +169,9 @@ class Summary:
     warnings: tuple[str, ...]
     devices: tuple[str, ...]
     ranking: Ranking | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    flags: tuple[str, ...] = ()
+    refused: bool = False
 
     @property
     def complete(self) -> bool:

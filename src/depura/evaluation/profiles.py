@@ -1,0 +1,368 @@
+"""Profiles: ladders of attacks, from blind to exact, for four purposes. Each is a plain function.
+
+`smoke` is for tests, `quick` for development, `standard` for internal tables, `paper` for claims. They differ in how
+many images, draws and steps they spend; the checks of a report are as good as the rows that its profile runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from depura import _check
+from depura.attacks.apgd import APGD, TargetedAPGD
+from depura.attacks.attack import Attack
+from depura.attacks.ball import Ball
+from depura.attacks.ensembles import Together
+from depura.attacks.ensembles import standard as autoattack
+from depura.attacks.losses import cross_entropy, targeted_margin
+from depura.attacks.pgd import PGD
+from depura.attacks.random_points import RandomPoints
+from depura.attacks.selective import Selective
+from depura.attacks.spsa import SPSA
+from depura.attacks.square import Square
+from depura.attacks.unchanged import Unchanged
+from depura.composed import Pinned
+from depura.defence import Defence
+from depura.evaluation.shortcuts import SHARE, surrogate
+from depura.evaluation.study import Row, Study
+from depura.gradients import StraightThrough
+from depura.rules import Single
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What a profile runs, and how it is judged.
+
+    Attributes:
+        rows: the attacks.
+        images: how many images its purpose asks for, at least.
+        select_draws: draws on which candidates are compared.
+        report_draws: draws on which the chosen one is reported.
+        curve_eps: further radii for the accuracy-against-eps curve.
+        curve_images: how many images these are run on.
+        curve_rows: which rows these are run for.
+    """
+
+    rows: tuple[Row, ...]
+    images: int
+    select_draws: int
+    report_draws: int
+    curve_eps: tuple[float, ...] = ()
+    curve_images: int = 1
+    curve_rows: tuple[str, ...] = ()
+
+
+Profile = Callable[..., Ladder]
+"""(defence, ball, *, n_classes, n_values) -> ladder."""
+
+
+def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+    """A minute's worth, for tests: every part runs once, no number is worth reading.
+
+    Args:
+        defence: what is deployed; with a purifier.
+        ball: threat model.
+        n_classes: how many classes there are.
+        n_values: how many values an image has.
+
+    Returns:
+        The ladder.
+    """
+    del n_classes, n_values
+    few = _Rungs(defence, ball)
+    rows = (
+        few.undefended(APGD(ball, n_steps=20)),
+        few.unchanged(),
+        few.transfer(APGD(ball, n_steps=20)),
+        few.adaptive(APGD(ball, n_steps=10, eot=4)),
+        few.pinned(APGD(ball, n_steps=10, common=0), images=8),
+    )
+    return Ladder(rows, images=16, select_draws=4, report_draws=8)
+
+
+def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+    """For development; its numbers are not to be published.
+
+    Args:
+        defence: what is deployed; with a purifier.
+        ball: threat model.
+        n_classes: how many classes there are.
+        n_values: how many values an image has.
+
+    Returns:
+        The ladder.
+    """
+    rungs = _Rungs(defence, ball)
+    strong = APGD(ball, n_steps=20, eot=4)
+    rows = (
+        rungs.undefended(APGD(ball, n_steps=50)),
+        rungs.unchanged(),
+        rungs.transfer(APGD(ball, n_steps=50)),
+        rungs.bpda(APGD(ball, n_steps=30, eot=4)),
+        rungs.adaptive(strong),
+        rungs.one_step(strong, images=16),
+        rungs.pinned(_deterministic(ball, 20, n_classes), images=16),
+        rungs.tiny(_deterministic(ball, 20, n_classes), images=16),
+    )
+    return Ladder(
+        rows,
+        images=64,
+        select_draws=8,
+        report_draws=32,
+        curve_eps=radii(ball, n_values),
+        curve_images=16,
+        curve_rows=(rows[0].name, "adaptive"),
+    )
+
+
+def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+    """For ablations and internal tables.
+
+    Args:
+        defence: what is deployed; with a purifier.
+        ball: threat model.
+        n_classes: how many classes there are.
+        n_values: how many values an image has.
+
+    Returns:
+        The ladder.
+    """
+    rungs = _Rungs(defence, ball)
+    strong, blind = APGD(ball, n_steps=50, eot=16), _deterministic(ball, 100, n_classes)
+    rows = (
+        rungs.undefended(blind),
+        rungs.unchanged(),
+        rungs.transfer(blind),
+        rungs.bpda(PGD(ball, n_steps=100, eot=10)),
+        rungs.surrogate(strong),
+        rungs.adaptive(strong),
+        rungs.selective(Selective(ball, n_steps=50, n_restarts=1)),
+        rungs.black_box(Square(ball, n_queries=1000, eot=20), images=32),
+        rungs.random(RandomPoints(ball, n_points=1000), images=32),
+        rungs.one_step(strong, images=64),
+        *rungs.more(strong, images=64),
+        rungs.pinned(_deterministic(ball, 50, n_classes), images=64),
+        rungs.tiny(_deterministic(ball, 50, n_classes), images=64),
+    )
+    return Ladder(
+        tuple(row for row in rows if row is not None),
+        images=512,
+        select_draws=16,
+        report_draws=64,
+        curve_eps=radii(ball, n_values),
+        curve_images=64,
+        curve_rows=(rows[0].name, "adaptive"),
+    )
+
+
+def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+    """For claims. One seed; run it with three.
+
+    Args:
+        defence: what is deployed; with a purifier.
+        ball: threat model.
+        n_classes: how many classes there are.
+        n_values: how many values an image has.
+
+    Returns:
+        The ladder.
+    """
+    rungs = _Rungs(defence, ball)
+    strong, blind = APGD(ball, n_steps=100, eot=20), _blind(ball, n_classes)
+    targets = min(9, n_classes - 1)
+    rows = (
+        rungs.undefended(blind),
+        rungs.unchanged(),
+        rungs.transfer(blind),
+        rungs.bpda(PGD(ball, n_steps=200, eot=20)),
+        rungs.surrogate(strong),
+        rungs.adaptive(strong),
+        rungs.adaptive(replace(strong, loss=cross_entropy), name="cross-entropy", title="APGD on cross entropy"),
+        rungs.adaptive(PGD(ball, n_steps=200, eot=20), name="pgd", title="PGD 200 x 20"),
+        rungs.targeted(TargetedAPGD(ball, n_steps=50, n_targets=targets, eot=20, loss=targeted_margin), images=128),
+        rungs.selective(Selective(ball, n_steps=150)),
+        rungs.black_box(Square(ball, n_queries=1000, eot=20), images=128),
+        rungs.black_box(SPSA(ball), images=128, name="spsa", title="SPSA, gradients estimated from queries"),
+        rungs.random(RandomPoints(ball, n_points=10_000), images=32),
+        rungs.one_step(strong, images=128),
+        *rungs.more(strong, images=128),
+        rungs.pinned(_deterministic(ball, 100, n_classes)),
+        rungs.tiny(_deterministic(ball, 100, n_classes), images=128),
+    )
+    return Ladder(
+        tuple(row for row in rows if row is not None),
+        images=512,
+        select_draws=32,
+        report_draws=256,
+        curve_eps=radii(ball, n_values),
+        curve_images=128,
+        curve_rows=(rows[0].name, "adaptive"),
+    )
+
+
+PROFILES: dict[str, Profile] = {"smoke": smoke, "quick": quick, "standard": standard, "paper": paper}
+"""By name, the cheapest first."""
+
+
+def stronger(name: str) -> str | None:
+    """The next more expensive profile, if there is one."""
+    names = list(PROFILES)
+    later = names[names.index(name) + 1 :] if name in names else names[-2:]
+    return later[0] if later else None
+
+
+def under(study: Study, profile: Profile) -> Study:
+    """The same defence on the same images, under a profile's attacks instead of the study's own rows.
+
+    Args:
+        study: with one defence; a comparison of methods has rows of its own.
+        profile: `smoke`, `quick`, `standard`, `paper`, or another function like them.
+
+    Returns:
+        The study. It keeps all its images, be they more or fewer than the profile's purpose asks for.
+
+    Raises:
+        InputError: a comparison of methods, a bare classifier, or a threat model that is no l_p ball.
+    """
+    where = f"profile of study {study.name!r}"
+    if study.methods:
+        _check.fail(where, "a study of one defence", "a comparison of methods", "Profiles judge one defence at a time.")
+    if study.defence.purifier is None:
+        _check.fail(where, "a defence with a purifier", "a bare classifier")
+    if not isinstance(study.ball, Ball):
+        _check.fail(where, "an l_p ball", f"{study.ball}", "Give the study rows of its own.")
+    ladder = profile(
+        study.defence, study.ball, n_classes=len(study.data.classes), n_values=study.data.images[0].numel()
+    )
+    return replace(
+        study,
+        rows=ladder.rows,
+        select_draws=ladder.select_draws,
+        report_draws=ladder.report_draws,
+        curve_eps=tuple(eps for eps in ladder.curve_eps if f"{eps:.6g}" != f"{study.ball.eps:.6g}"),
+        curve_images=ladder.curve_images,
+        curve_rows=ladder.curve_rows,
+    )
+
+
+def radii(ball: Ball, n_values: int) -> tuple[float, ...]:
+    """Radii for the accuracy-against-eps curve: half and twice the given one, then fourfold, to the whole box.
+
+    Args:
+        ball: threat model.
+        n_values: how many values an image has.
+
+    Returns:
+        In rising order, without the given radius. The last is `whole_box`.
+    """
+    whole, found = whole_box(ball.norm, n_values), [ball.eps / 2, 2 * ball.eps]
+    while found[-1] < whole / 4:
+        found.append(4 * found[-1])
+    return (*(eps for eps in found if eps < 0.99 * whole), whole)
+
+
+def whole_box(norm: str, n_values: int) -> float:
+    """The radius from which on any image in [0, 1] can become any other: 1 (linf), sqrt(n) (l2), n (l1)."""
+    return {"linf": 1.0, "l2": math.sqrt(n_values), "l1": float(n_values)}[norm]
+
+
+def _deterministic(ball: Ball, n_steps: int, n_classes: int) -> Attack:
+    """A strong attack on what answers the same every time."""
+    targeted = TargetedAPGD(ball, n_steps=n_steps, n_targets=min(9, n_classes - 1), loss=targeted_margin, common=0)
+    return Together((APGD(ball, n_steps=n_steps, common=0), targeted))
+
+
+def _blind(ball: Ball, n_classes: int) -> Attack:
+    """AutoAttack's standard ensemble where it is defined: its losses need four classes."""
+    if n_classes < 4 or ball.norm == "l1":
+        return _deterministic(ball, 100, n_classes)
+    return autoattack(ball, n_targets=min(9, n_classes - 1))
+
+
+class _Rungs:
+    """Rows by kind, for one defence."""
+
+    def __init__(self, defence: Defence, ball: Ball) -> None:
+        if defence.purifier is None:
+            _check.fail("profile", "a defence with a purifier", "a bare classifier")
+        self.defence, self.ball, self.purifier = defence, ball, defence.purifier
+        self.bare = defence.with_(purifier=None, rule=Single())
+
+    def undefended(self, attack: Attack) -> Row:
+        return Row("undefended", "no defence", attack, self.bare, self.bare, "undefended")
+
+    def unchanged(self) -> Row:
+        title = "purified; images as they are, scored like an attack's"
+        return Row("unchanged", title, Unchanged(self.ball), self.defence, self.defence, "unchanged")
+
+    def transfer(self, attack: Attack) -> Row:
+        title = "purified; examples made against the bare classifier"
+        return Row("transfer", title, attack, self.bare, self.defence, "transfer")
+
+    def bpda(self, attack: Attack) -> Row:
+        through = self.defence.with_(gradient=StraightThrough())
+        return Row("bpda", "purified; BPDA (purifier taken for the identity)", attack, through, self.defence, "bpda")
+
+    def surrogate(self, attack: Attack) -> Row | None:
+        """None where the walk is too short to have a coarser one."""
+        if self.purifier.n_steps < SHARE:
+            return None
+        title = f"purified; through a walk of one step for every {SHARE}"
+        return Row("surrogate", title, attack, surrogate(self.defence), self.defence, "surrogate")
+
+    def adaptive(self, attack: Attack, *, name: str = "adaptive", title: str = "adaptive attack") -> Row:
+        title = f"purified; {title} through the whole defence"
+        return Row(name, title, attack, self.defence, self.defence, "adaptive")
+
+    def targeted(self, attack: Attack, *, images: int) -> Row:
+        title = "purified; towards one wrong class after the other"
+        return Row("targeted", title, attack, self.defence, self.defence, "targeted", images=images)
+
+    def selective(self, attack: Attack) -> Row:
+        title = "purified; along the draws that can be broken together"
+        return Row("selective", title, attack, self.defence, self.defence, "selective")
+
+    def black_box(self, attack: Attack, *, images: int, name: str = "square", title: str = "Square") -> Row:
+        title = f"purified; {title}, no gradients"
+        return Row(name, title, attack, self.defence, self.defence, "black-box", images=images)
+
+    def random(self, attack: RandomPoints, *, images: int) -> Row:
+        title = f"purified; the worst of {attack.n_points:,} random corners"
+        return Row("random", title, attack, self.defence, self.defence, "random", images=images)
+
+    def one_step(self, attack: APGD, *, images: int) -> Row:
+        single = PGD(self.ball, n_steps=1, step_size=self.ball.eps, eot=attack.eot, random_start=False)
+        title = "purified; one step of the full size"
+        return Row("one-step", title, single, self.defence, self.defence, "one-step", images=images)
+
+    def more(self, attack: APGD, *, images: int) -> tuple[Row, ...]:
+        """The adaptive attack with twice the steps, twice the draws, and one restart more."""
+        variants = {
+            "more-steps": ("twice the steps", replace(attack, n_steps=2 * attack.n_steps)),
+            "more-draws": ("twice the draws per step", replace(attack, eot=2 * attack.eot)),
+            "restart": ("one restart more", replace(attack, n_restarts=attack.n_restarts + 1)),
+        }
+        return tuple(
+            Row(
+                name,
+                f"purified; the adaptive attack with {what}",
+                its,
+                self.defence,
+                self.defence,
+                "budget",
+                images=images,
+            )
+            for name, (what, its) in variants.items()
+        )
+
+    def pinned(self, attack: Attack, *, images: int | None = None) -> Row:
+        fixed = Defence(Pinned(self.purifier), self.defence.classifier, rule=Single())
+        title = "purified under one noise for good, which the attacker knows"
+        return Row("pinned", title, attack, fixed, fixed, "pinned", images=images)
+
+    def tiny(self, attack: Attack, *, images: int) -> Row:
+        last = Defence(Pinned(self.purifier.one_step(1.0)), self.defence.classifier, rule=Single())
+        title = "purified by the last step of the walk alone"
+        return Row("tiny", title, attack, last, last, "tiny", images=images)
