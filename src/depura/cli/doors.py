@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from depura import _check
 from depura._check import InputError
 from depura.evaluation.records import RecordError
+from depura.evaluation.runner import RefusedError
 
 P = ParamSpec("P")
 
@@ -25,7 +26,7 @@ err = Console(stderr=True)
 
 
 def door(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn the errors of public doors into one sentence on standard error and exit code 2.
+    """Turn the errors of public doors into one sentence on standard error and exit code 2; 1 where a run is refused.
 
     Any other exception is a defect of depura or of the user's own code and keeps its traceback.
 
@@ -42,7 +43,7 @@ def door(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except (InputError, RecordError) as error:
             err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from None
+            raise typer.Exit(1 if isinstance(error, RefusedError) else 2) from None
         except KeyboardInterrupt:
             err.print("Stopped. What is done is kept; give the same command again to go on.")
             raise typer.Exit(130) from None
@@ -116,3 +117,30 @@ def fraction(text: str) -> float:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise typer.BadParameter(f"expected a number such as 0.2 or 8/255, got {text!r}.") from None
+
+
+def duration(seconds: float) -> str:
+    """A time in words, of two or three digits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def seconds(option: str, text: str) -> float:
+    """A time from words such as 90s, 30min or 12h.
+
+    Args:
+        option: which asked for it.
+        text: what was given.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        InputError: no time.
+    """
+    for unit, factor in (("min", 60.0), ("h", 3600.0), ("s", 1.0)):
+        number = text.removesuffix(unit)
+        if number != text and number.replace(".", "", 1).isdecimal():
+            return float(number) * factor
+    raise InputError(f"{option}: expected a time such as 90s, 30min or 12h, got {text!r}.")

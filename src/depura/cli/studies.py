@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
@@ -14,14 +15,17 @@ from rich.table import Table
 
 import depura.demo
 from depura import _check
-from depura.cli.doors import cores, door, one_thread, out, progress
+from depura.cli.doors import cores, door, duration, one_thread, out, seconds
+from depura.cli.live import Live
 from depura.data import files
 from depura.evaluation import price
+from depura.evaluation.profiles import PROFILES
 from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import Shard, compute, compute_parallel, header, missing
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
 from depura.judging.summary import Summary
+from depura.judging.verdicts import Status
 from depura.reports import page
 from depura.reports.tables import terminal
 
@@ -31,6 +35,26 @@ Settings = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 Workers = Annotated[int | None, typer.Option(help="Processes; default: one per core.")]
+Profile = Annotated[
+    str, typer.Option(help=f"Attacks in the place of the study's own rows: {', '.join(PROFILES)}.", metavar="NAME")
+]
+Budget = Annotated[str, typer.Option(help="Time that needs no further word, e.g. 30min or 12h.", metavar="TIME")]
+
+
+class Machine(NamedTuple):
+    """Where a run is computed; no part of its study.
+
+    Attributes:
+        workers: processes.
+        shard: which part of the units.
+        device: as torch names it.
+        budget: seconds that need no further word; None for any.
+    """
+
+    workers: int
+    shard: Shard
+    device: str
+    budget: float | None
 
 
 @door
@@ -41,7 +65,8 @@ def demo(
 ) -> None:
     """Purify, attack, judge and report on the bundled digits. No network needed; a minute or two."""
     source = StudySource(Path(depura.demo.__file__), pairs(settings))
-    summary = _run(source, to, command=_command("demo", None, settings), workers=workers, shard=None)
+    machine = Machine(_workers(workers, "cpu"), Shard(), "cpu", None)
+    summary = _run(source, to, command=_command("demo", None, settings), machine=machine)
     if summary is None:
         return
     folder = to / "adversarial"
@@ -77,12 +102,21 @@ def run(
     workers: Workers = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th unit from the I-th (from 0).")] = "0/1",
     device: Device = "cpu",
+    profile: Profile = "",
+    budget: Budget = "1h",
+    yes: Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")] = False,
+    despite_audit: Annotated[
+        bool, typer.Option("--despite-audit", help="Run though the gradient is wrong; there will be no headline.")
+    ] = False,
 ) -> None:
-    """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on."""
-    source = StudySource(study, pairs(settings))
+    """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on.
+
+    Exit code 1: a check failed, so that there is no headline.
+    """
+    source = StudySource(study, pairs(settings), profile)
     _check.device("--device", device)
-    command = _command("run", study, settings)
-    _run(source, to, command=command, workers=workers, shard=_shard(shard), device=device)
+    machine = Machine(_workers(workers, device), _shard(shard), device, None if yes else seconds("--budget", budget))
+    _run(source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit)
 
 
 @door
@@ -91,59 +125,93 @@ def plan(
     settings: Settings = None,
     workers: Workers = None,
     device: Device = "cpu",
+    profile: Profile = "",
+    budget: Annotated[str | None, typer.Option(help="Say whether it is within this time, e.g. 12h.")] = None,
 ) -> None:
-    """Print what a study costs before it is run: denoiser evaluations, and time from a short probe."""
+    """Print what a study costs before it is run: denoiser evaluations, memory, and time from a short probe.
+
+    Exit code 1: it is beyond the budget.
+    """
     one_thread()
     _check.device("--device", device)
-    loaded = StudySource(study, pairs(settings)).load()
-    _print_plan(loaded, price.plan(loaded, device=device), _workers(workers, device))
+    allowed = None if budget is None else seconds("--budget", budget)
+    loaded, n_workers = StudySource(study, pairs(settings), profile).load(), _workers(workers, device)
+    prices = price.plan(loaded, device=device)
+    _print_plan(loaded, prices, n_workers)
+    if allowed is not None:
+        beyond = sum(p.seconds for p in prices) / n_workers > allowed
+        out.print(f"{'beyond' if beyond else 'within'} the budget of {duration(allowed)}")
+        if beyond:
+            raise typer.Exit(1)
 
 
 @door
 def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
-    """Write report.html and report.md of a run directory, and print its table."""
+    """Write report.html and report.md of a run directory, and print its table. Exit code 1: a check failed."""
     _report(RunDirectory.open(directory))
 
 
 def _run(
-    source: StudySource, to: Path, *, command: str, workers: int | None, shard: Shard | None, device: str = "cpu"
+    source: StudySource, to: Path, *, command: str, machine: Machine, despite_audit: bool = False
 ) -> Summary | None:
     """Run and report; the summary, or None where units of other shards are missing."""
     one_thread()
     study = source.load()
-    n_workers = _workers(workers, device)
     directory = RunDirectory.create(to, header(study, command=command, source=source))
-    todo = missing(study, directory, shard)
+    todo = missing(study, directory, machine.shard)
     out.print(f"study    {study.name}: {len(study.data.images)} images of {study.data.name}, {study.ball}")
     if todo:
-        prices = price.plan(study, device=device)
-        forward, seconds = sum(p.forward for p in prices), sum(p.seconds for p in prices)
-        out.print(
-            f"plan     {forward:,} denoiser evaluations in all, about {_duration(seconds / n_workers)} on {n_workers} "
-            f"worker{'s' if n_workers > 1 else ''}; {len(todo)} of {len(study.units())} units to do"
-        )
+        _within_budget(study, directory, todo, machine)
     else:
         out.print("plan     nothing to do: every unit is done")
-    with progress() as bar:
-        task = bar.add_task("running", total=len(todo))
-
-        finished: list[UnitKey] = []
-
-        def done(key: UnitKey) -> None:
-            finished.append(key)
-            bar.update(task, completed=len(finished), description=f"running  {key.row}, eps {key.eps:g}")
-            if not out.is_terminal and len(finished) % -(-len(todo) // 4) == 0:
-                out.print(f"running  {len(finished)} of {len(todo)} units done")
-
-        def within(key: UnitKey, share: float) -> None:
-            described = f"running  {key.row}, eps {key.eps:g}, {100 * share:.0f} %"
-            bar.update(task, completed=len(finished) + share, description=described)
-
-        if n_workers == 1 or not todo:
-            compute(study, directory, todo, device=device, on_unit=done, on_share=within)
+    with Live(study, directory, todo) as live:
+        if machine.workers == 1 or not todo:
+            compute(
+                study,
+                directory,
+                todo,
+                device=machine.device,
+                on_unit=live.unit,
+                on_share=live.share,
+                despite_audit=despite_audit,
+            )
         else:
-            compute_parallel(study, source, directory, todo, workers=n_workers, device=device, on_unit=done)
+            compute_parallel(
+                study,
+                source,
+                directory,
+                todo,
+                workers=machine.workers,
+                device=machine.device,
+                on_unit=live.unit,
+                despite_audit=despite_audit,
+            )
     return _report(directory)
+
+
+def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey], machine: Machine) -> None:
+    """Say what is to come, and go on only if it is within the budget."""
+    prices = price.plan(study, device=machine.device)
+    whole = sum(p.seconds for p in prices)
+    left = sum(p.seconds * _share(p, todo) for p in prices) / machine.workers
+    out.print(
+        f"plan     {sum(p.forward for p in prices):,} denoiser evaluations in all, about "
+        f"{duration(whole / machine.workers)} on {machine.workers} worker{'s' if machine.workers > 1 else ''}; "
+        f"{len(todo)} of {len(study.units())} units to do, about {duration(left)}"
+    )
+    if machine.budget is not None and left > machine.budget:
+        _check.fail(
+            "run",
+            f"a plan within the budget of {duration(machine.budget)}",
+            f"about {duration(left)}",
+            f"Nothing was run in {directory.path}. Give --yes, or a larger --budget, or a smaller study.",
+        )
+
+
+def _share(priced: price.Price, todo: Sequence[UnitKey]) -> float:
+    """Share of a row's images that are still to do."""
+    images = sum(key.last - key.first for key in todo if (key.row, key.eps) == (priced.row, priced.eps))
+    return images / priced.images
 
 
 def _report(directory: RunDirectory) -> Summary | None:
@@ -154,25 +222,40 @@ def _report(directory: RunDirectory) -> Summary | None:
     out.print(terminal(summary))
     for warning in summary.warnings:
         out.print(f"warning  {warning}", style="yellow")
-    out.print(f"\n{summary.headline}\n", style="bold", highlight=False)
+    for verdict in summary.verdicts:
+        if verdict.status in (Status.WARN, Status.FAIL):
+            style = "red" if verdict.status is Status.FAIL else "yellow"
+            text = (
+                f"{verdict.status.value}     {verdict.id} {verdict.name}: {verdict.sentence} {verdict.advice}".rstrip()
+            )
+            out.print(text, style=style, markup=False, highlight=False)
+    out.print(f"\n{summary.headline}\n", style="bold red" if summary.refused else "bold", markup=False, highlight=False)
     for file in written:
         out.print(f"wrote    {file}")
+    if summary.refused:
+        raise typer.Exit(1)
     return summary
 
 
 def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("row", "eps", "images", "forward", "pulled back", "one worker"):
+    for heading in ("row", "eps", "images", "forward", "pulled back", "graph", "one worker"):
         table.add_column(heading, justify="left" if heading == "row" else "right")
     for p in prices:
-        table.add_row(p.row, f"{p.eps:g}", f"{p.images}", f"{p.forward:,}", f"{p.backward:,}", _duration(p.seconds))
+        graph = f"{p.memory / 2**20:,.0f} MiB" if p.memory else ""
+        counts = (f"{p.images}", f"{p.forward:,}", f"{p.backward:,}", graph, duration(p.seconds))
+        table.add_row(p.row, f"{p.eps:g}", *counts)
     forward, backward = sum(p.forward for p in prices), sum(p.backward for p in prices)
-    seconds = sum(p.seconds for p in prices)
+    total = sum(p.seconds for p in prices)
+    largest = max(p.memory for p in prices)
     table.add_section()
-    table.add_row("all", "", "", f"{forward:,}", f"{backward:,}", _duration(seconds), style="bold")
+    counts = (f"{forward:,}", f"{backward:,}", f"{largest / 2**20:,.0f} MiB", duration(total))
+    table.add_row("all", "", "", *counts, style="bold")
+    n = len(study.data.images)
     out.print(f"{study.name}: denoiser evaluations, exactly; time from a short probe on this machine")
     out.print(table)
-    out.print(f"about {_duration(seconds / workers)} on {workers} worker{'s' if workers > 1 else ''}")
+    out.print(f"{forward / n:,.0f} denoiser evaluations per image, {study.report_draws} report draws for each attack")
+    out.print(f"about {duration(total / workers)} on {workers} worker{'s' if workers > 1 else ''}")
 
 
 def _workers(asked: int | None, device: str) -> int:
@@ -199,14 +282,10 @@ def _shard(text: str) -> Shard:
     return Shard(int(index), int(count))
 
 
-def _command(name: str, study: Path | None, settings: list[str] | None) -> str:
+def _command(name: str, study: Path | None, settings: list[str] | None, profile: str = "") -> str:
     words = ["depura", name, *([] if study is None else [study.as_posix(), "--out", "DIR"])]
+    if profile:
+        words += ["--profile", profile]
     for text in settings or []:
         words += ["-S", text]
     return shlex.join(words)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

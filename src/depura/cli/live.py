@@ -1,0 +1,88 @@
+"""What is seen of a run while it goes on: a bar for each attack, with its ETA and the accuracy so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.progress import TaskID
+
+from depura.cli.doors import out, progress
+from depura.evaluation.records import RunDirectory, Unit
+from depura.evaluation.study import Study, UnitKey
+from depura.judging.metrics import outcome, percent
+
+SAID = 4
+"""How often a run says where it is, where the output is not a terminal."""
+
+
+class Live:
+    """Bars for the units to do, one for each row and radius; a context manager."""
+
+    def __init__(self, study: Study, directory: RunDirectory, todo: Sequence[UnitKey]) -> None:
+        """Begin.
+
+        Args:
+            study: the study.
+            directory: where its units are committed.
+            todo: the units to do.
+        """
+        self._directory, self._todo, self._all = directory, todo, study.units()
+        self._done = 0
+        self._bars = progress()
+        self._tasks: dict[tuple[str, float], TaskID] = {}
+        self._units: dict[tuple[str, float], dict[str, Unit]] = {}
+        for key in todo:
+            self._total(key)
+
+    def __enter__(self) -> Live:
+        """Show the bars."""
+        self._bars.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave them as they are."""
+        self._bars.__exit__(kind, error, traceback)
+
+    def unit(self, key: UnitKey) -> None:
+        """A unit is committed."""
+        self._done += 1
+        task = self._tasks[key.row, key.eps]
+        found = self._units.setdefault((key.row, key.eps), {})
+        for other in self._all:
+            same = (other.row, other.eps) == (key.row, key.eps)
+            if same and other.name not in found and self._directory.has(other.name):
+                found[other.name] = self._directory.load(other.name)
+        done = sum(1 for other in self._todo if (other.row, other.eps) == (key.row, key.eps) and other.name in found)
+        said = accuracy(list(found.values()))
+        self._bars.update(task, completed=done, description=f"{_title(key)}  {said}")
+        if not out.is_terminal and (self._done * SAID) // len(self._todo) > ((self._done - 1) * SAID) // len(
+            self._todo
+        ):
+            out.print(f"running  {self._done} of {len(self._todo)} units done; {_title(key)} {said}".rstrip())
+
+    def share(self, key: UnitKey, share: float) -> None:
+        """So much of a unit's attack is done."""
+        task, there = self._tasks[key.row, key.eps], self._units.get((key.row, key.eps), {})
+        done = sum(1 for other in self._todo if (other.row, other.eps) == (key.row, key.eps) and other.name in there)
+        self._bars.update(task, completed=done + share)
+
+    def _total(self, key: UnitKey) -> None:
+        if (key.row, key.eps) not in self._tasks:
+            total = sum(1 for other in self._todo if (other.row, other.eps) == (key.row, key.eps))
+            self._tasks[key.row, key.eps] = self._bars.add_task(_title(key), total=total)
+
+
+def accuracy(units: Sequence[Unit]) -> str:
+    """Accuracy of one draw over the units that are there, with its interval; empty where nothing is predicted."""
+    predicted = [unit for unit in units if "predictions" in unit.arrays]
+    if not predicted:
+        return ""
+    found = outcome(predicted)
+    return f"{percent(found.metrics.single)} on {len(found.labels)} images"
+
+
+def _title(key: UnitKey) -> str:
+    return f"{key.row}, eps {key.eps:g}"
