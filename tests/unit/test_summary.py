@@ -131,22 +131,6 @@ def test_a_missing_unit_takes_the_headline_away(tmp_path: Path) -> None:
     assert "robust accuracy" not in tables.markdown(summary) + page.html(summary)
 
 
-WARNINGS = {
-    "does not break": {"undefended": attacked("undefended", [4, 4, 4, 0], [2] * 4, [1.0] * 4)},
-    "exactly zero": {
-        "adaptive": attacked("adaptive", [1, 4, 3, 4], [1] * 4, [1.0] * 4, zero_gradients=np.array([0, 0, 0.2, 0]))
-    },
-    "not finite": {
-        "adaptive": attacked("adaptive", [1, 4, 3, 4], [1] * 4, [1.0] * 4, bad_gradients=np.array([0, 0, 0.2, 0]))
-    },
-    "exploding": {"adaptive": attacked("adaptive", [1] * 4, [1] * 4, [1.0] * 4, spread=np.full((4, 3), 1001.0))},
-    "more draws per step": {
-        "adaptive": attacked("adaptive", [1] * 4, [1] * 4, [1.0] * 4, agreement=np.full((4, 3), 0.19))
-    },
-    "nothing detectable": {"adaptive": attacked("adaptive", [0, 0, 1, 0], [0] * 4, [1.0] * 4)},
-}
-
-
 def test_what_attacks_made_and_spent(tmp_path: Path) -> None:
     """Image by image 1, 4, 3, 4 of four draws are wrong, the first ones; after rounding one more."""
     made_of = {line.name: line.examples for line in summarise(made(tmp_path)).lines}["adaptive"]
@@ -181,14 +165,6 @@ def test_gradient_facts(tmp_path: Path) -> None:
     assert shown["transfer"][-2:] == ("–", "–")
 
 
-def test_a_pinned_defence_is_not_taken_for_an_undefended_one(tmp_path: Path) -> None:
-    run = made(tmp_path, undefended=attacked("undefended", [4, 4, 4, 0], [2] * 4, [1.0] * 4))
-    run.header["rows"][0] |= {"kind": "pinned", "judged": "other"}
-    warnings = summarise(run).warnings
-    assert any(w.startswith("With its noise pinned the defence keeps 25.0 % (row undefended).") for w in warnings)
-    assert not any("undefended classifier" in w for w in warnings)
-
-
 def test_no_draws_to_compare_is_shown_as_nothing(tmp_path: Path) -> None:
     silent = {"agreement": np.full((4, 3), np.nan), "spread": np.full((4, 3), np.nan)}
     adaptive = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **silent)
@@ -206,28 +182,6 @@ def test_approximate_routes_are_called_so(tmp_path: Path) -> None:
         assert "G5 continuous adjoint (approximate)" in text
         assert "G7 grafted, one Jacobian for all draws (approximate)" in text
         assert "G2 BPDA (approximate)" in text
-
-
-@pytest.mark.parametrize("said", WARNINGS)
-def test_warnings(tmp_path: Path, said: str) -> None:
-    assert any(said in w for w in summarise(made(tmp_path, **WARNINGS[said])).warnings)
-    assert not any(said in w for w in summarise(made(tmp_path / "sound")).warnings if "transfer" not in w)
-
-
-def test_an_adaptive_attack_weaker_than_transfer_is_told(tmp_path: Path) -> None:
-    weak = {"adaptive": attacked("adaptive", [0] * 4, [0] * 4, [0.0] * 4)}
-    strong = {"transfer": attacked("transfer", [4] * 4, [2] * 4, [1.0] * 4)}
-    assert any("weaker than the transferred" in w for w in summarise(made(tmp_path, **weak, **strong)).warnings)
-
-
-def test_beside_a_relaxed_row_a_masked_one_says_nothing(tmp_path: Path) -> None:
-    run = made(tmp_path, adaptive=WARNINGS["exactly zero"]["adaptive"])
-    run.header["rows"][1]["kind"], run.header["rows"][2]["route"] = "relaxed", "G6"
-    (said,) = (w for w in summarise(run).warnings if "exactly zero" in w)
-    assert said.startswith(
-        "The exact-gradient row (adaptive) says too little: 5.0 % of its gradients are exactly zero."
-    )
-    assert "the relaxed row (transfer) is the one to read" in said
 
 
 def test_both_texts_hold_the_same_numbers(tmp_path: Path) -> None:

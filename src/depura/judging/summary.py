@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval, paired_gain
-from depura.judging import ranking
+from depura.judging import checks, ranking
+from depura.judging.evidence import Evidence
 from depura.judging.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
 from depura.judging.ranking import Ranking
-from depura.judging.verdicts import Verdict
+from depura.judging.verdicts import Status, Verdict
 
 PICTURES = 4
 """Pictures of each method, where methods are compared."""
@@ -203,13 +204,16 @@ def summarise(directory: RunDirectory) -> Summary:
         by_row.setdefault((unit.meta["row"], unit.meta["eps"]), []).append(unit)
     lines = tuple(_line(row, by_row[row["name"], eps], by_row[row["null"], eps]) for row in header["rows"])
     defended = [row for row in header["rows"] if row["judged"] == "defence" and row["kind"] != "unchanged"]
+    evidence = Evidence(header, by_row)
+    found = checks.verdicts(evidence)
+    refused = checks.refusal(found)
     ranked = ranking.rank(header, {name: its for (name, radius), its in by_row.items() if radius == eps})
     if ranked is not None:
         return Summary(
             header=header,
             done=total,
             total=total,
-            headline=ranking.headline(ranked),
+            headline=refused or ranking.headline(ranked),
             lines=lines,
             strongest=None,
             curve=_curve_by_method(header, by_row),
@@ -217,6 +221,9 @@ def summarise(directory: RunDirectory) -> Summary:
             warnings=(*ranking.warnings(ranked), *_warnings(lines, defended)),
             devices=devices,
             ranking=ranked,
+            verdicts=found,
+            flags=checks.flags(found, evidence),
+            refused=bool(refused),
         )
     together = strongest([by_row[row["name"], eps] for row in defended]).metrics if defended else None
     null = next((line.null for line, row in zip(lines, header["rows"], strict=True) if row in defended), None)
@@ -224,20 +231,24 @@ def summarise(directory: RunDirectory) -> Summary:
         header=header,
         done=total,
         total=total,
-        headline=_headline(together, null),
+        headline=refused or _headline(together, null, found),
         lines=lines,
         strongest=together,
         curve=_curve(header, by_row, defended),
         pictures=_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]]),
-        warnings=(*([f"{header['note']}."] if header["note"] else []), *_warnings(lines, defended)),
+        warnings=(f"{header['note']}.",) if header["note"] else (),
         devices=devices,
+        verdicts=found,
+        flags=checks.flags(found, evidence),
+        refused=bool(refused),
     )
 
 
-def _headline(together: Metrics | None, null: Metrics | None) -> str:
+def _headline(together: Metrics | None, null: Metrics | None, found: Sequence[Verdict]) -> str:
     if together is None or null is None:
         return "No headline: no row judges the defence."
-    return at_most(together.single, null.single)
+    nothing = any(v.id == "V14" and v.status is Status.WARN for v in found)
+    return at_most(together.single, null.single) + ("; the attack found nothing beyond noise" if nothing else "")
 
 
 def _line(row: dict[str, Any], units: Sequence[Unit], nulls: Sequence[Unit]) -> Line:
