@@ -5,9 +5,7 @@ Every test measures an honest version and the bug with the same function, most o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,7 +32,8 @@ from depura.noise import Kind, Noise
 from depura.purifier import Purifier
 from depura.schedules import VP, Step, TruncatedLabel, uniform_steps
 from depura.solvers import Ancestral, EulerMaruyamaVP
-from depura.starts import from_input, from_noise
+from depura.starts import from_noise
+from mutants import MixedStates, Private, Relabelled, Rewound, accumulated, batch_mean
 from toys import (
     NOISE,
     Jittered,
@@ -55,49 +54,6 @@ WRONG = 1e-3
 
 
 # --- a plain stored-state walk, with seams ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rewound:
-    """States forward, one step at a time back, written out plainly; bugs replace one of its two parts.
-
-    Attributes:
-        again: the recomputation of step k.
-        to_input: what the image gets of a step, from its own vector-Jacobian product and the cotangent.
-    """
-
-    code: ClassVar[str] = "G6"
-    again: Callable[..., Tensor] = lambda advance, x, x_in, step: advance(x, x_in, step)
-    to_input: Callable[[Tensor, Tensor], Tensor] = lambda by_reference, cotangent: by_reference
-
-    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
-        walk: Any = _Rewind
-        return walk.apply(self, advance, steps, x, x_in)
-
-    def clamp(self, images: Tensor) -> Tensor:
-        return images.clamp(0, 1)
-
-
-class _Rewind(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, route: Rewound, advance, steps, x: Tensor, x_in: Tensor) -> Tensor:
-        ctx.route, ctx.advance, ctx.steps, ctx.states, ctx.x_in = route, advance, steps, [], x_in
-        for step in steps:
-            ctx.states.append(x)
-            x = advance(x, x_in, step)
-        return x
-
-    @staticmethod
-    def backward(ctx, cotangent: Tensor):
-        total = torch.zeros_like(ctx.x_in)
-        for step, state in zip(reversed(ctx.steps), reversed(ctx.states), strict=True):
-            with torch.enable_grad():
-                x, reference = state.detach().requires_grad_(), ctx.x_in.detach().requires_grad_()
-                out = ctx.route.again(ctx.advance, x, reference, step)
-            by_state, by_input = torch.autograd.grad(out, (x, reference), cotangent, materialize_grads=True)
-            total = total + ctx.route.to_input(by_input, cotangent)
-            cotangent = by_state
-        return None, None, None, cotangent, total
 
 
 @pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised", "toward from noise"])
@@ -130,19 +86,6 @@ def test_a_detaching_denoiser_is_noticed_by_finite_differences_only() -> None:
 # --- B1: the adjoint as if it were exact ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Relabelled:
-    """The adjoint under the exact routes' code."""
-
-    code: ClassVar[str] = "G6"
-
-    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
-        return Adjoint()(advance, x, x_in, steps)
-
-    def clamp(self, images: Tensor) -> Tensor:
-        return images.clamp(0, 1)
-
-
 def test_b1_adjoint_is_not_exact() -> None:
     """B1: in DiffPure's setting (t* = 0.1) with steps of 0.01, its values are right and its gradient is not."""
     steps = uniform_steps(VP(), t_start=0.1, n_steps=10, t_end=1e-3)
@@ -159,19 +102,6 @@ def test_b1_adjoint_is_not_exact() -> None:
 # --- B2: noise that is not replayed -----------------------------------------------------------------------------------
 
 
-class Private(Jittered):
-    """Multiplied by noise of a generator of its own, seeded when a walk begins and never rewound."""
-
-    generator: ClassVar[torch.Generator] = torch.Generator()
-
-    def begin(self, x_in: Tensor, step: Step, noise: Noise) -> Tensor:
-        self.generator.manual_seed(noise.seed)
-        return from_input(x_in, step, noise)
-
-    def draw(self, x: Tensor, step: Step, noise: Noise) -> Tensor:
-        return torch.randn(1, *x.shape[1:], generator=self.generator, dtype=x.dtype)
-
-
 def test_b2_noise_that_is_not_replayed() -> None:
     """B2: forward walks agree with each other; the recomputed steps do not agree with them."""
     honest = purifier_of("Ancestral", solver=Jittered(), gradient=StoredState(1))
@@ -184,17 +114,6 @@ def test_b2_noise_that_is_not_replayed() -> None:
 
 
 # --- B3: a grid of its own for the recomputation ----------------------------------------------------------------------
-
-
-def accumulated(steps: tuple[Step, ...]) -> list[Step]:
-    """The table as a loop over float32 times builds it."""
-    schedule, rows = VP(), []
-    t, h = torch.tensor(steps[0].t, dtype=torch.float32), torch.tensor(1e-3, dtype=torch.float32)
-    for step in steps:
-        row = replace(step, t=float(t), t_next=float(t - h), sigma=schedule.sigma(float(t)))
-        rows.append(replace(row, scale=schedule.scale(float(t))))
-        t = t - h
-    return rows
 
 
 def test_b3_a_grid_of_its_own() -> None:
@@ -306,23 +225,9 @@ def test_b6_coarse_coefficients_on_fine_states() -> None:
     fine = uniform_steps(VP(), t_start=0.3, n_steps=8, t_end=1e-3)
     coarse = merged(fine, 2)
 
-    @dataclass(frozen=True)
-    class Mixed(Rewound):
-        def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
-            states = {}
-            with torch.no_grad():
-                at = x
-                for step in fine:
-                    states[step.sigma] = at
-                    at = advance(at, x_in, step)
-            out = x
-            for step in steps:
-                out = advance(states[step.sigma] + out - out.detach(), x_in, step)
-            return out
-
     surrogate = purifier_of("EulerMaruyamaVP", steps=coarse, gradient=StoredState(1))
     whole = surrogate.with_(steps=fine)
-    bug = surrogate.with_(gradient=Mixed())
+    bug = surrogate.with_(gradient=MixedStates(fine=fine))
     assert coordinate_error(surrogate) <= 1e-7
     assert coordinate_error(bug, program=surrogate) > WRONG
     assert coordinate_error(bug, program=whole) > WRONG
@@ -366,11 +271,6 @@ def test_b8_attack_process_differs_from_test_process() -> None:
     assert (replay_error(honest), grad_mode_error(honest.with_(gradient=Direct()))) == (0, 0)
     assert replay_error(bug) > WRONG
     assert grad_mode_error(bug.with_(gradient=Direct())) > WRONG
-
-
-def batch_mean(at: State) -> Tensor:
-    """Toward, by the mean over the batch: strength falls with its size."""
-    return 0.3 * pull(torch.sqrt(0.1 + (at.x0 - at.x_in).square()).flatten(1).sum(1).mean()[None], at.x)
 
 
 @pytest.mark.parametrize("route", [StoredState(1), Direct()], ids=str)

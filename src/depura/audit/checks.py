@@ -72,6 +72,7 @@ def run(subject: Subject) -> Iterator[Check]:
         lambda: _order(subject, recorded, gradient),
         lambda: _draws(subject),
         lambda: _masked(subject),
+        lambda: _randomness(subject, logits),
         lambda: _memory(subject, logits),
     ):
         try:
@@ -203,6 +204,22 @@ def _draws(subject: Subject) -> Check:
     together = together.reshape(len(subject.inner), EOT_DRAWS, *together.shape[1:]).sum(1)
     drift = relative(single.mean(0), together)
     return _compare("draws", f"Gradients of {EOT_DRAWS} draws one by one against all at once", drift, subject)
+
+
+DETERMINISTIC = "The logits do not depend on the noise"
+
+
+def _randomness(subject: Subject, logits: Tensor) -> Check:
+    """Whether the noise that a defence is handed matters; either way is sound, but evaluations differ."""
+    if subject.defence.purifier is None:
+        return Check("randomness", Light.GREEN, "There is no purifier, and no randomness.")
+    with torch.no_grad():
+        other = subject.defence(subject.inner, subject.noise.draw(1))
+    drift = relative(logits, other)
+    if drift == 0:
+        sentence = f"{DETERMINISTIC}: the defence is deterministic, its noise pinned, or drawn from elsewhere."
+        return Check("randomness", Light.GREEN, sentence, drift)
+    return Check("randomness", Light.GREEN, f"Another draw moves the logits by {drift:.2g}.", drift)
 
 
 def _masked(subject: Subject) -> Check:

@@ -71,7 +71,7 @@ def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         The ladder.
     """
     del n_classes, n_values
-    few = _Rungs(defence, ball)
+    few = Rungs(defence, ball)
     rows = (
         few.undefended(APGD(ball, n_steps=20)),
         few.unchanged(),
@@ -94,7 +94,7 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     Returns:
         The ladder.
     """
-    rungs = _Rungs(defence, ball)
+    rungs = Rungs(defence, ball)
     strong = APGD(ball, n_steps=20, eot=4)
     rows = (
         rungs.undefended(APGD(ball, n_steps=50)),
@@ -129,7 +129,7 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
     Returns:
         The ladder.
     """
-    rungs = _Rungs(defence, ball)
+    rungs = Rungs(defence, ball)
     strong, blind = APGD(ball, n_steps=50, eot=16), _deterministic(ball, 100, n_classes)
     rows = (
         rungs.undefended(blind),
@@ -169,7 +169,7 @@ def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     Returns:
         The ladder.
     """
-    rungs = _Rungs(defence, ball)
+    rungs = Rungs(defence, ball)
     strong, blind = APGD(ball, n_steps=100, eot=20), _blind(ball, n_classes)
     targets = min(9, n_classes - 1)
     rows = (
@@ -281,7 +281,7 @@ def _blind(ball: Ball, n_classes: int) -> Attack:
     return autoattack(ball, n_targets=min(9, n_classes - 1))
 
 
-class _Rungs:
+class Rungs:
     """Rows by kind, for one defence."""
 
     def __init__(self, defence: Defence, ball: Ball) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from depura.judging import soundness, strength
 from depura.judging.evidence import Evidence
@@ -72,6 +73,8 @@ def flags(found: Sequence[Verdict], at: Evidence) -> tuple[str, ...]:
             said.append("examples outside the ball" if verdict.status is Status.FAIL else "undone by 8 bits")
         elif verdict.id in FLAGS and not (verdict.id == "V16" and verdict.status is Status.WARN):
             said.append(FLAGS[verdict.id])
+    if at.audits and all(_deterministic(unit.meta["audit"]) for unit in at.audits):
+        said.append("deterministic")
     if not at.header["methods"]:
         own = at.rows("adaptive", "relaxed")
         if not own:
@@ -90,6 +93,11 @@ def refusal(found: Sequence[Verdict]) -> str:
     if weak:
         return f"Headline withheld: {_said(weak)}"
     return ""
+
+
+def _deterministic(audit: dict[str, Any]) -> bool:
+    """Whether the defence answered the same whatever noise it was handed."""
+    return any(check[0] == "randomness" and check[3] == 0 for check in audit["checks"])
 
 
 def _said(found: Sequence[Verdict]) -> str:

@@ -1,0 +1,600 @@
+"""A zoo of defences, attacks and judges whose truth is known: what the evaluation says of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+import depura
+from depura.attacks.apgd import APGD
+from depura.attacks.losses import BoundedMargin
+from depura.attacks.pgd import PGD
+from depura.attacks.square import Square
+from depura.attacks.unchanged import Unchanged
+from depura.audit.audit import audit_gradient
+from depura.data.imageset import ImageSet
+from depura.denoisers import EpsDenoiser
+from depura.evaluation.nothing import nothing
+from depura.evaluation.profiles import Rungs
+from depura.evaluation.records import RunDirectory
+from depura.evaluation.runner import RefusedError, Shard, run
+from depura.evaluation.scoring import choose, score
+from depura.evaluation.statistics import any_of, mean_with_interval
+from depura.evaluation.streams import SCORING, Streams
+from depura.exact import GaussianDenoiser, MixtureDenoiser
+from depura.gradients import Adjoint, Relaxed, StoredState
+from depura.guidance import State
+from depura.judging.metrics import outcome
+from depura.judging.summary import Summary, summarise
+from depura.judging.verdicts import Status
+from depura.noise import Noise, Stream
+from depura.purifier import Purifier
+from depura.rules import Vote
+from depura.schedules import VP, Step, TruncatedLabel, uniform_steps
+from depura.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult
+from depura.starts import from_noise
+from mutants import MixedStates, Private, Rewound, accumulated, batch_mean
+from toys import Jittered, TanhClassifier, TanhNet, purifier_of, rand
+
+EPS = 0.2
+
+
+def digits(n: int = 16) -> ImageSet:
+    return depura.load_digits("test").first(n)
+
+
+def made_up(images: Tensor, labels: Tensor, n_classes: int = 2) -> ImageSet:
+    return ImageSet("made up", images, labels, tuple(range(len(images))), tuple(map(str, range(n_classes))))
+
+
+def ladder(defence: depura.Defence, *, eps: float = EPS, relaxed: bool = False) -> tuple[depura.Row, ...]:
+    """A few steps of everything."""
+    ball = depura.Ball("linf", eps)
+    rungs, attack = Rungs(defence, ball), APGD(ball, n_steps=10, eot=4)
+    blind = APGD(ball, n_steps=20, common=0)
+    rows = [
+        rungs.undefended(blind),
+        rungs.unchanged(),
+        rungs.transfer(blind),
+        rungs.bpda(attack),
+        rungs.adaptive(attack),
+        rungs.black_box(Square(ball, n_queries=60, eot=2, common=8), images=16),
+    ]
+    if relaxed:
+        smooth = defence.with_(gradient=Relaxed(4 * eps))
+        rows.append(depura.Row("relaxed", "relaxed", attack, smooth, defence, "relaxed"))
+    return tuple(rows)
+
+
+def judged(
+    folder: Path,
+    defence: depura.Defence,
+    data: ImageSet,
+    rows: tuple[depura.Row, ...] | None = None,
+    *,
+    curve: tuple[float, ...] = (),
+    despite_audit: bool = False,
+    draws: int = 32,
+) -> Summary:
+    """A run of a few rows, and what is said of it."""
+    rows = ladder(defence) if rows is None else rows
+    study = depura.Study(
+        name="zoo",
+        data=data,
+        defence=defence,
+        rows=rows,
+        select_draws=8,
+        report_draws=draws,
+        curve_eps=curve,
+        curve_images=16,
+        curve_rows=("adaptive",) if curve else (),
+        pictures=0,
+    )
+    return summarise(run(study, folder / "run", despite_audit=despite_audit))
+
+
+def status(summary: Summary, id: str) -> Status:
+    return next(v.status for v in summary.verdicts if v.id == id)
+
+
+def sentence(summary: Summary, id: str) -> str:
+    return next(f"{v.sentence} {v.advice}" for v in summary.verdicts if v.id == id)
+
+
+def accuracy(summary: Summary, row: str) -> float:
+    return next(line.metrics.single.value for line in summary.lines if line.name == row)
+
+
+def null(summary: Summary, row: str = "adaptive") -> float:
+    return next(line.null.single.value for line in summary.lines if line.name == row)
+
+
+# --- defences -------------------------------------------------------------------------------------------------------
+
+
+def test_z1_a_purifier_that_does_nothing(tmp_path: Path) -> None:
+    """As broken as the classifier, and the pipeline adds nothing."""
+    found = judged(tmp_path, depura.Defence(nothing(), depura.digits_classifier()), digits(), curve=(1.0,))
+    assert status(found, "V2") is Status.PASS
+    assert status(found, "V1") is Status.PASS
+    assert accuracy(found, "adaptive") <= 0.02
+    assert not found.refused
+    assert "deterministic" in found.flags
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Every image becomes the same one, which nobody else knows."""
+
+    image: Tensor
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.image.expand_as(x) + 0 * x
+
+
+def test_z2_a_constant_purifier(tmp_path: Path) -> None:
+    """Chance at every radius: what is left has nothing to do with the image."""
+    data = digits(20)
+    steps = uniform_steps(VP(), t_start=0.09, n_steps=1)
+    purifier = Purifier(Secret(2 * data.images[3:4] - 1), steps=steps, solver=Ancestral())
+    found = judged(tmp_path, depura.Defence(purifier, depura.digits_classifier()), data, curve=(0.4, 1.0))
+    assert status(found, "V4") is Status.FAIL
+    assert "does not depend on the image" in sentence(found, "V4")
+    assert found.refused
+    assert found.headline.startswith("No headline: V4")
+    assert accuracy(found, "adaptive") == pytest.approx(float((data.labels == data.labels[3]).double().mean()))
+
+
+@dataclass(frozen=True)
+class Detached:
+    """A denoiser whose author forgot a detach."""
+
+    inner: Callable[[Tensor, float], Tensor]
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.inner(x.detach(), sigma)
+
+
+def test_z3_a_detach_in_the_middle(tmp_path: Path) -> None:
+    """The run is refused; made despite that, it shows a gradient of zero where BPDA and queries go through."""
+    denoiser = depura.digits_denoiser()
+    steps = uniform_steps(VP(), t_start=0.02, n_steps=1)
+    cut = Purifier(Detached(denoiser), steps=steps, solver=Ancestral(), image_shape=(1, 8, 8))
+    defence = depura.Defence(cut, depura.digits_classifier())
+    with pytest.raises(RefusedError, match="differences"):
+        judged(tmp_path, defence, digits())
+    found = judged(tmp_path, defence, digits(), despite_audit=True)
+    assert status(found, "V16") is Status.FAIL
+    assert status(found, "V12") is Status.FAIL
+    assert "masked gradient" in found.flags
+    assert status(found, "V7") is Status.WARN
+    assert "bpda" in sentence(found, "V7")
+    assert status(found, "V8") is Status.WARN
+    assert accuracy(found, "bpda") < accuracy(found, "adaptive") - 0.3
+    assert accuracy(found, "square") < accuracy(found, "adaptive") - 0.2
+    assert found.headline.startswith("No headline")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Two classes: whether w x is above a threshold."""
+
+    weights: Tensor
+    threshold: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        decision = images.flatten(1).to(self.weights.dtype) @ self.weights - self.threshold
+        return torch.stack([-decision, decision], 1).to(images.dtype)
+
+
+def single_step(sigma: float, sigma_next: float) -> Step:
+    """A step between two levels, without a schedule that scales."""
+    found = uniform_steps(VP(), t_start=0.1, n_steps=1)[0]
+    return replace(found, sigma=sigma, sigma_next=sigma_next, scale=1.0, scale_next=1.0)
+
+
+LOUD = 4.0
+
+
+def loud() -> tuple[depura.Defence, ImageSet]:
+    """Noise of four times the images' range, and margins such that 3 draws in 10 are wrong for every image."""
+    weights = torch.full((64,), 1 / 8, dtype=torch.float64)  # of length 1
+    images = rand(32, 1, 8, 8, seed=5, dtype=torch.float32) * 0.2 + 0.4
+    spread = LOUD / 2  # in [0, 1] units
+    margin = spread * stats.norm.ppf(0.7)
+    sums = images.flatten(1).double() @ weights
+    labels = torch.arange(32) % 2
+    images = images + (((margin * (2 * labels - 1)) + 4.0 - sums) / 8).float()[:, None, None, None]
+    return noisy(Linear(weights, 4.0)), made_up(images, labels)
+
+
+def noisy(classifier: Linear) -> depura.Defence:
+    """Noise of level 4 and a denoiser that takes nothing away."""
+    steps = (single_step(LOUD, LOUD),)
+    return depura.Defence(Purifier(lambda x, sigma: x, steps=steps, solver=Euler()), classifier)
+
+
+def test_z4_nothing_but_randomness(tmp_path: Path) -> None:
+    """An attack of 0.01 moves the decision by a hundredth of the noise: attack and null are the same, N times too."""
+    defence, data = loud()
+    rows = tuple(r for r in ladder(defence, eps=0.01) if r.kind != "black-box")
+    found = judged(tmp_path, defence, data, rows, draws=64)
+    line = next(line for line in found.lines if line.name == "adaptive")
+    assert null(found) == pytest.approx(0.7, abs=0.05)
+    assert line.metrics.single.value == pytest.approx(null(found), abs=0.05)
+    assert line.metrics.any.value == pytest.approx(line.null.any.value, abs=0.04)
+    assert line.metrics.any.value == pytest.approx(0.7**10, abs=0.04)
+    assert "nothing beyond noise" in found.headline
+    assert "nothing beyond noise" in found.flags
+
+
+def toward_by_sign(at: State) -> Tensor:
+    """Toward the input by the gradient of the Manhattan distance, which is a sign."""
+    return 0.5 * at.step.sigma * torch.sign(at.x_in - at.x0)
+
+
+def test_z5_signs_from_noise(tmp_path: Path) -> None:
+    """Like MimicDiffusion: the exact gradient is zero, smooth stand-ins and BPDA see through."""
+    known = MixtureDenoiser(2 * depura.load_digits("train").images[:100] - 1, std=0.5)
+    steps = uniform_steps(VP(), t_start=0.2, n_steps=10)
+    purifier = Purifier(known, steps=steps, solver=Euler(), start=from_noise, guidance=toward_by_sign)
+    defence = depura.Defence(purifier, depura.digits_classifier())
+    rows = tuple(r for r in ladder(defence, relaxed=True) if r.kind != "black-box")
+    found = judged(tmp_path, defence, digits(), rows)
+    masked = next(line.gradients for line in found.lines if line.name == "adaptive")
+    assert masked is not None
+    assert masked.zero > 0.99
+    assert "masked gradient" in found.flags
+    assert status(found, "V12") is Status.WARN
+    assert "the row to read is relaxed" in sentence(found, "V12")
+    assert min(accuracy(found, "relaxed"), accuracy(found, "bpda")) < accuracy(found, "adaptive") - 0.2
+    assert "no headline" in judged(tmp_path / "b", defence, digits(), rows[:-1]).headline.lower()
+
+
+def test_z6_guided_by_a_mean_over_the_batch(tmp_path: Path) -> None:
+    """Refused before anything is attacked, and the reason is the batch."""
+    steps = uniform_steps(VP(), t_start=0.1, n_steps=2)
+    guided = Purifier(GaussianDenoiser(torch.zeros(1, 8, 8), torch.ones(1, 8, 8)), steps=steps, solver=Ancestral())
+    defence = depura.Defence(guided.with_(guidance=batch_mean), depura.digits_classifier())
+    with pytest.raises(RefusedError, match="alone and in a batch"):
+        judged(tmp_path, defence, digits())
+    units = [unit.meta["row"] for unit in RunDirectory.open(tmp_path / "run").units()]
+    assert units == ["audit"]
+
+
+class Reseeded(Ancestral):
+    """Noise of torch's global generator, which is set to the same seed in every step."""
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        torch.manual_seed(0)
+        found = Euler().step(denoise, x, step, noise)
+        return found._replace(x_next=found.x_next + step.sigma_next * torch.randn_like(x[:1]))
+
+
+def test_z7_a_generator_that_is_reseeded(tmp_path: Path) -> None:
+    """It looks random and is not: the audit finds the generator touched, and the noise it is handed unused."""
+    steps = uniform_steps(VP(), t_start=0.1, n_steps=2)
+    gaussian = GaussianDenoiser(torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
+    purifier = Purifier(gaussian, steps=steps, solver=Reseeded(), start=lambda x_in, step, noise: x_in)
+    defence = depura.Defence(purifier, depura.digits_classifier())
+    with pytest.raises(RefusedError, match="global random generators"):
+        judged(tmp_path, defence, digits())
+    found = judged(tmp_path, defence, digits(), despite_audit=True)
+    assert "deterministic" in found.flags
+    assert found.headline.startswith("No headline: V16")
+
+
+# --- wrong gradients ------------------------------------------------------------------------------------------------
+
+
+def toy(purifier: Purifier) -> tuple[depura.Defence, Tensor]:
+    return depura.Defence(purifier, TanhClassifier(16)), rand(2, 1, 4, 4, seed=1)
+
+
+def red(purifier: Purifier) -> set[str]:
+    """Names of the audit's red checks."""
+    return {check.name for check in audit_gradient(*toy(purifier)).checks if check.light.name == "RED"}
+
+
+def test_z8_noise_that_is_not_replayed() -> None:
+    honest = purifier_of("Ancestral", solver=Jittered(), gradient=StoredState(1))
+    assert red(honest) == set()
+    assert red(honest.with_(solver=Private(), start=Private().begin)) & {"differences", "second way", "replay"}
+
+
+def test_z9_a_time_grid_of_its_own() -> None:
+    steps, network = uniform_steps(VP(), t_start=0.1, n_steps=100, t_end=1e-5), TanhNet()
+    grid = accumulated(steps)
+    denoiser = EpsDenoiser(lambda x, label: network(x, label / 10), label=TruncatedLabel(VP()))
+    honest = Purifier(denoiser, steps=steps, solver=EulerMaruyamaVP(), gradient=StoredState(1))
+    again = Rewound(again=lambda advance, x, x_in, step: advance(x, x_in, grid[step.index]))
+    assert red(honest) == set()
+    assert "second way" in red(honest.with_(gradient=again))
+
+
+def test_z10_a_surrogate_that_mixes_two_walks() -> None:
+    fine = uniform_steps(VP(), t_start=0.3, n_steps=8, t_end=1e-3)
+    coarse = depura.schedules.coarser(fine, 4)
+    surrogate = purifier_of("EulerMaruyamaVP", steps=coarse, gradient=StoredState(1))
+    assert red(surrogate) == set()
+    assert "second way" in red(surrogate.with_(gradient=MixedStates(fine=coarse)))
+
+
+def test_z11_the_adjoint_is_called_approximate(tmp_path: Path) -> None:
+    """Its error falls with the step, and no report calls it exact."""
+    image, noise = rand(2, 1, 4, 4, seed=1), Noise(0, (0, 1), stream=Stream.PROBE)
+
+    def gradient(n: int, route: object) -> Tensor:
+        steps = uniform_steps(VP(), t_start=0.1, n_steps=n, t_end=1e-3)
+        defence, _ = toy(purifier_of("EulerMaruyamaVP", steps=steps, gradient=route))
+        leaf = image.clone().requires_grad_()
+        return torch.autograd.grad(defence(leaf, noise)[:, 0].sum(), leaf)[0]
+
+    errors = []
+    for n in (10, 30, 90):
+        exact, found = gradient(n, StoredState(1)), gradient(n, Adjoint())
+        errors.append(float((found - exact).norm() / exact.norm()))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+    purifier = depura.digits_denoiser()
+    walk = depura.diffpure(purifier, t_star=0.09, n_steps=5, gradient=Adjoint())
+    defence = depura.Defence(walk, depura.digits_classifier())
+    rows = tuple(r for r in ladder(defence) if r.kind in ("undefended", "adaptive"))
+    found = judged(tmp_path, defence, digits(4), rows)
+    assert next(line.route for line in found.lines if line.name == "adaptive") == "G5"
+    assert "approximate route" in found.flags
+    audit = RunDirectory.open(tmp_path / "run").load(f"audit_eps{EPS:g}_00000-00002").meta["audit"]
+    assert "G5" in " ".join(check[2] for check in audit["checks"])
+
+
+# --- closed forms ---------------------------------------------------------------------------------------------------
+
+GAIN, LEVEL = 0.6, 0.5
+WEIGHTS = torch.linspace(-1, 1, 16, dtype=torch.float64)
+
+
+def affine() -> tuple[depura.Defence, ImageSet]:
+    """One step to a Gaussian's posterior mean, then a linear classifier: P(x) = g (x + sigma n / 2) + (1 - g) / 2."""
+    std = math.sqrt(GAIN * LEVEL**2 / (1 - GAIN)) * torch.ones(1, 4, 4, dtype=torch.float64)
+    steps = (single_step(LEVEL, 0.0),)
+    gaussian = GaussianDenoiser(torch.zeros(1, 4, 4, dtype=torch.float64), std)
+    images = 0.25 + 0.5 * rand(32, 1, 4, 4, seed=9)
+    labels = (decision(images) > 0).long()
+    return depura.Defence(Purifier(gaussian, steps=steps, solver=Ancestral()), Linear(WEIGHTS, 0.0)), made_up(
+        images, labels
+    )
+
+
+def decision(images: Tensor) -> Tensor:
+    """Mean of the decision over the noise; the weights sum to zero, so constants fall out."""
+    return GAIN * (images.flatten(1) @ WEIGHTS)
+
+
+SPREAD = GAIN * LEVEL / 2 * float(WEIGHTS.norm())
+
+
+def correct(images: Tensor, labels: Tensor) -> np.ndarray:
+    """Probability that a draw is classified correctly."""
+    return stats.norm.cdf(((2 * labels - 1) * decision(images) / SPREAD).numpy())
+
+
+def test_z12_affine_purifier_and_linear_classifier(tmp_path: Path) -> None:
+    """The attack finds eps sign(w), and accuracy is a Gaussian tail."""
+    defence, data = affine()
+    eps = 0.05
+    found = judged(
+        tmp_path, defence, data, tuple(r for r in ladder(defence, eps=eps) if r.kind != "black-box"), draws=256
+    )
+    directory = RunDirectory.open(tmp_path / "run")
+    x = torch.tensor(
+        np.concatenate([u.arrays["adversarial"] for u in directory.units() if u.meta["row"] == "adaptive"])
+    )
+    side = (1 - 2 * data.labels)[:, None, None, None]
+    best = data.images + eps * side * WEIGHTS.sign().reshape(1, 1, 4, 4)
+    assert float((x - best).abs().max()) <= 1e-6
+    line = next(line for line in found.lines if line.name == "adaptive")
+    assert line.metrics.single.low <= correct(best, data.labels).mean() <= line.metrics.single.high
+    assert line.metrics.single.value == pytest.approx(correct(best, data.labels).mean(), abs=0.02)
+    assert line.null.single.value == pytest.approx(correct(data.images, data.labels).mean(), abs=0.02)
+
+
+def test_z14_a_vote_is_a_binomial_tail(tmp_path: Path) -> None:
+    """The deployed vote of 5, and the vote of 5 computed from single draws, both as the closed form says."""
+    defence, data = affine()
+    voted = defence.with_(rule=Vote(5))
+    rows = (Rungs(voted, depura.Ball("linf", 0.05)).unchanged(),)
+    line = judged(tmp_path, voted, data, rows, draws=128).lines[0]
+    p = correct(data.images, data.labels)
+    expected = stats.binom.sf(2, 5, p).mean()
+    assert line.null.single.value == pytest.approx(expected, abs=0.02)
+    rows = (Rungs(defence, depura.Ball("linf", 0.05)).unchanged(),)
+    directory = tmp_path / "single"
+    judged(directory, defence, data, rows, draws=640)
+    null_units = [u for u in RunDirectory.open(directory / "run").units() if u.meta["row"].startswith("null")]
+    single = outcome(null_units)
+    votes = depura.evaluation.statistics.majority(single.predictions, single.labels, 5)
+    assert votes.mean() == pytest.approx(expected, abs=0.02)
+
+
+MEANS = torch.tensor([[-0.6, -0.4], [0.5, -0.3], [0.1, 0.7]], dtype=torch.float64).reshape(3, 1, 1, 2)
+
+
+def test_z13_two_pixels_and_a_mixture(tmp_path: Path) -> None:
+    """What the attack leaves is within a point of the worst point of a grid, ten steps of the exact score."""
+    steps = uniform_steps(VP(), t_start=0.3, n_steps=10)
+    purifier = Purifier(MixtureDenoiser(MEANS, std=0.15), steps=steps, solver=Ancestral())
+    classifier = Linear(torch.tensor([1.0, 0.4], dtype=torch.float64), 0.75)
+    defence = depura.Defence(purifier, classifier)
+    images = torch.tensor([[0.35, 0.35], [0.75, 0.4], [0.5, 0.65]], dtype=torch.float64).reshape(3, 1, 1, 2)
+    data = made_up(images, torch.tensor([0, 1, 1]))
+    ball = depura.Ball("linf", 0.12)
+    attack = APGD(ball, n_steps=30, eot=64, loss=BoundedMargin(), n_restarts=2)
+    found = judged(tmp_path, defence, data, (Rungs(defence, ball).adaptive(attack),), draws=4096)
+    offsets = torch.linspace(-ball.eps, ball.eps, 9, dtype=torch.float64)
+    grid = torch.cartesian_prod(offsets, offsets).reshape(-1, 1, 1, 1, 2)
+    points = (images + grid).clamp(0, 1)
+    noise = Streams(1).select(data.ids)
+    errors = torch.stack([score(defence, p, data.labels, noise, draws=range(256)).errors(data.labels) for p in points])
+    worst = points[errors.argmax(0), torch.arange(3)]
+    left = (
+        1
+        - score(defence, worst, data.labels, Streams(1).report(data.ids), draws=range(4096)).errors(data.labels) / 4096
+    )
+    assert accuracy(found, "adaptive") <= float(left.double().mean()) + 0.01
+    assert null(found) > accuracy(found, "adaptive") + 0.02
+
+
+# --- attacks and judges ---------------------------------------------------------------------------------------------
+
+
+def test_z15_an_attack_that_does_nothing_is_the_null(tmp_path: Path) -> None:
+    defence, data = affine()
+    ball = depura.Ball("linf", 0.05)
+    row = depura.Row("adaptive", "nothing", Unchanged(ball), defence, defence, "adaptive")
+    found = judged(tmp_path, defence, data, (Rungs(defence, ball).unchanged(), row), draws=128)
+    assert status(found, "V3") is Status.PASS
+    assert "nothing beyond noise" in found.flags
+    low, high = found.lines[1].gain
+    assert low <= 0 <= high
+
+
+class Outside(PGD):
+    """An attack that forgets its radius."""
+
+    def __call__(self, model, images, labels, **noise):  # type: ignore[no-untyped-def]
+        found = super().__call__(model, images, labels, **noise)
+        return found._replace(images=(found.images + 0.05).clamp(0, 1))
+
+
+def test_z16_an_attack_outside_its_ball(tmp_path: Path) -> None:
+    defence = depura.Defence(nothing(), depura.digits_classifier())
+    ball = depura.Ball("linf", 0.1)
+    rows = (
+        Rungs(defence, ball).undefended(APGD(ball, n_steps=10, common=0)),
+        depura.Row("adaptive", "outside", Outside(ball, n_steps=5), defence, defence, "adaptive"),
+    )
+    found = judged(tmp_path, defence, digits(8), rows)
+    assert status(found, "V15") is Status.FAIL
+    assert "adaptive 0.15" in sentence(found, "V15")
+    assert found.headline.startswith("No headline: V15")
+
+
+def test_z17_intervals_and_any_of_n_on_known_error_rates() -> None:
+    """2,000 simulated runs; more populations and metrics are in the coverage tests."""
+    generator = np.random.default_rng(17)
+    n, k, runs, many = 64, 32, 2000, 10
+    p = generator.beta(0.5, 1.5, size=(runs, n))
+    errors = generator.binomial(k, p)
+    covered = 0
+    estimates = np.empty(runs)
+    labels = np.zeros(n, dtype=np.int64)
+    for r in range(runs):
+        drawn = (np.arange(k)[None] < errors[r][:, None]).astype(np.int64)
+        estimates[r] = any_of(drawn, labels, many).mean()
+        found = mean_with_interval(1 - errors[r] / k) if r < 400 else None
+        covered += found is not None and found.low <= 1 - 0.25 <= found.high
+    assert 0.92 <= covered / 400 <= 0.98
+    truth = math.exp(math.lgamma(1.5 + many) + math.lgamma(2.0) - math.lgamma(1.5) - math.lgamma(2.0 + many))
+    assert abs(estimates.mean() - truth) <= 3 * estimates.std(ddof=1) / math.sqrt(runs)
+
+
+def test_z18_selecting_and_reporting_on_the_same_draws() -> None:
+    """The best of 151 equal candidates on 10 draws, reported on these 10, is 59 % instead of 90 %; here it is 90 %."""
+    weights = torch.full((64,), 1 / 8, dtype=torch.float64)
+    margin = LOUD / 2 * stats.norm.ppf(0.9)
+    images = torch.full((32, 1, 8, 8), (4.0 + margin) / 8)
+    labels, defence, streams, ids = (
+        torch.ones(32, dtype=torch.int64),
+        noisy(Linear(weights, 4.0)),
+        Streams(3),
+        range(32),
+    )
+    # Equal candidates would see equal draws: give every one draws of its own by ids of its own.
+    errors = torch.stack(
+        [
+            score(defence, images, labels, streams.select([i + 32 * c for i in ids]), draws=range(10)).errors(labels)
+            for c in range(151)
+        ]
+    )
+    assert 1 - float(errors.amax(0).double().mean()) / 10 == pytest.approx(0.59, abs=0.03)
+    fresh = score(defence, images, labels, streams.report(list(ids)), draws=range(64)).errors(labels)
+    assert 1 - float(fresh.double().mean()) / 64 == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize("stream", [s for s in Stream if s not in SCORING])
+def test_z18_scores_are_refused_on_draws_of_an_attack(stream: Stream) -> None:
+    defence, data = affine()
+    noise = Noise(0, data.ids, stream=stream)
+    with pytest.raises(depura.InputError, match="draws that an attack has seen"):
+        score(defence, data.images, data.labels, noise, draws=range(2))
+    with pytest.raises(depura.InputError, match="draws that an attack has seen"):
+        choose(defence, data.images[None], data.labels, noise, draws=range(2))
+
+
+def test_z18_an_evaluation_keeps_its_streams_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All draws of a run, by who asked: attacks hear their own streams, scores only scoring ones, and no two meet."""
+    heard: dict[str, set[Stream]] = {"attack": set(), "score": set()}
+    who = ["score"]
+    plain = depura.Defence.forward
+
+    def forward(self: depura.Defence, images: Tensor, noise: Noise | None = None) -> Tensor:
+        if noise is not None:
+            heard[who[-1]].add(noise.stream)
+        return plain(self, images, noise)
+
+    class Loud(APGD):
+        def __call__(self, model, images, labels, **noise):  # type: ignore[no-untyped-def]
+            who.append("attack")
+            try:
+                return super().__call__(model, images, labels, **noise)
+            finally:
+                who.pop()
+
+    monkeypatch.setattr(depura.Defence, "forward", forward)
+    defence, data = affine()
+    ball = depura.Ball("linf", 0.05)
+    row = Rungs(defence, ball).adaptive(Loud(ball, n_steps=3, eot=2))
+    study = depura.Study("streams", data, defence, (row,), select_draws=4, report_draws=8, pictures=0)
+    for key in study.units():
+        if key.row == "adaptive":
+            depura.evaluation.runner.run_unit(study, key)
+    assert heard == {"attack": {Stream.EOT}, "score": {Stream.SELECT, Stream.REPORT, Stream.PROBE}}
+
+
+def test_z19_shards_in_any_order_make_the_same_record(tmp_path: Path) -> None:
+    """Killing and many workers are tried in test_interruptions.py."""
+    defence, data = affine()
+    rows = tuple(r for r in ladder(defence, eps=0.05) if r.kind != "black-box")
+    study = depura.Study("shards", data, defence, rows, select_draws=4, report_draws=8, unit_images=8, pictures=0)
+    run(study, tmp_path / "whole")
+    for i in (2, 0, 1):
+        run(study, tmp_path / "parts", shard=Shard(i, 3))
+    for file in sorted((tmp_path / "whole" / "units").iterdir()):
+        assert file.read_bytes() == (tmp_path / "parts" / "units" / file.name).read_bytes()
+
+
+def test_z20_a_robust_model_is_not_broken(tmp_path: Path) -> None:
+    """Margins of twice what the radius can move: all attacks leave everything, and the judge says so."""
+    weights = torch.linspace(-1, 1, 64, dtype=torch.float64)
+    eps = 0.05
+    reach = eps * float(weights.abs().sum())
+    images = 0.5 + 0.2 * torch.where(torch.arange(16)[:, None, None, None] % 2 == 1, 1, -1) * weights.sign().reshape(
+        1, 1, 8, 8
+    )
+    labels = torch.arange(16) % 2
+    assert float((images.flatten(1) @ weights).abs().min()) > 2 * reach
+    defence = depura.Defence(nothing(), Linear(weights, 0.0))
+    found = judged(tmp_path, defence, made_up(images.float(), labels), ladder(defence, eps=eps))
+    assert all(line.metrics.single.value == 1.0 for line in found.lines)
+    assert found.strongest is not None
+    assert found.strongest.any.value == 1.0
+    assert status(found, "V8") is Status.PASS
+    assert status(found, "V11") is Status.PASS
+    assert "nothing beyond noise" in found.flags
