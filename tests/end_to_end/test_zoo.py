@@ -389,13 +389,11 @@ def test_z12_affine_purifier_and_linear_classifier(tmp_path: Path) -> None:
     """The attack finds eps sign(w), and accuracy is a Gaussian tail."""
     defence, data = affine()
     eps = 0.05
-    found = judged(
-        tmp_path, defence, data, tuple(r for r in ladder(defence, eps=eps) if r.kind != "black-box"), draws=256
-    )
-    directory = RunDirectory.open(tmp_path / "run")
-    x = torch.tensor(
-        np.concatenate([u.arrays["adversarial"] for u in directory.units() if u.meta["row"] == "adaptive"])
-    )
+    ball = depura.Ball("linf", eps)
+    rows = (Rungs(defence, ball).adaptive(APGD(ball, n_steps=40, eot=4)),)
+    found = judged(tmp_path, defence, data, rows, draws=256)
+    units = [u for u in RunDirectory.open(tmp_path / "run").units() if u.meta["row"] == "adaptive"]
+    x = torch.tensor(np.concatenate([u.arrays["adversarial"] for u in units]))
     side = (1 - 2 * data.labels)[:, None, None, None]
     best = data.images + eps * side * WEIGHTS.sign().reshape(1, 1, 4, 4)
     assert float((x - best).abs().max()) <= 1e-6
