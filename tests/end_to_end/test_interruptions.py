@@ -1,0 +1,74 @@
+"""Runs killed with -9 at random moments and given again, in two shards of three workers each, end in the same bytes.
+
+One run by default, killed twice; as many as the environment variable DEPURA_KILLS says.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+N_RUNS = int(os.environ.get("DEPURA_KILLS", "1"))
+SETTINGS = [
+    f"-S{name}={value}"
+    for name, value in {
+        "images": 24, "attack_steps": 3, "eot": 2, "report_draws": 8, "curve": "0.1", "n_steps": 2,
+    }.items()
+]  # fmt: skip
+
+Whole = tuple[dict[str, bytes], float]
+
+
+def start(out: Path, shard: str = "0/1", workers: int = 3) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "depura", "run", "studies/digits.py", "--out", str(out), "--shard", shard]
+    return subprocess.Popen(
+        [*words, "--workers", str(workers), *SETTINGS],
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".partial")]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """An undisturbed run, and how long it took."""
+    out, begun = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
+    assert start(out, workers=1).wait(300) in (0, 1)
+    return contents(out), time.monotonic() - begun
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills process groups")
+@pytest.mark.parametrize("number", range(N_RUNS))
+def test_a_killed_run_ends_in_the_same_bytes(
+    number: int, whole: tuple[dict[str, bytes], float], tmp_path: Path
+) -> None:
+    expected, took = whole
+    moment = random.Random(number)
+    out = tmp_path / "run"
+    for _ in range(2):
+        running = [start(out, f"{i}/2") for i in range(2)]
+        time.sleep(moment.uniform(0.2, 1.5) * took)
+        for process in running:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    before = {name: data for name, data in contents(out).items() if name.startswith("units/")} if out.exists() else {}
+    finishing = [start(out, f"{i}/2") for i in range(2)]
+    assert all(process.wait(600) in (0, 1) for process in finishing)
+    assert start(out, workers=1).wait(300) in (0, 1)
+    after = contents(out)
+    assert {name: after[name] for name in before} == before, "what was recorded is kept"
+    assert after == expected
