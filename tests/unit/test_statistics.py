@@ -61,51 +61,76 @@ def test_more_draws_than_recorded_are_refused(metric, n: int) -> None:
 
 @pytest.mark.parametrize(("k", "n"), [(0, 64), (30, 64), (64, 64), (241, 512)])
 def test_zero_one_outcomes_get_wilsons_interval(k: int, n: int) -> None:
-    p, z = k / n, stats.norm.ppf(0.975)
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     found = mean_with_interval(np.array([1.0] * k + [0.0] * (n - k)))
+    ends = stats.binomtest(k, n).proportion_ci(method="wilson")
     assert found.method == "Wilson"
-    assert (found.value, found.low, found.high) == pytest.approx((p, max(0, centre - half), min(1, centre + half)))
+    assert found[:3] == pytest.approx((k / n, ends.low, ends.high))
 
 
-def test_spread_out_values_get_a_bootstrap_near_the_normal_interval() -> None:
-    values = np.random.default_rng(3).beta(2, 2, 400)
+def with_added(values: list[float], extremes: list[float], weight: float) -> tuple[float, float]:
+    """The normal interval of the values and of two more with a weight each, by numpy's weighted moments."""
+    added, weights = np.array([*values, *extremes]), np.array([1.0] * len(values) + [weight] * 2)
+    mean = np.average(added, weights=weights)
+    error = math.sqrt(np.average((added - mean) ** 2, weights=weights) / weights.sum())
+    return mean - 1.959964 * error, mean + 1.959964 * error
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_with_two_images_of_each_extreme_added() -> None:
+    values = np.random.default_rng(3).beta(2, 2, 40)
     found = mean_with_interval(values)
-    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
-    assert found.method.startswith("BCa")
-    assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.15 * half)
-    assert found == mean_with_interval(values)
+    assert found.method == "Agresti-Coull for means"
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(with_added(values.tolist(), [0.0, 1.0], 1.959964**2 / 2), abs=1e-6)
 
 
-def test_equal_values_do_not_get_an_interval_of_width_zero() -> None:
-    found = mean_with_interval(np.full(64, 0.5))
-    exact = stats.binomtest(32, 64).proportion_ci(0.95, method="exact")
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+def test_with_many_images_the_interval_of_a_mean_is_the_normal_one() -> None:
+    values = np.random.default_rng(3).beta(2, 2, 40_000)
+    found = mean_with_interval(values)
+    half = stats.norm.ppf(0.975) * values.std(ddof=1) / 200
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01 * half)
 
 
-@pytest.mark.slow
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Images of two kinds (error rate 0.1 and 0.8), 64 images, 32 draws: truth 0.59."""
-    rng, hits, repeats = np.random.default_rng(5), 0, 300
-    for _ in range(repeats):
-        p = np.where(rng.random(64) < 0.7, 0.1, 0.8)
-        errors = rng.binomial(32, p) / 32
-        found = mean_with_interval(1 - errors)
-        hits += found.low <= 1 - (0.7 * 0.1 + 0.3 * 0.8) <= found.high
-    assert stats.binomtest(hits, repeats, 0.95).pvalue > 0.001
+@pytest.mark.parametrize("value", [0.5, 0.97, 0.01, 1e-6])
+def test_equal_values_do_not_get_an_interval_of_width_zero(value: float) -> None:
+    """There is room for 3 unseen images in n = 64 on the far side, and the mean itself is inside."""
+    found = mean_with_interval(np.full(64, value))
+    assert 0 <= found.low < value < found.high <= 1
+    missed = 3 / 64
+    far = value * (1 - missed) if value > 0.5 else value * (1 - missed) + missed
+    assert found.low <= far + 1e-9
+    assert found.high >= far - 1e-9
 
 
-def test_the_paired_gain_brackets_the_difference() -> None:
+def test_a_level_of_its_own() -> None:
+    values = np.random.default_rng(3).beta(2, 2, 400)
+    narrow, wide = mean_with_interval(values, level=0.5), mean_with_interval(values, level=0.99)
+    assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(2.575829 / 0.674490, rel=0.03)
+
+
+def test_the_paired_gain_is_the_normal_interval_with_two_images_of_the_largest_difference_added() -> None:
     rng = np.random.default_rng(2)
-    before = rng.beta(8, 2, 300)
-    after = np.clip(before - 0.1 + 0.05 * rng.standard_normal(300), 0, 1)
-    low, high = paired_gain(before, after)
+    before = rng.beta(8, 2, 60)
+    after = np.clip(before - 0.1 + 0.05 * rng.standard_normal(60), 0, 1)
     difference = before - after
-    half = 1.96 * difference.std(ddof=1) / math.sqrt(300)
-    assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.15 * half)
-    assert paired_gain(np.ones(5), np.full(5, 0.25)) == (0.75, 0.75)
+    m = max(abs(difference))
+    assert paired_gain(before, after) == pytest.approx(with_added(difference.tolist(), [-m, m], 1.0), abs=1e-6)
+    assert paired_gain(after, before) == pytest.approx(tuple(-e for e in reversed(paired_gain(before, after))))
+
+
+def test_paired_outcomes_of_zero_and_one_get_bonett_and_prices_interval() -> None:
+    """(b + 1 - c - 1) / (n + 2) and the square root of (b + c + 2 - (b - c)^2 / (n + 2)) / (n + 2)^2."""
+    n, b, c = 100, 18, 7
+    first, second = np.array([1.0] * b + [0.0] * c + [1.0] * 75), np.array([0.0] * b + [1.0] * c + [1.0] * 75)
+    middle = (b - c) / (n + 2)
+    half = 1.959964 * math.sqrt((b + c + 2 - (b - c) ** 2 / (n + 2)) / (n + 2) ** 2)
+    assert paired_gain(first, second) == pytest.approx((middle - half, middle + half), abs=1e-6)
+
+
+def test_equal_differences_do_not_get_an_interval_of_width_zero() -> None:
+    low, high = paired_gain(np.ones(5), np.full(5, 0.25))
+    assert 0 < low < 0.75 < high <= 1
+    low, high = paired_gain(np.ones(64), np.ones(64))
+    assert (low, high) == pytest.approx((-1.959964 * math.sqrt(2) / 66, 1.959964 * math.sqrt(2) / 66), abs=1e-6)
 
 
 @pytest.mark.parametrize(("wins", "losses", "printed"), [(12, 4, 0.077), (4, 12, 0.077), (18, 7, 0.043), (5, 5, 1.0)])
@@ -157,7 +182,10 @@ def test_many_pairs_are_swapped_at_random() -> None:
 
 def test_no_difference_is_no_detectable_difference() -> None:
     values = np.array([0.25, 0.5, 1.0])
-    assert paired_difference(values, values)[:4] == (0.0, 0.0, 0.0, 1.0)
+    same = paired_difference(values, values)
+    assert (same.value, same.p) == (0.0, 1.0)
+    assert same.low < 0 < same.high
+    assert not same.detectable
     one = paired_difference(values, np.array([0.25, 0.5, 0.75]))
     assert one.p == 1.0
     assert not one.detectable

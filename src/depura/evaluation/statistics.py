@@ -2,7 +2,7 @@
 
 An image's error rate p under fresh draws is the primitive; every metric is a function of the p of all images.
 Intervals are over images (the claim is about images like these), so draws of one image never count as independent
-data.
+data. They are in closed form, so they need no seed; docs/statistics.md has the coverage of each, measured.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from scipy import special, stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+Z95 = float(special.ndtri(0.975))
+"""Half-width of a 95 % interval in standard errors, 1.96."""
 
 
 class Estimate(NamedTuple):
@@ -35,52 +38,67 @@ class Estimate(NamedTuple):
     method: str
 
 
-def mean_with_interval(values: Floats, *, level: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean over images of a number in [0, 1], with an interval.
+def mean_with_interval(values: Floats, *, level: float = 0.95) -> Estimate:
+    """Mean over images of a number in [0, 1], with an interval for the mean of all images like these.
 
-    Wilson's interval if every value is 0 or 1; Clopper and Pearson's bound at the same mean if all values are equal
-    otherwise (no spread to resample); else a BCa bootstrap over images (9,999 resamples, seeded).
+    Wilson's interval if every value is 0 or 1. Else Agresti and Coull's (1998) rule, carried over from shares to means:
+    z^2 images are added, half of them 0 and half 1, and mean +- z standard errors of all of them is the interval. It
+    makes room for the rare image of another kind that a sample of n images can miss (with probability 0.95 those are
+    fewer than 3 in n), which a t interval or a bootstrap of the same images cannot know of. The noise of an image's
+    draws is in the spread of the values, so it needs no resampling of its own.
+
+    At 95 % it covers the truth in at least 93 % of runs, from 16 images up. It is too cautious (up to 100 %) where
+    nearly all images have nearly the same value close to 0 or 1, since that cannot be told from having missed some.
 
     Args:
         values: one per image, (n,).
         level: of the interval.
-        seed: of the resampling.
 
     Returns:
-        The estimate.
+        The estimate; its value is the mean itself and lies in the interval.
     """
-    n, mean = len(values), float(np.mean(values))
-    if np.isin(values, (0.0, 1.0)).all():
-        ends = stats.binomtest(round(float(values.sum())), n).proportion_ci(level, method="wilson")
-        return Estimate(mean, float(ends.low), float(ends.high), "Wilson")
-    if np.ptp(values) == 0:
-        tail, k = (1 - level) / 2, n * mean
-        low, high = stats.beta.ppf(tail, k, n - k + 1), stats.beta.ppf(1 - tail, k + 1, n - k)
-        return Estimate(mean, float(low), float(high), "Clopper-Pearson")
-    ends = stats.bootstrap(
-        (values,), np.mean, confidence_level=level, n_resamples=9999, method="BCa", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return Estimate(mean, float(ends.low), float(ends.high), "BCa bootstrap over images")
+    n, mean, z = len(values), float(np.mean(values)), float(special.ndtri((1 + level) / 2))
+    if ((values == 0) | (values == 1)).all():
+        middle = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+        low = 0.0 if mean == 0 else middle - half
+        return Estimate(mean, low, 1.0 if mean == 1 else middle + half, "Wilson")
+    low, high = _with_pseudo_images(values, (0.0, 1.0), n_each=z**2 / 2, z=z)
+    return Estimate(mean, max(low, 0.0), min(high, 1.0), "Agresti-Coull for means")
 
 
-def paired_gain(before: Floats, after: Floats, *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean difference before - after of two numbers per image (BCa bootstrap over images).
+def _with_pseudo_images(
+    values: Floats, extremes: tuple[float, float], *, n_each: float, z: float
+) -> tuple[float, float]:
+    """Mean +- z standard errors after n_each images of each of two extreme values were added."""
+    n = len(values) + 2 * n_each
+    mean = (float(values.sum()) + n_each * sum(extremes)) / n
+    squares = (float(np.square(values).sum()) + n_each * sum(e**2 for e in extremes)) / n
+    half = z * math.sqrt((squares - mean**2) / n)
+    return mean - half, mean + half
+
+
+def paired_gain(before: Floats, after: Floats) -> tuple[float, float]:
+    """95 % interval of the mean difference before - after of two numbers per image.
+
+    Bonett and Price's (2012) rule for paired shares, carried over to means: two images with differences of +m and -m
+    are added, and mean +- 1.96 standard errors of all is the interval. m is 1 where every difference is -1, 0 or 1, as
+    they have it, else the largest difference there is, in size.
+
+    It covers the truth in at least 93 % of runs, from 64 images up; fewer images can miss a kind of image that makes
+    the difference. Where nearly no image differs it is too cautious.
 
     Args:
-        before: one per image, (n,).
-        after: one per image, (n,).
-        seed: of the resampling.
+        before: one per image in [0, 1], (n,).
+        after: of the same images, (n,).
 
     Returns:
-        Lower and upper end; both are the difference itself where it is the same for all images.
+        Lower and upper end, in [-1, 1], with the difference itself between them.
     """
-    difference = before - after
-    if np.ptp(difference) == 0:
-        return float(difference[0]), float(difference[0])
-    ends = stats.bootstrap(
-        (difference,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(ends.low), float(ends.high)
+    differences = before - after
+    m = 1.0 if np.isin(differences, (-1.0, 0.0, 1.0)).all() else float(np.abs(differences).max())
+    low, high = _with_pseudo_images(differences, (-m, m), n_each=1.0, z=Z95)
+    return max(low, -1.0), min(high, 1.0)
 
 
 class Difference(NamedTuple):
@@ -121,7 +139,7 @@ def paired_difference(first: Floats, second: Floats, *, seed: int = 0) -> Differ
     Returns:
         The difference.
     """
-    low, high = paired_gain(first, second, seed=seed)
+    low, high = paired_gain(first, second)
     difference = first - second
     changed = difference[difference != 0]  # an image without a difference is the same either way round
     if np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
