@@ -59,12 +59,22 @@ def test_more_draws_than_recorded_are_refused(metric, n: int) -> None:
         metric(PREDICTIONS, LABELS, n)
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 64), (30, 64), (64, 64), (241, 512)])
+@pytest.mark.parametrize(("k", "n"), [(0, 64), (4, 64), (30, 64), (64, 64), (241, 512), (3, 16)])
 def test_zero_one_outcomes_get_wilsons_interval(k: int, n: int) -> None:
     found = mean_with_interval(np.array([1.0] * k + [0.0] * (n - k)))
     ends = stats.binomtest(k, n).proportion_ci(method="wilson")
     assert found.method == "Wilson"
     assert found[:3] == pytest.approx((k / n, ends.low, ends.high))
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 64), (2, 64), (3, 64), (1, 16), (2, 16), (1, 256)])
+def test_a_few_of_one_kind_get_poissons_bound(k: int, n: int) -> None:
+    """At the lower end as many or more come by chance in 5 % of runs; the other end is Wilson's."""
+    found = mean_with_interval(np.array([1.0] * k + [0.0] * (n - k)))
+    assert stats.poisson.sf(k - 1, n * found.low) == pytest.approx(0.05)
+    assert found.high == pytest.approx(stats.binomtest(k, n).proportion_ci(method="wilson").high)
+    mirrored = mean_with_interval(np.array([0.0] * k + [1.0] * (n - k)))
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((found.low, found.high))
 
 
 def with_added(values: list[float], extremes: list[float], weight: float) -> tuple[float, float]:

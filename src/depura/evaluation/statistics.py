@@ -41,14 +41,16 @@ class Estimate(NamedTuple):
 def mean_with_interval(values: Floats, *, level: float = 0.95) -> Estimate:
     """Mean over images of a number in [0, 1], with an interval for the mean of all images like these.
 
-    Wilson's interval if every value is 0 or 1. Else Agresti and Coull's (1998) rule, carried over from shares to means:
-    z^2 images are added, half of them 0 and half 1, and mean +- z standard errors of all of them is the interval. It
-    makes room for the rare image of another kind that a sample of n images can miss (with probability 0.95 those are
-    fewer than 3 in n), which a t interval or a bootstrap of the same images cannot know of. The noise of an image's
-    draws is in the spread of the values, so it needs no resampling of its own.
+    Wilson's interval if every value is 0 or 1 (with Poisson's bound where 3 or fewer are of one kind). Else Agresti
+    and Coull's (1998) rule, carried over from shares to means: z^2 images are added, half of them 0 and half 1, and
+    mean +- z standard errors of all of them is the interval. It makes room for the rare image of another kind that a
+    sample of n images can miss (with probability 0.95 those are fewer than 3 in n), which a t interval or a bootstrap
+    of the same images cannot know of. The noise of an image's draws is in the spread of the values, so it needs no
+    resampling of its own.
 
-    At 95 % it covers the truth in at least 93 % of runs, from 16 images up. It is too cautious (up to 100 %) where
-    nearly all images have nearly the same value close to 0 or 1, since that cannot be told from having missed some.
+    At 95 % it covers the truth in 93 to 97 % of runs for most populations, and in no fewer; Wilson's can fall to 92.7 %
+    at 64 images and 91.5 % at 16, since counts are whole numbers. It is too cautious (up to 100 %) where nearly all
+    images have nearly the same value or one close to 0 or 1, which cannot be told from having missed some.
 
     Args:
         values: one per image, (n,).
@@ -59,12 +61,26 @@ def mean_with_interval(values: Floats, *, level: float = 0.95) -> Estimate:
     """
     n, mean, z = len(values), float(np.mean(values)), float(special.ndtri((1 + level) / 2))
     if ((values == 0) | (values == 1)).all():
-        middle = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-        low = 0.0 if mean == 0 else middle - half
-        return Estimate(mean, low, 1.0 if mean == 1 else middle + half, "Wilson")
+        low, high = _wilson(round(float(values.sum())), n, z=z, tail=1 - level)
+        return Estimate(mean, low, high, "Wilson")
     low, high = _with_pseudo_images(values, (0.0, 1.0), n_each=z**2 / 2, z=z)
     return Estimate(mean, max(low, 0.0), min(high, 1.0), "Agresti-Coull for means")
+
+
+def _wilson(right: int, n: int, *, z: float, tail: float) -> tuple[float, float]:
+    """Wilson's interval of a share, with Poisson's bound at the ends after Brown, Cai and DasGupta (2001, eq. 10).
+
+    Where 1 to 3 of n are right (2, up to 50 images) the lower end is the mean of the Poisson distribution that exceeds
+    that number with probability `tail`, over n; the upper end where as few are wrong likewise.
+    """
+    mean, few = right / n, 2 if n <= 50 else 3
+    middle = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    ends = [middle - half, 1 - (middle + half)]
+    for k, count in enumerate((right, n - right)):
+        if count <= few:
+            ends[k] = float(special.gammaincinv(count, tail)) / n if count else 0.0
+    return ends[0], 1 - ends[1]
 
 
 def _with_pseudo_images(
