@@ -118,6 +118,7 @@ GRAD_MODE = {
     "attacks/external.py",
     "evaluation/fitting.py",
     "evaluation/nothing.py",
+    "evaluation/indicators.py",
     "evaluation/scoring.py",
     "evaluation/price.py",
     "evaluation/runner.py",

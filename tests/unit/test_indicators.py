@@ -1,0 +1,161 @@
+"""Indicators against closed forms: a linear-Gaussian purifier contracts by a known diagonal matrix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from depura._check import InputError
+from depura.composed import Pinned
+from depura.defence import Defence
+from depura.evaluation.indicators import compression, pinned_predictions, random_direction
+from depura.exact import GaussianDenoiser
+from depura.methods.baselines import noise_only
+from depura.noise import Kind, Noise, Stream
+from depura.purifier import Purifier
+from depura.rules import Vote
+from depura.schedules import EDM, steps_at
+from depura.solvers import Ancestral, Euler
+from toys import TanhClassifier, rand, randn
+
+IMAGES = rand(5, 1, 4, 4, seed=1)
+MOVES = 0.1 * randn(5, 1, 4, 4, seed=2)
+NOISE = Noise(3, images=(7, 8, 9, 10, 11), stream=Stream.REPORT)
+CLASSIFIER = TanhClassifier(16)
+
+
+def linear(std: Tensor, *, solver=None, rounds: int = 1) -> Defence:
+    """Noise of 0.8 is added and taken away in steps by the exact denoiser of N(0.2, std^2), a linear map."""
+    denoiser = GaussianDenoiser(torch.full((1, 4, 4), 0.2).double(), std.expand(1, 4, 4))
+    steps = steps_at(EDM(), [0.8, 0.4, 0.1, 0.0])
+    return Defence(Purifier(denoiser, steps=steps, solver=solver or Euler(), rounds=rounds), CLASSIFIER)
+
+
+def kept(std: Tensor) -> Tensor:
+    """What Euler's three steps keep of a difference, element by element: x + (sigma' / sigma - 1) (x - D(x))."""
+    share = torch.ones_like(std)
+    for sigma, to in ((0.8, 0.4), (0.4, 0.1), (0.1, 0.0)):
+        slope = std**2 / (std**2 + sigma**2)
+        share = share * (slope + to / sigma * (1 - slope))
+    return share
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_linear_purifier_compresses_by_its_matrix(rounds: int) -> None:
+    std = 0.05 + rand(1, 4, 4, seed=3)
+    found = compression(linear(std, rounds=rounds), IMAGES, IMAGES + MOVES, NOISE)
+    expected = (kept(std) ** rounds * MOVES).flatten(1).norm(dim=1) / MOVES.flatten(1).norm(dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    assert 0.1 < float(found.min()) < float(found.max()) < 0.95
+
+
+def test_directions_that_are_kept_compress_less() -> None:
+    """Only the first pixel has variance: a move of it survives, a move of another one vanishes."""
+    std = torch.full((1, 4, 4), 1e-6).double()
+    std[0, 0, 0] = 100.0
+    moved = IMAGES.repeat(2, 1, 1, 1)[:2].clone()
+    moved[0, 0, 0, 0] += 0.1
+    moved[1, 0, 2, 2] += 0.1
+    found = compression(linear(std), IMAGES.repeat(2, 1, 1, 1)[:2], moved, NOISE.take([0, 1]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0]).double(), rtol=0, atol=1e-4)
+
+
+def test_both_images_get_the_same_noise() -> None:
+    """Noise alone takes nothing away and adds the same to both, though the walk is random."""
+    torch.testing.assert_close(
+        compression(Defence(noise_only(std=0.5), CLASSIFIER), IMAGES, IMAGES + MOVES, NOISE),
+        torch.ones(5).double(),
+        rtol=1e-9,
+        atol=0,
+    )
+    std = 0.3 * torch.ones(1, 4, 4).double()
+    ratio = compression(linear(std, solver=Ancestral()), IMAGES, IMAGES + MOVES, NOISE)
+    assert float(ratio.std()) == pytest.approx(0, abs=1e-9), "a multiple of the identity, whatever the noise"
+
+
+def test_a_constant_purifier_leaves_nothing() -> None:
+    found = compression(linear(torch.zeros(1, 4, 4).double()), IMAGES, IMAGES + MOVES, NOISE)
+    torch.testing.assert_close(found, torch.zeros(5).double(), rtol=0, atol=1e-12)
+
+
+def test_without_a_purifier_or_a_perturbation_there_is_no_ratio() -> None:
+    assert compression(Defence(None, CLASSIFIER), IMAGES, IMAGES + MOVES, NOISE).isnan().all()
+    moved = IMAGES + MOVES
+    moved[2] = IMAGES[2]
+    found = compression(linear(torch.ones(1, 4, 4).double()), IMAGES, moved, NOISE)
+    assert found.isnan().tolist() == [False, False, True, False, False]
+
+
+def test_random_directions_have_the_length_and_stay_in_the_box() -> None:
+    images, lengths = torch.cat([IMAGES, IMAGES.round()]), torch.linspace(0, 1.5, 10).double()
+    noise = Noise(3, images=tuple(range(10)))
+    moves = random_direction(images, lengths, noise) - images
+    torch.testing.assert_close(moves.flatten(1).norm(dim=1), lengths)
+    inside = images + moves
+    assert float(inside.min()) >= 0
+    assert float(inside.max()) <= 1
+    alone = random_direction(images[4:5], lengths[4:5], noise.take([4]))
+    torch.testing.assert_close(alone - images[4:5], moves[4:5])
+
+
+def test_random_directions_are_of_the_attack_kind_and_favour_none() -> None:
+    grey = torch.full((1, 1, 4, 4), 0.5).double()
+    noise = Noise(5, images=(0,))
+    drawn = noise(grey, kind=Kind.ATTACK)
+    torch.testing.assert_close(
+        random_direction(grey, torch.tensor([0.4]).double(), noise) - grey, 0.4 * drawn / drawn.norm()
+    )
+    many = grey.expand(4000, 1, 4, 4)
+    moves = random_direction(many, torch.full((4000,), 0.4).double(), Noise(5, images=tuple(range(4000)))) - many
+    unit = moves.flatten(1) / 0.4
+    torch.testing.assert_close(unit.T @ unit / 4000, torch.eye(16).double() / 16, rtol=0, atol=0.01)
+    assert float(unit.mean(0).abs().max()) < 4 / (16 * 4000) ** 0.5
+
+
+def test_one_tape_is_the_same_for_all_images_whatever_their_batch() -> None:
+    """With noise this large the label is the tape's: equal images get equal labels, and other draws other ones."""
+    defence = Defence(noise_only(std=3.0), CLASSIFIER)
+    equal, tape = IMAGES[:1].repeat(5, 1, 1, 1), NOISE
+    by_draw = torch.stack([pinned_predictions(defence, equal, tape.draw(k)) for k in range(12)])
+    assert (by_draw == by_draw[:, :1]).all()
+    assert len(by_draw[:, 0].unique()) > 1
+    assert len(defence(equal, tape).argmax(1).unique()) > 1, "without the pin they differ"
+    whole = pinned_predictions(defence, IMAGES, NOISE)
+    alone = [pinned_predictions(defence, IMAGES[k : k + 1], NOISE.take([k])) for k in range(5)]
+    assert whole.tolist() == torch.cat(alone).tolist()
+
+
+def test_the_tape_is_the_one_of_a_pinned_purifier() -> None:
+    """On the report stream it differs from the deploy stream's, so the pinned purifier is built by hand."""
+    purifier = linear(0.5 * torch.ones(1, 4, 4).double(), solver=Ancestral()).purifier
+    assert purifier is not None
+    tape = Noise(3, images=(0,) * 5, stream=Stream.REPORT)
+    by_hand = CLASSIFIER(purifier(IMAGES, tape)).argmax(1)
+    assert pinned_predictions(Defence(purifier, CLASSIFIER), IMAGES, NOISE).tolist() == by_hand.tolist()
+    pinned = Defence(Pinned(purifier, seed=3), CLASSIFIER)
+    assert pinned_predictions(pinned, IMAGES, NOISE).tolist() == pinned(IMAGES, NOISE).argmax(1).tolist()
+
+
+def test_a_vote_under_one_tape_counts_the_same_draws_for_every_image() -> None:
+    defence = Defence(noise_only(std=1.0), CLASSIFIER, rule=Vote(5))
+    votes = torch.stack(
+        [CLASSIFIER(IMAGES + Noise(3, (0,), k, Stream.REPORT)(IMAGES[:1], kind=Kind.FORWARD)) for k in range(5)]
+    ).argmax(2)
+    expected = [max(sorted(set(v)), key=v.count) for v in votes.T.tolist()]
+    assert pinned_predictions(defence, IMAGES, NOISE).tolist() == expected
+
+
+def test_wrong_inputs_are_refused() -> None:
+    defence = linear(torch.ones(1, 4, 4).double())
+    with pytest.raises(InputError, match=r"compression: expected images in \[0, 1\]"):
+        compression(defence, 2 * IMAGES, IMAGES, NOISE)
+    with pytest.raises(InputError, match="perturbed images of shape"):
+        compression(defence, IMAGES, IMAGES[:1], NOISE)
+    for lengths in (torch.ones(4), torch.full((5,), -1.0), torch.full((5,), torch.nan)):
+        with pytest.raises(InputError, match="5 lengths, finite and >= 0"):
+            random_direction(IMAGES, lengths, NOISE)
+    with pytest.raises(InputError, match="the eot stream"):
+        pinned_predictions(defence, IMAGES, NOISE.on(Stream.EOT))
+    with pytest.raises(InputError, match="noise of 5 rows"):
+        pinned_predictions(defence, IMAGES, NOISE.take([0]))
