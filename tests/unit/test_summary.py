@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from depura.evaluation.records import RunDirectory, Unit
+from depura.judging.metrics import Outcome
 from depura.judging.summary import summarise
 from depura.reports import page, tables
 
@@ -113,13 +115,25 @@ def test_every_number_of_the_table(tmp_path: Path) -> None:
     assert values["adaptive"].examples.largest == pytest.approx(0.1)
 
 
+def test_every_row_says_how_its_errors_are_spread(tmp_path: Path) -> None:
+    """Of 4 draws 1, 4, 3, 4 are wrong: 1/4 or 3/4 survive one submission, never more than half; the null does 4."""
+    line = next(line for line in summarise(made(tmp_path)).lines if line.name == "adaptive")
+    assert [share.value for share in line.metrics.shares] == [0, 1 / 4, 3 / 4]
+    assert line.metrics.submissions.value == 1
+    assert [share.value for share in line.null.shares] == [3 / 4, 1 / 4, 0]
+    assert line.null.submissions.value == math.inf
+    right = Outcome(predictions([1, 4, 3, 4]).astype(np.int64), np.array(LABELS))
+    assert right.spread.within == pytest.approx((1 / 4 + 0 + 1 / 4 + 0) / 4)
+    assert right.spread.half_width() == pytest.approx(1.959964 * np.std(right.accuracies, ddof=1) / 2)
+
+
 def test_the_strongest_attack_is_chosen_on_select_and_reported_on_report(tmp_path: Path) -> None:
     """Image 3 goes to transfer by margin though adaptive has more wrong report draws: reports do not choose."""
     summary = summarise(made(tmp_path))
     assert summary.strongest is not None
     assert summary.strongest.single.value == pytest.approx(1 - (3 + 4 + 3 + 2) / 16)
     assert summary.headline.startswith("robust accuracy at most 25.0 % (95 % CI ")
-    assert summary.headline.endswith("null 93.8 %")
+    assert ", null 93.8 %" in summary.headline
 
 
 def test_a_missing_unit_takes_the_headline_away(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from depura.evaluation.error_rates import Shares, Submissions, error_shares, submissions
+from depura.evaluation.precision import Spread, spread
 from depura.evaluation.records import Unit
 from depura.evaluation.statistics import Estimate, any_of, majority, mean_with_interval, single_draw
 
@@ -21,17 +23,21 @@ def n_draws(k: int) -> tuple[int, int]:
 
 
 class Metrics(NamedTuple):
-    """One set of predictions, three ways.
+    """One set of predictions, in several ways.
 
     Attributes:
         single: accuracy of one draw.
         any: probability that N submissions are all classified correctly.
         vote: accuracy of a majority of N draws.
+        shares: of images that are nearly always right, sometimes wrong, and mostly wrong.
+        submissions: of the same image, until an error is as likely as not.
     """
 
     single: Estimate
     any: Estimate
     vote: Estimate
+    shares: Shares
+    submissions: Submissions
 
 
 class Outcome(NamedTuple):
@@ -62,7 +68,14 @@ class Outcome(NamedTuple):
             mean_with_interval(self.accuracies),
             mean_with_interval(any_of(self.predictions, self.labels, n_any)),
             mean_with_interval(majority(self.predictions, self.labels, n_vote)),
+            error_shares(self.predictions, self.labels),
+            submissions(self.predictions, self.labels),
         )
+
+    @property
+    def spread(self) -> Spread:
+        """What the width of the single-draw interval is made of, and how a longer run would narrow it."""
+        return spread((self.predictions == self.labels[:, None]).astype(np.float64))
 
 
 def outcome(units: Sequence[Unit], name: str = "predictions") -> Outcome:
