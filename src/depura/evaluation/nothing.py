@@ -33,9 +33,7 @@ class Difference(TypedDict):
 
 def nothing() -> Purifier:
     """A walk whose denoiser answers with what it is given, so that no step moves: the identity, but for rounding."""
-    return Purifier(
-        _as_given, steps=uniform_steps(VP(), t_start=0.1, n_steps=2), solver=Euler(), start=_from_image
-    )
+    return Purifier(_as_given, steps=uniform_steps(VP(), t_start=0.1, n_steps=2), solver=Euler(), start=_from_image)
 
 
 @torch.no_grad()

@@ -108,7 +108,7 @@ def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: S
     if not null and main and row.judged.purifier is not None:
         walks = sum(2 * min(study.pictures, key.last - key.first) for key in keys)
         one = rates.judge._replace(forward=rates.judge.forward // row.judged.rule.n_draws, seconds=0.0)
-        work.append((walks, one))
+        work += [(walks + 4 * n, one), (2 * n, rates.judge)]
     return Price(
         row=name,
         eps=eps,

@@ -34,6 +34,7 @@ from depura.evaluation.counting import Counts, counted
 from depura.evaluation.describe import code_sha256, describe
 from depura.evaluation.fitting import rows_within
 from depura.evaluation.hits import Watched, sees_what_is_judged
+from depura.evaluation.indicators import compression, pinned_predictions, random_direction
 from depura.evaluation.nothing import identity_difference
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.scoring import choose, eight_bit, score
@@ -274,9 +275,24 @@ def _attacked(
         draws = range(row.attack.cost.at_once)
         compared = shortcuts(against, images, labels, streams.probe(ids), draws=draws, rows=rows)
         arrays |= {"cosine_bpda": compared.bpda, "cosine_surrogate": compared.surrogate}
+    if main and row.judged.purifier is not None:
+        arrays |= _indicators(study, judged, images, choice.images, ids)
     if main and study.pictures and row.judged.purifier is not None:
         arrays |= _pictures(study, judged, images, choice.images, scores.errors(labels), ids)
     return arrays, attacking
+
+
+def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
+    """What is told without gradients: how much of a perturbation is left, and predictions under one tape for all."""
+    noise = Streams(study.seed).report(ids).draw(study.report_draws)
+    lengths = (chosen - images).to(torch.float64).flatten(1).square().sum(1).sqrt()
+    random = random_direction(images, lengths, noise)
+    return {
+        "compression": compression(judged, images, chosen, noise),
+        "compression_random": compression(judged, images, random, noise),
+        "pinned_predictions": pinned_predictions(judged, chosen, noise).to(torch.int32),
+        "pinned_clean": pinned_predictions(judged, images, noise).to(torch.int32),
+    }
 
 
 def _null(
