@@ -89,13 +89,13 @@ class RunDirectory:
                 "Choose another --out."
             ) from error
         found = cls.open(path)
-        difference = _difference(
+        differing = difference(
             {k: v for k, v in found.header.items() if k not in _NOT_COMPARED},
             {k: v for k, v in wanted.items() if k not in _NOT_COMPARED},
         )
-        if difference:
+        if differing:
             raise RecordError(
-                f"run directory {path}: expected a run of this study, got another one ({difference}). "
+                f"run directory {path}: expected a run of this study, got another one ({differing}). "
                 "Choose another --out, or give the command and settings that made it."
             )
         return found
@@ -232,8 +232,17 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "a truncated, damaged or foreign file"
 
 
-def _difference(found: Any, wanted: Any, where: str = "") -> str:
-    """The first place where two JSON values differ, in words; empty if they do not."""
+def difference(found: Any, wanted: Any, where: str = "") -> str:
+    """The first place where two JSON values differ.
+
+    Args:
+        found: one value, "there" in the sentence.
+        wanted: the other, "here".
+        where: name of the place that both come from.
+
+    Returns:
+        The place and both values, in words; empty where they do not differ.
+    """
     if isinstance(found, dict) and isinstance(wanted, dict):
         a, b = cast("dict[str, Any]", found), cast("dict[str, Any]", wanted)
         pairs = [(f"{where}.{key}" if where else key, a.get(key), b.get(key)) for key in sorted({*a, *b})]
@@ -243,7 +252,7 @@ def _difference(found: Any, wanted: Any, where: str = "") -> str:
     else:
         pairs = []
     for name, x, y in pairs:
-        inner = _difference(x, y, name)
+        inner = difference(x, y, name)
         if inner:
             return inner
     if found == wanted:
