@@ -27,6 +27,9 @@ _NOT_COMPARED = ("command", "source")
 
 _DECISIVE = ("schema", "seed", "threat_model", "defence", "rule", "methods", "draws", "memory", "versions", "code")
 
+_ABSENT: Any = object()
+"""Stands for what one of two compared values lacks."""
+
 _AGAIN = "Delete this file and give the same command again; only it will be made anew."
 
 
@@ -243,23 +246,47 @@ def difference(found: Any, wanted: Any, where: str = "") -> str:
     Returns:
         The place and both values, in words; empty where they do not differ.
     """
+    first = next(differences(found, wanted, where), None)
+    return "" if first is None else f"{first.where} is {first.found} there and {first.wanted} here"
+
+
+class Differing(NamedTuple):
+    """A place where two JSON values differ.
+
+    Attributes:
+        where: its path, such as "attack.n_steps" or "rows[2].name".
+        found: what is in the one, as JSON, shortened.
+        wanted: what is in the other.
+    """
+
+    where: str
+    found: str
+    wanted: str
+
+
+def differences(found: Any, wanted: Any, where: str = "") -> Iterator[Differing]:
+    """Every place where two JSON values differ, in the order of their keys.
+
+    Args:
+        found: one value.
+        wanted: the other.
+        where: name of the place that both come from.
+
+    Yields:
+        The places.
+    """
     if isinstance(found, dict) and isinstance(wanted, dict):
         a, b = cast("dict[str, Any]", found), cast("dict[str, Any]", wanted)
-        pairs = [(f"{where}.{key}" if where else key, a.get(key), b.get(key)) for key in sorted({*a, *b})]
+        for key in sorted({*a, *b}):
+            yield from differences(a.get(key, _ABSENT), b.get(key, _ABSENT), f"{where}.{key}" if where else key)
     elif isinstance(found, list) and isinstance(wanted, list):
         c, d = cast("list[Any]", found), cast("list[Any]", wanted)
-        pairs = [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip_longest(c, d))]
-    else:
-        pairs = []
-    for name, x, y in pairs:
-        inner = difference(x, y, name)
-        if inner:
-            return inner
-    if found == wanted:
-        return ""
-    return f"{where} is {_short(found)} there and {_short(wanted)} here"
+        for i, (x, y) in enumerate(zip_longest(c, d, fillvalue=_ABSENT)):
+            yield from differences(x, y, f"{where}[{i}]")
+    elif found != wanted:
+        yield Differing(where, _short(found), _short(wanted))
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = "missing" if value is _ABSENT else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

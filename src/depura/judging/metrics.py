@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from depura.evaluation.error_rates import Shares, Submissions, error_shares, submissions
 from depura.evaluation.precision import Spread, spread
-from depura.evaluation.records import Unit
+from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, any_of, majority, mean_with_interval, single_draw
 
 N_ANY, N_VOTE = 10, 21
@@ -110,6 +110,30 @@ def choice(rows: Sequence[Sequence[Unit]]) -> NDArray[np.int64]:
         errors[row, : len(chosen)] = joined(units, "select_errors")[np.arange(len(chosen)), chosen]
         margins[row, : len(chosen)] = joined(units, "select_margins")
     return np.where(errors == errors.max(0), margins, -np.inf).argmax(0)
+
+
+def by_row(directory: RunDirectory) -> dict[tuple[str, float], list[Unit]]:
+    """The units of a finished run, by the name of their row or null baseline and by radius.
+
+    Args:
+        directory: the run.
+
+    Returns:
+        The units, in the order of the images.
+
+    Raises:
+        RecordError: units are missing.
+    """
+    header, found = directory.header, dict[tuple[str, float], list[Unit]]()
+    missing = [entry["unit"] for entry in header["units"] if not directory.has(entry["unit"])]
+    if missing:
+        raise RecordError(
+            f"run directory {directory.path}: expected a finished run, got one that lacks {len(missing)} of its "
+            f"{len(header['units'])} units. Finish it: {header['command']}"
+        )
+    for unit in directory.units():
+        found.setdefault((unit.meta["row"], unit.meta["eps"]), []).append(unit)
+    return found
 
 
 def joined(units: Sequence[Unit], name: str) -> NDArray[Any]:
