@@ -281,14 +281,14 @@ def conditions(summary: Summary) -> str:
         f"the strongest of {attacks} attacks" if not header["methods"] else "the strongest attack on each method"
     )
     return (
-        f"Deployed rule: {rule(summary)}. {_changes(threat)}, {n} images of "
+        f"Deployed rule: {rule(summary)}. {changes(threat)}, {n} images of "
         f"{header['data']['name']}; {strongest} for each image, chosen on "
         f"{header['draws']['select']} draws and reported on {header['draws']['report']} others. "
         "An upper bound: a better attack may exist."
     )
 
 
-def _changes(threat: dict[str, Any]) -> str:
+def changes(threat: dict[str, Any]) -> str:
     """What an attacker may do, in words."""
     if threat["norm"] == "flow":
         return f"Flows of at most {threat['eps']:g} grid units"
@@ -299,20 +299,22 @@ def rule(summary: Summary) -> str:
     """The deployed rule in words; of each method, where methods differ in it."""
     header = summary.header
     if not header["methods"]:
-        return _rule(header["rule"])
-    words = {method["name"]: _rule(method["rule"]) for method in header["methods"]}
+        return rule_words(header["rule"])
+    words = {method["name"]: rule_words(method["rule"]) for method in header["methods"]}
     if len(set(words.values())) == 1:
         return next(iter(words.values()))
     return ", ".join(f"{name}: {text}" for name, text in words.items())
 
 
-def _rule(described: dict[str, Any]) -> str:
+def rule_words(described: dict[str, Any]) -> str:
+    """A deployed rule in words, from its description in a header."""
     n: int = described["n_draws"]
     name: str = described["type"].rpartition(".")[2]
     words: dict[str, str] = {
         "Single": "one draw",
         "Vote": f"vote of {n} draws",
         "MeanProb": f"mean probability of {n} draws",
+        "MeanLogit": f"mean logit of {n} draws",
     }
     return words.get(name, name)
 
