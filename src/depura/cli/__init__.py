@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from depura.cli import attack, attacks, audit, claim, compare, methods, purify, studies, train
+from depura.cli import attack, attacks, audit, claim, compare, export, methods, purify, studies, train
 
 app = typer.Typer(
     name="depura",
@@ -19,6 +19,7 @@ app.command("plan")(studies.plan)
 app.command("report")(studies.report)
 app.command("claim")(claim.claim)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
 app.command("audit-gradient")(audit.audit)
 app.command("methods")(methods.methods)
 app.command("purify")(purify.purify)

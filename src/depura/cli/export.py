@@ -1,0 +1,25 @@
+"""The command export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depura.cli.doors import door, out
+from depura.data import files
+from depura.evaluation.records import RunDirectory
+from depura.judging.exported import table
+from depura.reports import datafiles
+
+
+@door
+def export(
+    directory: Annotated[Path, typer.Argument(help="Run directory.")],
+    to: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
+) -> None:
+    """Write a finished run as one table, a line for each image, attack and radius."""
+    found = table(RunDirectory.open(directory))
+    files.write_all({to: datafiles.encode(found, to)}, where="export")
+    out.print(f"wrote    {to}: {len(found['image']):,} lines of {len(found)} columns", highlight=False, soft_wrap=True)

@@ -1,0 +1,123 @@
+"""A finished run as one table: a line for each image, attack and radius."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depura.evaluation.records import RunDirectory, Unit
+from depura.evaluation.statistics import errors_of
+from depura.judging.metrics import by_row, joined, outcome
+
+Table = dict[str, list[Any]]
+"""Columns of equal length; None where there is nothing to tell."""
+
+COLUMNS = {
+    "run": "name of the study",
+    "row": "name of the attack's row",
+    "kind": "what sort of attack",
+    "method": "the one that is judged, where methods are compared",
+    "route": "code of the gradient route",
+    "eps": "radius",
+    "image": "id of the image",
+    "label": "its class, by number",
+    "draws": "report draws",
+    "errors": "wrong ones among them",
+    "error_rate": "errors / draws",
+    "null_draws": "draws without an attack",
+    "null_errors": "wrong ones among them",
+    "random_errors": "of as many draws, under random corners of the ball; at the study's own radius only",
+    "select_draws": "draws on which candidates were compared",
+    "select_errors": "wrong ones of the chosen candidate",
+    "select_margin": "its mean margin there",
+    "margin": "mean margin over the report draws",
+    "chosen": "number of the chosen candidate",
+    "distance": "size of its perturbation, in the norm of the threat model",
+    "rounded_draws": "draws on which the example was judged after rounding to 8 bits",
+    "rounded_errors": "wrong ones among them",
+    "gradients": "evaluations with a gradient that the attack spent on the image",
+    "forwards": "evaluations without",
+    "finished": "step after which the attack was content with the image; -1 for never",
+    "zero_gradients": "share of gradients that were exactly zero; none of attacks without gradients",
+    "predicted": "labels of the report draws with their counts, the most frequent first, as in 7:60 1:4",
+}
+"""Names of the columns, and what they hold."""
+
+
+def table(directory: RunDirectory) -> Table:
+    """All attacks of a finished run, image by image.
+
+    Args:
+        directory: the run.
+
+    Returns:
+        The columns of `COLUMNS`, in the order of rows, radii and images.
+
+    Raises:
+        RecordError: units are missing or damaged.
+    """
+    header, units = directory.header, by_row(directory)
+    main = header["threat_model"]["eps"]
+    found: Table = {name: [] for name in COLUMNS}
+    for row in header["rows"]:
+        for eps in sorted(radius for name, radius in units if name == row["name"]):
+            columns = _columns(header, row, eps, units[row["name"], eps], units[row["null"], main], own=eps == main)
+            for name in COLUMNS:
+                found[name] += columns[name]
+    return found
+
+
+def _columns(
+    header: dict[str, Any], row: dict[str, Any], eps: float, units: Sequence[Unit], nulls: Sequence[Unit], *, own: bool
+) -> Table:
+    """The columns of one row at one radius; null baselines do not depend on the radius, random corners do."""
+    attacked = outcome(units)
+    n, draws = attacked.predictions.shape
+    null, random = outcome(nulls).first(n), outcome(nulls, "random_predictions").first(n)
+    rounded = outcome(units, "rounded_predictions")
+    chosen, spent = joined(units, "chosen"), joined(units, "spent")
+    errors = errors_of(attacked.predictions, attacked.labels)
+    same: dict[str, Any] = {
+        "run": header["name"],
+        **{name: row[name] for name in ("kind", "method", "route")},
+        "row": row["name"],
+        "eps": eps,
+        "draws": draws,
+        "null_draws": null.predictions.shape[1],
+        "select_draws": header["draws"]["select"],
+        "rounded_draws": rounded.predictions.shape[1],
+    }
+    zero = joined(units, "zero_gradients").reshape(n, -1).mean(1) if "zero_gradients" in units[0].arrays else None
+    each: dict[str, NDArray[Any]] = {
+        "image": joined(units, "ids"),
+        "label": attacked.labels,
+        "errors": errors,
+        "error_rate": errors / draws,
+        "null_errors": errors_of(null.predictions, null.labels),
+        "select_errors": joined(units, "select_errors")[np.arange(n), chosen],
+        "select_margin": joined(units, "select_margins"),
+        "margin": joined(units, "margins"),
+        "chosen": chosen,
+        "distance": joined(units, "distance"),
+        "rounded_errors": errors_of(rounded.predictions, rounded.labels),
+        "gradients": spent[:, 0],
+        "forwards": spent[:, 1],
+        "finished": joined(units, "finished"),
+    }
+    return {
+        **{name: [value] * n for name, value in same.items()},
+        **{name: values.tolist() for name, values in each.items()},
+        "random_errors": errors_of(random.predictions, random.labels).tolist() if own else [None] * n,
+        "zero_gradients": [None] * n if zero is None else zero.tolist(),
+        "predicted": [_counts(labels) for labels in attacked.predictions],
+    }
+
+
+def _counts(labels: NDArray[np.int64]) -> str:
+    """Labels with their counts, the most frequent first, then by number."""
+    counts = Counter(int(label) for label in labels)
+    return " ".join(f"{label}:{count}" for label, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
