@@ -121,6 +121,7 @@ GRAD_MODE = {
     "evaluation/indicators.py",
     "evaluation/scoring.py",
     "evaluation/price.py",
+    "evaluation/replay.py",
     "evaluation/runner.py",
     "evaluation/describe.py",
     "audit/audit.py",

@@ -1,10 +1,10 @@
-"""The command line: `depura demo | run | plan | report | audit-gradient | methods | purify | attack(s) | train`."""
+"""The command line: `depura demo | run | plan | report | claim | compare | export | replay | ...`."""
 
 from __future__ import annotations
 
 import typer
 
-from depura.cli import attack, attacks, audit, claim, compare, export, methods, purify, studies, train
+from depura.cli import attack, attacks, audit, claim, compare, export, methods, purify, replay, studies, train
 
 app = typer.Typer(
     name="depura",
@@ -20,6 +20,7 @@ app.command("report")(studies.report)
 app.command("claim")(claim.claim)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
+app.command("replay")(replay.replay)
 app.command("audit-gradient")(audit.audit)
 app.command("methods")(methods.methods)
 app.command("purify")(purify.purify)

@@ -1,0 +1,239 @@
+"""One recorded decision made again: the same image, the same draw, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depura import _check
+from depura.defence import Defence
+from depura.evaluation.records import RecordError, RunDirectory, Unit, differences
+from depura.evaluation.runner import header
+from depura.evaluation.scoring import score
+from depura.evaluation.source import StudySource
+from depura.evaluation.streams import Streams
+from depura.evaluation.study import Row, Study
+from depura.noise import Noise
+from depura.rules import Single
+from depura.schedules import vp_scale
+
+NOT_THE_STUDY = ("command", "source", "schema")
+"""Parts of a header that say how a run was made."""
+
+OF_THE_MACHINE = ("versions", "code")
+"""Parts of a header that may differ where a record is looked at; a replay tells of them."""
+
+
+class Frame(NamedTuple):
+    """One step of a walk.
+
+    Attributes:
+        sigma: noise level before the step.
+        round: number of the round.
+        state: the noisy image before the step, scaled to the range of images, (C, H, W).
+        estimate: the clean image as estimated there, (C, H, W).
+    """
+
+    sigma: float
+    round: int
+    state: Tensor
+    estimate: Tensor
+
+
+class Replay(NamedTuple):
+    """A decision made again.
+
+    Attributes:
+        row: whose example it is.
+        image: its id.
+        label: its class, by number.
+        draw: number of the report draw.
+        walk: number of the purification that is shown, of those that the deployed rule makes.
+        clean: whether the clean image was put in instead of the adversarial one.
+        recorded: the label on record; None for the clean image, which was not judged on these draws.
+        predicted: the label now.
+        seen: the label of each purification by itself, in order.
+        original: the clean image, (C, H, W) in [0, 1].
+        given: what was put in, (C, H, W).
+        frames: the steps of one purification.
+        purified: its result, (C, H, W), nominally in [0, 1].
+        notes: what of the machine is not as recorded, in sentences.
+    """
+
+    row: str
+    image: int
+    label: int
+    draw: int
+    walk: int
+    clean: bool
+    recorded: int | None
+    predicted: int
+    seen: tuple[int, ...]
+    original: Tensor
+    given: Tensor
+    frames: tuple[Frame, ...]
+    purified: Tensor
+    notes: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the label is the one on record, if there is one."""
+        return self.recorded in (None, self.predicted)
+
+
+def rebuilt(directory: RunDirectory, *, study: Path | None = None) -> tuple[Study, tuple[str, ...]]:
+    """The study of a run, made anew from its file, and what of the machine is not as recorded.
+
+    Args:
+        directory: the run.
+        study: the study file, if it is not where it was.
+
+    Returns:
+        The study; sentences about versions and code that differ.
+
+    Raises:
+        InputError: the run was not made from a study file, or the file is not there.
+        RecordError: the file gives another study than the one on record.
+    """
+    source = StudySource.of(directory.header, path=study)
+    made = source.load()
+    now = json.loads(json.dumps(header(made, command="", source=None)))
+    skipped = (*NOT_THE_STUDY, *OF_THE_MACHINE)
+    found, wanted = ({k: v for k, v in h.items() if k not in skipped} for h in (directory.header, now))
+    first = next(differences(found, wanted), None)
+    if first is not None:
+        raise RecordError(
+            f"run directory {directory.path}: expected the study that {source.path} makes, got a record of another one "
+            f"({first.where} is {first.found} on record and {first.wanted} now). Give the file as it was with --study."
+        )
+    notes = [
+        f"Not as recorded: {d.where} ({d.found} on record, {d.wanted} now)."
+        for key in ("versions",)
+        for d in differences(directory.header[key], now[key], key)
+    ]
+    if directory.header["code"] != now["code"]:
+        notes.append("Not as recorded: the code of depura.")
+    return made, tuple(notes)
+
+
+def replay(
+    directory: RunDirectory,
+    *,
+    image: int,
+    draw: int = 0,
+    row: str = "",
+    eps: float | None = None,
+    walk: int = 0,
+    clean: bool = False,
+    study: Path | None = None,
+) -> Replay:
+    """Make one recorded decision again, from the recorded example and the noise of a report draw.
+
+    Args:
+        directory: a run; the unit that holds the image must be done.
+        image: its id.
+        draw: number of the report draw, from 0.
+        row: whose example; default: the first adaptive row, or else the first that attacks the defence.
+        eps: radius; default the study's own.
+        walk: which of the purifications of a rule of several draws to show.
+        clean: put in the clean image instead of the adversarial one, under the same noise.
+        study: the study file, if it is not where it was.
+
+    Returns:
+        The decision with its walk.
+
+    Raises:
+        InputError: unknown image, draw, row, radius or walk; the message says what there is.
+        RecordError: the study cannot be rebuilt as recorded, or the unit is missing or damaged.
+    """
+    made, notes = rebuilt(directory, study=study)
+    chosen = _row(made, row)
+    unit, place = _recorded(directory, chosen, image, made.ball.eps if eps is None else eps)
+    n_draws, n_walks = unit.arrays["predictions"].shape[1], chosen.judged.rule.n_draws
+    _check.integer("replay", "draw", draw, low=0, high=n_draws - 1, advice=f"Row {chosen.name} has {n_draws} draws.")
+    _check.integer("replay", "walk", walk, low=0, high=n_walks - 1, advice=f"The rule makes {n_walks} purifications.")
+    position = made.data.ids.index(image)
+    original, label = made.data.images[position : position + 1], made.data.labels[position : position + 1]
+    given = original if clean else torch.from_numpy(unit.arrays["adversarial"][place : place + 1])
+    noise = Streams(made.seed).report((image,))
+    decided = score(chosen.judged, given, label, noise, draws=range(draw, draw + 1))
+    alone = score(
+        chosen.judged.with_(rule=Single()), given, label, noise, draws=range(draw * n_walks, (draw + 1) * n_walks)
+    )
+    frames, purified = _walked(chosen.judged, given, noise.draw(draw * n_walks + walk))
+    return Replay(
+        row=chosen.name,
+        image=image,
+        label=int(label),
+        draw=draw,
+        walk=walk,
+        clean=clean,
+        recorded=None if clean else int(unit.arrays["predictions"][place, draw]),
+        predicted=int(decided.predictions),
+        seen=tuple(int(k) for k in alone.predictions[0]),
+        original=original[0],
+        given=given[0],
+        frames=frames,
+        purified=purified,
+        notes=notes,
+    )
+
+
+def _walked(defence: Defence, given: Tensor, noise: Noise) -> tuple[tuple[Frame, ...], Tensor]:
+    """The steps of one purification, and its result."""
+    assert defence.purifier is not None
+    frames = tuple(
+        Frame(
+            sigma=moment.step.sigma,
+            round=moment.round,
+            state=((vp_scale(moment.step.sigma) * moment.x + 1) / 2)[0],
+            estimate=((moment.x0 + 1) / 2)[0],
+        )
+        for moment in defence.purifier.trajectory(given, noise)
+    )
+    with torch.no_grad():
+        return frames, defence.purifier(given, noise)[0]
+
+
+def _row(study: Study, name: str) -> Row:
+    """The row of a name; without one, the first adaptive row, or else the first that attacks a purified defence."""
+    purified = [row for row in study.rows if row.judged.purifier is not None]
+    if not purified:
+        _check.fail("replay", "a study that judges a defence with a purifier", "one without", "Nothing walks there.")
+    if not name:
+        return next((row for row in purified if row.kind == "adaptive"), purified[0])
+    found = next((row for row in purified if row.name == name), None)
+    if found is None:
+        known = ", ".join(row.name for row in purified)
+        bare = any(row.name == name for row in study.rows)
+        got = f"{name!r}, which judges a bare classifier" if bare else repr(name)
+        _check.fail("--row", f"a row that judges a purifier ({known})", got)
+    return found
+
+
+def _recorded(directory: RunDirectory, row: Row, image: int, eps: float) -> tuple[Unit, int]:
+    """The unit of a row that holds an image, and the image's place in it."""
+    entries = [entry for entry in directory.header["units"] if entry["row"] == row.name]
+    radii = sorted({entry["eps"] for entry in entries})
+    if eps not in radii:
+        _check.fail("--eps", f"a radius of row {row.name} ({', '.join(f'{r:g}' for r in radii)})", f"{eps:g}")
+    ids: list[int] = directory.header["data"]["ids"]
+    own = [entry for entry in entries if entry["eps"] == eps]
+    for entry in own:
+        if image in ids[entry["first"] : entry["last"]]:
+            unit = directory.load(entry["unit"])
+            return unit, int(np.flatnonzero(unit.arrays["ids"] == image)[0])
+    known = [k for entry in own for k in ids[entry["first"] : entry["last"]]]
+    return _check.fail("--image", f"the id of an image of row {row.name} at eps {eps:g} ({_listed(known)})", f"{image}")
+
+
+def _listed(ids: Iterable[int]) -> str:
+    """All of a few numbers, the first and the last of many."""
+    words = [str(k) for k in ids]
+    return ", ".join(words) if len(words) <= 40 else f"{', '.join(words[:30])}, ..., {words[-1]}; {len(words)} in all"
