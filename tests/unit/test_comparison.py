@@ -248,6 +248,8 @@ def test_methods_of_comparisons(tmp_path: Path) -> None:
     assert sentences(named)[0].startswith("Under the strongest attack for each image B (other) keeps")
     alone = compare(made(tmp_path / "c", A), b, methods=("", "new"))
     assert alone.pairs[3].difference.value == pytest.approx(-18 / 32)
+    assert sentences(alone)[0].startswith("Under the strongest attack for each image B (new) keeps")
+    assert "more accuracy than A (A - B:" in sentences(alone)[0]
     for methods, said in (
         (("older", ""), r"--method-a: expected a method of that run \(old, new\), got 'older'"),
         (("old", ""), r"--method-b: expected which of the run's methods \(new, other\)"),

@@ -253,7 +253,8 @@ def _refuse(a: RunDirectory, b: RunDirectory, what: str, where: Differing) -> No
 
 def _unlike(a: _Side, b: _Side) -> list[str]:
     """What makes the attacks on two defences unlike, in sentences."""
-    of = f" ({a.method} and {b.method})" if a.method != b.method else f" ({a.method})" if a.method else ""
+    methods = dict.fromkeys(name for name in (a.method, b.method) if name)
+    of = f" ({' and '.join(methods)})" if methods else ""
     found: list[str] = []
     for name in a.rows:
         if name not in b.rows:
@@ -293,7 +294,8 @@ def _notes(a: dict[str, Any], b: dict[str, Any], found: Sequence[tuple[_Side, _S
         notes.append("The seed is the same: an image met noise of the same addresses in both.")
     for x, y in found:
         if next(differences(x.described["defence"]["purifier"], y.described["defence"]["purifier"]), None) is None:
-            of = f" of {x.method} and {y.method}" if x.method else ""
+            methods = dict.fromkeys(name for name in (x.method, y.method) if name)
+            of = f" of {' and '.join(methods)}" if methods else ""
             notes.append(f"The purifiers{of} are the same: what differs is the attack or chance.")
     return tuple(dict.fromkeys(notes))
 

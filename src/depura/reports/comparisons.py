@@ -56,10 +56,9 @@ def sentences(found: Comparison) -> tuple[str, ...]:
 
 
 def _sentence(pair: Pair) -> str:
-    a, b = pair.methods
-    left, right = (f"A ({a})", f"B ({b})") if a or b else ("A", "B")
+    left, right = (f"{run} ({name})" if name else run for run, name in zip("AB", pair.methods, strict=True))
     d = pair.difference
-    interval = f"95 % CI {100 * d.low:+.1f} to {100 * d.high:+.1f} points, {_p(d.p)}"
+    interval = f"95 % CI {100 * d.low:+.1f} to {100 * d.high:+.1f} points, corrected {_p(d.p)}"
     if d.detectable:
         better, worse = (left, right) if d.value > 0 else (right, left)
         return (
