@@ -63,3 +63,8 @@ def test_an_attack_without_gradients_has_no_share_of_zeros(tmp_path: Path) -> No
 def test_other_endings_are_refused() -> None:
     with pytest.raises(InputError, match=r"a file name ending in \.csv or \.parquet, got x\.json"):
         encode({"a": [1]}, Path("x.json"))
+
+
+def test_the_columns_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "working-with-runs.md").read_text(encoding="utf-8")
+    assert "\n".join(f"| {name} | {holds} |" for name, holds in COLUMNS.items()) in page
