@@ -29,7 +29,7 @@ def summary(tmp_path: Path, **changed: Any) -> Summary:
     header["versions"] |= {"torch": "2_x"}
     for row in header["rows"]:
         row["attack"] = PGD
-    return replace(made, header=header, **changed)
+    return replace(made, header=header, **{"verdicts": (), "flags": (), "refused": False, **changed})
 
 
 def test_the_paragraph_holds_every_number_of_the_run(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_each_method_of_a_comparison(tmp_path: Path) -> None:
         method["defence"] = {"purifier": None if method["baseline"] else {"type": "x"}}
     for row in header["rows"]:
         row["attack"] = PGD
-    made = replace(made, header=header)
+    made = replace(made, header=header, refused=False)
     assert made.ranking is not None
     found = claims(made)
     assert [c.method for c in found] == [s.method for s in made.ranking.standings]
