@@ -212,6 +212,14 @@ def test_unequal_attacks_are_told(tmp_path: Path) -> None:
     assert pairs["strongest of shared"].second.value == 1
 
 
+def test_another_kind_of_attack_is_told_by_its_type_alone(tmp_path: Path) -> None:
+    def change(head: dict[str, Any]) -> None:
+        next(row for row in head["rows"] if row["name"] == "adaptive")["attack"] = {"type": "APGD", "n_steps": 10}
+
+    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B, change))
+    assert found.warnings == ('Row adaptive is another attack in B than in A (type: "PGD" in A, "APGD" in B).',)
+
+
 def of_methods(errors: Errors, *names: str) -> tuple[Errors, Callable[[dict[str, Any]], None]]:
     """The rows of a run, once for each of several methods."""
     own = {

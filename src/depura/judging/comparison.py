@@ -261,6 +261,7 @@ def _unlike(a: _Side, b: _Side) -> list[str]:
             continue
         ours, theirs = a.rows[name], b.rows[name]
         fields = list(differences(ours["attack"], theirs["attack"]))
+        fields = [d for d in fields if d.where == "type"] or fields  # other fields of another attack say nothing
         if fields:
             said = ", ".join(f"{d.where}: {d.found} in A, {d.wanted} in B" for d in fields[:4])
             more = f", and {len(fields) - 4} more fields" if len(fields) > 4 else ""
