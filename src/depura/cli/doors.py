@@ -123,7 +123,15 @@ def duration(seconds: float) -> str:
     """A time in words, of two or three digits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"
+
+
+def compact(count: int) -> str:
+    """A count, exactly up to a million, else in millions."""
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
 
 
 def seconds(option: str, text: str) -> float:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 import depura.demo
 from depura import _check
-from depura.cli.doors import cores, door, duration, one_thread, out, seconds
+from depura.cli.doors import compact, cores, door, duration, one_thread, out, seconds
 from depura.cli.live import Live
 from depura.data import files
 from depura.evaluation import price
@@ -240,21 +240,24 @@ def _report(directory: RunDirectory) -> Summary | None:
 def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("row", "eps", "images", "forward", "pulled back", "graph", "one worker"):
-        table.add_column(heading, justify="left" if heading == "row" else "right")
+        table.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
     for p in prices:
         graph = f"{p.memory / 2**20:,.0f} MiB" if p.memory else ""
-        counts = (f"{p.images}", f"{p.forward:,}", f"{p.backward:,}", graph, duration(p.seconds))
-        table.add_row(p.row, f"{p.eps:g}", *counts)
+        counts = (f"{p.images}", compact(p.forward), compact(p.backward), graph, duration(p.seconds))
+        table.add_row(p.row, f"{p.eps:.3g}", *counts)
     forward, backward = sum(p.forward for p in prices), sum(p.backward for p in prices)
     total = sum(p.seconds for p in prices)
     largest = max(p.memory for p in prices)
     table.add_section()
-    counts = (f"{forward:,}", f"{backward:,}", f"{largest / 2**20:,.0f} MiB", duration(total))
+    counts = (compact(forward), compact(backward), f"{largest / 2**20:,.0f} MiB", duration(total))
     table.add_row("all", "", "", *counts, style="bold")
     n = len(study.data.images)
-    out.print(f"{study.name}: denoiser evaluations, exactly; time from a short probe on this machine")
+    out.print(f"{study.name}: denoiser evaluations and, from a short probe on this machine, memory and time")
     out.print(table)
-    out.print(f"{forward / n:,.0f} denoiser evaluations per image, {study.report_draws} report draws for each attack")
+    out.print(
+        f"{forward:,} denoiser evaluations, {backward:,} of them pulled back through; {forward / n:,.0f} per image; "
+        f"{study.report_draws} report draws for each attack"
+    )
     out.print(f"about {duration(total / workers)} on {workers} worker{'s' if workers > 1 else ''}")
 
 
