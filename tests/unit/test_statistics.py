@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from depura.evaluation.statistics import (
+    Recount,
     any_of,
     errors_of,
     holm,
@@ -216,3 +217,29 @@ def test_holms_correction_by_a_worked_example() -> None:
     assert holm([0.6, 0.7]) == (1.0, 1.0)
     assert holm([0.03]) == (0.03,)
     assert holm([]) == ()
+
+
+def test_the_p_value_of_a_recount_is_that_of_all_ways_to_share_out_the_wrong_draws() -> None:
+    """By enumeration: which K of an image's 2K draws were recorded is equally likely for all choices."""
+    recorded, again, k = np.array([2, 3]), np.array([0, 1]), 3
+    sums = []
+    for ways in itertools.product(itertools.combinations(range(2 * k), k), repeat=2):
+        sums.append(sum(sum(at < t for at in way) for way, t in zip(ways, recorded + again, strict=True)))
+    far = np.abs(np.array(sums) - (recorded + again).sum() / 2) >= abs(recorded.sum() - (recorded + again).sum() / 2)
+    assert Recount("a", k, recorded, again).p == pytest.approx(far.mean())
+    assert Recount("a", k, again, recorded).p == pytest.approx(far.mean())
+
+
+def test_the_p_value_of_a_recount_of_one_image_is_fishers() -> None:
+    for a, b in ((0, 16), (3, 9), (5, 5), (0, 0), (16, 16)):
+        expected = stats.fisher_exact([[a, 16 - a], [b, 16 - b]]).pvalue
+        assert Recount("a", 16, np.array([a]), np.array([b])).p == pytest.approx(expected)
+
+
+def test_recounts_of_the_same_rates_are_seldom_refused() -> None:
+    rng = np.random.default_rng(0)
+    rates = np.array([0.02, 0.3, 0.5, 0.97])
+    p = np.array([Recount("a", 32, *rng.binomial(32, rates, size=(2, 4))).p for _ in range(2000)])
+    assert 0.02 < (p <= 0.05).mean() < 0.055
+    other = np.array([Recount("a", 32, rng.binomial(32, rates), rng.binomial(32, 0.5 * rates)).p for _ in range(200)])
+    assert (other <= 0.05).mean() > 0.9

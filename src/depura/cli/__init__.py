@@ -1,10 +1,24 @@
-"""The command line: `depura demo | run | plan | report | claim | compare | export | replay | ...`."""
+"""The command line: `depura demo | run | plan | report | verify | compare | claim | replay | ...`."""
 
 from __future__ import annotations
 
 import typer
 
-from depura.cli import attack, attacks, audit, claim, compare, export, methods, purify, replay, studies, train
+from depura.cli import (
+    attack,
+    attacks,
+    audit,
+    claim,
+    compare,
+    export,
+    methods,
+    purify,
+    replay,
+    rescore,
+    studies,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="depura",
@@ -21,6 +35,8 @@ app.command("claim")(claim.claim)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("replay")(replay.replay)
+app.command("verify")(verify.verify)
+app.command("rescore")(rescore.rescore)
 app.command("audit-gradient")(audit.audit)
 app.command("methods")(methods.methods)
 app.command("purify")(purify.purify)

@@ -148,7 +148,7 @@ def plan(
 @door
 def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     """Write report.html and report.md of a run directory, and print its table. Exit code 1: a check failed."""
-    _report(RunDirectory.open(directory))
+    conclude(RunDirectory.open(directory))
 
 
 def _run(
@@ -186,7 +186,7 @@ def _run(
                 on_unit=live.unit,
                 despite_audit=despite_audit,
             )
-    return _report(directory)
+    return conclude(directory)
 
 
 def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey], machine: Machine) -> None:
@@ -214,7 +214,18 @@ def _share(priced: price.Price, todo: Sequence[UnitKey]) -> float:
     return images / priced.images
 
 
-def _report(directory: RunDirectory) -> Summary | None:
+def conclude(directory: RunDirectory) -> Summary | None:
+    """Write the reports of a run and print its table, or its headline alone while units are missing.
+
+    Args:
+        directory: the run.
+
+    Returns:
+        The summary; None while units are missing.
+
+    Raises:
+        Exit: a check failed.
+    """
     summary, written = page.write(directory)
     if not summary.complete:
         out.print(summary.headline)

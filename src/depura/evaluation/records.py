@@ -184,6 +184,8 @@ class RunDirectory:
     def _identity(self, row: Any) -> str:
         """Digest of what decides the numbers of a row, or of a null baseline: studies that agree in it share units."""
         decisive = {key: self.header.get(key) for key in _DECISIVE}
+        if "rescored_from" in self.header:
+            decisive["rescored_from"] = self.header["rescored_from"]
         rows = [entry for entry in self.header.get("rows", []) if row in (entry.get("name"), entry.get("null"))]
         decisive["row"] = [(entry.get("name"), entry.get("attack")) for entry in rows[:1]]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

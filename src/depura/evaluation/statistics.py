@@ -185,6 +185,38 @@ def _swapped(differences: Floats, *, seed: int) -> float:
     return float(found.pvalue)
 
 
+class Recount(NamedTuple):
+    """Errors of some images, counted twice, on as many draws that differ.
+
+    Attributes:
+        row: what was attacked and judged.
+        draws: of each image, each time.
+        recorded: (n,), wrong draws the first time.
+        again: (n,), the second time.
+    """
+
+    row: str
+    draws: int
+    recorded: Ints
+    again: Ints
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value that both counts are of the same error rates, whatever these are.
+
+        Given how many of an image's 2K draws were wrong, the first count is hypergeometric; the sum over images is
+        compared with the exact distribution of such a sum, which is symmetric.
+        """
+        total, k = self.recorded + self.again, self.draws
+        law = np.ones(1)
+        for wrong in map(int, total):
+            ways: Floats = stats.hypergeom.pmf(np.arange(wrong + 1), 2 * k, wrong, k)
+            law = np.convolve(law, ways)
+        middle = total.sum() / 2
+        far = np.abs(np.arange(len(law)) - middle) >= abs(self.recorded.sum() - middle)
+        return float(min(1.0, law[far].sum()))
+
+
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Holm's correction: p-values that may be compared with 0.05 though several tests were made (Holm 1979).
 

@@ -218,7 +218,7 @@ def summarise(directory: RunDirectory) -> Summary:
             strongest=None,
             curve=_curve_by_method(header, by_row),
             pictures=_pictures_by_method(header, by_row),
-            warnings=(*ranking.warnings(ranked), *_warnings(lines, defended)),
+            warnings=(*_remarks(header), *ranking.warnings(ranked), *_warnings(lines, defended)),
             devices=devices,
             ranking=ranked,
             verdicts=found,
@@ -236,12 +236,18 @@ def summarise(directory: RunDirectory) -> Summary:
         strongest=together,
         curve=_curve(header, by_row, defended),
         pictures=_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]]),
-        warnings=(f"{header['note']}.",) if header["note"] else (),
+        warnings=_remarks(header),
         devices=devices,
         verdicts=found,
         flags=checks.flags(found, evidence),
         refused=bool(refused),
     )
+
+
+def _remarks(header: dict[str, Any]) -> tuple[str, ...]:
+    """What the header says a reader must know."""
+    notes = [f"{header['note']}."] if header["note"] else []
+    return (*notes, *([header["rescored_from"]["warning"]] if "rescored_from" in header else []))
 
 
 def _headline(together: Metrics | None, null: Metrics | None, found: Sequence[Verdict]) -> str:

@@ -19,7 +19,7 @@ class Verdict(NamedTuple):
     """The outcome of one check, in words.
 
     Attributes:
-        id: V1 to V17.
+        id: V1 to V17, or what `depura verify` looks at.
         name: in two or three words.
         status: the outcome.
         sentence: what was expected and what was measured; of a check that was not run, why.

@@ -52,6 +52,18 @@ def html(summary: Summary) -> str:
     )
 
 
+def texts(summary: Summary) -> dict[str, str]:
+    """The reports of a summary.
+
+    Args:
+        summary: of a run.
+
+    Returns:
+        Texts by file name; equal summaries give equal ones.
+    """
+    return {"report.md": tables.markdown(summary), "report.html": html(summary)}
+
+
 def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
     """Write report.md and report.html into a run directory, each in one move.
 
@@ -63,9 +75,8 @@ def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
     """
     _check.writable_folder("report", directory.path)
     summary = summarise(directory)
-    texts = {"report.md": tables.markdown(summary), "report.html": html(summary)}
     written: list[Path] = []
-    for name, text in texts.items():
+    for name, text in texts(summary).items():
         file = directory.path / name
         _atomic.write(file, text.encode())
         written.append(file)

@@ -1,0 +1,174 @@
+"""Verdicts on whether a record holds, in words. What they are of is found by `depura.evaluation.verification`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from depura.evaluation.records import RecordError, RunDirectory, Unit
+from depura.evaluation.statistics import Recount, holm
+from depura.judging.verdicts import Status, Verdict
+
+LEVEL = 0.01
+"""A re-scored row fails where its p-value, corrected for the number of rows, is below."""
+
+PARTS = {
+    "data": ("data",),
+    "defence": ("defence", "rule", "note", "methods"),
+    "attacks": ("rows", "threat_model", "curve"),
+    "study": ("name", "seed", "draws", "memory", "units", "rescored_from"),
+}
+"""Parts of a header that decide its numbers, by what they are about."""
+
+
+def files(directory: RunDirectory) -> tuple[Verdict, tuple[Unit, ...]]:
+    """Whether every unit that is there can be read and is of this study, and nothing else lies among them.
+
+    Args:
+        directory: a run.
+
+    Returns:
+        The verdict, and the units that are sound.
+    """
+    sound: list[Unit] = []
+    broken = [f"foreign file {file}" for file in directory.foreign()]
+    for entry in directory.header["units"]:
+        if directory.has(entry["unit"]):
+            try:
+                sound.append(directory.load(entry["unit"]))
+            except RecordError as error:
+                broken.append(str(error))
+    if broken:
+        return Verdict("digest", "files", Status.FAIL, _some(broken), "Nothing else is lost."), tuple(sound)
+    words = f"all {len(sound)} units can be read, with the contents that their digests were taken of"
+    return Verdict("digest", "files", Status.PASS, words), tuple(sound)
+
+
+def complete(done: int, total: int) -> Verdict:
+    """Whether all units of a study are there.
+
+    Args:
+        done: units that are there.
+        total: units that there should be.
+
+    Returns:
+        The verdict; a warning where some are missing, as a run that was stopped is no wrong one.
+    """
+    words = f"{done} of {total} units are there"
+    if done == total:
+        return Verdict("complete", "all units", Status.PASS, words)
+    return Verdict("complete", "all units", Status.WARN, words, "Give the command that made the run again.")
+
+
+def report(present: Sequence[str], stale: Sequence[str]) -> Verdict:
+    """Whether the reports in the folder are those of its record.
+
+    Args:
+        present: names of the reports that are there.
+        stale: names of those that are not what the record gives now.
+
+    Returns:
+        The verdict.
+    """
+    if not present:
+        return Verdict("report", "reports", Status.NOT_RUN, "no report is in the folder")
+    if stale:
+        words = f"{' and '.join(stale)} stale: made anew from the record it differs"
+        return Verdict("report", "reports", Status.FAIL, words, "`depura report` writes it from the record.")
+    return Verdict("report", "reports", Status.PASS, f"{' and '.join(present)}: made anew from the record, equal bytes")
+
+
+def unreportable(why: str) -> Verdict:
+    """What is said where no report can be made of a record.
+
+    Args:
+        why: the error.
+
+    Returns:
+        The verdict.
+    """
+    return Verdict("report", "reports", Status.FAIL, f"no report can be made of the record ({why})")
+
+
+def study(differences: Sequence[tuple[str, str]]) -> tuple[Verdict, ...]:
+    """Whether the study, built anew, is the one that was recorded.
+
+    Args:
+        differences: parts of the header that differ, each with a sentence.
+
+    Returns:
+        A verdict on each of the parts that decide the numbers, and a warning at most on what computed them.
+    """
+    found = dict(differences)
+    verdicts: list[Verdict] = []
+    for name, parts in PARTS.items():
+        wrong = [found.pop(part) for part in parts if part in found]
+        status = Status.FAIL if wrong else Status.PASS
+        advice = "With --study another file is taken, with -S other settings." if wrong else ""
+        words = _some(wrong) if wrong else f"{', '.join(parts)}: equal to those of the study built anew"
+        verdicts.append(Verdict("hash", name, status, words, advice))
+    if found:
+        words = f"computed by another code: {_some(list(found.values()))}"
+        verdicts.append(Verdict("hash", "code", Status.WARN, words, "Numbers may differ in their last bits, or more."))
+    else:
+        verdicts.append(Verdict("hash", "code", Status.PASS, "the code and the versions that computed it are these"))
+    return tuple(verdicts)
+
+
+def not_rebuilt(why: str) -> tuple[Verdict, ...]:
+    """What is said where the study cannot be built anew.
+
+    Args:
+        why: the reason.
+
+    Returns:
+        Verdicts of checks that were not run.
+    """
+    names = (("hash", "study"), ("bounds", "examples"), ("rescore", "fresh draws"))
+    return tuple(Verdict(id, name, Status.NOT_RUN, why) for id, name in names)
+
+
+def bounds(faults: Sequence[str], n_units: int) -> Verdict:
+    """Whether the arrays can be true.
+
+    Args:
+        faults: sentences on what cannot.
+        n_units: units looked at.
+
+    Returns:
+        The verdict.
+    """
+    if faults:
+        return Verdict("bounds", "examples", Status.FAIL, _some(faults), "Delete these units and run again.")
+    words = f"{n_units} units: examples in their balls and in [0, 1], at the distances recorded; counts in range"
+    return Verdict("bounds", "examples", Status.PASS, words)
+
+
+def rescored(recounts: Sequence[Recount]) -> tuple[Verdict, ...]:
+    """Whether fresh draws agree with those that were recorded.
+
+    Args:
+        recounts: one for each row and null baseline.
+
+    Returns:
+        A verdict for each, its p-value corrected for their number (Holm).
+    """
+    verdicts: list[Verdict] = []
+    for recount, p in zip(recounts, holm([r.p for r in recounts]), strict=True):
+        n = len(recount.recorded)
+        draws = n * recount.draws
+        words = (
+            f"{n} image{'s' if n > 1 else ''}: {100 * recount.again.sum() / draws:.1f} % of {draws} fresh draws wrong, "
+            f"{100 * recount.recorded.sum() / draws:.1f} % of as many recorded (p = {p:.2g})"
+        )
+        if p < LEVEL:
+            advice = "What was recorded is not what this defence says of these examples."
+            verdicts.append(Verdict("rescore", recount.row, Status.FAIL, words, advice))
+        else:
+            verdicts.append(Verdict("rescore", recount.row, Status.PASS, words))
+    return tuple(verdicts)
+
+
+def _some(sentences: Sequence[str], most: int = 3) -> str:
+    """The first few, and how many more."""
+    more = f" (and {len(sentences) - most} more)" if len(sentences) > most else ""
+    return "; ".join(sentences[:most]) + more

@@ -1,0 +1,351 @@
+"""Commands on a finished run: verify, rescore, extend. What was recorded is sound, or the fault is named."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import depura
+from depura.cli import app
+from depura.demo import study
+from depura.evaluation.records import RecordError, RunDirectory, Unit
+
+TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
+SETTINGS = [word for text in TINY for word in ("-S", text)]
+ADAPTIVE = "adaptive_eps0.2_00000-00004"
+
+
+JUDGED = (0, 1)
+"""Exit codes of what was run and reported to the end: runs as small as these fail some checks."""
+
+
+def depura_(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("again") / "run"
+    result = depura_("demo", "--out", folder, "--workers", 1, *SETTINGS)
+    assert result.exit_code in JUDGED, result.output
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def verdicts(result: Result, status: str) -> list[str]:
+    return [line for line in result.output.splitlines() if line.startswith(status)]
+
+
+def edit(run: Path, name: str, **arrays: np.ndarray) -> None:
+    """Change a unit as one would who knows how digests are made."""
+    directory = RunDirectory.open(run)
+    unit = directory.load(name)
+    directory.commit(name, Unit({**unit.arrays, **arrays}, unit.meta))
+
+
+# verify
+
+
+def test_a_sound_record_holds_and_is_left_as_it_is(run: Path) -> None:
+    before = contents(run)
+    result = depura_("verify", run)
+    assert result.exit_code == 0, result.output
+    assert "The record holds" in result.output
+    assert not verdicts(result, "FAIL") + verdicts(result, "WARN")
+    rescored = [line for line in verdicts(result, "PASS") if "rescore, " in line]
+    assert [line.split("rescore, ")[1].split(":")[0] for line in rescored] == [
+        "null-undefended",
+        "null-transfer",
+        "undefended",
+        "transfer",
+        "adaptive",
+        "bpda",
+    ]
+    assert contents(run) == before
+
+
+def test_an_unfinished_run_is_no_wrong_one(run: Path) -> None:
+    (run / "units" / f"{ADAPTIVE}.npz").unlink()
+    assert depura_("report", run).exit_code in JUDGED
+    result = depura_("verify", run)
+    assert result.exit_code == 0, result.output
+    assert any("10 of 11 units" in line for line in verdicts(result, "WARN"))
+
+
+def flipped(data: bytes) -> bytes:
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda data: data[: len(data) // 2], lambda data: b""], ids=str)
+def test_a_damaged_unit_is_named_and_nothing_else_is_lost(run: Path, damage: object) -> None:
+    file = run / "units" / f"{ADAPTIVE}.npz"
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))  # type: ignore[operator]
+    before = contents(run)
+    refused = {
+        "verify": depura_("verify", run),
+        "report": depura_("report", run),
+        "demo": depura_("demo", "--out", run, "--workers", 1, *SETTINGS),
+    }
+    assert {name: result.exit_code for name, result in refused.items()} == {"verify": 1, "report": 2, "demo": 2}
+    for result in refused.values():
+        assert ADAPTIVE in result.output.replace("\n", "")
+    assert contents(run) == before
+    file.unlink()
+    assert depura_("demo", "--out", run, "--workers", 1, *SETTINGS).exit_code in JUDGED
+    assert file.read_bytes() == whole
+
+
+def test_a_unit_of_another_study_under_the_right_name_is_refused(run: Path, tmp_path: Path) -> None:
+    other = [word.replace("attack_steps=2", "attack_steps=3") for word in SETTINGS]
+    assert depura_("demo", "--out", tmp_path / "other", "--workers", 1, *other).exit_code in JUDGED
+    shutil.copy(tmp_path / "other" / "units" / f"{ADAPTIVE}.npz", run / "units" / f"{ADAPTIVE}.npz")
+    for command, code in (("verify", 1), ("report", 2)):
+        result = depura_(command, run)
+        assert result.exit_code == code
+        assert "of another one" in result.output.replace("\n", " ")
+
+
+def test_a_foreign_file_is_named(run: Path) -> None:
+    shutil.copy(run / "units" / f"{ADAPTIVE}.npz", run / "units" / "strange.npz")
+    result = depura_("verify", run)
+    assert result.exit_code == 1
+    assert "strange.npz" in verdicts(result, "FAIL")[0]
+
+
+def test_a_stale_report_is_named(run: Path) -> None:
+    file = run / "report.md"
+    file.write_text(file.read_text().replace(" %", "0 %"))
+    result = depura_("verify", run)
+    assert result.exit_code == 1
+    assert "report.md stale" in verdicts(result, "FAIL")[0]
+    assert len(verdicts(result, "FAIL")) == 1
+    assert depura_("report", run).exit_code in JUDGED
+    assert depura_("verify", run).exit_code == 0
+
+
+def test_other_weights_fail_and_other_code_warns(run: Path) -> None:
+    file = run / "study.json"
+    header = json.loads(file.read_text())
+    network = header["defence"]["classifier"]
+    assert len(network["weights_sha256"]) == 64
+    network["weights_sha256"] = "0" * 64
+    file.write_text(json.dumps(header))
+    for unit in (run / "units").iterdir():
+        unit.unlink()
+    result = depura_("verify", run)
+    assert result.exit_code == 1
+    assert any("hash, defence" in line and "weights_sha256" in line for line in verdicts(result, "FAIL"))
+    assert any("rescore" in line for line in verdicts(result, "not run"))
+
+
+def test_other_code_is_a_warning(finished: Path, tmp_path: Path) -> None:
+    old = RunDirectory.open(finished)
+    header = {k: v for k, v in old.header.items() if k != "schema"} | {"code": "0" * 64}
+    copy = RunDirectory.create(tmp_path / "older", header)
+    for entry in header["units"]:
+        copy.commit(entry["unit"], old.load(entry["unit"]))
+    result = depura_("verify", copy.path)
+    assert result.exit_code == 0, result.output
+    assert [line for line in verdicts(result, "WARN") if "another code" in line]
+
+
+def test_an_example_outside_its_ball_is_named(run: Path) -> None:
+    unit = RunDirectory.open(run).load(ADAPTIVE)
+    moved = unit.arrays["adversarial"].copy()
+    moved[2, 0, 3, 3] = (moved[2, 0, 3, 3] + 0.5) % 1
+    edit(run, ADAPTIVE, adversarial=moved)
+    result = depura_("verify", run)
+    assert result.exit_code == 1
+    said = next(line for line in verdicts(result, "FAIL") if "bounds" in line)
+    assert f"image {unit.arrays['ids'][2]} are not within" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("predictions", lambda a: a + 10, "predictions are not all among"),
+        ("predictions", lambda a: a[:, 1:], "predictions are not of 4 images and 16 draws"),
+        ("select_errors", lambda a: a + 17, "select_errors are not all from 0 to 16"),
+        ("chosen", lambda a: a + 9, "chosen is not one of the candidates"),
+        ("distance", lambda a: a / 2, "distance is not that of the examples"),
+        ("labels", lambda a: (a + 1) % 10, "labels"),
+        ("ids", lambda a: a[::-1].copy(), "ids"),
+        ("adversarial", lambda a: a[:2], "its arrays do not fit together"),
+    ],
+)
+def test_what_cannot_be_true_is_named(run: Path, name: str, change: object, said: str) -> None:
+    unit = RunDirectory.open(run).load(ADAPTIVE)
+    edit(run, ADAPTIVE, **{name: change(unit.arrays[name])})  # type: ignore[operator]
+    result = depura_("verify", run)
+    assert result.exit_code == 1
+    assert any(f"{ADAPTIVE}: {said}" in line for line in verdicts(result, "FAIL"))
+
+
+def test_edited_predictions_disagree_with_fresh_draws(run: Path) -> None:
+    """The undefended classifier is broken; a record that says otherwise does not survive one look."""
+    name = ADAPTIVE.replace("adaptive", "undefended")
+    unit = RunDirectory.open(run).load(name)
+    assert (unit.arrays["predictions"] != unit.arrays["labels"][:, None]).any()
+    right = np.repeat(unit.arrays["labels"][:, None], 16, axis=1).astype(np.int32)
+    edit(run, name, predictions=right)
+    assert depura_("report", run).exit_code in JUDGED
+    result = depura_("verify", run, "--share", 1)
+    assert result.exit_code == 1
+    assert [line.split(":")[0].split()[-1] for line in verdicts(result, "FAIL")] == ["undefended"]
+
+
+def test_the_study_file_may_have_moved(tmp_path: Path) -> None:
+    text = (
+        "from depura.demo import study as demo\n\n\n"
+        "def study(*, images: int = 2) -> object:\n"
+        "    return demo(images=images, attack_steps=1, eot=1, report_draws=2, curve=(), n_steps=2)\n"
+    )
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text(text)
+    assert depura_("run", first, "--out", tmp_path / "r", "--workers", 1).exit_code in JUDGED
+    first.rename(second)
+    lost = depura_("verify", tmp_path / "r")
+    assert lost.exit_code == 0
+    assert len(verdicts(lost, "not run")) == 3
+    assert "first.py" in lost.output.replace("\n", "")
+    found = depura_("verify", tmp_path / "r", "--study", second)
+    assert found.exit_code == 0, found.output
+    assert not verdicts(found, "not run")
+    second.write_text(text.replace("attack_steps=1", "attack_steps=2"))
+    other = depura_("verify", tmp_path / "r", "--study", second)
+    assert other.exit_code == 1
+    assert any("hash, attacks" in line and "n_steps" in line for line in verdicts(other, "FAIL"))
+
+
+def test_no_flipped_bit_is_taken_for_a_record(run: Path) -> None:
+    """One bit anywhere in the file: the same arrays, or a RecordError that names the file."""
+    directory = RunDirectory.open(run)
+    file = directory.file(ADAPTIVE)
+    whole, unit = file.read_bytes(), directory.load(ADAPTIVE)
+    generator = random.Random(0)
+    refused: list[str] = []
+    for _ in range(200):
+        at, bit = generator.randrange(len(whole)), generator.randrange(8)
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        try:
+            found = directory.load(ADAPTIVE)
+        except RecordError as error:
+            refused.append(str(error))
+            continue
+        assert found.meta == unit.meta
+        assert found.arrays.keys() == unit.arrays.keys()
+        for name, array in found.arrays.items():
+            assert array.dtype == unit.arrays[name].dtype
+            assert array.tobytes() == unit.arrays[name].tobytes()
+    assert len(refused) > 100
+    assert all(str(file) in said for said in refused)
+
+
+# rescore
+
+
+def test_rescored_votes_are_those_of_the_purifications_that_were_recorded(finished: Path, tmp_path: Path) -> None:
+    """Draw d of a vote of 3 takes purifications 3d, 3d + 1, 3d + 2 of the same stream: 5 votes of 15 recorded draws."""
+    result = depura_("rescore", finished, "--rule", "vote", "--k", 3, "--draws", 5, "--out", tmp_path / "v")
+    assert result.exit_code in JUDGED, result.output
+    assert "examples made against" in result.output.replace("\n", " ")
+    old, new = RunDirectory.open(finished), RunDirectory.open(tmp_path / "v")
+    told = 0
+    for name in (ADAPTIVE, ADAPTIVE.replace("adaptive", "bpda"), ADAPTIVE.replace("adaptive", "transfer")):
+        before, after = old.load(name).arrays, new.load(name).arrays
+        assert before["adversarial"].tobytes() == after["adversarial"].tobytes()
+        assert before["select_errors"].tobytes() == after["select_errors"].tobytes()
+        for votes, winners in zip(before["predictions"][:, :15].reshape(4, 5, 3), after["predictions"], strict=True):
+            for three, winner in zip(votes, winners, strict=True):
+                counts = np.bincount(three, minlength=10)
+                if (counts == counts.max()).sum() == 1:  # ties go by ranks, which are not recorded
+                    assert winner == counts.argmax()
+                    told += 1
+    assert told > 40
+    bare = ADAPTIVE.replace("adaptive", "undefended")
+    assert new.load(bare).arrays["predictions"].shape == (4, 5)
+
+
+@pytest.mark.parametrize(("rule", "made"), [("mean-prob", depura.MeanProb(2)), ("mean-logit", depura.MeanLogit(2))])
+def test_rescored_means_are_those_of_the_defence_with_that_rule(
+    finished: Path, tmp_path: Path, rule: str, made: depura.MeanProb
+) -> None:
+    result = depura_("rescore", finished, "--rule", rule, "--k", 2, "--draws", 4, "--out", tmp_path / "v")
+    assert result.exit_code in JUDGED, result.output
+    unit = RunDirectory.open(tmp_path / "v").load(ADAPTIVE)
+    defence = study(n_steps=2).defence.with_(rule=made)
+    ids = tuple(int(i) for i in unit.arrays["ids"])
+    for draw in range(4):
+        noise = depura.Noise(0, ids, draws=draw, stream=depura.Stream.REPORT)
+        with torch.no_grad():
+            expected = defence(torch.from_numpy(unit.arrays["adversarial"]), noise).argmax(1)
+        assert unit.arrays["predictions"][:, draw].tolist() == expected.tolist()
+
+
+def test_a_rescored_run_is_a_run_of_its_own(finished: Path, tmp_path: Path) -> None:
+    before = contents(finished)
+    words = ("rescore", finished, "--rule", "vote", "--k", 3, "--draws", 4, "--out", tmp_path / "v")
+    first = depura_(*words)
+    assert first.exit_code in JUDGED
+    assert contents(finished) == before
+    warning = "no attack here was adapted to the rule that is judged"
+    assert warning in first.output.replace("\n", " ")
+    assert warning in (tmp_path / "v" / "report.md").read_text()
+    held = depura_("verify", tmp_path / "v", "--share", 1)
+    assert held.exit_code == 0, held.output
+    whole = contents(tmp_path / "v")
+    (tmp_path / "v" / "units" / f"{ADAPTIVE}.npz").unlink()
+    assert depura_(*words).exit_code in JUDGED
+    assert contents(tmp_path / "v") == whole
+    other = depura_(*[5 if word == 3 else word for word in words])
+    assert other.exit_code == 2
+    again = depura_("rescore", tmp_path / "v", "--rule", "single")
+    assert "one rescored" in again.output.replace("\n", " ")
+    # its units are not taken for those of a run that was attacked under that rule
+    shutil.copy(tmp_path / "v" / "units" / f"{ADAPTIVE}.npz", tmp_path / "v" / "units" / "kept")
+    header = {k: v for k, v in RunDirectory.open(tmp_path / "v").header.items() if k not in ("schema", "rescored_from")}
+    honest = RunDirectory.create(tmp_path / "w", header)
+    shutil.copy(tmp_path / "v" / "units" / "kept", honest.file(ADAPTIVE))
+    with pytest.raises(RecordError, match="of another one"):
+        honest.load(ADAPTIVE)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rule", "single", "--k", 3), "n_draws = 1"),
+        (("--rule", "single"), "another rule than the recorded one"),
+        (("--rule", "vote", "--k", 0), "--k"),
+        (("--rule", "vote", "--k", 3, "--draws", 0), "--draws"),
+        (("--rule", "mode", "--k", 3), "mode"),
+    ],
+)
+def test_unusable_rules(finished: Path, tmp_path: Path, words: tuple[object, ...], said: str) -> None:
+    result = depura_("rescore", finished, *words, "--out", tmp_path / "v")
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ")
+    assert not (tmp_path / "v").exists()
+
+
+def test_an_unfinished_run_cannot_be_rescored(run: Path, tmp_path: Path) -> None:
+    (run / "units" / f"{ADAPTIVE}.npz").unlink()
+    result = depura_("rescore", run, "--rule", "vote", "--k", 3, "--draws", 2, "--out", tmp_path / "v")
+    assert result.exit_code == 2
+    assert ADAPTIVE in result.output.replace("\n", "")
