@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ from typer.testing import CliRunner, Result
 import depura
 from depura.cli import app
 from depura.demo import study
+from depura.evaluation import price
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
@@ -28,6 +34,14 @@ JUDGED = (0, 1)
 
 def depura_(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_probe() -> Iterator[None]:
+    """No test here looks at a price in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(price, "PROBE_SECONDS", 0.001)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -349,3 +363,125 @@ def test_an_unfinished_run_cannot_be_rescored(run: Path, tmp_path: Path) -> None
     result = depura_("rescore", run, "--rule", "vote", "--k", 3, "--draws", 2, "--out", tmp_path / "v")
     assert result.exit_code == 2
     assert ADAPTIVE in result.output.replace("\n", "")
+
+
+# extend
+
+
+def with_(*changes: str) -> list[str]:
+    """The settings with some of them changed."""
+    named = {text.partition("=")[0]: text for text in (*TINY, *changes)}
+    return [word for text in named.values() for word in ("-S", text)]
+
+
+def test_more_images_are_those_of_a_run_of_all_of_them(tmp_path: Path) -> None:
+    """The boundaries agree: units have 16 images."""
+    few, all_ = (
+        with_("images=16", "attack_steps=1", "report_draws=4"),
+        with_("images=19", "attack_steps=1", "report_draws=4"),
+    )
+    for name, settings in (("few", few), ("all", all_)):
+        assert depura_("demo", "--out", tmp_path / name, "--workers", 1, *settings).exit_code in JUDGED
+    before = contents(tmp_path / "few")
+    result = depura_("extend", tmp_path / "few", "-S", "images=19", "--workers", 1)
+    assert result.exit_code in JUDGED, result.output
+    extended, whole = RunDirectory.open(tmp_path / "few"), RunDirectory.open(tmp_path / "all")
+    new = [unit["unit"] for unit in extended.header["units"] if f"units/{unit['unit']}.npz" not in before]
+    assert {name.partition("_eps0.2_")[2] for name in new if "eps0.2" in name} == {"00016-00019"}
+    shared = {unit["unit"] for unit in whole.header["units"]} & {unit["unit"] for unit in extended.header["units"]}
+    compared = 0
+    for name in sorted(shared - {"audit_eps0.2_00000-00002"}):
+        a, b = extended.load(name), whole.load(name)
+        assert a.arrays.keys() == b.arrays.keys()
+        assert all(array.tobytes() == b.arrays[key].tobytes() for key, array in a.arrays.items())
+        compared += 1
+    assert compared >= 12
+    old = {name: data for name, data in before.items() if name.startswith("units/")}
+    assert {name: data for name, data in contents(tmp_path / "few").items() if name in old} == old
+    assert (tmp_path / "few" / "report.md").read_text().count("depura extend DIR -S images=19") == 1
+    held = depura_("verify", tmp_path / "few")
+    assert held.exit_code == 0, held.output
+
+
+def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> None:
+    before = {name: data for name, data in contents(run).items() if name.startswith("units/")}
+    words = ("extend", run, "-S", "images=6", "--attack", "pgd", "--steps", 1, "--eot", 1)
+    dry = depura_(*words, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert "pgd-steps1-eot1, eps 0.2: 6 of 6 images" in dry.output
+    assert "adaptive, eps 0.2: 2 of 6 images" in dry.output
+    assert {name: data for name, data in contents(run).items() if name.startswith("units/")} == before
+    assert "extensions" not in RunDirectory.open(run).header
+    result = depura_(*words, "--workers", 1)
+    assert result.exit_code in JUDGED, result.output
+    assert "pgd-steps1-eot1" in result.output
+    after = contents(run)
+    assert {name: after[name] for name in before} == before
+    directory = RunDirectory.open(run)
+    assert directory.load("adaptive_eps0.2_00004-00006").arrays["ids"].tolist() == list(study(images=6).data.ids[4:])
+    assert directory.load("pgd-steps1-eot1_eps0.2_00000-00006").arrays["predictions"].shape == (6, 16)
+    assert directory.header["extensions"][0]["images"] == 4
+    held = depura_("verify", run, "--share", 1)
+    assert held.exit_code == 0, held.output
+    assert not directory.foreign()
+    # the same again, and without words, does nothing
+    for repeated in (words, ("extend", run)):
+        again = depura_(*repeated, "--workers", 1)
+        assert again.exit_code in JUDGED, again.output
+        assert "nothing to do" in again.output
+        assert contents(run) == after
+    # and it may be extended once more
+    more = depura_("extend", run, "-S", "images=7", "--workers", 1)
+    assert more.exit_code in JUDGED, more.output
+    steps = RunDirectory.open(run).header["extensions"]
+    assert [(step["images"], step["rows"]) for step in steps] == [(4, 4), (6, 5)]
+    assert RunDirectory.open(run).load("pgd-steps1-eot1_eps0.2_00006-00007").arrays["predictions"].shape == (1, 16)
+    # and rescored
+    rescored = depura_("rescore", run, "--rule", "vote", "--k", 3, "--draws", 2, "--out", run.with_name("v"))
+    assert rescored.exit_code in JUDGED, rescored.output
+    assert depura_("verify", run.with_name("v")).exit_code == 0
+
+
+def test_a_killed_extension_goes_on(run: Path) -> None:
+    """Killed by the system after its first new unit, with no chance to clean up."""
+    before = {name: data for name, data in contents(run).items() if name.startswith("units/")}
+    words = [sys.executable, "-m", "depura", "extend", str(run), "-S", "images=9", "--workers", "1"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    stopped = contents(run)
+    assert {name: stopped[name] for name in before} == before
+    assert depura_("report", run).exit_code == 0
+    assert depura_("verify", run).exit_code in JUDGED
+    result = depura_("extend", run, "--workers", 1)
+    assert result.exit_code in JUDGED, result.output
+    held = depura_("verify", run)
+    assert held.exit_code == 0, held.output
+    after = contents(run)
+    assert {name: after[name] for name in stopped if name.endswith(".npz")} == {
+        name: data for name, data in stopped.items() if name.endswith(".npz")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-S", "images=3"), "data.ids"),
+        (("-S", "seed=1"), "seed is 0 there and 1 here"),
+        (("-S", "eps=0.3"), "eps is 0.2 there and 0.3 here"),
+        (("-S", "attack_steps=3"), "n_steps is 2 there and 3 here"),
+        (("-S", "n_steps=3"), "defence"),
+        (("-S", "report_draws=32"), "draws.report is 16 there and 32 here"),
+        (("-S", "curve="), "unit undefended_eps0.1"),
+        (("--attack", "sorcery"), "sorcery"),
+        (("--steps", 3), "--steps and --eot together with --attack"),
+    ],
+)
+def test_what_is_no_extension_is_refused(finished: Path, words: tuple[object, ...], said: str) -> None:
+    before = contents(finished)
+    result = depura_("extend", finished, *words, "--workers", 1)
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ")
+    assert contents(finished) == before

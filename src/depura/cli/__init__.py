@@ -11,6 +11,7 @@ from depura.cli import (
     claim,
     compare,
     export,
+    extend,
     methods,
     purify,
     replay,
@@ -36,6 +37,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
+app.command("extend")(extend.extend)
 app.command("rescore")(rescore.rescore)
 app.command("audit-gradient")(audit.audit)
 app.command("methods")(methods.methods)

@@ -15,8 +15,7 @@ from torch import Tensor
 from depura import _check
 from depura.attacks.attack import Attack
 from depura.attacks.ball import Threat
-from depura.attacks.catalogue import CATALOGUE, EPS, threat
-from depura.cli.attacks import EOT, built
+from depura.attacks.catalogue import CATALOGUE, EOT, EPS, built, threat
 from depura.cli.doors import door, fraction, named, one_thread, out, progress
 from depura.cli.purifiers import DIGITS, Method, purifier_of
 from depura.data import files

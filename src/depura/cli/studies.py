@@ -65,7 +65,7 @@ def demo(
 ) -> None:
     """Purify, attack, judge and report on the bundled digits. No network needed; a minute or two."""
     source = StudySource(Path(depura.demo.__file__), pairs(settings))
-    machine = Machine(_workers(workers, "cpu"), Shard(), "cpu", None)
+    machine = Machine(workers_of(workers, "cpu"), Shard(), "cpu", None)
     summary = _run(source, to, command=_command("demo", None, settings), machine=machine)
     if summary is None:
         return
@@ -115,7 +115,7 @@ def run(
     """
     source = StudySource(study, pairs(settings), profile)
     _check.device("--device", device)
-    machine = Machine(_workers(workers, device), _shard(shard), device, None if yes else seconds("--budget", budget))
+    machine = Machine(workers_of(workers, device), _shard(shard), device, None if yes else seconds("--budget", budget))
     _run(source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit)
 
 
@@ -135,7 +135,7 @@ def plan(
     one_thread()
     _check.device("--device", device)
     allowed = None if budget is None else seconds("--budget", budget)
-    loaded, n_workers = StudySource(study, pairs(settings), profile).load(), _workers(workers, device)
+    loaded, n_workers = StudySource(study, pairs(settings), profile).load(), workers_of(workers, device)
     prices = price.plan(loaded, device=device)
     _print_plan(loaded, prices, n_workers)
     if allowed is not None:
@@ -158,6 +158,24 @@ def _run(
     one_thread()
     study = source.load()
     directory = RunDirectory.create(to, header(study, command=command, source=source))
+    return go_on(study, source, directory, machine=machine, despite_audit=despite_audit)
+
+
+def go_on(
+    study: Study, source: StudySource, directory: RunDirectory, *, machine: Machine, despite_audit: bool = False
+) -> Summary | None:
+    """Compute what is missing of a run, and report.
+
+    Args:
+        study: the study.
+        source: where it comes from.
+        directory: of the run.
+        machine: where to compute.
+        despite_audit: go on though the audit of a gradient is red.
+
+    Returns:
+        The summary, or None where units of other shards are missing.
+    """
     todo = missing(study, directory, machine.shard)
     out.print(f"study    {study.name}: {len(study.data.images)} images of {study.data.name}, {study.ball}")
     if todo:
@@ -193,7 +211,7 @@ def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey
     """Say what is to come, and go on only if it is within the budget."""
     prices = price.plan(study, device=machine.device)
     whole = sum(p.seconds for p in prices)
-    left = sum(p.seconds * _share(p, todo) for p in prices) / machine.workers
+    left = sum(p.seconds * share_of(p, todo) for p in prices) / machine.workers
     out.print(
         f"plan     {sum(p.forward for p in prices):,} denoiser evaluations in all, about "
         f"{duration(whole / machine.workers)} on {machine.workers} worker{'s' if machine.workers > 1 else ''}; "
@@ -208,8 +226,16 @@ def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey
         )
 
 
-def _share(priced: price.Price, todo: Sequence[UnitKey]) -> float:
-    """Share of a row's images that are still to do."""
+def share_of(priced: price.Price, todo: Sequence[UnitKey]) -> float:
+    """Share of a row's images that are still to do.
+
+    Args:
+        priced: the row.
+        todo: what is to do, of all rows.
+
+    Returns:
+        From 0 to 1.
+    """
     images = sum(key.last - key.first for key in todo if (key.row, key.eps) == (priced.row, priced.eps))
     return images / priced.images
 
@@ -272,8 +298,19 @@ def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> 
     out.print(f"about {duration(total / workers)} on {workers} worker{'s' if workers > 1 else ''}")
 
 
-def _workers(asked: int | None, device: str) -> int:
-    """Processes: as asked, else one per core, or one where a GPU does the work."""
+def workers_of(asked: int | None, device: str) -> int:
+    """Processes: as asked, else one per core, or one where a GPU does the work.
+
+    Args:
+        asked: by the user, if at all.
+        device: where to compute.
+
+    Returns:
+        How many, at least 1.
+
+    Raises:
+        InputError: fewer than one.
+    """
     default = cores() if device == "cpu" else 1
     return _check.integer("run", "workers", default if asked is None else asked, low=1)
 

@@ -130,6 +130,18 @@ class RunDirectory:
             )
         return cls(path, header)  # pyright: ignore[reportUnknownArgumentType]
 
+    def extend(self, header: Mapping[str, Any]) -> RunDirectory:
+        """Let the directory speak of a larger study, in one move; whatever was recorded stays where it is.
+
+        Args:
+            header: of the larger study.
+
+        Returns:
+            The directory.
+        """
+        _write(self.path / "study.json", (json.dumps(header, indent=1, sort_keys=True) + "\n").encode(), replace=True)
+        return self.open(self.path)
+
     def file(self, name: str) -> Path:
         """Where a unit is kept."""
         return self.path / "units" / f"{name}.npz"

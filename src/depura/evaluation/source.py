@@ -6,18 +6,39 @@ import importlib.util
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from depura import _check
+from depura.attacks.catalogue import CATALOGUE, built
 from depura.evaluation.profiles import PROFILES, under
-from depura.evaluation.study import Study
+from depura.evaluation.study import Row, Study, UnitKey
 
 DEMO = "depura demo"
 """Stands for the file of the demo's study, which lies where depura is installed."""
+
+
+class Added(NamedTuple):
+    """An attack of the catalogue that judges the study's defence in a row of its own.
+
+    Attributes:
+        name: in the catalogue.
+        steps: of the attack; None for its own.
+        eot: draws per step; None for what is usual.
+    """
+
+    name: str
+    steps: int | None = None
+    eot: int | None = None
+
+    @property
+    def row(self) -> str:
+        """Name of its row."""
+        parts = [f"{word}{value}" for word, value in (("steps", self.steps), ("eot", self.eot)) if value is not None]
+        return "-".join([self.name, *parts])
 
 
 @dataclass(frozen=True)
@@ -28,11 +49,15 @@ class StudySource:
         path: the Python file.
         settings: (name, text) pairs, as given with -S.
         profile: name of the profile whose ladder of attacks takes the place of the study's own rows; empty for none.
+        attacks: that are run beside the study's own rows.
+        kept: units that a run of the study has already, whose boundaries stay.
     """
 
     path: Path
     settings: tuple[tuple[str, str], ...] = ()
     profile: str = ""
+    attacks: tuple[Added, ...] = ()
+    kept: tuple[UnitKey, ...] = ()
 
     @classmethod
     def of(cls, header: Mapping[str, Any], *, path: Path | None = None) -> StudySource:
@@ -52,13 +77,20 @@ class StudySource:
         if said is None:
             _check.fail("run directory", "a run of a study file", "one made from Python", "Use depura's Python API.")
         own = _demo() if said["file"] == DEMO else Path(said["file"])
-        return cls(own if path is None else path, tuple(map(tuple, said["settings"])), said["profile"])
+        return cls(
+            own if path is None else path,
+            tuple(map(tuple, said["settings"])),
+            said["profile"],
+            tuple(Added(*added) for added in said.get("attacks", [])),
+            tuple(UnitKey(unit["row"], unit["eps"], unit["first"], unit["last"]) for unit in header["units"]),
+        )
 
     def describe(self) -> dict[str, Any]:
-        """For the header of a run: file, settings and profile."""
+        """For the header of a run: file, settings, profile and attacks."""
         own = self.path.resolve() == _demo().resolve()
         file = DEMO if own else self.path.as_posix()
-        return {"file": file, "settings": [list(pair) for pair in self.settings], "profile": self.profile}
+        said = {"file": file, "settings": [list(pair) for pair in self.settings], "profile": self.profile}
+        return {**said, "attacks": [list(added) for added in self.attacks]} if self.attacks else said
 
     def load(self) -> Study:
         """Run the file and call its `study` function.
@@ -82,11 +114,31 @@ class StudySource:
         made = build(**read_settings(build, dict(self.settings)))
         if not isinstance(made, Study):
             _check.fail("study", "the function study to return a Study", f"{type(made).__name__}")
-        if not self.profile:
-            return made
-        if self.profile not in PROFILES:
-            _check.fail("--profile", f"one of {', '.join(PROFILES)}", repr(self.profile))
-        return under(made, PROFILES[self.profile])
+        if self.profile:
+            if self.profile not in PROFILES:
+                _check.fail("--profile", f"one of {', '.join(PROFILES)}", repr(self.profile))
+            made = under(made, PROFILES[self.profile])
+        return replace(_with(made, self.attacks), kept=self.kept)
+
+
+def _with(study: Study, attacks: Sequence[Added]) -> Study:
+    """The study with further rows, at its own radius only."""
+    if not attacks:
+        return study
+    if study.methods:
+        advice = "Put further rows into the study file."
+        _check.fail("--attack", "a study of one defence", "a comparison of methods", advice)
+    needs, random = {entry.name: entry.needs for entry in CATALOGUE}, study.defence.purifier is not None
+    rows = list(study.rows)
+    for added in attacks:
+        if added.row in {row.name for row in rows}:
+            _check.fail("--attack", f"a study without a row {added.row!r}", "one with it", "Give it other --steps.")
+        attack = built(added.name, study.ball, random=random, steps=added.steps, eot=added.eot)
+        kind = "" if needs[added.name] == "gradients" else "black-box"
+        title = f"purified; {added.row.replace('-', ' ')}"
+        rows.append(Row(added.row, title, attack, study.defence, study.defence, kind))
+    curve_rows = study.curve_rows or tuple(row.name for row in study.rows)
+    return replace(study, rows=tuple(rows), curve_rows=curve_rows)
 
 
 def _demo() -> Path:

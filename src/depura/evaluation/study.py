@@ -156,6 +156,8 @@ class Study:
             bits of sums, which is why it belongs to the study.
         baselines: methods that the others must beat to be worth their cost, by name.
         notes: what a reader must know of a method (such as "reconstructed from the paper"), by its name.
+        kept: units of a smaller run of this study, recorded already: their boundaries stay, further images are divided
+            from the last of them on.
     """
 
     name: str
@@ -173,6 +175,7 @@ class Study:
     memory: int = 4 * 2**30
     baselines: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
+    kept: tuple[UnitKey, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"Study {self.name!r}"
@@ -278,7 +281,8 @@ class Study:
     def units(self) -> tuple[UnitKey, ...]:
         """All pieces of work, in a fixed order."""
         n, eps = len(self.data.images), self.ball.eps
-        keys = [UnitKey(name, eps, 0, min(AUDITED, n)) for name in self.audits]
+        keys = [self._kept(name, eps, n) or [UnitKey(name, eps, 0, min(AUDITED, n))] for name in self.audits]
+        keys = [key for its in keys for key in its]
         keys += [key for name in self.nulls() for key in self._chunks(name, eps, n)]
         keys += [key for row in self.rows for key in self._chunks(row.name, eps, self.n_images(row))]
         for other in self.curve_eps:
@@ -293,8 +297,12 @@ class Study:
         return n if row.images is None else min(row.images, n)
 
     def _chunks(self, row: str, eps: float, n: int) -> list[UnitKey]:
-        starts = range(0, n, self.unit_images)
-        return [UnitKey(row, eps, first, min(first + self.unit_images, n)) for first in starts]
+        kept = self._kept(row, eps, n)
+        starts = range(kept[-1].last if kept else 0, n, self.unit_images)
+        return [*kept, *(UnitKey(row, eps, first, min(first + self.unit_images, n)) for first in starts)]
+
+    def _kept(self, row: str, eps: float, n: int) -> list[UnitKey]:
+        return [key for key in self.kept if (key.row, key.eps) == (row, eps) and key.last <= n]
 
 
 def ladder(

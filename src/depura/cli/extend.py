@@ -1,0 +1,88 @@
+"""The command extend: more images, attacks or radii on the same record."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depura import _check
+from depura.cli.doors import door, duration, one_thread, out, seconds
+from depura.cli.studies import Budget, Device, Machine, Settings, Workers, go_on, pairs, share_of, workers_of
+from depura.evaluation import price
+from depura.evaluation.extending import extended
+from depura.evaluation.records import RunDirectory
+from depura.evaluation.runner import Shard
+from depura.evaluation.source import Added, StudySource
+from depura.evaluation.study import Study, UnitKey
+
+
+@door
+def extend(
+    directory: Annotated[Path, typer.Argument(help="Run directory.")],
+    settings: Settings = None,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", help="A further attack, as `depura attacks` lists them.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of these attacks; default: the attack's.")] = None,
+    eot: Annotated[int | None, typer.Option(help="Draws per step of these attacks.")] = None,
+    study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
+    workers: Workers = None,
+    device: Device = "cpu",
+    budget: Budget = "1h",
+    yes: Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")] = False,
+) -> None:
+    """Extend a run: more images (-S images=128), a further attack (--attack, or a row more in the study file).
+
+    What was recorded stays and is not computed again. Kill it at any time; the same command, or `depura extend DIR`,
+    goes on. Exit code 1: a check failed, so that there is no headline.
+    """
+    one_thread()
+    _check.device("--device", device)
+    n_workers = workers_of(workers, device)
+    allowed = None if yes else seconds("--budget", budget)
+    run = RunDirectory.open(directory)
+    was = StudySource.of(run.header, path=study)
+    named = tuple(Added(name, steps, eot) for name in attack or [])
+    if not named and (steps is not None or eot is not None):
+        _check.fail("extend", "--steps and --eot together with --attack", "them without")
+    source = replace(
+        was,
+        settings=tuple({**dict(was.settings), **dict(pairs(settings))}.items()),
+        attacks=tuple(dict.fromkeys((*was.attacks, *named))),
+    )
+    larger = source.load()
+    words = ["depura", "extend", "DIR"]
+    words += [word for text in settings or [] for word in ("-S", text)]
+    words += [word for name in attack or [] for word in ("--attack", name)]
+    words += [
+        word for name, value in (("--steps", steps), ("--eot", eot)) if value is not None for word in (name, str(value))
+    ]
+    said = extended(run, larger, source=source, command=shlex.join(words))
+    if dry_run:
+        _plan(larger, [key for key in larger.units() if not run.has(key.name)], n_workers, device)
+        return
+    if said is not run.header:
+        run = run.extend(said)
+    go_on(larger, source, run, machine=Machine(n_workers, Shard(), device, allowed))
+
+
+def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:
+    """What an extension would compute, row by row."""
+    if not todo:
+        out.print("nothing to do: every unit is done")
+        return
+    wanted = {(key.row, key.eps) for key in todo}
+    whole = 0.0
+    for p in price.plan(study, device=device):
+        if (p.row, p.eps) in wanted:
+            n = sum(key.last - key.first for key in todo if (key.row, key.eps) == (p.row, p.eps))
+            share = share_of(p, todo)
+            whole += p.seconds * share
+            words = f"{p.row}, eps {p.eps:g}: {n} of {p.images} images, about {duration(p.seconds * share)}"
+            out.print(words, highlight=False, soft_wrap=True)
+    out.print(f"{len(todo)} units, about {duration(whole / workers)} on {workers} workers; nothing was run")
