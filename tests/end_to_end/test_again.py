@@ -485,3 +485,18 @@ def test_what_is_no_extension_is_refused(finished: Path, words: tuple[object, ..
     assert result.exit_code == 2
     assert said in result.output.replace("\n", " ")
     assert contents(finished) == before
+
+
+def test_other_images_under_the_same_ids_are_no_extension(tmp_path: Path) -> None:
+    file = tmp_path / "study.py"
+    file.write_text(
+        "from dataclasses import replace\n\nfrom depura.demo import study as demo\n\n\n"
+        "def study(*, images: int = 2, shade: float = 0.0) -> object:\n"
+        "    made = demo(images=images, attack_steps=1, eot=1, report_draws=2, curve=(), n_steps=2)\n"
+        "    return replace(made, data=made.data._replace(images=made.data.images * (1 - shade)))\n"
+    )
+    assert depura_("run", file, "--out", tmp_path / "r", "--workers", 1).exit_code in JUDGED
+    result = depura_("extend", tmp_path / "r", "-S", "images=3", "-S", "shade=0.5", "--workers", 1)
+    assert result.exit_code == 2
+    assert "data.images.sha256" in result.output.replace("\n", " ")
+    assert depura_("extend", tmp_path / "r", "-S", "images=3", "--workers", 1).exit_code in JUDGED

@@ -82,7 +82,7 @@ class StudySource:
             tuple(map(tuple, said["settings"])),
             said["profile"],
             tuple(Added(*added) for added in said.get("attacks", [])),
-            tuple(UnitKey(unit["row"], unit["eps"], unit["first"], unit["last"]) for unit in header["units"]),
+            tuple(UnitKey(unit["row"], unit["eps"], unit["first"], unit["last"]) for unit in header.get("units", [])),
         )
 
     def describe(self) -> dict[str, Any]:
