@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ from depura.cli import app
 from depura.demo import study
 from depura.evaluation import price
 from depura.evaluation.records import RecordError, RunDirectory, Unit
+from depura.evaluation.runner import run_unit
+from depura.noise import Stream
 
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
 SETTINGS = [word for text in TINY for word in ("-S", text)]
@@ -473,7 +477,7 @@ def test_a_killed_extension_goes_on(run: Path) -> None:
         (("-S", "eps=0.3"), "eps is 0.2 there and 0.3 here"),
         (("-S", "attack_steps=3"), "n_steps is 2 there and 3 here"),
         (("-S", "n_steps=3"), "defence"),
-        (("-S", "report_draws=32"), "draws.report is 16 there and 32 here"),
+        (("-S", "report_draws=32"), "draws are [16] there and [32] here; --draws asks for further ones"),
         (("-S", "curve="), "unit undefended_eps0.1"),
         (("--attack", "sorcery"), "sorcery"),
         (("--steps", 3), "--steps and --eot together with --attack"),
@@ -500,3 +504,58 @@ def test_other_images_under_the_same_ids_are_no_extension(tmp_path: Path) -> Non
     assert result.exit_code == 2
     assert "data.images.sha256" in result.output.replace("\n", " ")
     assert depura_("extend", tmp_path / "r", "-S", "images=3", "--workers", 1).exit_code in JUDGED
+
+
+def test_more_draws_are_those_of_a_run_with_as_many(run: Path, tmp_path: Path) -> None:
+    """The same examples on the same addresses; what was recorded stays, and null and attack never share a draw."""
+    before = contents(run)
+    result = depura_("extend", run, "--draws", 24, "--workers", 1)
+    assert result.exit_code in JUDGED, result.output
+    after = contents(run)
+    assert {name: data for name, data in after.items() if name in before and name.startswith("units/")} == {
+        name: data for name, data in before.items() if name.startswith("units/")
+    }
+    at_once = tmp_path / "whole"
+    settings = [word.replace("report_draws=16", "report_draws=24") for word in SETTINGS]
+    assert depura_("demo", "--out", at_once, "--workers", 1, *settings).exit_code in JUDGED
+    whole, larger = RunDirectory.open(at_once), RunDirectory.open(run)
+    for name in ("adaptive", "bpda", "transfer"):
+        unit = f"{name}_eps0.2_00000-00004"
+        assert np.array_equal(larger.load(unit).arrays["predictions"], whole.load(unit).arrays["predictions"])
+        np.testing.assert_allclose(larger.load(unit).arrays["margins"], whole.load(unit).arrays["margins"], atol=1e-5)
+    null = larger.load("null-transfer_eps0.2_00000-00004")
+    assert null.arrays["predictions"].shape == null.arrays["random_predictions"].shape == (4, 24)
+    assert "24 others" in (run / "report.md").read_text()
+    assert depura_("verify", run).exit_code == 0, depura_("verify", run).output
+    assert "nothing to do" in depura_("extend", run, "--dry-run").output
+
+
+def test_fewer_draws_are_no_extension(finished: Path) -> None:
+    result = depura_("extend", finished, "--draws", 8)
+    assert result.exit_code == 2
+    assert "at least the 16 that are recorded" in result.output
+
+
+def test_further_draws_of_a_null_are_new_ones() -> None:
+    """Addresses of the null's stream over three stages: select, then clean and random draws, none of them twice."""
+    heard: list[int] = []
+    whole = study(images=2, report_draws=4, attack_steps=1, eot=1, curve=())
+    staged = replace(whole, draws_kept=(4, 9), report_draws=12)
+    plain = depura.Defence.forward
+
+    def forward(self: depura.Defence, images: torch.Tensor, noise: depura.Noise | None = None) -> torch.Tensor:
+        if noise is not None and noise.stream is Stream.NULL:
+            draws = (noise.draws,) * len(noise) if isinstance(noise.draws, int) else noise.draws
+            heard.extend(draw for draw, image in zip(draws, noise.images, strict=True) if image == noise.images[0])
+        return plain(self, images, noise)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depura.Defence, "forward", forward)
+        for key in staged.units():
+            if key.row == "null-transfer":
+                run_unit(staged, key, recorded=Unit({}, {}))
+    n_candidates, select = staged.row("transfer").attack.n_candidates, staged.select_draws
+    counts = Counter(heard)
+    assert sorted(counts) == list(range(select + 2 * 12))
+    assert {counts[k] for k in range(select)} == {3 * n_candidates}
+    assert {counts[k] for k in range(select, select + 24)} == {1}

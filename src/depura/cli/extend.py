@@ -1,4 +1,4 @@
-"""The command extend: more images, attacks or radii on the same record."""
+"""The command extend: more images, attacks, radii or draws on the same record."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def extend(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of these attacks; default: the attack's.")] = None,
     eot: Annotated[int | None, typer.Option(help="Draws per step of these attacks.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Report draws of every example, in all.")] = None,
     study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
     workers: Workers = None,
     device: Device = "cpu",
@@ -36,7 +37,8 @@ def extend(
     yes: Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")] = False,
 ) -> None:
-    """Extend a run: more images (-S images=128), a further attack (--attack, or a row more in the study file).
+    """Extend a run: more images (-S images=128), a further attack (--attack, or a row more in the study file), more
+    report draws (--draws 128).
 
     What was recorded stays and is not computed again. Kill it at any time; the same command, or `depura extend DIR`,
     goes on. Exit code 1: a check failed, so that there is no headline.
@@ -50,13 +52,17 @@ def extend(
     named = tuple(Added(name, steps, eot) for name in attack or [])
     if not named and (steps is not None or eot is not None):
         _check.fail("extend", "--steps and --eot together with --attack", "them without")
+    had = int(run.header["draws"]["report"])
+    if draws is not None and draws < had:
+        _check.fail("extend", f"--draws of at least the {had} that are recorded", f"{draws}")
     source = replace(
         was,
+        draws=was.draws if draws in (None, had) else (*was.draws, draws),
         settings=tuple({**dict(was.settings), **dict(pairs(settings))}.items()),
         attacks=tuple(dict.fromkeys((*was.attacks, *named))),
     )
     larger = source.load()
-    words = ["depura", "extend", "DIR"]
+    words = ["depura", "extend", "DIR", *([] if draws is None else ["--draws", str(draws)])]
     words += [word for text in settings or [] for word in ("-S", text)]
     words += [word for name in attack or [] for word in ("--attack", name)]
     words += [

@@ -32,6 +32,7 @@ class Live:
         self._bars = progress()
         self._tasks: dict[tuple[str, float], TaskID] = {}
         self._units: dict[tuple[str, float], dict[str, Unit]] = {}
+        self._finished: dict[tuple[str, float], int] = {}
         for key in todo:
             self._total(key)
 
@@ -49,25 +50,22 @@ class Live:
     def unit(self, key: UnitKey) -> None:
         """A unit is committed."""
         self._done += 1
-        task = self._tasks[key.row, key.eps]
-        found = self._units.setdefault((key.row, key.eps), {})
+        at, n = (key.row, key.eps), len(self._todo)
+        self._finished[at] = self._finished.get(at, 0) + 1
+        found = self._units.setdefault(at, {})
         for other in self._all:
-            same = (other.row, other.eps) == (key.row, key.eps)
-            if same and other.name not in found and self._directory.has(other.name):
-                found[other.name] = self._directory.load(other.name)
-        done = sum(1 for other in self._todo if (other.row, other.eps) == (key.row, key.eps) and other.name in found)
-        said = accuracy(list(found.values()))
-        self._bars.update(task, completed=done, description=f"{_title(key)}  {said}")
-        if not out.is_terminal and (self._done * SAID) // len(self._todo) > ((self._done - 1) * SAID) // len(
-            self._todo
-        ):
-            out.print(f"running  {self._done} of {len(self._todo)} units done; {_title(key)} {said}".rstrip())
+            new = (other.row, other.eps) == at and not other.since and other.name not in found
+            if new and self._directory.has(other.name):
+                found[other.name] = self._directory.read(other.name)
+        said = f"{_title(key)}  {accuracy(list(found.values()))}"
+        self._bars.update(self._tasks[at], completed=self._finished[at], description=said)
+        if not out.is_terminal and self._done * SAID // n > (self._done - 1) * SAID // n:
+            out.print(f"running  {self._done} of {n} units done; {said}".rstrip())
 
     def share(self, key: UnitKey, share: float) -> None:
         """So much of a unit's attack is done."""
-        task, there = self._tasks[key.row, key.eps], self._units.get((key.row, key.eps), {})
-        done = sum(1 for other in self._todo if (other.row, other.eps) == (key.row, key.eps) and other.name in there)
-        self._bars.update(task, completed=done + share)
+        at = (key.row, key.eps)
+        self._bars.update(self._tasks[at], completed=self._finished.get(at, 0) + share)
 
     def _total(self, key: UnitKey) -> None:
         if (key.row, key.eps) not in self._tasks:

@@ -19,7 +19,6 @@ SAME = (
     "rule",
     "note",
     "methods",
-    "draws",
     "memory",
     "versions",
     "code",
@@ -76,6 +75,9 @@ def _other(old: Mapping[str, Any], new: Mapping[str, Any], study: Study) -> str:
         found = difference(old[part], new[part], part)
         if found:
             return found
+    before, now = ([*its["draws"].get("kept", []), its["draws"]["report"]] for its in (old, new))
+    if old["draws"]["select"] != new["draws"]["select"] or now[: len(before)] != before:
+        return f"draws are {before} there and {now} here; --draws asks for further ones"
     data, n = dict(new["data"]), len(old["data"]["ids"])
     data |= {"ids": data["ids"][:n], "labels": data["labels"][:n], "images": describe(study.data.images[:n])}
     rows = {row["name"]: row for row in new["rows"]}

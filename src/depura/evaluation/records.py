@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -166,7 +166,29 @@ class RunDirectory:
         _write(self.file(name), buffer.getvalue(), replace=True)
 
     def load(self, name: str) -> Unit:
-        """Read a unit back.
+        """Read a unit back, with the further draws that an extension recorded of its examples.
+
+        Further draws of a row are taken along when all its units have them.
+
+        Args:
+            name: of the unit.
+
+        Returns:
+            Its results.
+
+        Raises:
+            RecordError: missing, truncated or damaged, or filed under another name.
+        """
+        unit = self.read(name)
+        more = [entry for entry in self.header["units"] if entry.get("since") and entry["row"] == unit.meta["row"]]
+        more = [entry for entry in more if entry["eps"] == unit.meta["eps"]]
+        if unit.meta.get("since") or not more or not all(self.has(entry["unit"]) for entry in more):
+            return unit
+        own = [entry["unit"] for entry in more if entry["first"] == unit.meta["first"]]
+        return _joined([unit, *(self.read(entry) for entry in own)])
+
+    def read(self, name: str) -> Unit:
+        """Read a unit as it was committed.
 
         Args:
             name: of the unit.
@@ -199,6 +221,9 @@ class RunDirectory:
         if "rescored_from" in self.header:
             decisive["rescored_from"] = self.header["rescored_from"]
         rows = [entry for entry in self.header.get("rows", []) if row in (entry.get("name"), entry.get("null"))]
+        draws = decisive["draws"]
+        if isinstance(draws, dict) and "kept" in draws:
+            decisive["draws"] = {"select": draws["select"], "report": draws["kept"][0]}
         decisive["row"] = [(entry.get("name"), entry.get("attack")) for entry in rows[:1]]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -209,10 +234,28 @@ class RunDirectory:
         return tuple(file for file in found if file.name not in own and not file.name.endswith(".partial"))
 
     def units(self) -> Iterator[Unit]:
-        """Every unit that is done, in the study's order."""
+        """Every unit that is done, in the study's order, each with the further draws of its examples."""
         for entry in self.header["units"]:
-            if self.has(entry["unit"]):
+            if not entry.get("since") and self.has(entry["unit"]):
                 yield self.load(entry["unit"])
+
+    @property
+    def done(self) -> int:
+        """How many units are there, of those that the header lists."""
+        return sum(self.has(entry["unit"]) for entry in self.header["units"])
+
+
+def _joined(units: Sequence[Unit]) -> Unit:
+    """A unit and the further draws of its examples: predictions side by side, margins their mean over all draws."""
+    first, arrays = units[0], dict(units[0].arrays)
+    draws = [unit.arrays["predictions"].shape[1] for unit in units]
+    for name in ("predictions", "random_predictions"):
+        if name in arrays:
+            arrays[name] = np.concatenate([unit.arrays[name] for unit in units], axis=1)
+    arrays["margins"] = np.average([unit.arrays["margins"] for unit in units], axis=0, weights=draws)
+    counts = [unit.meta["evaluations"]["score"] for unit in units]
+    score = [sum(count[i] for count in counts) for i in (0, 1)]
+    return Unit(arrays, {**first.meta, "evaluations": {**first.meta["evaluations"], "score": score}})
 
 
 def _digest(unit: Unit) -> str:

@@ -224,7 +224,7 @@ def _recorded(directory: RunDirectory, row: Row, image: int, eps: float) -> tupl
     if eps not in radii:
         _check.fail("--eps", f"a radius of row {row.name} ({', '.join(f'{r:g}' for r in radii)})", f"{eps:g}")
     ids: list[int] = directory.header["data"]["ids"]
-    own = [entry for entry in entries if entry["eps"] == eps]
+    own = [entry for entry in entries if entry["eps"] == eps and not entry.get("since")]
     for entry in own:
         if image in ids[entry["first"] : entry["last"]]:
             unit = directory.load(entry["unit"])

@@ -76,7 +76,9 @@ def under(study: Study, rule: Rule, *, report_draws: int | None = None) -> Study
         for row in study.rows
     )
     draws = study.report_draws if report_draws is None else report_draws
-    return replace(study, defence=changed.get(id(study.defence), study.defence), rows=rows, report_draws=draws)
+    return replace(
+        study, defence=changed.get(id(study.defence), study.defence), rows=rows, report_draws=draws, draws_kept=()
+    )
 
 
 def rescored_header(

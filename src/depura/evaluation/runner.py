@@ -133,7 +133,11 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
             }
             for row in study.rows
         ],
-        "draws": {"select": study.select_draws, "report": study.report_draws},
+        "draws": {
+            "select": study.select_draws,
+            "report": study.report_draws,
+            **({"kept": list(study.draws_kept)} if study.draws_kept else {}),
+        },
         "memory": study.memory,
         "curve": {
             "eps": list(study.curve_eps),
@@ -158,12 +162,15 @@ def _judged(study: Study, row: Row) -> str:
     return "bare" if row.judged is bare else "defence" if row.judged is study.defence else "other"
 
 
-def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | None = None) -> Unit:
+def run_unit(
+    study: Study, key: UnitKey, *, device: str = "cpu", told: Told | None = None, recorded: Unit | None = None
+) -> Unit:
     """Compute one unit.
 
     Args:
         study: the study.
         key: which unit.
+        recorded: of a unit of further draws, the one that has the examples.
         device: where to compute; the networks of the unit's row are moved there.
         told: called with the share of its attack that is done.
 
@@ -172,6 +179,9 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | No
     """
     if key.row in study.audits:
         return _audited(study, key, device=device)
+    if key.since:
+        assert recorded is not None
+        return _more_draws(study, key, recorded, device=device)
     row = with_eps(study.row(key.row), key.eps)
     row.against.to(device)
     row.judged.to(device)
@@ -198,6 +208,36 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | No
     }
     everything = {"ids": np.asarray(ids, dtype=np.int64), "labels": labels, **arrays}
     return Unit({name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in everything.items()}, meta)
+
+
+def _more_draws(study: Study, key: UnitKey, recorded: Unit, *, device: str) -> Unit:
+    """Recorded examples, or clean images and random corners, on draws that they have not been scored on."""
+    row, draws = with_eps(study.row(key.row), key.eps), study.draws_of(key)
+    judged, counts = counted(row.judged.to(device))
+    images = study.data.images[key.first : key.last].to(device)
+    labels = study.data.labels[key.first : key.last].to(device)
+    ids, streams = study.data.ids[key.first : key.last], Streams(study.seed)
+    arrays: dict[str, Any] = {"ids": np.asarray(ids, dtype=np.int64), "labels": labels}
+    if key.row.startswith("null-"):
+        # Select draws come first in the null's stream, then the clean and the random ones of each stage.
+        noise, s, n = streams.null(ids), study.select_draws, len(draws)
+        begin = s + 2 * key.since
+        scores = score(judged, images, labels, noise, draws=range(begin, begin + n))
+        corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
+        choice = choose(judged, corners, labels, noise, draws=range(s))
+        random = score(judged, choice.images, labels, noise, draws=range(begin + n, begin + 2 * n))
+        arrays["random_predictions"] = random.predictions.to(torch.int32)
+    else:
+        examples = torch.from_numpy(recorded.arrays["adversarial"]).to(device)
+        scores = score(judged, examples, labels, streams.report(ids), draws=draws)
+    arrays |= {"predictions": scores.predictions.to(torch.int32), "margins": scores.margins}
+    meta = {
+        "unit": key.name,
+        **key._asdict(),
+        "device": device.partition(":")[0],
+        "evaluations": {"attack": [0, 0], "score": [counts.forward, counts.backward]},
+    }
+    return Unit({name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in arrays.items()}, meta)
 
 
 def _audited(study: Study, key: UnitKey, *, device: str) -> Unit:
@@ -244,7 +284,7 @@ def _attacked(
     found = row.attack(model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
     _in_range(found.images, row.name)
     choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
-    scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.report_draws))
+    scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.first_draws))
     rounded = score(judged, eight_bit(choice.images), labels, streams.report(ids), draws=study.rounded_draws)
     arrays: dict[str, Any] = {
         "predictions": scores.predictions.to(torch.int32),
@@ -284,7 +324,7 @@ def _attacked(
 
 def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
     """What is told without gradients: how much of a perturbation is left, and predictions under one tape for all."""
-    noise = Streams(study.seed).report(ids).draw(study.report_draws)
+    noise = Streams(study.seed).select(ids).draw(study.select_draws)  # the first that nothing else uses
     lengths = (chosen - images).to(torch.float64).flatten(1).square().sum(1).sqrt()
     random = random_direction(images, lengths, noise)
     return {
@@ -302,7 +342,7 @@ def _null(
 
     With it what the predictions of clean images cost: how many there were, and evaluations of the denoiser.
     """
-    noise, s, k = Streams(study.seed).null(ids), study.select_draws, study.report_draws
+    noise, s, k = Streams(study.seed).null(ids), study.select_draws, study.first_draws
     clean = score(judged, images, labels, noise, draws=range(s, s + k))
     cost = {"predictions": clean.predictions.numel(), "evaluations": counts.forward}
     corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
@@ -448,7 +488,8 @@ def _compute(
 ) -> None:
     for key in todo:
         told = None if on_share is None else partial(on_share, key)
-        directory.commit(key.name, run_unit(study, key, device=device, told=told))
+        recorded = _recorded(directory, key)
+        directory.commit(key.name, run_unit(study, key, device=device, told=told, recorded=recorded))
         if on_unit is not None:
             on_unit(key)
 
@@ -491,13 +532,15 @@ def compute_parallel(
         initializer=_begin_worker,
         initargs=(source, directory, device, os.getpid()),
     )
-    with _interrupts_ignored():
-        jobs = {pool.submit(_work, key): key for key in todo}
     try:
-        for job in as_completed(jobs):
-            job.result()
-            if on_unit is not None:
-                on_unit(jobs[job])
+        # Further draws of an example need the unit that has it.
+        for stage in ([key for key in todo if not key.since], [key for key in todo if key.since]):
+            with _interrupts_ignored():
+                jobs = {pool.submit(_work, key): key for key in stage}
+            for job in as_completed(jobs):
+                job.result()
+                if on_unit is not None:
+                    on_unit(jobs[job])
     except BrokenProcessPool as error:
         raise RecordError(
             "run: expected every worker to live, but one was ended from outside (perhaps for want of memory). "
@@ -532,10 +575,12 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
             "Move what is foreign away; what was recorded is kept."
         )
     audits = [key for key in study.units() if key.row in study.audits]
-    keys = (*audits, *[key for key in study.units() if key.row not in study.audits][shard.index :: shard.count])
+    others = [key for key in study.units() if key.row not in study.audits]
+    part = {key._replace(since=0) for key in [k for k in others if not k.since][shard.index :: shard.count]}
+    keys = (*audits, *(key for key in others if key._replace(since=0) in part))
     for key in keys:
         if directory.has(key.name):
-            directory.load(key.name)
+            directory.read(key.name)
     return tuple(key for key in keys if not directory.has(key.name))
 
 
@@ -567,7 +612,12 @@ def _interrupts_ignored() -> Generator[None, None, None]:
 
 def _work(key: UnitKey) -> None:
     study, directory, device = _worker[0]
-    directory.commit(key.name, run_unit(study, key, device=device))
+    directory.commit(key.name, run_unit(study, key, device=device, recorded=_recorded(directory, key)))
+
+
+def _recorded(directory: RunDirectory, key: UnitKey) -> Unit | None:
+    """The examples that a unit of further draws is about."""
+    return directory.read(key._replace(since=0).name) if key.since else None
 
 
 def _end_with(parent: int) -> None:

@@ -51,6 +51,7 @@ class StudySource:
         profile: name of the profile whose ladder of attacks takes the place of the study's own rows; empty for none.
         attacks: that are run beside the study's own rows.
         kept: units that a run of the study has already, whose boundaries stay.
+        draws: report draws, rising, that examples were to be scored on in addition to the study's own.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class StudySource:
     profile: str = ""
     attacks: tuple[Added, ...] = ()
     kept: tuple[UnitKey, ...] = ()
+    draws: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, header: Mapping[str, Any], *, path: Path | None = None) -> StudySource:
@@ -82,15 +84,28 @@ class StudySource:
             tuple(map(tuple, said["settings"])),
             said["profile"],
             tuple(Added(*added) for added in said.get("attacks", [])),
-            tuple(UnitKey(unit["row"], unit["eps"], unit["first"], unit["last"]) for unit in header.get("units", [])),
+            tuple(
+                UnitKey(unit["row"], unit["eps"], unit["first"], unit["last"])
+                for unit in header.get("units", [])
+                if not unit.get("since")
+            ),
+            tuple(said.get("draws", ())),
         )
 
     def describe(self) -> dict[str, Any]:
         """For the header of a run: file, settings, profile and attacks."""
         own = self.path.resolve() == _demo().resolve()
         file = DEMO if own else self.path.as_posix()
-        said = {"file": file, "settings": [list(pair) for pair in self.settings], "profile": self.profile}
-        return {**said, "attacks": [list(added) for added in self.attacks]} if self.attacks else said
+        said: dict[str, Any] = {
+            "file": file,
+            "settings": [list(pair) for pair in self.settings],
+            "profile": self.profile,
+        }
+        if self.attacks:
+            said["attacks"] = [list(added) for added in self.attacks]
+        if self.draws:
+            said["draws"] = list(self.draws)
+        return said
 
     def load(self) -> Study:
         """Run the file and call its `study` function.
@@ -118,7 +133,10 @@ class StudySource:
             if self.profile not in PROFILES:
                 _check.fail("--profile", f"one of {', '.join(PROFILES)}", repr(self.profile))
             made = under(made, PROFILES[self.profile])
-        return replace(_with(made, self.attacks), kept=self.kept)
+        made = replace(_with(made, self.attacks), kept=self.kept)
+        if self.draws:
+            made = replace(made, report_draws=self.draws[-1], draws_kept=(made.report_draws, *self.draws[:-1]))
+        return made
 
 
 def _with(study: Study, attacks: Sequence[Added]) -> Study:
@@ -134,7 +152,7 @@ def _with(study: Study, attacks: Sequence[Added]) -> Study:
         if added.row in {row.name for row in rows}:
             _check.fail("--attack", f"a study without a row {added.row!r}", "one with it", "Give it other --steps.")
         attack = built(added.name, study.ball, random=random, steps=added.steps, eot=added.eot)
-        kind = "" if needs[added.name] == "gradients" else "black-box"
+        kind = "adaptive" if needs[added.name] == "gradients" else "black-box"
         title = f"purified; {added.row.replace('-', ' ')}"
         rows.append(Row(added.row, title, attack, study.defence, study.defence, kind))
     curve_rows = study.curve_rows or tuple(row.name for row in study.rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -121,17 +122,21 @@ class UnitKey(NamedTuple):
         eps: radius.
         first: position of the unit's first image in the data set.
         last: position after its last image.
+        since: 0, or the number of report draws that had been made of its examples when further ones were asked for:
+            such a unit makes these.
     """
 
     row: str
     eps: float
     first: int
     last: int
+    since: int = 0
 
     @property
     def name(self) -> str:
         """The unit's file name without ending."""
-        return f"{self.row}_eps{self.eps:.6g}_{self.first:05d}-{self.last:05d}"
+        more = f"_draws{self.since:05d}" if self.since else ""
+        return f"{self.row}_eps{self.eps:.6g}_{self.first:05d}-{self.last:05d}{more}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,8 @@ class Study:
         notes: what a reader must know of a method (such as "reconstructed from the paper"), by its name.
         kept: units of a smaller run of this study, recorded already: their boundaries stay, further images are divided
             from the last of them on.
+        draws_kept: report draws of the smaller runs, rising: examples are scored on these first, and on those up to
+            `report_draws` in units of their own.
     """
 
     name: str
@@ -176,6 +183,7 @@ class Study:
     baselines: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
     kept: tuple[UnitKey, ...] = ()
+    draws_kept: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"Study {self.name!r}"
@@ -192,6 +200,9 @@ class Study:
             ("memory", 1),
         ):
             _check.integer(where, name, getattr(self, name), low=low)
+        stages = (0, *self.draws_kept, self.report_draws)
+        if any(b <= a for a, b in pairwise(stages)):
+            _check.fail(where, "draws_kept to rise, below report_draws", f"{self.draws_kept}, {self.report_draws}")
         for eps in self.curve_eps:
             _check.number(where, "curve_eps", eps, low=0.0)
         _check.integer(where, "seed", self.seed, high=2**64 - 1)
@@ -259,7 +270,17 @@ class Study:
     @property
     def rounded_draws(self) -> range:
         """The report draws on which examples are scored once more after rounding to 8 bits."""
-        return range(min(self.select_draws, self.report_draws))
+        return range(min(self.select_draws, self.first_draws))
+
+    @property
+    def first_draws(self) -> int:
+        """Report draws that are made together with an attack; further ones are made of what was recorded."""
+        return self.draws_kept[0] if self.draws_kept else self.report_draws
+
+    def draws_of(self, key: UnitKey) -> range:
+        """The report draws that a unit makes."""
+        stages = (*self.draws_kept, self.report_draws)
+        return range(key.since, next(k for k in stages if k > key.since))
 
     @property
     def ball(self) -> Threat:
@@ -289,7 +310,9 @@ class Study:
             for row in self.rows:
                 if row.name in self.curve_rows or not self.curve_rows:
                     keys += self._chunks(row.name, other, min(self.curve_images, self.n_images(row)))
-        return tuple(dict.fromkeys(keys))
+        keys = list(dict.fromkeys(keys))
+        more = [key._replace(since=k) for k in self.draws_kept for key in keys if key.row not in self.audits]
+        return (*keys, *more)
 
     def n_images(self, row: Row) -> int:
         """How many images a row is run on, the first ones."""

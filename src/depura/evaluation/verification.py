@@ -81,7 +81,7 @@ def faults(unit: Unit, study: Study) -> tuple[str, ...]:
 def _said(arrays: Mapping[str, NDArray[Any]], study: Study) -> Iterator[tuple[str, bool]]:
     """That labels are classes, and that there are as many as there were draws."""
     n, classes = len(arrays["ids"]), len(study.data.classes)
-    draws = {"predictions": study.report_draws, "random_predictions": study.report_draws}
+    draws = {"predictions": study.first_draws, "random_predictions": study.first_draws}
     draws["rounded_predictions"] = len(study.rounded_draws)
     for name, k in draws.items():
         if name in arrays or name == "predictions":

@@ -193,7 +193,7 @@ def summarise(directory: RunDirectory) -> Summary:
     total = len(header["units"])
     units = list(directory.units())
     devices = tuple(sorted({unit.meta["device"] for unit in units}))
-    if len(units) < total:
+    if directory.done < total:
         text = (
             f"No headline: {len(units)} of {total} units are done. Give the same 'depura run' command again to go on."
         )
