@@ -11,7 +11,7 @@ import typer
 
 from depura import _check
 from depura.cli.doors import door, duration, one_thread, out, seconds
-from depura.cli.studies import Budget, Device, Machine, Settings, Workers, go_on, pairs, share_of, workers_of
+from depura.cli.studies import Budget, Device, Machine, Settings, Workers, go_on, pairs, workers_of
 from depura.evaluation import price
 from depura.evaluation.extending import extended
 from depura.evaluation.records import RunDirectory
@@ -82,13 +82,9 @@ def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:
     if not todo:
         out.print("nothing to do: every unit is done")
         return
-    wanted = {(key.row, key.eps) for key in todo}
-    whole = 0.0
-    for p in price.plan(study, device=device):
-        if (p.row, p.eps) in wanted:
-            n = sum(key.last - key.first for key in todo if (key.row, key.eps) == (p.row, p.eps))
-            share = share_of(p, todo)
-            whole += p.seconds * share
-            words = f"{p.row}, eps {p.eps:g}: {n} of {p.images} images, about {duration(p.seconds * share)}"
-            out.print(words, highlight=False, soft_wrap=True)
-    out.print(f"{len(todo)} units, about {duration(whole / workers)} on {workers} workers; nothing was run")
+    prices = price.plan(study, device=device, units=todo)
+    for p in prices:
+        words = f"{p.row}, eps {p.eps:g}: {p.forward:,} denoiser evaluations, about {duration(p.seconds)}"
+        out.print(words, highlight=False, soft_wrap=True)
+    whole = sum(p.seconds for p in prices) / workers
+    out.print(f"{len(todo)} units, about {duration(whole)} on {workers} workers; nothing was run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -182,6 +183,7 @@ def go_on(
         _within_budget(study, directory, todo, machine)
     else:
         out.print("plan     nothing to do: every unit is done")
+    begun = time.monotonic()
     with Live(study, directory, todo) as live:
         if machine.workers == 1 or not todo:
             compute(
@@ -204,18 +206,18 @@ def go_on(
                 on_unit=live.unit,
                 despite_audit=despite_audit,
             )
+    if todo:
+        out.print(f"took     {duration(time.monotonic() - begun)}")
     return conclude(directory)
 
 
 def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey], machine: Machine) -> None:
     """Say what is to come, and go on only if it is within the budget."""
-    prices = price.plan(study, device=machine.device)
-    whole = sum(p.seconds for p in prices)
-    left = sum(p.seconds * share_of(p, todo) for p in prices) / machine.workers
+    prices = price.plan(study, device=machine.device, units=todo)
+    left = sum(p.seconds for p in prices) / machine.workers
     out.print(
-        f"plan     {sum(p.forward for p in prices):,} denoiser evaluations in all, about "
-        f"{duration(whole / machine.workers)} on {machine.workers} worker{'s' if machine.workers > 1 else ''}; "
-        f"{len(todo)} of {len(study.units())} units to do, about {duration(left)}"
+        f"plan     {sum(p.forward for p in prices):,} denoiser evaluations, about {duration(left)} on "
+        f"{machine.workers} worker{'s' if machine.workers > 1 else ''}; {len(todo)} of {len(study.units())} units to do"
     )
     if machine.budget is not None and left > machine.budget:
         _check.fail(
@@ -224,20 +226,6 @@ def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey
             f"about {duration(left)}",
             f"Nothing was run in {directory.path}. Give --yes, or a larger --budget, or a smaller study.",
         )
-
-
-def share_of(priced: price.Price, todo: Sequence[UnitKey]) -> float:
-    """Share of a row's images that are still to do.
-
-    Args:
-        priced: the row.
-        todo: what is to do, of all rows.
-
-    Returns:
-        From 0 to 1.
-    """
-    images = sum(key.last - key.first for key in todo if (key.row, key.eps) == (priced.row, priced.eps))
-    return images / priced.images
 
 
 def conclude(directory: RunDirectory) -> Summary | None:

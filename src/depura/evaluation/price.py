@@ -66,7 +66,7 @@ class _Rates(NamedTuple):
     memory: int
 
 
-def plan(study: Study, *, device: str = "cpu") -> tuple[Price, ...]:
+def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None = None) -> tuple[Price, ...]:
     """Price every row of a study, from a few evaluations per row: of one image first, of more if they are quick.
 
     Evaluations that a gradient makes again on its way back, for want of memory, are in the time and not in the counts.
@@ -75,13 +75,14 @@ def plan(study: Study, *, device: str = "cpu") -> tuple[Price, ...]:
     Args:
         study: the study.
         device: where it is to be computed; the networks are moved there.
+        units: which pieces of its work; default all.
 
     Returns:
         One price per row and radius, null baselines first.
     """
     rates, probe = dict[str, _Rates](), _Probe(study, device)
     groups: dict[tuple[str, float], list[UnitKey]] = {}
-    for key in study.units():
+    for key in study.units() if units is None else units:
         if key.row in study.audits:
             continue
         groups.setdefault((key.row, key.eps), []).append(key)
@@ -118,7 +119,7 @@ def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: S
     return Price(
         row=name,
         eps=eps,
-        images=n,
+        images=n or sum(key.last - key.first for key in further),
         forward=sum(count * rate.forward for count, rate in work),
         backward=sum(count * rate.backward for count, rate in work),
         seconds=sum(count * rate.seconds for count, rate in work),

@@ -109,7 +109,9 @@ def ladder(at: Evidence) -> Verdict:
     rungs: list[tuple[str, Floats]] = [("null", at.null(own[0], len(white)))]
     rungs.append(("random corners", at.null(own[0], len(white), "random_predictions")))
     rungs += [(row["name"], at.accuracies(row)) for row in at.rows("transfer", "bpda", "surrogate", "black-box")]
-    said = ", ".join(f"{label} {100 * found.mean():.1f} %" for label, found in rungs)
+    few = [f" of the first {len(found)}" if len(found) < len(white) else "" for _, found in rungs]
+    pairs = zip(rungs, few, strict=True)
+    said = ", ".join(f"{label} {100 * found.mean():.1f} %{part}" for (label, found), part in pairs)
     said = f"{said}, through the whole defence {100 * white.mean():.1f} %"
     above = _corrected([(white[: len(found)], found) for _, found in rungs])
     inverted = [label for (label, _), worse in zip(rungs, above, strict=True) if worse]
