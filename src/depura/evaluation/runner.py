@@ -55,8 +55,8 @@ OnUnit = Callable[[UnitKey], None]
 OnShare = Callable[[UnitKey, float], None]
 """Told, while a unit is attacked, of the share of its attack that is done."""
 
-N_ESTIMATES = 4
-"""Denoising steps shown of a pictured walk."""
+N_ESTIMATES = 10
+"""Denoising steps shown of a pictured walk, at most."""
 
 
 @dataclass(frozen=True)
@@ -359,22 +359,22 @@ def _null(
 def _pictures(
     study: Study, defence: Defence, images: Tensor, adversarial: Tensor, errors: Tensor, ids: Sequence[int]
 ) -> dict[str, Any]:
-    """The walk of report draw 0 for the images with the most errors: frames (P, F, C, H, W) in 8 bits, and their
-    titles.
+    """The walk of report draw 0 for the images with the most errors and for those with the fewest: frames
+    (P, F, C, H, W) in 8 bits, and their titles.
 
     Frames are: clean, adversarial, noised, some estimates of the clean image, purified.
     """
-    worst = torch.argsort(errors, descending=True, stable=True)[: study.pictures]
-    chosen = adversarial[worst]
-    noise = Streams(study.seed).report([ids[int(i)] for i in worst])
-    noise = noise.split(defence.rule.n_draws).take(range(0, len(worst) * defence.rule.n_draws, defence.rule.n_draws))
+    shown = _extremes(errors, study.pictures)
+    chosen = adversarial[shown]
+    noise = Streams(study.seed).report([ids[int(i)] for i in shown])
+    noise = noise.split(defence.rule.n_draws).take(range(0, len(shown) * defence.rule.n_draws, defence.rule.n_draws))
     assert defence.purifier is not None
     walk = list(defence.purifier.trajectory(chosen, noise))
-    shown = sorted({round(i * (len(walk) - 1) / (N_ESTIMATES - 1)) for i in range(N_ESTIMATES)})
+    steps = sorted({round(i * (len(walk) - 1) / (N_ESTIMATES - 1)) for i in range(N_ESTIMATES)})
     first = walk[0]
-    frames = [images[worst], chosen, _unit_range(vp_scale(first.step.sigma) * first.x)]
+    frames = [images[shown], chosen, _unit_range(vp_scale(first.step.sigma) * first.x)]
     titles = ["clean", "adversarial", f"noised, sigma {first.step.sigma:.2f}"]
-    for i in shown:
+    for i in steps:
         frames.append(_unit_range(walk[i].x0))
         titles.append(f"estimate at sigma {walk[i].step.sigma:.2f}")
     with torch.no_grad():
@@ -385,10 +385,17 @@ def _pictures(
         frames = [torch.nn.functional.interpolate(f, size=size, mode="nearest") for f in frames]
     stack = torch.stack(frames, dim=1)
     return {
-        "picture_rows": worst.to(torch.int32),
+        "picture_rows": shown.to(torch.int32),
         "picture_frames": (stack.clamp(0, 1) * 255).round().to(torch.uint8),
         "picture_titles": np.asarray(titles),
     }
+
+
+def _extremes(errors: Tensor, n: int) -> Tensor:
+    """Positions of n images: half of them (rounded up) with the most errors, worst first, then the luckiest."""
+    order = torch.argsort(errors, descending=True, stable=True)
+    n = min(n, len(order))
+    return torch.cat([order[: n - n // 2], order[len(order) - n // 2 :]])
 
 
 def run(

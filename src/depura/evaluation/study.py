@@ -156,7 +156,8 @@ class Study:
         curve_eps: further radii for the accuracy-against-eps curve.
         curve_images: how many images the further radii are run on (the first ones).
         curve_rows: names of the rows that are run at the further radii; none given, all.
-        pictures: images per unit of work whose walk is kept for the report.
+        pictures: images per unit of work whose walk is kept for the report: those with the most errors, and half of
+            them (rounded down) those with the fewest.
         memory: bytes of graph in one call of an attack; it decides how draws are split into calls, and so the last
             bits of sums, which is why it belongs to the study.
         baselines: methods that the others must beat to be worth their cost, by name.

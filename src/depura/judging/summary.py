@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval, paired_gain
 from depura.judging import checks, ranking
+from depura.judging.details import Details, details
 from depura.judging.evidence import Evidence
 from depura.judging.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
+from depura.judging.progress import Progress, progress
 from depura.judging.ranking import Ranking
 from depura.judging.verdicts import Status, Verdict
 
-PICTURES = 4
+PICTURES = 6
+"""Pictures of the worst images, and as many of the luckiest."""
+
+PICTURES_OF_METHOD = 4
 """Pictures of each method, where methods are compared."""
 
 
@@ -124,6 +129,8 @@ class Picture(NamedTuple):
         draws: report draws.
         titles: of the frames.
         frames: (F, C, H, W) uint8.
+        votes: names of the classes that the report draws gave and how often, the most frequent first.
+        lucky: whether it is shown for its few errors, not for its many.
     """
 
     row: str
@@ -134,6 +141,8 @@ class Picture(NamedTuple):
     draws: int
     titles: tuple[str, ...]
     frames: NDArray[np.uint8]
+    votes: tuple[tuple[str, int], ...] = ()
+    lucky: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,13 +159,15 @@ class Summary:
             methods are compared.
         curve: points by row name; "null" is the judged defence without attack. Where methods are compared, the
             strongest attack for each image, by method.
-        pictures: worst first.
+        pictures: the worst images first, then the luckiest.
         warnings: what speaks against the numbers, in sentences.
         devices: kinds of device that the units were computed on.
         ranking: of the methods, where methods are compared.
         verdicts: of the checks V1 to V17 (see `depura.judging.verdicts`).
         flags: what a reader must know first, a few words each, such as "masked gradient".
         refused: whether the failure of a check stands in the headline's place.
+        details: what lies behind the table.
+        progress: of the rows, while the run is not complete.
     """
 
     header: dict[str, Any]
@@ -173,6 +184,8 @@ class Summary:
     verdicts: tuple[Verdict, ...] = ()
     flags: tuple[str, ...] = ()
     refused: bool = False
+    details: Details = Details()
+    progress: tuple[Progress, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -187,7 +200,7 @@ def summarise(directory: RunDirectory) -> Summary:
         directory: a run.
 
     Returns:
-        The summary; while units are missing it has no numbers and its headline says so.
+        The summary; while units are missing it has only the accuracies so far, and its headline says so.
     """
     header = directory.header
     total = len(header["units"])
@@ -197,7 +210,8 @@ def summarise(directory: RunDirectory) -> Summary:
         text = (
             f"No headline: {len(units)} of {total} units are done. Give the same 'depura run' command again to go on."
         )
-        return Summary(header, len(units), total, text, (), None, {}, (), (), devices)
+        so_far = progress(header, units)
+        return Summary(header, len(units), total, text, (), None, {}, (), (), devices, progress=so_far)
     eps = header["threat_model"]["eps"]
     by_row: dict[tuple[str, float], list[Unit]] = {}
     for unit in units:
@@ -224,6 +238,7 @@ def summarise(directory: RunDirectory) -> Summary:
             verdicts=found,
             flags=checks.flags(found, evidence),
             refused=bool(refused),
+            details=details(header, by_row, units),
         )
     together = strongest([by_row[row["name"], eps] for row in defended]).metrics if defended else None
     null = next((line.null for line, row in zip(lines, header["rows"], strict=True) if row in defended), None)
@@ -235,12 +250,13 @@ def summarise(directory: RunDirectory) -> Summary:
         lines=lines,
         strongest=together,
         curve=_curve(header, by_row, defended),
-        pictures=_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]]),
+        pictures=_extremes(_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]])),
         warnings=_remarks(header),
         devices=devices,
         verdicts=found,
         flags=checks.flags(found, evidence),
         refused=bool(refused),
+        details=details(header, by_row, units),
     )
 
 
@@ -355,13 +371,27 @@ def _curve_by_method(
 
 
 def _pictures_by_method(header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]]) -> tuple[Picture, ...]:
-    """The worst few of each method, worst first."""
+    """A few of each method, the worst first."""
     found: list[Picture] = []
     for method in header["methods"]:
         rows = [row for row in header["rows"] if row["method"] == method["name"]]
         units = [unit for row in rows for unit in by_row[row["name"], header["threat_model"]["eps"]]]
-        found += _pictures(header, units)[:PICTURES]
-    return tuple(sorted(found, key=lambda p: -p.errors / p.draws))
+        found += _extremes(_pictures(header, units), n=PICTURES_OF_METHOD // 2)
+    return tuple(sorted(found, key=lambda p: (p.lucky, -p.errors / p.draws)))
+
+
+def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Picture, ...]:
+    """Of many pictures those of the n worst images and of the n luckiest others, each image once: under the attack
+    that left most draws wrong."""
+    images: dict[int, Picture] = {}
+    for picture in pictures:
+        other = images.get(picture.image)
+        if other is None or picture.errors > other.errors:
+            images[picture.image] = picture
+    order = sorted(images.values(), key=lambda p: -p.errors / p.draws)
+    n = min(n, -(-len(order) // 2))
+    worst, rest = order[:n], order[n:]
+    return (*worst, *(p._replace(lucky=True) for p in rest[::-1][:n]))
 
 
 def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, ...]:
@@ -372,19 +402,27 @@ def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, .
             continue
         errors = errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"])
         for frames, row in zip(unit.arrays["picture_frames"], unit.arrays["picture_rows"], strict=True):
+            predicted = unit.arrays["predictions"][row]
             found.append(
                 Picture(
                     row=unit.meta["row"],
                     image=int(unit.arrays["ids"][row]),
                     label=classes[int(unit.arrays["labels"][row])],
-                    seen_as=classes[int(unit.arrays["predictions"][row, 0])],
+                    seen_as=classes[int(predicted[0])],
                     errors=int(errors[row]),
-                    draws=unit.arrays["predictions"].shape[1],
+                    draws=len(predicted),
                     titles=tuple(str(t) for t in unit.arrays["picture_titles"]),
                     frames=frames,
+                    votes=tuple((classes[k], int((predicted == k).sum())) for k in _by_frequency(predicted)),
                 )
             )
-    return tuple(sorted(found, key=lambda p: -p.errors / p.draws))
+    return tuple(found)
+
+
+def _by_frequency(predicted: NDArray[Any]) -> list[int]:
+    """Classes that were predicted, the most frequent first (ties: the lower class)."""
+    values, counts = np.unique(predicted, return_counts=True)
+    return [int(values[i]) for i in np.lexsort((values, -counts))]
 
 
 def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tuple[str, ...]:
