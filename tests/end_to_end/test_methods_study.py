@@ -11,7 +11,7 @@ from depura.evaluation.runner import run
 from depura.evaluation.source import StudySource
 from depura.judging.ranking import Standing
 from depura.judging.summary import Summary, summarise
-from depura.reports import page, tables
+from depura.reports import markdown, page
 
 STUDY = Path(__file__).parents[2] / "studies" / "digits_methods.py"
 SMALL = (("images", "1"), ("attack_steps", "1"), ("eot", "1"), ("draws", "2"))
@@ -56,5 +56,5 @@ def test_masked_gradients_are_flagged(summary: Summary) -> None:
 
 
 def test_notes_are_shown(summary: Summary) -> None:
-    for text in (tables.markdown(summary), page.html(summary)):
+    for text in (markdown.markdown(summary), page.html(summary)):
         assert "AGDM is reconstructed from abstracts" in text

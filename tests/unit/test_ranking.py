@@ -14,7 +14,7 @@ from rich.console import Console
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import mean_with_interval
 from depura.judging.summary import Summary, summarise
-from depura.reports import figures, page, standings, tables
+from depura.reports import figures, markdown, page, standings, tables
 
 N, K = 12, 4
 LABELS = np.arange(N) % 10
@@ -254,7 +254,7 @@ def test_a_masked_row_is_not_taken_for_robustness(tmp_path: Path) -> None:
     assert "not robustness; the relaxed row (new-relaxed) is the one to read" in said
     assert summary.ranking is not None
     assert "75.0†" in standings.rows(summary, summary.ranking)[0]
-    for text in (tables.markdown(summary), page.html(summary), printed(summary)):
+    for text in (markdown.markdown(summary), page.html(summary), printed(summary)):
         assert "75.0†" in text
         assert "no measure of robustness" in " ".join(text.split())
 
@@ -292,7 +292,7 @@ def test_all_texts_hold_the_ranking(tmp_path: Path) -> None:
     assert ranks[1][4] == "–"
     assert ranks[1][9].endswith(": no detectable difference")
     assert "no detectable" not in ranks[2][9]
-    text, web = tables.markdown(summary), page.html(summary)
+    text, web = markdown.markdown(summary), page.html(summary)
     for cells in ranks:
         for cell in cells:
             assert cell.replace("*", "\\*") in text

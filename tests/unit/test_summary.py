@@ -13,7 +13,7 @@ import pytest
 from depura.evaluation.records import RunDirectory, Unit
 from depura.judging.metrics import Outcome
 from depura.judging.summary import summarise
-from depura.reports import page, tables
+from depura.reports import markdown, page, tables
 
 LABELS = [0, 1, 2, 3]
 ROWS = (("undefended", "bare"), ("transfer", "defence"), ("adaptive", "defence"))
@@ -142,7 +142,7 @@ def test_a_missing_unit_takes_the_headline_away(tmp_path: Path) -> None:
     summary = summarise(run)
     assert summary.headline.startswith("No headline: 4 of 5 units are done")
     assert not summary.lines
-    assert "robust accuracy" not in tables.markdown(summary) + page.html(summary)
+    assert "robust accuracy" not in markdown.markdown(summary) + page.html(summary)
 
 
 def test_what_attacks_made_and_spent(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_approximate_routes_are_called_so(tmp_path: Path) -> None:
     for row, code in zip(run.header["rows"], ("G5", "G7", "G2"), strict=True):
         row["route"] = code
     summary = summarise(run)
-    for text in (tables.markdown(summary), page.html(summary)):
+    for text in (markdown.markdown(summary), page.html(summary)):
         assert "G5 continuous adjoint (approximate)" in text
         assert "G7 grafted, one Jacobian for all draws (approximate)" in text
         assert "G2 BPDA (approximate)" in text
@@ -200,7 +200,7 @@ def test_approximate_routes_are_called_so(tmp_path: Path) -> None:
 
 def test_both_texts_hold_the_same_numbers(tmp_path: Path) -> None:
     summary = summarise(made(tmp_path))
-    text, web = tables.markdown(summary), page.html(summary)
+    text, web = markdown.markdown(summary), page.html(summary)
     for cells in tables.rows(summary):
         for cell in cells:
             assert cell in text

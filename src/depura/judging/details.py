@@ -121,6 +121,10 @@ class Details(NamedTuple):
     audits: tuple[Audit, ...] = ()
 
 
+NOTHING = Details()
+"""Of a run that is not complete."""
+
+
 def details(header: dict[str, Any], by_row: Units, units: Sequence[Unit]) -> Details:
     """Work out the details of a complete run.
 

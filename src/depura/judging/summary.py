@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval, paired_gain
 from depura.judging import checks, ranking
-from depura.judging.details import Details, details
+from depura.judging.details import NOTHING, Details, details
 from depura.judging.evidence import Evidence
 from depura.judging.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
 from depura.judging.progress import Progress, progress
@@ -184,7 +184,7 @@ class Summary:
     verdicts: tuple[Verdict, ...] = ()
     flags: tuple[str, ...] = ()
     refused: bool = False
-    details: Details = Details()
+    details: Details = NOTHING
     progress: tuple[Progress, ...] = ()
 
     @property

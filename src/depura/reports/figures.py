@@ -1,22 +1,23 @@
-"""Figures of a report: the accuracy-against-eps curve and the ranking as SVG, and frames of pictures as PNG."""
+"""Figures of a report, drawn from a summary."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from depura.evaluation.statistics import Estimate
+from depura.judging.details import Budget, ErrorRates, Trace
 from depura.judging.ranking import Ranking
-from depura.judging.summary import Point, Summary
+from depura.judging.summary import Summary
+from depura.reports import charts
 
-COLOURS = {"undefended": "#888888", "transfer": "#e69f00", "adaptive": "#d55e00", "bpda": "#0072b2", "null": "#009e73"}
-"""Okabe and Ito's colours, distinguishable for the colour blind; other rows take matplotlib's cycle."""
+NAMED = {"undefended": "grey", "transfer": "orange", "adaptive": "red", "bpda": "blue"}
+"""Colours of rows that most studies have; others take the cycle's."""
+
+WIDE = 20
+"""Radii that span more than this factor are drawn on a logarithmic axis."""
 
 
 def curve_svg(summary: Summary) -> str | None:
@@ -28,22 +29,29 @@ def curve_svg(summary: Summary) -> str | None:
     Returns:
         An <svg> element, equal text for equal summaries; None where matplotlib (the extra "report") is not installed.
     """
+    radii = sorted({p.eps for name, points in summary.curve.items() if name != "null" for p in points if p.eps > 0})
+    logarithmic = bool(radii) and radii[-1] > WIDE * radii[0]
 
     def draw(axes: Any) -> None:
         for name, points in summary.curve.items():
             if name != "null":
-                _draw(axes, name, points)
+                middle, spread = charts.spread([p.accuracy for p in points])
+                colour = charts.COLOURS.get(NAMED.get(name, ""))
+                eps = [p.eps for p in points]
+                axes.errorbar(eps, middle, yerr=spread, marker="o", markersize=4, capsize=3, color=colour, label=name)
         for point in summary.curve.get("null", ()):
-            accuracy = 100 * point.accuracy.value
-            axes.axhline(accuracy, color=COLOURS["null"], linestyle=":", label="purified, no attack")
+            axes.axhline(100 * point.accuracy.value, color=charts.COLOURS["green"], linestyle=":", label="no attack")
+        _accuracy_axis(axes, "y")
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.set_xticks(radii, [f"{eps:.3g}" for eps in radii], fontsize=7)
+            axes.set_xticks([], minor=True)
+        else:
+            axes.set_xlim(left=0)
         axes.set_xlabel(f"eps ({summary.header['threat_model']['norm']})")
-        axes.set_ylabel("accuracy of one draw, %")
-        axes.set_ylim(-3, 103)
-        axes.set_xlim(left=0)
-        axes.grid(alpha=0.25)
-        axes.legend(loc="upper right", fontsize=8)
+        axes.figure.legend(loc="outside upper left", ncols=3, fontsize=8)
 
-    return _svg(draw, (6.4, 3.6))
+    return charts.svg("curve", draw, height=3.1 + 0.16 * ((len(summary.curve) - 1) // 3))
 
 
 def ranking_svg(ranking: Ranking) -> str | None:
@@ -58,74 +66,105 @@ def ranking_svg(ranking: Ranking) -> str | None:
     standings = ranking.standings
 
     def draw(axes: Any) -> None:
-        heights = range(len(standings))
-        for label, colour, offset, estimates in (
-            ("no attack", COLOURS["null"], -0.14, [s.clean for s in standings]),
-            ("strongest attack for each image", COLOURS["adaptive"], 0.14, [s.strongest.single for s in standings]),
-        ):
-            middle, spread = _with_spread(estimates)
-            places = [height + offset for height in heights]
-            axes.errorbar(
-                middle,
-                places,
-                xerr=spread,
-                linestyle="",
-                marker="o",
-                markersize=4,
-                capsize=3,
-                color=colour,
-                label=label,
-            )
+        _dots(axes, [s.clean for s in standings], -0.14, "green", "no attack")
+        _dots(axes, [s.strongest.single for s in standings], 0.14, "red", "strongest attack for each image")
         names = [f"{s.method} (baseline)" if s.baseline else s.method for s in standings]
-        axes.set_yticks(list(heights), names)
+        axes.set_yticks(range(len(standings)), names)
         axes.invert_yaxis()
-        axes.set_xlabel("accuracy of one draw, %")
-        axes.set_xlim(-3, 103)
-        axes.grid(axis="x", alpha=0.25)
+        _accuracy_axis(axes, "x")
         axes.figure.legend(loc="outside upper left", ncols=2, fontsize=8)
 
-    return _svg(draw, (6.4, 1.2 + 0.36 * len(standings)))
+    return charts.svg("ranking", draw, height=1.0 + 0.34 * len(standings))
 
 
-def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str | None:
-    """A figure of one pair of axes as an <svg> element; None without matplotlib."""
-    try:
-        import matplotlib  # noqa: PLC0415 (an optional extra)
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
+def errors_svg(rates: ErrorRates) -> str | None:
+    """How many images have which error rate, without an attack and under the strongest one.
+
+    Args:
+        rates: of the images.
+
+    Returns:
+        As `curve_svg`.
+    """
+    edges = np.linspace(0, 1, 11)
+
+    def draw(axes: Any) -> None:
+        for values, colour, label, shift in (
+            (rates.clean, "green", "no attack", -0.022),
+            (rates.attacked, "red", "strongest attack for each image", 0.022),
+        ):
+            counts, _ = np.histogram(values, edges)
+            axes.bar(edges[:-1] + 0.05 + shift, counts, width=0.042, color=charts.COLOURS[colour], label=label)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("share of wrong draws of an image")
+        axes.set_ylabel("images")
+        axes.figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+
+    return charts.svg("errors", draw, height=2.5)
+
+
+def budgets_svg(budgets: Sequence[Budget]) -> str | None:
+    """Accuracy under an attack and under the same attack with more of something, on the same images.
+
+    Args:
+        budgets: what was tried.
+
+    Returns:
+        As `curve_svg`; None where nothing was tried.
+    """
+    if not budgets:
         return None
-    settings: Any = {"svg.hashsalt": "depura", "svg.fonttype": "none", "font.size": 10}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+
+    def draw(axes: Any) -> None:
+        _dots(axes, [b.before for b in budgets], -0.14, "blue", "less")
+        _dots(axes, [b.after for b in budgets], 0.14, "red", "more")
+        axes.set_yticks(range(len(budgets)), [f"{b.what}\n{b.less:g} → {b.more:g}" for b in budgets])
+        axes.set_ylim(len(budgets) - 0.5, -0.5)
+        _accuracy_axis(axes, "x")
+        axes.figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+
+    return charts.svg("budgets", draw, height=1.0 + 0.5 * len(budgets))
 
 
-def _draw(axes: Any, name: str, points: tuple[Point, ...]) -> None:
-    eps = [p.eps for p in points]
-    middle, spread = _with_spread([p.accuracy for p in points])
-    axes.errorbar(eps, middle, yerr=spread, marker="o", markersize=4, capsize=3, color=COLOURS.get(name), label=name)
+def trace_svg(trace: Trace, number: int) -> str | None:
+    """An attack's mean loss against its step, small.
+
+    Args:
+        trace: of the row.
+        number: of the row, to tell its figure from others.
+
+    Returns:
+        As `curve_svg`.
+    """
+
+    def draw(axes: Any) -> None:
+        axes.plot(trace.steps, trace.loss, color=charts.COLOURS["blue"], linewidth=1.4)
+        axes.set_title(trace.row, fontsize=9, loc="left")
+        axes.set_xlabel("step", fontsize=8)
+        axes.set_ylabel("loss", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.2)
+
+    return charts.svg(f"loss{number}", draw, height=1.5, width=2.2)
 
 
-def _with_spread(estimates: Sequence[Estimate]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Accuracies in %, (n,), and how far their intervals reach below and above, (2, n)."""
-    middle = np.array([100 * e.value for e in estimates])
-    low = middle - np.array([100 * e.low for e in estimates])
-    high = np.array([100 * e.high for e in estimates]) - middle
-    return middle, np.maximum(np.stack([low, high]), 0)
+def _dots(axes: Any, estimates: Sequence[Estimate], offset: float, colour: str, label: str) -> None:
+    """A column of accuracies with intervals, one per height."""
+    middle, spread = charts.spread(estimates)
+    axes.errorbar(
+        middle,
+        [height + offset for height in range(len(estimates))],
+        xerr=spread,
+        linestyle="",
+        marker="o",
+        markersize=4,
+        capsize=3,
+        color=charts.COLOURS[colour],
+        label=label,
+    )
 
 
-def png(frame: NDArray[np.uint8]) -> bytes:
-    """A frame (C, H, W) uint8, C being 1 or 3, as PNG."""
-    picture = Image.fromarray(frame[0] if len(frame) == 1 else np.ascontiguousarray(np.moveaxis(frame, 0, 2)))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=False)
-    return buffer.getvalue()
-
-
-def data_uri(frame: NDArray[np.uint8]) -> str:
-    """A frame as a data: address, to be put into a page."""
-    return "data:image/png;base64," + base64.b64encode(png(frame)).decode()
+def _accuracy_axis(axes: Any, which: str) -> None:
+    axes.set(**{f"{which}lim": (-3, 103), f"{which}label": "accuracy of one draw, %"})
+    axes.grid(axis=which, alpha=0.2)

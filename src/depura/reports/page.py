@@ -1,9 +1,10 @@
-"""The HTML page: one file that needs no network and no JavaScript."""
+"""The HTML page: one file that needs no network, and JavaScript for nothing but the slider of its pictures."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -11,7 +12,21 @@ from markupsafe import Markup
 from depura import _atomic, _check
 from depura.evaluation.records import RunDirectory
 from depura.judging.summary import Summary, summarise
-from depura.reports import figures, standings, tables
+from depura.reports import background, figures, ladder, limits, standings, tables, theatre
+from depura.reports.background import Table
+from depura.reports.markdown import markdown
+
+
+class Figure(NamedTuple):
+    """A figure of the page.
+
+    Attributes:
+        drawn: its <svg> element.
+        alt: what it shows, in words.
+    """
+
+    drawn: Markup
+    alt: str
 
 
 def html(summary: Summary) -> str:
@@ -23,32 +38,16 @@ def html(summary: Summary) -> str:
     Returns:
         A complete HTML document; equal summaries give equal text.
     """
-    curve = figures.curve_svg(summary) if summary.complete else None
-    ranking = summary.ranking
-    chart = None if ranking is None else figures.ranking_svg(ranking)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("depura.reports").joinpath("page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return environment.from_string(_file("page.html.j2")).render(
         summary=summary,
-        headings=tables.headings(summary),
-        rows=tables.rows(summary) if summary.complete else (),
-        rank_headings=() if ranking is None else standings.headings(summary, ranking),
-        ranks=() if ranking is None else standings.rows(summary, ranking),
-        rank_note="" if ranking is None else standings.explanation(summary, ranking),
-        notes=() if ranking is None else standings.notes(ranking),
-        chart=None if chart is None else Markup(chart),
-        conditions=tables.conditions(summary),
-        routes=tables.routes(summary),
-        example_headings=tables.EXAMPLE_HEADINGS,
-        example_rows=tables.example_rows(summary),
-        example_note=tables.EXAMPLE_NOTE,
-        gradient_headings=tables.GRADIENT_HEADINGS,
-        gradient_rows=tables.gradient_rows(summary),
-        gradient_note=tables.GRADIENT_NOTE,
+        css=Markup(_file("page.css")),
+        script=Markup(_file("page.js")),
+        tables=tables,
+        background=background,
         threat=tables.threat_model(summary),
         versions=tables.versions(summary),
-        curve=None if curve is None else Markup(curve),
-        uri=figures.data_uri,
+        **(_numbers(summary) if summary.complete else {}),
     )
 
 
@@ -61,7 +60,7 @@ def texts(summary: Summary) -> dict[str, str]:
     Returns:
         Texts by file name; equal summaries give equal ones.
     """
-    return {"report.md": tables.markdown(summary), "report.html": html(summary)}
+    return {"report.md": markdown(summary), "report.html": html(summary)}
 
 
 def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
@@ -81,3 +80,64 @@ def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
         _atomic.write(file, text.encode())
         written.append(file)
     return summary, tuple(written)
+
+
+def _numbers(summary: Summary) -> dict[str, Any]:
+    """What the page of a complete run shows beside its texts."""
+    ranking, rates = summary.ranking, summary.details.error_rates
+    names = tables.columns(summary)
+    return {
+        "figure": _figures(summary),
+        "losses": tuple(
+            Figure(Markup(drawn), f"Mean loss of the attack in row {trace.row}, step by step; numbers in the table")
+            for k, trace in enumerate(summary.details.traces)
+            if (drawn := figures.trace_svg(trace, k)) is not None
+        ),
+        "headings": [getattr(tables.headings(summary), name) for name in names],
+        "rows": [(cells.route == "all", [getattr(cells, name) for name in names]) for cells in tables.rows(summary)],
+        "ranked": None
+        if ranking is None
+        else Table(
+            standings.headings(summary, ranking),
+            standings.rows(summary, ranking),
+            standings.explanation(summary, ranking),
+        ),
+        "notes": () if ranking is None else standings.notes(ranking),
+        "profile": background.error_sentence(rates[0]) if ranking is None and rates else "",
+        "gradients": Table(tables.GRADIENT_HEADINGS, tables.gradient_rows(summary), tables.GRADIENT_NOTE),
+        "examples": Table(tables.EXAMPLE_HEADINGS, tables.example_rows(summary), tables.EXAMPLE_NOTE),
+        "worst": theatre.shows(summary, lucky=False),
+        "luckiest": theatre.shows(summary, lucky=True),
+        "limits": limits.sentences(summary),
+    }
+
+
+def _figures(summary: Summary) -> dict[str, Figure]:
+    """Figures by name; those that cannot be drawn are left out."""
+    ranking, rates = summary.ranking, summary.details.error_rates
+    each = "row" if ranking is None else "method"
+    drawn = {
+        "ladder": (ladder.svg(summary), ladder.ALT),
+        "ranking": (
+            None if ranking is None else figures.ranking_svg(ranking),
+            "Accuracy of each method without an attack and under the strongest attack for each image; the numbers are "
+            "in the table above",
+        ),
+        "errors": (
+            figures.errors_svg(rates[0]) if len(rates) == 1 else None,
+            "Histogram of the images' error rates, without an attack and under the strongest; shares in the table",
+        ),
+        "budgets": (
+            figures.budgets_svg(summary.details.budgets),
+            "Accuracy under an attack and under the same attack with a larger budget; the numbers are in the table",
+        ),
+        "curve": (
+            figures.curve_svg(summary) if summary.curve else None,
+            f"Accuracy of one draw against the attack radius, one line per {each}; the numbers are in the table",
+        ),
+    }
+    return {name: Figure(Markup(svg), alt) for name, (svg, alt) in drawn.items() if svg is not None}
+
+
+def _file(name: str) -> str:
+    return files("depura.reports").joinpath(name).read_text(encoding="utf-8")

@@ -1,9 +1,9 @@
-"""The table of a report, for the terminal (rich) and in Markdown."""
+"""The table of a report, for the terminal (rich) and formatted for the page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rich import box
@@ -81,6 +81,8 @@ class Cells(NamedTuple):
     random: str
     any: str
     vote: str
+    images: str
+    nfe: str
 
 
 def headings(summary: Summary) -> Cells:
@@ -95,7 +97,15 @@ def headings(summary: Summary) -> Cells:
         random="random corner",
         any=f"any of {n_any}",
         vote=f"vote of {n_vote}",
+        images="images",
+        nfe="NFE per image",
     )
+
+
+def columns(summary: Summary) -> tuple[str, ...]:
+    """Names of the columns that the page shows; how many images is left out where all rows have as many."""
+    several = len({line.images for line in summary.lines}) > 1
+    return tuple(name for name in Cells._fields if name != "images" or several)
 
 
 def rows(summary: Summary, *, compact: bool = False) -> tuple[Cells, ...]:
@@ -125,7 +135,8 @@ def _groups(summary: Summary, *, compact: bool) -> list[tuple[str, list[Cells]]]
     for method in sorted({line.method for line in summary.lines}, key=["", *together].index):
         lines = [line for line in summary.lines if line.method == method]
         cells = [_cells(line, line.name, line.title, line.route, line.metrics, show) for line in lines]
-        metrics, first = together.get(method), next((line for line in lines if line.name in judged), None)
+        own = [line for line in lines if line.name in judged]
+        metrics, first = together.get(method), max(own, key=lambda line: line.images, default=None)
         if metrics is not None and first is not None and not (method and len(lines) == 1):
             cells.append(_cells(first, f"{method}-strongest".strip("-"), title, "all", metrics, show))
         groups.append((method, cells))
@@ -142,6 +153,8 @@ def _cells(line: Line, name: str, title: str, route: str, metrics: Metrics, show
         random=show(line.random.single),
         any=f"{show(metrics.any)} [{_value(line.null.any)}]",
         vote=f"{show(metrics.vote)} [{_value(line.null.vote)}]",
+        images=f"{line.images}",
+        nfe="" if route == "all" else f"{sum(line.evaluations) / line.images:,.0f}",
     )
 
 
@@ -154,7 +167,7 @@ def terminal(summary: Summary) -> Group:
     compared = summary.ranking is not None
     overflow = "fold" if compared else "ellipsis"
     kinds = {line.name: line.kind or line.name for line in summary.lines}
-    shown = [name for name in Cells._fields if name not in ("title", "random")]
+    shown = [name for name in columns(summary) if name not in ("title", "random", "nfe")]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
         table.add_column(getattr(headings(summary), name), no_wrap=not compared, overflow=overflow)
@@ -171,57 +184,6 @@ def terminal(summary: Summary) -> Group:
     note = Text(f"Accuracy in %; in brackets without attack. {routes(summary)}", style="dim")
     above = () if summary.ranking is None else (standings.terminal(summary, summary.ranking),)
     return Group(*above, table, legend, note)
-
-
-def markdown(summary: Summary) -> str:
-    """The report in Markdown.
-
-    Args:
-        summary: of a run.
-
-    Returns:
-        The text.
-    """
-    header = summary.header
-    out = [f"# {header['name']}", "", f"**{summary.headline}**", ""]
-    if summary.complete:
-        out += [conditions(summary), ""]
-        if summary.ranking is not None:
-            out += ["## Ranking", "", *standings.markdown(summary, summary.ranking), "## Rows", ""]
-        heads = headings(summary)
-        out += _markdown_table(heads, rows(summary))
-        out += [
-            "",
-            f"Accuracy in %; in brackets without attack. {routes(summary)}",
-            "",
-        ]
-        out += ["## Warnings", ""] + [f"- {w}" for w in summary.warnings] + [""] if summary.warnings else []
-        out += [
-            "## Accuracy against eps",
-            "",
-            "| eps | images | " + " | ".join(n for n in summary.curve if n != "null") + " |",
-        ]
-        names = [n for n in summary.curve if n != "null"]
-        out += ["|" + "---|" * (len(names) + 2)]
-        for k, point in enumerate(summary.curve[names[0]]):
-            cells = [percent(summary.curve[name][k].accuracy) for name in names]
-            out += ["| " + " | ".join([f"{point.eps:g}", str(point.images), *cells]) + " |"]
-        out += ["", "## Adversarial examples and their cost", ""]
-        out += _markdown_table(EXAMPLE_HEADINGS, example_rows(summary))
-        out += ["", EXAMPLE_NOTE, ""]
-        out += ["## Gradients", ""]
-        out += _markdown_table(GRADIENT_HEADINGS, gradient_rows(summary))
-        out += ["", GRADIENT_NOTE, ""]
-    out += ["## Threat model", ""] + [f"- {name}: {value}" for name, value in threat_model(summary)] + [""]
-    out += ["## Versions", ""] + [f"- {name} {version}" for name, version in versions(summary)] + [""]
-    out += ["## Repeat it", "", f"    {header['command']}", ""]
-    return "\n".join(out)
-
-
-def _markdown_table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    """A table, line by line."""
-    top = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return top + ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 def routes(summary: Summary) -> str:

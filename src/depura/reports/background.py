@@ -1,0 +1,169 @@
+"""Tables of what lies behind the numbers: error rates, budgets, losses, checks, audits, prices, and a run under way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from depura.judging.details import ErrorRates, Trace
+from depura.judging.metrics import percent
+from depura.judging.summary import Summary
+from depura.judging.verdicts import Status
+
+LOW, HIGH = 0.05, 0.5
+"""Error rates below and above which an image is called safe and broken."""
+
+MOMENTS = 5
+"""Steps at which a loss is put into a table."""
+
+
+class Table(NamedTuple):
+    """A table and what is to be said of it.
+
+    Attributes:
+        headings: of the columns.
+        rows: one text per column.
+        note: what the columns mean; may be empty.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def error_rates(summary: Summary) -> Table:
+    """How many images are hardly ever, sometimes, and mostly misclassified."""
+    heads = ("", "images", f"below {LOW:g}", f"{LOW:g} to {HIGH:g}", f"above {HIGH:g}")
+    found: list[tuple[str, ...]] = []
+    for rates in summary.details.error_rates:
+        of = f"{rates.method}, " if rates.method else ""
+        found.append((f"{of}no attack", *_shares(rates.clean)))
+        found.append((f"{of}strongest attack", *_shares(rates.attacked)))
+    return Table(heads, tuple(found), "Share of images by the share of their report draws that were wrong.")
+
+
+def error_sentence(rates: ErrorRates) -> str:
+    """The error profile in words."""
+    broken, before = (_broken(values) for values in (rates.attacked, rates.clean))
+    between = sum(LOW <= e <= HIGH for e in rates.attacked)
+    return (
+        f"Under the strongest attack {broken} of {len(rates.attacked)} images are wrong in more than half of the draws "
+        f"({before} without attack), and {between} are neither safe nor broken: of those any-of-N takes most."
+    )
+
+
+def _broken(values: Sequence[float]) -> int:
+    return sum(e > HIGH for e in values)
+
+
+def _shares(values: Sequence[float]) -> tuple[str, ...]:
+    n = len(values)
+    parts = (sum(e < LOW for e in values), sum(LOW <= e <= HIGH for e in values), _broken(values))
+    return (f"{n}", *(f"{100 * k / n:.1f} %" for k in parts))
+
+
+def budgets(summary: Summary) -> Table:
+    """What more steps, draws or restarts bought."""
+    rows = tuple(
+        (
+            b.row,
+            f"{b.what}: {b.less:g} → {b.more:g}",
+            f"{b.images}",
+            percent(b.before),
+            percent(b.after),
+            f"{100 * (b.before.value - b.after.value):.1f} ({100 * b.fall[0]:.1f} to {100 * b.fall[1]:.1f})",
+        )
+        for b in summary.details.budgets
+    )
+    note = (
+        "Accuracy of one draw under an attack and under the same attack with more of one thing, on the same images; "
+        "taken: points that the larger budget takes, with a 95 % interval paired by image."
+    )
+    return Table(("row", "more", "images", "less", "more of it", "taken"), rows, note)
+
+
+def losses(summary: Summary) -> Table:
+    """An attack's loss at some of its steps."""
+    heads = ("row", "steps", "first", *(f"{100 * k // (MOMENTS - 1)} %" for k in range(1, MOMENTS - 1)), "last")
+    rows = tuple((t.row, f"{t.steps[-1]}", *_moments(t)) for t in summary.details.traces)
+    note = (
+        "The attack's own loss, its mean over the images (one that was finished keeps its last); losses of different "
+        "attacks are different functions. It should rise."
+    )
+    return Table(heads, rows, note)
+
+
+def _moments(trace: Trace) -> tuple[str, ...]:
+    last = len(trace.loss) - 1
+    return tuple(f"{trace.loss[round(k * last / (MOMENTS - 1))]:.3g}" for k in range(MOMENTS))
+
+
+def checks(summary: Summary) -> Table:
+    """The verdicts of the checks, those that want attention marked by their status."""
+    rows = tuple((v.id, v.name, v.status.value, v.sentence, v.advice) for v in summary.verdicts)
+    counted = [f"{sum(v.status is s for v in summary.verdicts)} {s.value}" for s in Status]
+    return Table(("", "check", "", "found", "what to do"), rows, ", ".join(counted) + "." if rows else "")
+
+
+def audits(summary: Summary) -> Table:
+    """What the audit of each gradient tested."""
+    several = len(summary.details.audits) > 1
+    rows = tuple(
+        (*((audit.name.removeprefix("audit-"),) if several else ()), name, light, sentence)
+        for audit in summary.details.audits
+        for name, light, sentence in audit.checks
+    )
+    verdicts = " ".join(
+        f"{audit.name.removeprefix('audit-')}: {audit.verdict}" if several else audit.verdict
+        for audit in summary.details.audits
+    )
+    return Table((*(("method",) if several else ()), "test", "light", "found"), rows, verdicts)
+
+
+def prices(summary: Summary) -> Table:
+    """Evaluations of the denoiser per prediction."""
+    rows = tuple((p.name, _count(p.evaluations)) for p in summary.details.prices)
+    note = (
+        "Evaluations of the denoiser per prediction of the deployed rule, counted; beside them a prediction runs the "
+        "classifier. Times are not in the records, since equal studies give equal bytes on any machine: "
+        "'depura plan' measures them on yours."
+    )
+    return Table(("what is judged", "NFE per prediction"), rows, note)
+
+
+def _count(n: float) -> str:
+    return f"{n:,.0f}" if n == round(n) else f"{n:,.1f}"
+
+
+def progress(summary: Summary) -> Table:
+    """How far a run is."""
+    rows = tuple(
+        (
+            p.name,
+            f"{p.eps:g}",
+            f"{p.done} of {p.total}",
+            f"{p.images} of {p.of}",
+            "–" if p.so_far is None else percent(p.so_far),
+        )
+        for p in summary.progress
+    )
+    note = (
+        "Accuracy of one draw on the images that are done; it moves until the last is. null-: without an attack. No "
+        "headline is made of part of a run."
+    )
+    return Table(("row", "eps", "units", "images", "accuracy so far (95 % CI)"), rows, note)
+
+
+def progress_terminal(summary: Summary) -> Group:
+    """How far a run is, for a terminal of 80 columns."""
+    table, found = RichTable(box=box.SIMPLE_HEAD, pad_edge=False), progress(summary)
+    for heading in found.headings:
+        table.add_column(heading, justify="left" if heading in ("row", found.headings[-1]) else "right")
+    for cells in found.rows:
+        table.add_row(*cells)
+    return Group(table, Text(found.note, style="dim"))

@@ -1,0 +1,75 @@
+"""What a report does not say: attacks that were not run, and what its numbers do not cover. Read off the run."""
+
+from __future__ import annotations
+
+from depura.judging.summary import Summary
+
+KINDS = {
+    "transfer": "examples transferred from the bare classifier",
+    "bpda": "BPDA",
+    "surrogate": "a surrogate of fewer steps",
+    "adaptive": "an adaptive attack through the whole defence",
+    "targeted": "targeted",
+    "selective": "selective (draws that can be broken together)",
+    "black-box": "black-box",
+    "random": "random search",
+    "one-step": "one step",
+    "pinned": "the defence under fixed noise",
+    "tiny": "the last step alone",
+}
+"""What an evaluation should run, by kind of row."""
+
+APPROXIMATE = ("G2", "G4", "G5", "G7")
+
+
+def sentences(summary: Summary) -> tuple[str, ...]:
+    """The limits of a complete run.
+
+    Args:
+        summary: of the run.
+
+    Returns:
+        Sentences, the most important first.
+    """
+    return tuple(
+        filter(None, (_attacks(summary), _gradient(summary), _budget(summary), _images(summary), *_rest(summary)))
+    )
+
+
+def _attacks(summary: Summary) -> str:
+    kinds = {row["kind"] for row in summary.header["rows"]}
+    missing = [words for kind, words in KINDS.items() if kind not in kinds]
+    return f"Not run: {', '.join(missing)}." if missing else "Every kind of attack that depura knows was run."
+
+
+def _gradient(summary: Summary) -> str:
+    """Methods whose adaptive attack has no exact gradient."""
+    rows = [row for row in summary.header["rows"] if row["kind"] == "adaptive" and row["judged"] == "defence"]
+    named = [row["name"] for row in rows if row["route"] in APPROXIMATE]
+    if not named:
+        return ""
+    return f"The gradient of {', '.join(named)} is an approximation; with the exact one the attack may be stronger."
+
+
+def _budget(summary: Summary) -> str:
+    if not any(row["kind"] == "budget" for row in summary.header["rows"]):
+        return "Whether more steps, more draws per step or another restart would find more was not tried."
+    return ""
+
+
+def _images(summary: Summary) -> str:
+    n = len(summary.header["data"]["ids"])
+    fewer = [f"{line.name} ({line.images})" for line in summary.lines if line.images < n]
+    some = f" Run on the first images only: {', '.join(fewer)}." if fewer else ""
+    return f"{n} images of {summary.header['data']['name']}; intervals are over images like these.{some}"
+
+
+def _rest(summary: Summary) -> tuple[str, ...]:
+    curve = () if summary.header["curve"]["eps"] else ("Other radii were not tried.",)
+    return (
+        *curve,
+        f"One seed ({summary.header['seed']}) for all noise and all attacks; how numbers differ between seeds is not "
+        "known.",
+        "Flags of the machine (deterministic algorithms, reduced precision of matrix products) are not recorded.",
+        "An accuracy under attack is an upper bound, not a certificate; other threat models are not covered.",
+    )
