@@ -28,6 +28,7 @@ from depura.evaluation.study import Study, UnitKey
 from depura.judging.summary import Summary
 from depura.judging.verdicts import Status
 from depura.reports import page
+from depura.reports.background import progress_terminal
 from depura.reports.tables import terminal
 
 Settings = Annotated[
@@ -242,6 +243,7 @@ def conclude(directory: RunDirectory) -> Summary | None:
     """
     summary, written = page.write(directory)
     if not summary.complete:
+        out.print(progress_terminal(summary))
         out.print(summary.headline)
         return None
     out.print(terminal(summary))

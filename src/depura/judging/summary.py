@@ -131,6 +131,7 @@ class Picture(NamedTuple):
         frames: (F, C, H, W) uint8.
         votes: names of the classes that the report draws gave and how often, the most frequent first.
         lucky: whether it is shown for its few errors, not for its many.
+        most: wrong report draws under the attack that left most of them wrong, of all attacks on what is judged.
     """
 
     row: str
@@ -143,6 +144,7 @@ class Picture(NamedTuple):
     frames: NDArray[np.uint8]
     votes: tuple[tuple[str, int], ...] = ()
     lucky: bool = False
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -381,8 +383,10 @@ def _pictures_by_method(header: dict[str, Any], by_row: dict[tuple[str, float], 
 
 
 def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Picture, ...]:
-    """Of many pictures those of the n worst images and of the n luckiest others, each image once: under the attack
-    that left most draws wrong."""
+    """Of many pictures those of the n worst images and of the n luckiest others, each image once.
+
+    It is shown under the attack of the pictured ones that left most draws wrong; lucky is what is so under all attacks.
+    """
     images: dict[int, Picture] = {}
     for picture in pictures:
         other = images.get(picture.image)
@@ -390,13 +394,14 @@ def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Pictur
             images[picture.image] = picture
     order = sorted(images.values(), key=lambda p: -p.errors / p.draws)
     n = min(n, -(-len(order) // 2))
-    worst, rest = order[:n], order[n:]
-    return (*worst, *(p._replace(lucky=True) for p in rest[::-1][:n]))
+    lucky = sorted(order[n:], key=lambda p: (p.most, p.errors))[:n]
+    return (*order[:n], *(p._replace(lucky=True) for p in lucky))
 
 
 def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, ...]:
     classes = header["data"]["classes"]
     found: list[Picture] = []
+    most = _most_errors(units)
     for unit in units:
         if "picture_rows" not in unit.arrays:
             continue
@@ -414,9 +419,20 @@ def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, .
                     titles=tuple(str(t) for t in unit.arrays["picture_titles"]),
                     frames=frames,
                     votes=tuple((classes[k], int((predicted == k).sum())) for k in _by_frequency(predicted)),
+                    most=most[int(unit.arrays["ids"][row])],
                 )
             )
     return tuple(found)
+
+
+def _most_errors(units: Sequence[Unit]) -> dict[int, int]:
+    """By image id, the wrong report draws under the attack that left most of them wrong."""
+    most: dict[int, int] = {}
+    for unit in units:
+        errors = errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"])
+        for image, wrong in zip(unit.arrays["ids"].tolist(), errors.tolist(), strict=True):
+            most[image] = max(most.get(image, 0), wrong)
+    return most
 
 
 def _by_frequency(predicted: NDArray[Any]) -> list[int]:

@@ -146,9 +146,9 @@ def progress(summary: Summary) -> Table:
         (
             p.name,
             f"{p.eps:g}",
-            f"{p.done} of {p.total}",
-            f"{p.images} of {p.of}",
             "–" if p.so_far is None else percent(p.so_far),
+            f"{p.images} of {p.of}",
+            f"{p.done} of {p.total}",
         )
         for p in summary.progress
     )
@@ -156,14 +156,14 @@ def progress(summary: Summary) -> Table:
         "Accuracy of one draw on the images that are done; it moves until the last is. null-: without an attack. No "
         "headline is made of part of a run."
     )
-    return Table(("row", "eps", "units", "images", "accuracy so far (95 % CI)"), rows, note)
+    return Table(("row", "eps", "so far (95 % CI)", "images", "units"), rows, note)
 
 
 def progress_terminal(summary: Summary) -> Group:
     """How far a run is, for a terminal of 80 columns."""
     table, found = RichTable(box=box.SIMPLE_HEAD, pad_edge=False), progress(summary)
     for heading in found.headings:
-        table.add_column(heading, justify="left" if heading in ("row", found.headings[-1]) else "right")
+        table.add_column(heading, justify="left" if heading in ("row", found.headings[2]) else "right")
     for cells in found.rows:
         table.add_row(*cells)
     return Group(table, Text(found.note, style="dim"))

@@ -85,7 +85,6 @@ def write(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
 def _numbers(summary: Summary) -> dict[str, Any]:
     """What the page of a complete run shows beside its texts."""
     ranking, rates = summary.ranking, summary.details.error_rates
-    names = tables.columns(summary)
     return {
         "figure": _figures(summary),
         "losses": tuple(
@@ -93,8 +92,9 @@ def _numbers(summary: Summary) -> dict[str, Any]:
             for k, trace in enumerate(summary.details.traces)
             if (drawn := figures.trace_svg(trace, k)) is not None
         ),
-        "headings": [getattr(tables.headings(summary), name) for name in names],
-        "rows": [(cells.route == "all", [getattr(cells, name) for name in names]) for cells in tables.rows(summary)],
+        "headings": tables.headings(summary),
+        "columns": [name for name in tables.columns(summary) if name not in ("name", "title")],
+        "rows": tables.rows(summary),
         "ranked": None
         if ranking is None
         else Table(
