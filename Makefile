@@ -6,7 +6,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 # Small networks on busy cores run many times slower with more than one thread per process.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint bench test-attacks clean
+.PHONY: demo test lint bench test-attacks test-browser clean
 
 demo: .venv/demo.stamp  ## purify, attack, judge and report on the bundled digits
 	$(BIN)/depura demo --out runs/demo
@@ -27,6 +27,9 @@ bench: .venv/test.stamp  ## speed and memory, as ratios within one run; a large 
 test-attacks: .venv-attacks/stamp  ## torchattacks, foolbox, ART and pyautoattack, both ways
 	$(ATTACKS)/python -m pytest -m attacks tests/end_to_end/test_attack_libraries.py
 
+test-browser: .venv/browser.stamp  ## reports in a real browser; needs Chromium and its driver (Debian: chromium chromium-driver)
+	$(BIN)/python -m pytest -m browser -rs tests/end_to_end/test_report_in_browser.py
+
 clean:
 	rm -rf .venv .venv-attacks
 
@@ -44,6 +47,10 @@ clean:
 
 .venv/dev.stamp: .venv/test.stamp
 	$(BIN)/pip install $(PIP_FLAGS) -e '.[report,test,dev]'
+	touch $@
+
+.venv/browser.stamp: .venv/test.stamp
+	$(BIN)/pip install $(PIP_FLAGS) -e '.[report,test,browser]'
 	touch $@
 
 # torchattacks asks for torchvision and for an old requests, and needs neither for its attacks: installed without

@@ -12,9 +12,9 @@ from depura.reports import charts
 ORDER = (
     "random",
     "transfer",
-    "black-box",
     "one-step",
     "bpda",
+    "black-box",
     "surrogate",
     "adaptive",
     "relaxed",
