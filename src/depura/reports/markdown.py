@@ -20,7 +20,7 @@ def markdown(summary: Summary) -> str:
         The text.
     """
     header = summary.header
-    out = [f"# {header['name']}", "", f"**{'REFUSED: ' if summary.refused else ''}{summary.headline}**", ""]
+    out = [f"# {header['name']}", "", f"**{'⚠ ' if summary.refused else ''}{summary.headline}**", ""]
     if summary.complete:
         out += [f"Flags: {', '.join(summary.flags)}.", ""] if summary.flags else []
         out += [tables.conditions(summary), ""]

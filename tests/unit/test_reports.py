@@ -1,0 +1,317 @@
+"""Parts of a report, from summaries made by hand: ladder, tables, theatre, limits, charts, and a run under way."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from depura.evaluation.statistics import Estimate
+from depura.judging.details import Audit, Budget, Details, ErrorRates, Price, Trace
+from depura.judging.metrics import Metrics
+from depura.judging.progress import Progress
+from depura.judging.summary import Examples, Line, Picture, Point, Summary, _extremes
+from depura.judging.verdicts import Status, Verdict
+from depura.reports import background, charts, figures, ladder, limits, page, tables, theatre
+from depura.reports.markdown import markdown
+
+
+def about(value: float) -> Estimate:
+    return Estimate(value, max(0, value - 0.1), min(1, value + 0.1), "by hand")
+
+
+def three(value: float) -> Metrics:
+    return Metrics(about(value), about(value), about(value))
+
+
+def line(name: str, kind: str, value: float, *, images: int = 40, route: str = "G6") -> Line:
+    made = Examples(0.1, about(value), about(value), 0, 10.0, 2.0)
+    null, random = three(0.9), three(0.8)
+    return Line(
+        name, f"title of {name}", kind, "", route, images, three(value), null, random, made, None, (400, 80), (0, 0.1)
+    )
+
+
+LINES = (
+    line("undefended", "undefended", 0.0, route="G0"),
+    line("targets", "targeted", 0.31, images=20),
+    line("adaptive", "adaptive", 0.33),
+    line("bpda", "bpda", 0.52, route="G2"),
+    line("unchanged", "unchanged", 0.89),
+    line("transfer", "transfer", 0.61),
+    line("more-steps", "budget", 0.32, images=20),
+)
+
+
+def header(lines: tuple[Line, ...] = LINES, *, eps: tuple[float, ...] = (0.05, 0.2)) -> dict[str, Any]:
+    return {
+        "command": "depura run study.py --out DIR",
+        "name": "by-hand",
+        "seed": 7,
+        "data": {"name": "forty", "ids": list(range(40))},
+        "threat_model": {"norm": "linf", "eps": 0.1, "targeted": False, "quantised": False, "knows": "all"},
+        "rule": {"type": "depura.rules.Single", "n_draws": 1},
+        "methods": [],
+        "rows": [
+            {"name": its.name, "kind": its.kind, "route": its.route, "method": "", "title": its.title,
+             "judged": "bare" if its.kind == "undefended" else "defence"} for its in lines
+        ],
+        "draws": {"select": 2, "report": 8},
+        "curve": {"eps": list(eps), "images": 20, "rows": ["adaptive"]},
+        "units": [],
+        "versions": {"depura": "0"},
+    }  # fmt: skip
+
+
+DETAILS = Details(
+    error_rates=(ErrorRates("", (0.0, 0.0, 0.049, 0.05, 0.9), (0.04, 0.05, 0.5, 0.51, 1.0)),),
+    budgets=(Budget("more-steps", "adaptive", "steps", 10, 20, 20, about(0.33), about(0.32), (-0.01, 0.04)),),
+    traces=(Trace("adaptive", tuple(range(1, 10)), tuple(float(k * k) for k in range(1, 10))),),
+    prices=(Price("no defence", 0.0), Price("the defence", 7.5)),
+    audits=(Audit("audit", "GREEN", "Sound.", (("zeros", "GREEN", "No zeros."),)),),
+)
+VERDICTS = (
+    Verdict("V1", "undefended", Status.PASS, "Broken."),
+    Verdict("V9", "random", Status.NOT_RUN, "No row of random points | at all."),
+    Verdict("V6", "budget", Status.WARN, "More is better.", "Take more."),
+)
+
+
+def frames(size: int = 8) -> np.ndarray:
+    return np.arange(3 * size * size, dtype=np.uint8).reshape(3, 1, size, size)
+
+
+def picture(image: int, errors: int, *, most: int | None = None, row: str = "adaptive", draws: int = 64) -> Picture:
+    votes = (
+        (("cat", draws - errors), ("dog", errors)) if 2 * errors < draws else (("dog", errors), ("cat", draws - errors))
+    )
+    titles = ("clean", "adversarial", "purified")
+    return Picture(
+        row, image, "cat", "dog", errors, draws, titles, frames(), votes, most=errors if most is None else most
+    )
+
+
+def summary(**changed: Any) -> Summary:
+    whole = Summary(
+        header=header(),
+        done=0,
+        total=0,
+        headline="robust accuracy at most 30 %",
+        lines=LINES,
+        strongest=three(0.3),
+        curve={
+            "adaptive": (Point(0.05, about(0.7), 20), Point(0.2, about(0.2), 20)),
+            "null": (Point(0, about(0.9), 20),),
+        },
+        pictures=(picture(3, 60), picture(5, 4)._replace(lucky=True)),
+        warnings=(),
+        devices=("cpu",),
+        verdicts=VERDICTS,
+        flags=("not converged",),
+        details=DETAILS,
+    )
+    return replace(whole, **changed)
+
+
+def test_the_ladder_goes_from_blind_to_exact_and_ends_with_the_strongest() -> None:
+    found = ladder.rungs(summary())
+    assert [(rung.name, rung.images, rung.accuracy.value) for rung in found] == [
+        ("null", 40, 0.9), ("random corner", 40, 0.8), ("transfer", 40, 0.61), ("bpda", 40, 0.52),
+        ("adaptive", 40, 0.33), ("targets", 20, 0.31), ("strongest", 40, 0.3),
+    ]  # fmt: skip
+    assert ladder.rungs(summary(strongest=None)) == ()
+    drawn = ladder.svg(summary())
+    assert drawn is not None
+    heights = {t.text: float(t.attrib["y"]) for t in ElementTree.fromstring(drawn).iter() if "y" in t.attrib and t.text}
+    named = [heights[name] for name in ("random corner", "transfer", "bpda", "adaptive", "targets (20)", "strongest")]
+    assert named == sorted(named)
+
+
+def test_charts_take_colours_and_letters_from_the_page_and_share_no_ids() -> None:
+    drawn = [figures.trace_svg(DETAILS.traces[0], k) for k in range(2)]
+    ids = [set(re.findall(r'id="([^"]+)"', text or "")) for text in drawn]
+    assert all(ids)
+    assert not ids[0] & ids[1]
+    for text in drawn:
+        assert text is not None
+        assert "currentColor" in text
+        assert charts.INK not in text
+        assert f"var(--chart-blue, {charts.COLOURS['blue']})" in text
+        assert "<metadata" not in text
+        used = re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", text)
+        assert used
+        assert set(used) <= set(re.findall(r'id="([^"]+)"', text))
+
+
+def test_radii_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
+    """The radii 0.05, 0.2, 0.8: evenly spaced in the logarithm, and 16 times apart; then 0.05, 0.5, 5."""
+
+    def places(radii: tuple[float, ...]) -> list[float]:
+        points = tuple(Point(eps, about(0.5), 20) for eps in radii)
+        drawn = figures.curve_svg(summary(curve={"adaptive": points}))
+        assert drawn is not None
+        marks = [g for g in ElementTree.fromstring(drawn).iter() if g.attrib.get("id", "").startswith("curve-line2d")]
+        found = [[float(u.attrib["x"]) for u in g.iter() if u.tag.endswith("use")] for g in marks]
+        return next(xs for xs in found if len(xs) == len(radii))
+
+    linear, logarithmic = places((0.05, 0.2, 0.8)), places((0.05, 0.5, 5.0))
+    assert (linear[2] - linear[1]) / (linear[1] - linear[0]) == pytest.approx(4, rel=1e-3)
+    assert (logarithmic[2] - logarithmic[1]) / (logarithmic[1] - logarithmic[0]) == pytest.approx(1, rel=1e-3)
+
+
+def test_error_rates_are_counted_with_their_bounds() -> None:
+    """Below 0.05; from 0.05 to 0.5, both ends in it; above."""
+    table = background.error_rates(summary())
+    assert [row[1:] for row in table.rows] == [
+        ("5", "60.0 %", "20.0 %", "20.0 %"),
+        ("5", "20.0 %", "40.0 %", "40.0 %"),
+    ]
+    assert "2 of 5 images are wrong in more than half of the draws (1 without attack), and 2 are" in (
+        background.error_sentence(DETAILS.error_rates[0])
+    )
+
+
+def test_losses_are_read_at_five_moments() -> None:
+    (row,) = background.losses(summary()).rows
+    assert row == ("adaptive", "9", "1", "9", "25", "49", "81")
+
+
+def test_tables_of_budgets_checks_audits_and_prices() -> None:
+    assert background.budgets(summary()).rows == (
+        ("more-steps", "steps: 10 → 20", "20", "33.0 % (23.0–43.0)", "32.0 % (22.0–42.0)", "1.0 (-1.0 to 4.0)"),
+    )
+    checks = background.checks(summary())
+    assert [row[2] for row in checks.rows] == ["PASS", "not run", "WARN"]
+    assert checks.note == "1 PASS, 1 WARN, 0 FAIL, 1 not run."
+    assert background.audits(summary()).rows == (("zeros", "GREEN", "No zeros."),)
+    assert background.prices(summary()).rows == (("no defence", "0"), ("the defence", "7.5"))
+
+
+def test_images_are_a_column_only_where_rows_differ_in_them() -> None:
+    assert "images" in tables.columns(summary())
+    assert "images" not in tables.columns(summary(lines=LINES[2:4]))
+    cells = {c.name: c for c in tables.rows(summary())}
+    assert (cells["adaptive"].images, cells["targets"].images, cells["strongest"].images) == ("40", "20", "40")
+    assert (cells["adaptive"].nfe, cells["targets"].nfe) == ("12", "24")  # 480 evaluations on 40 and on 20 images
+
+
+def test_limits_name_what_was_not_run_and_nothing_else() -> None:
+    text = " ".join(limits.sentences(summary()))
+    missing = text[len("Not run: ") : text.index(".")]
+    assert missing.split(", ") == [
+        limits.KINDS[k] for k in ("surrogate", "selective", "black-box", "random", "one-step", "pinned", "tiny")
+    ]
+    assert "more steps" not in text
+    assert "Run on the first images only: targets (20), more-steps (20)." in text
+    assert "One seed (7)" in text
+    assert "Other radii" not in text
+    few = (LINES[0], line("adaptive", "adaptive", 0.3, route="G5"))
+    text = " ".join(limits.sentences(summary(lines=few, header=header(few, eps=()))))
+    assert "Whether more steps, more draws per step or another restart would find more was not tried." in text
+    assert "Other radii were not tried." in text
+    assert "The gradient of adaptive is an approximation" in text
+    assert "first images only" not in text
+
+
+def test_the_theatre_shows_the_worst_images_and_those_that_are_lucky_under_every_attack() -> None:
+    pictured = [
+        picture(1, 64), picture(2, 10), picture(2, 50, row="bpda"), picture(3, 0, most=63), picture(4, 5, most=6),
+        picture(5, 30, most=40),
+    ]  # fmt: skip
+    assert [(p.image, p.row, p.errors, p.lucky) for p in _extremes(pictured, n=2)] == [
+        (1, "adaptive", 64, False), (2, "bpda", 50, False), (4, "adaptive", 5, True), (5, "adaptive", 30, True),
+    ]  # fmt: skip
+    assert [(p.image, p.lucky) for p in _extremes(pictured[:1])] == [(1, False)]
+
+
+def test_bars_of_classes_add_up() -> None:
+    votes = tuple((f"class {k}", n) for k, n in enumerate((20, 14, 10, 9, 6, 4, 1)))
+    parts = theatre.shares(picture(1, 44)._replace(votes=votes, label="class 2"))
+    assert [(s.name, s.draws, s.right) for s in parts] == [
+        ("class 0", 20, False), ("class 1", 14, False), ("class 2", 10, True), ("class 3", 9, False),
+        ("others", 11, False),
+    ]  # fmt: skip
+    assert sum(s.percent for s in parts) == pytest.approx(100)
+
+
+def test_frames_are_kept_as_they_are_unless_they_are_large() -> None:
+    small = frames()[1]
+    address = theatre.data_uri(small)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))), small[0])
+    large = np.zeros((3, 192, 384), dtype=np.uint8)
+    large[0, :96], large[1, 96:] = 200, 100
+    shrunk = np.asarray(Image.open(io.BytesIO(theatre.png(large))))
+    assert shrunk.shape == (48, 96, 3)
+    assert shrunk[10, 10].tolist() == [200, 0, 0]
+    assert shrunk[40, 90].tolist() == [0, 100, 0]
+
+
+def test_both_texts_hold_every_part() -> None:
+    text, web = markdown(summary()), page.html(summary())
+    for table in (
+        background.error_rates(summary()), background.budgets(summary()), background.losses(summary()),
+        background.audits(summary()), background.prices(summary()),
+    ):  # fmt: skip
+        for cell in (cell for row in table.rows for cell in row):
+            assert cell in text
+            assert cell in web
+    for needed in ("not converged", "Take more.", *limits.sentences(summary()), "31.0 % (21.0–41.0)"):
+        assert needed in text
+        assert needed in web
+    assert "No row of random points \\| at all." in text
+    wanted = (
+        "Threat",
+        "Ladder",
+        "Rows",
+        "Errors",
+        "Convergence",
+        "Checks",
+        "Gradient tests",
+        "Cost",
+        "Picture",
+        "Repeat",
+        "Limits",
+    )
+    assert [web.index(f"<h2>{name}") for name in wanted] == sorted(web.index(f"<h2>{name}") for name in wanted)
+    heads = [text.index(f"## {name}") for name in ("Threat", "Ladder", "Rows", "Errors", "More", "Loss", "Checks")]
+    assert heads == sorted(heads)
+
+
+def test_a_refused_report_alarms_and_another_does_not() -> None:
+    refused = page.html(summary(refused=True))
+    assert 'class="headline refused"' in refused
+    assert 'class="headline refused"' not in page.html(summary())
+
+
+def test_what_is_said_of_an_image_cannot_become_part_of_the_page() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    web = page.html(
+        summary(headline=evil, flags=(evil,), pictures=(picture(1, 3)._replace(label=evil, votes=((evil, 64),)),))
+    )
+    assert evil not in web
+    assert web.count("&lt;img") >= 4
+
+
+def test_a_run_under_way_shows_what_is_done_and_no_headline() -> None:
+    so_far = (
+        Progress("adaptive", "t", 0.1, 1, 3, 16, 40, about(0.4)),
+        Progress("bpda", "t", 0.1, 0, 3, 0, 40, None),
+    )
+    early = summary(
+        done=1, total=6, headline="No headline: 1 of 6", progress=so_far, lines=(), strongest=None, curve={}
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(background.progress_terminal(early))
+    for text in (markdown(early), page.html(early), console.export_text()):
+        assert re.search(r"adaptive\W.*40.0 % \(30.0–50.0\).*16 of 40.*1 of 3", text, re.DOTALL)
+        assert "0 of 40" in text
+        assert "robust accuracy" not in text
+        assert "Limits" not in text
