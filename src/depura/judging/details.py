@@ -207,11 +207,13 @@ def _has_loss(units: Sequence[Unit]) -> bool:
 
 def _trace(loss: NDArray[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Steps (from 1) and mean over images of (n, steps) losses, each held from its image's last finite one on."""
-    finite = np.isfinite(loss)
-    last = np.maximum.accumulate(np.where(finite, np.arange(loss.shape[1]), -1), axis=1)
+    finite: NDArray[np.bool_] = np.isfinite(loss)
+    there_at: NDArray[np.int64] = np.where(finite, np.arange(loss.shape[1], dtype=np.int64), -1)
+    last: NDArray[np.int64] = np.maximum.accumulate(there_at, axis=1)
     held = np.where(last >= 0, np.take_along_axis(loss, np.maximum(last, 0), axis=1), np.nan).astype(np.float64)
     there = np.flatnonzero((last >= 0).any(0))
-    kept = there[np.unique(np.linspace(0, len(there) - 1, min(LONGEST_TRACE, len(there))).round().astype(int))]
+    n = min(LONGEST_TRACE, len(there))
+    kept = there[[k * (len(there) - 1) // max(n - 1, 1) for k in range(n)]]
     return tuple((kept + 1).tolist()), tuple(np.nanmean(held[:, kept], axis=0).tolist())
 
 
@@ -220,7 +222,8 @@ def _prices(header: dict[str, Any], main: Mapping[str, Sequence[Unit]]) -> tuple
     for row in header["rows"]:
         costs = [unit.meta["clean"] for unit in main[row["null"]] if "clean" in unit.meta]
         if costs:
-            name = row["method"] or {"bare": "no defence", "defence": "the defence"}.get(row["judged"], row["name"])
+            own = {"bare": "no defence", "defence": "the defence"}
+            name: str = row["method"] or own.get(row["judged"], "") or row["name"]
             spent = sum(c["evaluations"] for c in costs) / sum(c["predictions"] for c in costs)
             found.setdefault(name, Price(name, spent))
     return tuple(found.values())

@@ -53,7 +53,7 @@ def svg(name: str, draw: Callable[[Any], None], *, height: float, width: float =
         "svg.hashsalt": "depura",
         "svg.fonttype": "none",
         "font.size": 9,
-        "axes.prop_cycle": matplotlib.cycler(color=list(COLOURS.values())),  # pyright: ignore[reportAttributeAccessIssue]
+        "axes.prop_cycle": f"cycler('color', {list(COLOURS.values())})",
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.frameon": False,
