@@ -57,6 +57,18 @@ def test_every_unit_is_recorded(finished: RunDirectory) -> None:
     assert unit.arrays["distance"].max() <= 0.2 + 1e-6
 
 
+def test_the_walks_of_the_worst_and_of_the_luckiest_image_are_kept(finished: RunDirectory) -> None:
+    for part in ("00000-00003", "00003-00006"):
+        for row in ("transfer", "adaptive", "bpda"):
+            unit = finished.load(f"{row}_eps0.2_{part}").arrays
+            errors = (unit["predictions"] != unit["labels"][:, None]).sum(1)
+            worst, luckiest = unit["picture_rows"]
+            assert worst != luckiest
+            assert (errors[worst], errors[luckiest]) == (errors.max(), errors.min())
+            # Clean, adversarial, noised, one estimate for each of the two steps, purified.
+            assert unit["picture_frames"].shape == (2, 6, 1, 8, 8)
+
+
 def test_reported_numbers_can_be_recomputed_from_the_report_stream(finished: RunDirectory) -> None:
     """Nothing but the saved examples and the report stream goes into the reported predictions."""
     s, unit = small(), finished.load("adaptive_eps0.2_00000-00003")
@@ -328,8 +340,16 @@ def test_a_comparison_ranks_its_methods(compared: RunDirectory) -> None:
     assert standings["by-sign"].masked == {"adaptive"}
     assert any("row of by-sign (by-sign-adaptive) says nothing: 100.0 %" in w for w in summary.warnings)
     assert {name: len(points) for name, points in summary.curve.items()} == {"plain": 2, "by-sign": 2, "bare": 2}
-    # Of each purification the worst 4 of 3 rows in 2 units; a bare classifier has no walk to show.
-    assert sorted(p.row.rpartition("-")[0] for p in summary.pictures) == ["by-sign"] * 4 + ["plain"] * 4
+    # Of each purification the 2 worst images and up to 2 lucky ones; a bare classifier has no walk to show.
+    pictured = [(p.row.partition("-adaptive")[0].partition("-transfer")[0].partition("-bpda")[0], p.lucky, p.image)
+                for p in summary.pictures]  # fmt: skip
+    assert len({(method, image) for method, _, image in pictured}) == len(pictured)
+    assert [[(m, lucky) for m, lucky, _ in pictured].count((m, False)) for m in ("plain", "by-sign", "bare")] == [
+        2,
+        2,
+        0,
+    ]
+    assert [lucky for _, lucky, _ in pictured] == sorted(lucky for _, lucky, _ in pictured)
     for file in written:
         text = file.read_text()
         assert summary.headline in text

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from depura.evaluation.error_rates import Shares, Submissions
 from depura.evaluation.statistics import Estimate
 from depura.judging.details import Audit, Budget, Details, ErrorRates, Price, Trace
 from depura.judging.metrics import Metrics
@@ -29,7 +30,8 @@ def about(value: float) -> Estimate:
 
 
 def three(value: float) -> Metrics:
-    return Metrics(about(value), about(value), about(value))
+    shares = Shares(about(value), about(0.25), about(0.125))
+    return Metrics(about(value), about(value), about(value), shares, Submissions(4, 2, np.inf, 8))
 
 
 def line(name: str, kind: str, value: float, *, images: int = 40, route: str = "G6") -> Line:
@@ -167,13 +169,13 @@ def test_radii_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
     assert (logarithmic[2] - logarithmic[1]) / (logarithmic[1] - logarithmic[0]) == pytest.approx(1, rel=1e-3)
 
 
-def test_error_rates_are_counted_with_their_bounds() -> None:
-    """Below 0.05; from 0.05 to 0.5, both ends in it; above."""
-    table = background.error_rates(summary())
-    assert [row[1:] for row in table.rows] == [
-        ("5", "60.0 %", "20.0 %", "20.0 %"),
-        ("5", "20.0 %", "40.0 %", "40.0 %"),
-    ]
+def test_error_rates_are_those_of_the_null_and_of_the_strongest_attack() -> None:
+    """The sentence counts: above 0.5, and from 0.05 to 0.5, both ends in it."""
+    until = "4 (2–never within 8)"
+    assert background.error_rates(summary()).rows == (
+        ("no attack", "90.0 % (80.0–100.0)", "25.0 % (15.0–35.0)", "12.5 % (2.5–22.5)", until),
+        ("strongest attack", "30.0 % (20.0–40.0)", "25.0 % (15.0–35.0)", "12.5 % (2.5–22.5)", until),
+    )
     assert "2 of 5 images are wrong in more than half of the draws (1 without attack), and 2 are" in (
         background.error_sentence(DETAILS.error_rates[0])
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich import box
@@ -11,12 +10,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from depura.judging.details import ErrorRates, Trace
-from depura.judging.metrics import percent
+from depura.judging.metrics import Metrics, percent
 from depura.judging.summary import Summary
 from depura.judging.verdicts import Status
-
-LOW, HIGH = 0.05, 0.5
-"""Error rates below and above which an image is called safe and broken."""
 
 MOMENTS = 5
 """Steps at which a loss is put into a table."""
@@ -37,34 +33,42 @@ class Table(NamedTuple):
 
 
 def error_rates(summary: Summary) -> Table:
-    """How many images are hardly ever, sometimes, and mostly misclassified."""
-    heads = ("", "images", f"below {LOW:g}", f"{LOW:g} to {HIGH:g}", f"above {HIGH:g}")
+    """How many images are hardly ever, sometimes, and mostly misclassified, and when to expect an error."""
+    heads = ("", "nearly always right", "unsure", "mostly wrong", "submissions until an error")
     found: list[tuple[str, ...]] = []
-    for rates in summary.details.error_rates:
-        of = f"{rates.method}, " if rates.method else ""
-        found.append((f"{of}no attack", *_shares(rates.clean)))
-        found.append((f"{of}strongest attack", *_shares(rates.attacked)))
-    return Table(heads, tuple(found), "Share of images by the share of their report draws that were wrong.")
+    for method, null, attacked in _judged(summary):
+        of = f"{method}, " if method else ""
+        for what, metrics in (("no attack", null), ("strongest attack", attacked)):
+            found.append((f"{of}{what}", *(percent(s) for s in metrics.shares), str(metrics.submissions)))
+    note = (
+        "Share of images, with 95 % intervals: wrong in fewer than 5 % of their report draws, in 5 % to 50 %, in more. "
+        "Submissions until an error: how often the same image can be submitted until an error is as likely as not."
+    )
+    return Table(heads, tuple(found), note)
+
+
+def _judged(summary: Summary) -> list[tuple[str, Metrics, Metrics]]:
+    """What is judged: method, metrics without an attack and under the strongest attack for each image."""
+    if summary.ranking is not None:
+        together = {s.method: s.strongest for s in summary.ranking.standings}
+    else:
+        together = {} if summary.strongest is None else {"": summary.strongest}
+    judged = {row["name"] for row in summary.header["rows"] if row["judged"] == "defence"}
+    lines = [line for line in summary.lines if line.name in judged]
+    return [
+        (method, max((its for its in lines if its.method == method), key=lambda its: its.images).null, metrics)
+        for method, metrics in together.items()
+    ]
 
 
 def error_sentence(rates: ErrorRates) -> str:
     """The error profile in words."""
-    broken, before = (_broken(values) for values in (rates.attacked, rates.clean))
-    between = sum(LOW <= e <= HIGH for e in rates.attacked)
+    broken, before = (sum(e > 0.5 for e in values) for values in (rates.attacked, rates.clean))
+    between = sum(0.05 <= e <= 0.5 for e in rates.attacked)
     return (
         f"Under the strongest attack {broken} of {len(rates.attacked)} images are wrong in more than half of the draws "
         f"({before} without attack), and {between} are neither safe nor broken: of those any-of-N takes most."
     )
-
-
-def _broken(values: Sequence[float]) -> int:
-    return sum(e > HIGH for e in values)
-
-
-def _shares(values: Sequence[float]) -> tuple[str, ...]:
-    n = len(values)
-    parts = (sum(e < LOW for e in values), sum(LOW <= e <= HIGH for e in values), _broken(values))
-    return (f"{n}", *(f"{100 * k / n:.1f} %" for k in parts))
 
 
 def budgets(summary: Summary) -> Table:
