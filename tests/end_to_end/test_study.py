@@ -340,15 +340,13 @@ def test_a_comparison_ranks_its_methods(compared: RunDirectory) -> None:
     assert standings["by-sign"].masked == {"adaptive"}
     assert any("row of by-sign (by-sign-adaptive) says nothing: 100.0 %" in w for w in summary.warnings)
     assert {name: len(points) for name, points in summary.curve.items()} == {"plain": 2, "by-sign": 2, "bare": 2}
-    # Of each purification the 2 worst images and up to 2 lucky ones; a bare classifier has no walk to show.
+    # Of each purification up to 2 of the worst images and up to 2 lucky ones; a bare classifier has no walk to show.
     pictured = [(p.row.partition("-adaptive")[0].partition("-transfer")[0].partition("-bpda")[0], p.lucky, p.image)
                 for p in summary.pictures]  # fmt: skip
     assert len({(method, image) for method, _, image in pictured}) == len(pictured)
-    assert [[(m, lucky) for m, lucky, _ in pictured].count((m, False)) for m in ("plain", "by-sign", "bare")] == [
-        2,
-        2,
-        0,
-    ]
+    worst = [method for method, lucky, _ in pictured if not lucky]
+    assert set(worst) == {"plain", "by-sign"}
+    assert max(map(worst.count, worst)) <= 2
     assert [lucky for _, lucky, _ in pictured] == sorted(lucky for _, lucky, _ in pictured)
     for file in written:
         text = file.read_text()

@@ -232,6 +232,8 @@ def test_the_theatre_shows_the_worst_images_and_those_that_are_lucky_under_every
         (1, "adaptive", 64, False), (2, "bpda", 50, False), (4, "adaptive", 5, True), (5, "adaptive", 30, True),
     ]  # fmt: skip
     assert [(p.image, p.lucky) for p in _extremes(pictured[:1])] == [(1, False)]
+    mild = [picture(1, 33), picture(2, 32), picture(3, 4), picture(4, 2)]
+    assert [(p.image, p.lucky) for p in _extremes(mild, n=2)] == [(1, False), (4, True), (3, True)]
 
 
 def test_bars_of_classes_add_up() -> None:

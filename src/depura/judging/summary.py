@@ -386,6 +386,7 @@ def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Pictur
     """Of many pictures those of the n worst images and of the n luckiest others, each image once.
 
     It is shown under the attack of the pictured ones that left most draws wrong; lucky is what is so under all attacks.
+    Worst are only those that are mostly wrong, but for the first.
     """
     images: dict[int, Picture] = {}
     for picture in pictures:
@@ -394,8 +395,9 @@ def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Pictur
             images[picture.image] = picture
     order = sorted(images.values(), key=lambda p: -p.errors / p.draws)
     n = min(n, -(-len(order) // 2))
-    lucky = sorted(order[n:], key=lambda p: (p.most, p.errors))[:n]
-    return (*order[:n], *(p._replace(lucky=True) for p in lucky))
+    worst = [p for k, p in enumerate(order[:n]) if k == 0 or 2 * p.errors > p.draws]
+    lucky = sorted(order[len(worst) :], key=lambda p: (p.most, p.errors))[:n]
+    return (*worst, *(p._replace(lucky=True) for p in lucky))
 
 
 def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, ...]:
