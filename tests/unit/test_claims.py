@@ -88,7 +88,7 @@ def test_what_was_tested_is_not_told_as_missing(tmp_path: Path) -> None:
         "examples transferred from another model",
         "BPDA",
         "an attack that looks at its draws one by one (selective)",
-        "the defence with its noise pinned, which an attacker then knows",
+        "the defence with its noise pinned (which an attacker then knows)",
         "targeted attacks: on the first 128 of the images only",
         "another seed of attack and noise: one was run",
         "changes of pixel values, and any other threat",

@@ -17,6 +17,7 @@ from rich.console import Console
 from depura.evaluation.error_rates import Shares, Submissions
 from depura.evaluation.statistics import Estimate
 from depura.judging.details import Audit, Budget, Details, ErrorRates, Price, Trace
+from depura.judging.kinds import WORDS
 from depura.judging.metrics import Metrics
 from depura.judging.progress import Progress
 from depura.judging.summary import Examples, Line, Picture, Point, Summary, _extremes
@@ -209,7 +210,7 @@ def test_limits_name_what_was_not_run_and_nothing_else() -> None:
     text = " ".join(limits.sentences(summary()))
     missing = text[len("Not run: ") : text.index(".")]
     assert missing.split(", ") == [
-        limits.KINDS[k] for k in ("surrogate", "selective", "black-box", "random", "one-step", "pinned", "tiny")
+        WORDS[k] for k in ("surrogate", "selective", "black-box", "random", "one-step", "pinned", "tiny")
     ]
     assert "more steps" not in text
     assert "Run on the first images only: targets (20), more-steps (20)." in text

@@ -110,7 +110,12 @@ def _replay(subject: Subject, logits: Tensor) -> Check:
 def _memory(subject: Subject, logits: Tensor) -> Check:
     check = _replay(subject, logits)
     if check.light is not Light.RED:
-        return Check("history", Light.GREEN, "So they do after all other checks.", check.measured)
+        return Check(
+            "history",
+            Light.GREEN,
+            "After all other checks the same images and noise still give the same logits.",
+            check.measured,
+        )
     return check._replace(
         name="history",
         sentence="Expected the logits not to depend on what was computed before, got a relative difference of "

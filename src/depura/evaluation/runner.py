@@ -170,9 +170,9 @@ def run_unit(
     Args:
         study: the study.
         key: which unit.
-        recorded: of a unit of further draws, the one that has the examples.
         device: where to compute; the networks of the unit's row are moved there.
         told: called with the share of its attack that is done.
+        recorded: of a unit of further draws, the one that has the examples.
 
     Returns:
         Its record.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from depura import _check
 from depura.evaluation.statistics import Estimate
+from depura.judging.kinds import WORDS
 from depura.judging.summary import Line, Summary
 from depura.judging.verdicts import Status
 
@@ -16,19 +17,9 @@ IMAGES, DRAWS, STEPS = 512, 64, 50
 EXACT = ("G6", "G6d")
 """Routes whose gradient is that of the defence as it is run."""
 
-OF_ANY_DEFENCE = {
-    "adaptive": "an adaptive attack through the whole defence",
-    "targeted": "targeted attacks",
-    "black-box": "attacks without gradients (black-box)",
-}
-OF_PURIFIERS = {
-    "undefended": "the attack on the undefended classifier, which shows whether it is strong enough to say anything",
-    "transfer": "examples transferred from another model",
-    "bpda": "BPDA",
-    "selective": "an attack that looks at its draws one by one (selective)",
-    "pinned": "the defence with its noise pinned, which an attacker then knows",
-}
-"""Kinds of attack whose absence a reader should be told of, in words."""
+OF_ANY_DEFENCE = ("adaptive", "targeted", "black-box")
+OF_PURIFIERS = ("undefended", "transfer", "bpda", "selective", "pinned")
+"""Kinds of attack whose absence a reader of a claim should be told of."""
 
 
 class Claim(NamedTuple):
@@ -112,7 +103,8 @@ def _lines(summary: Summary, method: str) -> list[Line]:
 
 def _missing(summary: Summary, lines: Sequence[Line], method: str, *, purified: bool) -> list[str]:
     """Kinds of attack that were not made, or on some images only."""
-    wanted = {**OF_ANY_DEFENCE, **OF_PURIFIERS} if purified else OF_ANY_DEFENCE
+    kinds = (*OF_ANY_DEFENCE, *OF_PURIFIERS) if purified else OF_ANY_DEFENCE
+    wanted = {kind: WORDS[kind] for kind in kinds}
     made: dict[str, int] = {}
     for line in summary.lines:  # rows of no method are of the classifier, or of the defence made deterministic
         if line.method in ("", method):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from depura.evaluation.records import Unit
 from depura.evaluation.statistics import Estimate, mean_with_interval, paired_gain
+from depura.judging.beside import Indicators, Search, indicators, searches
 from depura.judging.metrics import joined, outcome, strongest
 
 BUDGETS = {"n_steps": "steps", "eot": "draws per step", "n_restarts": "restarts"}
@@ -112,6 +113,8 @@ class Details(NamedTuple):
         traces: of rows that have a loss.
         prices: of what is judged.
         audits: of the gradients.
+        searches: what attacks saw while they searched.
+        indicators: what is told without gradients.
     """
 
     error_rates: tuple[ErrorRates, ...] = ()
@@ -119,6 +122,8 @@ class Details(NamedTuple):
     traces: tuple[Trace, ...] = ()
     prices: tuple[Price, ...] = ()
     audits: tuple[Audit, ...] = ()
+    searches: tuple[Search, ...] = ()
+    indicators: tuple[Indicators, ...] = ()
 
 
 NOTHING = Details()
@@ -148,6 +153,8 @@ def details(header: dict[str, Any], by_row: Units, units: Sequence[Unit]) -> Det
         ),
         prices=_prices(header, main),
         audits=tuple(_audit(unit) for unit in units if "audit" in unit.meta),
+        searches=searches(header, main),
+        indicators=indicators(header, main),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from rich import box
@@ -127,6 +128,40 @@ def audits(summary: Summary) -> Table:
         for audit in summary.details.audits
     )
     return Table((*(("method",) if several else ()), "test", "light", "found"), rows, verdicts)
+
+
+def searches(summary: Summary) -> Table:
+    """Errors during the search, beside the null of as many draws."""
+    rows = tuple(
+        (s.row, f"{s.draws:,.0f}", percent(s.untouched), f"{s.n}", percent(s.first), percent(s.null))
+        for s in summary.details.searches
+    )
+    note = (
+        "Share of images of which no draw of the deployed rule was wrong while the attack searched: over the whole "
+        "search, and over its first draws, as many as the null has. Without an attack draws are wrong too (null); over "
+        "the whole search it is at most that. These are no accuracies of adversarial examples."
+    )
+    heads = ("row", "draws seen per image", "never wrong", "first draws", "not wrong in these", "null of as many")
+    return Table(heads, rows, note)
+
+
+def indicators(summary: Summary) -> Table:
+    """What is told without gradients."""
+    rows = tuple(
+        (i.row, percent(i.pinned), percent(i.pinned_clean), _ratio(i.kept), _ratio(i.kept_random))
+        for i in summary.details.indicators
+    )
+    note = (
+        "one tape: accuracy when all randomness is pinned to one draw, the same for all images, of the examples and of "
+        "the images themselves. left: distance after purification over distance before, with the same noise, median "
+        "over images; of the attack's change and of a random one of the same length. Below 1 purification draws the "
+        "two together (cf. arXiv:2505.22839)."
+    )
+    return Table(("row", "one tape", "one tape, clean", "left of the attack", "left of noise"), rows, note)
+
+
+def _ratio(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def prices(summary: Summary) -> Table:

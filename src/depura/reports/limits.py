@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
+from depura.judging.kinds import WORDS
 from depura.judging.summary import Summary
-
-KINDS = {
-    "transfer": "examples transferred from the bare classifier",
-    "bpda": "BPDA",
-    "surrogate": "a surrogate of fewer steps",
-    "adaptive": "an adaptive attack through the whole defence",
-    "targeted": "targeted",
-    "selective": "selective (draws that can be broken together)",
-    "black-box": "black-box",
-    "random": "random search",
-    "one-step": "one step",
-    "pinned": "the defence under fixed noise",
-    "tiny": "the last step alone",
-}
-"""What an evaluation should run, by kind of row."""
 
 APPROXIMATE = ("G2", "G4", "G5", "G7")
 
@@ -38,7 +24,7 @@ def sentences(summary: Summary) -> tuple[str, ...]:
 
 def _attacks(summary: Summary) -> str:
     kinds = {row["kind"] for row in summary.header["rows"]}
-    missing = [words for kind, words in KINDS.items() if kind not in kinds]
+    missing = [words for kind, words in WORDS.items() if kind not in kinds]
     return f"Not run: {', '.join(missing)}." if missing else "Every kind of attack that depura knows was run."
 
 

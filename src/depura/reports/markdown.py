@@ -49,6 +49,8 @@ def _numbers(summary: Summary) -> list[str]:
     out += [f"Accuracy in %; in brackets without attack. {tables.routes(summary)}", ""]
     out += _section("Errors image by image", background.error_rates(summary))
     out += [text for rates in _single(summary) for text in (background.error_sentence(rates), "")]
+    out += _section("While the attacks searched", background.searches(summary))
+    out += _section("Without gradients", background.indicators(summary))
     out += _section("More budget", background.budgets(summary), missing="Not run.")
     out += _section("Loss", background.losses(summary))
     out += _curve(summary)

@@ -1,0 +1,83 @@
+"""What stands beside an accuracy, counted by hand: errors during a search, and indicators without gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import depura
+from depura.evaluation.hits import Watched, sees_what_is_judged
+from depura.evaluation.nothing import nothing
+from depura.evaluation.records import Unit
+from depura.judging.beside import indicators, searches
+from depura.noise import Noise
+
+HEADER = {"rows": [{"name": "a", "null": "null-a"}, {"name": "blind", "null": "null-a"}]}
+LABELS = np.array([0, 1, 2])
+NULL = Unit({"labels": LABELS, "predictions": np.array([[0, 0, 0, 0], [1, 9, 1, 1], [9, 9, 9, 9]])}, {})
+
+
+def test_errors_of_a_search_stand_beside_as_many_draws_of_the_null() -> None:
+    """Images first wrong at draw 3, at draw 6 and never, of 8, 8 and 20 draws; the null has 4 of each."""
+    seen = {"labels": LABELS, "seen_draws": np.array([8, 8, 20]), "first_hit": np.array([3, 6, 0])}
+    main = {"a": [Unit(seen, {})], "blind": [Unit({"labels": LABELS}, {})], "null-a": [NULL]}
+    (found,) = searches(HEADER, main)
+    assert (found.row, found.n, found.draws) == ("a", 4, 12.0)
+    assert found.untouched.value == pytest.approx(1 / 3)
+    assert found.first.value == pytest.approx(2 / 3)
+    assert found.null.value == pytest.approx(1 / 3)
+
+
+def test_a_short_search_is_compared_on_the_draws_it_saw() -> None:
+    seen = {"labels": LABELS, "seen_draws": np.array([2, 3, 2]), "first_hit": np.array([0, 3, 1])}
+    (found,) = searches({"rows": HEADER["rows"][:1]}, {"a": [Unit(seen, {})], "null-a": [NULL]})
+    assert found.n == 2
+    assert found.first.value == pytest.approx(2 / 3)
+    assert found.null.value == pytest.approx((1 + 0.5 + 0) / 3)  # of 4 draws, 1 wrong: half of all pairs are right
+
+
+def test_indicators_are_medians_of_what_is_there() -> None:
+    arrays = {
+        "labels": LABELS,
+        "pinned_predictions": np.array([0, 0, 0]),
+        "pinned_clean": np.array([0, 1, 0]),
+        "compression": np.array([0.2, np.nan, 0.4]),
+        "compression_random": np.array([0.1, 0.1, 0.7]),
+    }
+    (found,) = indicators({"rows": HEADER["rows"][:1]}, {"a": [Unit(arrays, {})]})
+    assert found.pinned.value == pytest.approx(1 / 3)
+    assert found.pinned_clean.value == pytest.approx(2 / 3)
+    assert found.kept == pytest.approx(0.3)
+    assert found.kept_random == pytest.approx(0.1)
+
+
+class Answers(torch.nn.Module):
+    """Says the first pixel's class."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(images[:, 0, 0, 0].round().long(), 2).to(images.dtype)
+
+
+def test_a_watched_defence_counts_draws_and_the_first_error() -> None:
+    """Two images of class 1, asked twice at once in the order 7, 3, 7, 3 and then 3, 7."""
+    watched = Watched(depura.Defence(nothing(), Answers()), (7, 3), torch.tensor([1, 1]))
+    right, wrong = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    watched(torch.cat([right, right, wrong, right]), Noise(0, (7, 3, 7, 3)))
+    watched(torch.cat([wrong, wrong]), Noise(0, (3, 7)))
+    watched(wrong)  # without noise nobody can say which image it is
+    assert watched.draws.tolist() == [3, 3]
+    assert watched.errors.tolist() == [2, 1]
+    assert watched.first.tolist() == [2, 3]
+
+
+def test_only_the_walk_and_rule_that_are_judged_are_watched() -> None:
+    defence = depura.Defence(nothing(), Answers())
+    attack = depura.PGD(depura.Ball("linf", 0.1))
+    bare, voted = defence.with_(purifier=None), defence.with_(rule=depura.Vote(3))
+    bpda = defence.with_(gradient=depura.StraightThrough())
+    for against, judged in ((defence, defence), (bpda, defence), (bare, bare)):
+        assert sees_what_is_judged(depura.Row("r", "r", attack, against, judged))
+    for against, judged in ((bare, defence), (defence, voted)):
+        assert not sees_what_is_judged(depura.Row("r", "r", attack, against, judged))
