@@ -412,8 +412,8 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
     words = ("extend", run, "-S", "images=6", "--attack", "pgd", "--steps", 1, "--eot", 1)
     dry = depura_(*words, "--dry-run")
     assert dry.exit_code == 0, dry.output
-    assert "pgd-steps1-eot1, eps 0.2: " in dry.output
-    assert "adaptive, eps 0.2: 2 of 6 images" in dry.output
+    assert "pgd-steps1-eot1, eps 0.2: 6 images, " in dry.output
+    assert "adaptive, eps 0.2: 2 images, " in dry.output
     assert {name: data for name, data in contents(run).items() if name.startswith("units/")} == before
     assert "extensions" not in RunDirectory.open(run).header
     result = depura_(*words, "--workers", 1)

@@ -243,3 +243,12 @@ def test_recounts_of_the_same_rates_are_seldom_refused() -> None:
     assert 0.02 < (p <= 0.05).mean() < 0.055
     other = np.array([Recount("a", 32, rng.binomial(32, rates), rng.binomial(32, 0.5 * rates)).p for _ in range(200)])
     assert (other <= 0.05).mean() > 0.9
+
+
+def test_any_of_very_many_draws_is_finite() -> None:
+    """Binomials of thousands do not fit into a float; their ratio does: (1 - 1/2)(1 - 1/2) nearly, of 4096 draws."""
+    drawn = np.zeros((1, 4096), dtype=np.int64)
+    drawn[0, :2048] = 1
+    assert any_of(drawn, np.zeros(1, dtype=np.int64), 2)[0] == pytest.approx(2048 * 2047 / (4096 * 4095), rel=1e-12)
+    assert any_of(drawn, np.zeros(1, dtype=np.int64), 512)[0] > 0
+    assert any_of(drawn, np.zeros(1, dtype=np.int64), 2049)[0] == 0

@@ -84,7 +84,7 @@ def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:
         return
     prices = price.plan(study, device=device, units=todo)
     for p in prices:
-        words = f"{p.row}, eps {p.eps:g}: {p.forward:,} denoiser evaluations, about {duration(p.seconds)}"
-        out.print(words, highlight=False, soft_wrap=True)
+        said = f"{p.images} images, {p.forward:,} denoiser evaluations, about {duration(p.seconds)}"
+        out.print(f"{p.row}, eps {p.eps:g}: {said}", highlight=False, soft_wrap=True)
     whole = sum(p.seconds for p in prices) / workers
     out.print(f"{len(todo)} units, about {duration(whole)} on {workers} workers; nothing was run")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -262,8 +262,9 @@ def any_of(predictions: Ints, labels: Ints, n_draws: int) -> Floats:
     k = predictions.shape[1]
     if not 1 <= n_draws <= k:
         raise ValueError(f"any_of: expected n_draws from 1 to the {k} recorded draws, got {n_draws}.")
-    ways = cast("Floats", special.comb(k - errors_of(predictions, labels), n_draws))
-    return ways / math.comb(k, n_draws)
+    errors, image = np.unique(errors_of(predictions, labels), return_inverse=True)
+    all_ways = math.comb(k, n_draws)  # whole numbers, as large as they get: their ratio is exact
+    return np.array([math.comb(k - int(e), n_draws) / all_ways for e in errors], dtype=np.float64)[image]
 
 
 def majority(predictions: Ints, labels: Ints, n_draws: int) -> Floats:
