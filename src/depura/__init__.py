@@ -24,6 +24,7 @@ from depura.attacks.spsa import SPSA as SPSA
 from depura.attacks.square import Square as Square
 from depura.attacks.stadv import StAdv as StAdv
 from depura.attacks.transfer import Transfer as Transfer
+from depura.attacks.unchanged import Unchanged as Unchanged
 from depura.audit.audit import Audit as Audit
 from depura.audit.audit import audit_gradient as audit_gradient
 from depura.cleaner import Cleaner as Cleaner
@@ -47,9 +48,11 @@ from depura.denoisers import EpsDenoiser as EpsDenoiser
 from depura.denoisers import EpsVarianceDenoiser as EpsVarianceDenoiser
 from depura.denoisers import ScoreDenoiser as ScoreDenoiser
 from depura.denoisers import VDenoiser as VDenoiser
+from depura.evaluation import profiles as profiles
 from depura.evaluation.price import plan as plan
 from depura.evaluation.records import RecordError as RecordError
 from depura.evaluation.records import RunDirectory as RunDirectory
+from depura.evaluation.runner import RefusedError as RefusedError
 from depura.evaluation.runner import run as run
 from depura.evaluation.study import Row as Row
 from depura.evaluation.study import Study as Study

@@ -46,6 +46,8 @@ def header(**changed: Any) -> dict[str, Any]:
         "data": {"name": "twelve", "ids": list(range(N)), "labels": LABELS.tolist(), "classes": list("abcdefghijk")},
         "threat_model": {
             "norm": "linf", "eps": 0.1, "box": [0, 1], "targeted": False, "quantised": False, "knows": "all",
+            "class": "l_p", "queries": "no limit",
+            "resubmissions": "no limit", "stateful_detection": False, "time_per_image": "no limit",
         },
         "defence": None,
         "rule": None,

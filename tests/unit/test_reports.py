@@ -60,7 +60,9 @@ def header(lines: tuple[Line, ...] = LINES, *, eps: tuple[float, ...] = (0.05, 0
         "name": "by-hand",
         "seed": 7,
         "data": {"name": "forty", "ids": list(range(40))},
-        "threat_model": {"norm": "linf", "eps": 0.1, "targeted": False, "quantised": False, "knows": "all"},
+        "threat_model": {"norm": "linf", "eps": 0.1, "targeted": False, "quantised": False, "knows": "all",
+            "class": "l_p", "queries": "no limit",
+            "resubmissions": "no limit", "stateful_detection": False, "time_per_image": "no limit"},
         "rule": {"type": "depura.rules.Single", "n_draws": 1},
         "methods": [],
         "rows": [

@@ -36,6 +36,8 @@ def header() -> dict[str, Any]:
         "data": {"name": "four", "ids": [10, 11, 12, 13], "labels": LABELS, "classes": list("abcdefghij")},
         "threat_model": {
             "norm": "linf", "eps": 0.1, "box": [0, 1], "targeted": False, "quantised": False, "knows": "all",
+            "class": "l_p", "queries": "no limit",
+            "resubmissions": "no limit", "stateful_detection": False, "time_per_image": "no limit",
         },
         "rule": {"type": "depura.rules.Vote", "n_draws": 5},
         "note": "",

@@ -297,7 +297,9 @@ def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
         ("the attacker knows", threat["knows"]),
         ("deployed rule", rule(summary)),
         ("input quantised to 8 bits", "yes" if threat["quantised"] else "no"),
-        ("queries", "no limit; resubmissions are what any-of-N counts; no stateful detection"),
-        ("time per image", "no limit beyond the attacks' steps"),
-        ("class of threat", FLOWS if threat["norm"] == "flow" else BALLS),
+        ("queries", threat["queries"]),
+        ("resubmissions of an image", threat["resubmissions"]),
+        ("stateful detection", "yes" if threat["stateful_detection"] else "no"),
+        ("time per image", threat["time_per_image"]),
+        ("class of threat", FLOWS if threat["class"] == "spatial" else BALLS),
     )
