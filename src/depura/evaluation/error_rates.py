@@ -64,11 +64,11 @@ class Submissions(NamedTuple):
     draws: int
 
     def __str__(self) -> str:
-        """As "4 (2-never within 64)", with a dash of its own."""
+        """As "4 (2-never within 64)", with a dash of its own; the value alone where both ends are it."""
         value, low, high = (
             f"never within {self.draws}" if math.isinf(n) else f"{n:.0f}" for n in (self.value, self.low, self.high)
         )
-        return f"{value} ({low}–{high})"
+        return value if value == low == high else f"{value} ({low}–{high})"
 
 
 def submissions(predictions: Ints, labels: Ints) -> Submissions:
