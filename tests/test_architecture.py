@@ -122,7 +122,7 @@ GRAD_MODE = {
     "evaluation/scoring.py",
     "evaluation/price.py",
     "evaluation/replay.py",
-    "evaluation/runner.py",
+    "evaluation/units.py",
     "evaluation/describe.py",
     "audit/audit.py",
     "audit/checks.py",

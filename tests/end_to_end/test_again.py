@@ -24,7 +24,7 @@ from depura.cli import app
 from depura.demo import study
 from depura.evaluation import price
 from depura.evaluation.records import RecordError, RunDirectory, Unit
-from depura.evaluation.runner import run_unit
+from depura.evaluation.units import run_unit
 from depura.noise import Stream
 
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")

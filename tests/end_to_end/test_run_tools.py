@@ -20,9 +20,10 @@ from typer.testing import CliRunner, Result
 import depura
 from depura._check import InputError
 from depura.cli import app, claim
+from depura.evaluation.header import header
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.replay import replay
-from depura.evaluation.runner import compute, header
+from depura.evaluation.runner import compute
 from depura.evaluation.source import StudySource
 from depura.judging import exported
 from depura.judging.summary import summarise

@@ -18,10 +18,11 @@ import torch
 import depura
 from depura.demo import digits_purifier, study
 from depura.evaluation.records import RecordError, RunDirectory
-from depura.evaluation.runner import Shard, missing, run, run_unit
+from depura.evaluation.runner import Shard, missing, run
 from depura.evaluation.scoring import score
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import UnitKey
+from depura.evaluation.units import run_unit
 from depura.judging.summary import summarise
 from depura.reports import page
 

@@ -29,6 +29,7 @@ from depura.evaluation.runner import RefusedError, Shard, run
 from depura.evaluation.scoring import choose, score
 from depura.evaluation.statistics import any_of, mean_with_interval
 from depura.evaluation.streams import SCORING, Streams
+from depura.evaluation.units import run_unit
 from depura.exact import GaussianDenoiser, MixtureDenoiser
 from depura.gradients import Adjoint, Relaxed, StoredState
 from depura.guidance import State
@@ -562,7 +563,7 @@ def test_z18_an_evaluation_keeps_its_streams_apart(tmp_path: Path, monkeypatch: 
     study = depura.Study("streams", data, defence, (row,), select_draws=4, report_draws=8, pictures=0)
     for key in study.units():
         if key.row == "adaptive":
-            depura.evaluation.runner.run_unit(study, key)
+            run_unit(study, key)
     assert heard == {"attack": {Stream.EOT}, "score": {Stream.SELECT, Stream.REPORT, Stream.PROBE}}
 
 

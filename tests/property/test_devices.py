@@ -13,7 +13,7 @@ import depura
 from depura.attacks.ensembles import standard
 from depura.demo import digits_purifier, study
 from depura.evaluation.counting import counted
-from depura.evaluation.runner import run_unit
+from depura.evaluation.units import run_unit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -15,7 +15,8 @@ from depura.composed import Sequential
 from depura.data.imageset import ImageSet
 from depura.defence import Defence
 from depura.evaluation.describe import describe
-from depura.evaluation.runner import header, run
+from depura.evaluation.header import header
+from depura.evaluation.runner import run
 from depura.evaluation.study import Row, Study, ladder
 from depura.judging.summary import summarise
 from depura.methods.agdm import RobustGuide, agdm

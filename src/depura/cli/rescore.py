@@ -12,10 +12,10 @@ import typer
 from depura import _check
 from depura.cli.doors import door, one_thread, out, progress
 from depura.cli.studies import conclude
+from depura.evaluation.header import header
 from depura.evaluation.records import RecordError, RunDirectory
 from depura.evaluation.rescoring import rescore as rescore_units
 from depura.evaluation.rescoring import rescored_header, rule_named, under
-from depura.evaluation.runner import header
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import UnitKey
 from depura.evaluation.verification import CODE, differences

@@ -20,9 +20,10 @@ from depura.cli.doors import compact, cores, door, duration, one_thread, out, se
 from depura.cli.live import Live
 from depura.data import files
 from depura.evaluation import price
+from depura.evaluation.header import header
 from depura.evaluation.profiles import PROFILES
 from depura.evaluation.records import RunDirectory
-from depura.evaluation.runner import Shard, compute, compute_parallel, header, missing
+from depura.evaluation.runner import Shard, compute, compute_parallel, missing
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
 from depura.judging.summary import Summary

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from depura.evaluation.describe import describe
+from depura.evaluation.header import header
 from depura.evaluation.records import RecordError, RunDirectory, difference
-from depura.evaluation.runner import header
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
 

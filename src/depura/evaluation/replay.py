@@ -13,8 +13,8 @@ from torch import Tensor
 
 from depura import _check
 from depura.defence import Defence
+from depura.evaluation.header import header
 from depura.evaluation.records import RecordError, RunDirectory, Unit, differences
-from depura.evaluation.runner import header
 from depura.evaluation.scoring import score
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams

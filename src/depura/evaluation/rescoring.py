@@ -13,8 +13,9 @@ from depura import _check
 from depura.defence import Defence
 from depura.evaluation.counting import counted
 from depura.evaluation.describe import describe
+from depura.evaluation.header import header
 from depura.evaluation.records import RecordError, RunDirectory, Unit
-from depura.evaluation.runner import header, missing
+from depura.evaluation.runner import missing
 from depura.evaluation.scoring import choose, eight_bit, score
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
