@@ -30,6 +30,12 @@ def test_errors_of_a_search_stand_beside_as_many_draws_of_the_null() -> None:
     assert found.null.value == pytest.approx(1 / 3)
 
 
+def test_an_error_at_the_last_of_the_first_draws_counts() -> None:
+    seen = {"labels": LABELS, "seen_draws": np.array([8, 8, 8]), "first_hit": np.array([4, 5, 0])}
+    (found,) = searches({"rows": HEADER["rows"][:1]}, {"a": [Unit(seen, {})], "null-a": [NULL]})
+    assert found.first.value == pytest.approx(2 / 3)
+
+
 def test_a_short_search_is_compared_on_the_draws_it_saw() -> None:
     seen = {"labels": LABELS, "seen_draws": np.array([2, 3, 2]), "first_hit": np.array([0, 3, 1])}
     (found,) = searches({"rows": HEADER["rows"][:1]}, {"a": [Unit(seen, {})], "null-a": [NULL]})

@@ -224,6 +224,12 @@ def test_an_image_is_broken_alone_only_beyond_the_noise_of_draws(errors: int, al
     assert (found.status is Status.WARN) == alone
 
 
+def test_an_image_that_both_break_is_not_broken_alone() -> None:
+    """9 wrong draws of 16 are more than half, however many more another attack turns."""
+    found = strength.without_gradients(run({"adaptive": attacked(9), "more-steps": attacked(0), "square": attacked(K)}))
+    assert found.status is Status.PASS
+
+
 FLAGGED = {
     "masked": "masked gradient",
     "bpda is better": "weak white-box attack",
