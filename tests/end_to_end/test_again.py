@@ -23,7 +23,9 @@ import depura
 from depura.cli import app
 from depura.demo import study
 from depura.evaluation import price
+from depura.evaluation.extending import extended
 from depura.evaluation.records import RecordError, RunDirectory, Unit
+from depura.evaluation.source import StudySource
 from depura.evaluation.units import run_unit
 from depura.noise import Stream
 
@@ -559,3 +561,33 @@ def test_further_draws_of_a_null_are_new_ones() -> None:
     assert sorted(counts) == list(range(select + 2 * 12))
     assert {counts[k] for k in range(select)} == {3 * n_candidates}
     assert {counts[k] for k in range(select, select + 24)} == {1}
+
+
+def test_an_extension_under_way_can_be_looked_at(run: Path) -> None:
+    """Stopped when the record speaks of more images and draws already: what is done is shown, and counted."""
+    source = StudySource.of(RunDirectory.open(run).header)
+    source = replace(source, draws=(24,), settings=(*source.settings[1:], ("images", "6")))
+    larger = RunDirectory.open(run)
+    larger = larger.extend(extended(larger, source.load(), source=source, command="depura extend DIR"))
+    result = depura_("report", run)
+    assert result.exit_code == 0, result.output
+    done, total = larger.done, len(larger.header["units"])
+    assert 0 < done < total
+    assert f"{done} of {total} units are done" in " ".join(result.output.split())
+    assert "4 of 6" in result.output
+
+
+@pytest.mark.parametrize("how", ["extended", "rescored"])
+def test_a_decision_of_a_derived_run_can_be_made_again(run: Path, tmp_path: Path, how: str) -> None:
+    derived = run
+    if how == "extended":
+        assert depura_("extend", run, "--draws", 20, "--workers", 1).exit_code in JUDGED
+    else:
+        derived = tmp_path / "votes"
+        words = ("--rule", "vote", "--k", 3, "--draws", 4, "--out", derived)
+        assert depura_("rescore", run, *words).exit_code in JUDGED
+    draws = RunDirectory.open(derived).header["draws"]["report"]
+    image = RunDirectory.open(run).header["data"]["ids"][2]
+    result = depura_("replay", derived, "--image", image, "--draw", draws - 1)
+    assert result.exit_code == 0, result.output
+    assert "the same" in result.output

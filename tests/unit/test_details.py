@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from depura.evaluation.records import Unit
+from depura.evaluation.study import UnitKey
 from depura.judging.details import LONGEST_TRACE, details
 from depura.judging.progress import progress
 
@@ -137,11 +138,13 @@ def test_prices_and_audits() -> None:
 
 
 def test_progress_counts_units_and_images_and_shows_the_accuracy_so_far() -> None:
-    names = (
-        "audit_eps0.1_00000-00002", "null-a_eps0.1_00000-00004", "a_eps0.1_00000-00004", "a_eps0.1_00004-00008",
-        "a_eps0.1_00008-00009", "a_eps0.05_00000-00004",
-    )  # fmt: skip
-    header = {"units": [{"unit": name} for name in names], "rows": [{"name": "a", "title": "an attack"}]}
+    keys = [
+        UnitKey("audit", 0.1, 0, 2), UnitKey("null-a", 0.1, 0, 4), UnitKey("a", 0.1, 0, 4), UnitKey("a", 0.1, 4, 8),
+        UnitKey("a", 0.1, 8, 9), UnitKey("a", 0.05, 0, 4),
+    ]  # fmt: skip
+    names = [key.name for key in keys]
+    units = [{"unit": key.name, **key._asdict()} for key in keys]
+    header = {"units": units, "rows": [{"name": "a", "title": "an attack"}]}
 
     def unit(name: str, errors: list[int]) -> Unit:
         return attacked(errors, [0] * 4)._replace(meta={"unit": name, "row": "a"})

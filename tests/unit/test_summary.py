@@ -28,7 +28,7 @@ def predictions(errors: list[int]) -> np.ndarray:
 
 def header() -> dict[str, Any]:
     names = [name for name, _ in ROWS]
-    units = [f"{n}_eps0.1_00000-00004" for n in ("null-undefended", "null-transfer", *names)]
+    units = ("null-undefended", "null-transfer", *names)
     return {
         "command": "depura run study.py --out DIR",
         "name": "by-hand",
@@ -48,7 +48,9 @@ def header() -> dict[str, Any]:
         ],
         "draws": {"select": 2, "report": K},
         "curve": {"eps": [], "images": 4, "rows": ["undefended", "transfer", "adaptive"]},
-        "units": [{"unit": u} for u in units],
+        "units": [
+            {"unit": f"{n}_eps0.1_00000-00004", "row": n, "eps": 0.1, "first": 0, "last": 4} for n in units
+        ],
         "versions": {"depura": "0"},
     }  # fmt: skip
 

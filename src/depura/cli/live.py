@@ -10,7 +10,8 @@ from rich.progress import TaskID
 from depura.cli.doors import out, progress
 from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.study import Study, UnitKey
-from depura.judging.metrics import outcome, percent
+from depura.judging.metrics import percent
+from depura.judging.progress import so_far
 
 SAID = 4
 """How often a run says where it is, where the output is not a terminal."""
@@ -75,11 +76,8 @@ class Live:
 
 def accuracy(units: Sequence[Unit]) -> str:
     """Accuracy of one draw over the units that are there, with its interval; empty where nothing is predicted."""
-    predicted = [unit for unit in units if "predictions" in unit.arrays]
-    if not predicted:
-        return ""
-    found = outcome(predicted)
-    return f"{percent(found.metrics.single)} on {len(found.labels)} images"
+    found = so_far(units)
+    return "" if found is None else f"{percent(found)} on {sum(len(unit.arrays['labels']) for unit in units)} images"
 
 
 def _title(key: UnitKey) -> str:

@@ -18,7 +18,7 @@ class Watched(nn.Module):
     """A defence that notes, image by image, what it answers. It answers as the defence itself does.
 
     An error during a search is no accuracy of an adversarial example: with as many draws, images that nobody attacked
-    are misclassified too (evaluation.md 4.2, metric H).
+    are misclassified too.
 
     Attributes:
         draws: (B,) int64, draws of the deployed rule that were answered for each image.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,21 +12,16 @@ from torch import Tensor
 
 from depura import _check
 from depura.defence import Defence
-from depura.evaluation.header import header
 from depura.evaluation.records import RecordError, RunDirectory, Unit, differences
+from depura.evaluation.rescoring import rebuilt
 from depura.evaluation.scoring import score
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Row, Study
+from depura.evaluation.verification import CODE, NOT_OF_THE_STUDY
 from depura.noise import Noise
 from depura.rules import Single
 from depura.schedules import vp_scale
-
-NOT_THE_STUDY = ("command", "source", "schema")
-"""Parts of a header that say how a run was made."""
-
-OF_THE_MACHINE = ("versions", "code")
-"""Parts of a header that may differ where a record is looked at; a replay tells of them."""
 
 
 class Frame(NamedTuple):
@@ -87,7 +81,7 @@ class Replay(NamedTuple):
         return self.recorded in (None, self.predicted)
 
 
-def rebuilt(directory: RunDirectory, *, study: Path | None = None) -> tuple[Study, tuple[str, ...]]:
+def as_recorded(directory: RunDirectory, *, study: Path | None = None) -> tuple[Study, tuple[str, ...]]:
     """The study of a run, made anew from its file, and what of the machine is not as recorded.
 
     Args:
@@ -101,21 +95,19 @@ def rebuilt(directory: RunDirectory, *, study: Path | None = None) -> tuple[Stud
         InputError: the run was not made from a study file, or the file is not there.
         RecordError: the file gives another study than the one on record.
     """
-    source = StudySource.of(directory.header, path=study)
-    made = source.load()
-    now = json.loads(json.dumps(header(made, command="", source=None)))
-    skipped = (*NOT_THE_STUDY, *OF_THE_MACHINE)
+    made, now = rebuilt(directory.header, path=study)
+    skipped = (*NOT_OF_THE_STUDY, *CODE)
     found, wanted = ({k: v for k, v in h.items() if k not in skipped} for h in (directory.header, now))
     first = next(differences(found, wanted), None)
     if first is not None:
+        file = StudySource.of(directory.header, path=study).path
         raise RecordError(
-            f"run directory {directory.path}: expected the study that {source.path} makes, got a record of another one "
+            f"run directory {directory.path}: expected the study that {file} makes, got a record of another one "
             f"({first.where} is {first.found} on record and {first.wanted} now). Give the file as it was with --study."
         )
     notes = [
         f"Not as recorded: {d.where} ({d.found} on record, {d.wanted} now)."
-        for key in ("versions",)
-        for d in differences(directory.header[key], now[key], key)
+        for d in differences(directory.header["versions"], now["versions"], "versions")
     ]
     if directory.header["code"] != now["code"]:
         notes.append("Not as recorded: the code of depura.")
@@ -152,7 +144,7 @@ def replay(
         InputError: unknown image, draw, row, radius or walk; the message says what there is.
         RecordError: the study cannot be rebuilt as recorded, or the unit is missing or damaged.
     """
-    made, notes = rebuilt(directory, study=study)
+    made, notes = as_recorded(directory, study=study)
     chosen = _row(made, row)
     unit, place = _recorded(directory, chosen, image, made.ball.eps if eps is None else eps)
     n_draws, n_walks = unit.arrays["predictions"].shape[1], chosen.judged.rule.n_draws

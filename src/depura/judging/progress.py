@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from depura.evaluation.records import Unit
-from depura.evaluation.statistics import Estimate
+from depura.evaluation.statistics import Estimate, mean_with_interval
 from depura.judging.metrics import outcome
 
 
@@ -45,32 +45,41 @@ def progress(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Progress, .
         One line for each row and radius, in the study's order.
     """
     titles = {row["name"]: row["title"] for row in header["rows"]}
-    keys = [entry["unit"] for entry in header["units"]]
-    groups: dict[str, list[str]] = {}
-    for key in keys:
-        groups.setdefault(key.rpartition("_")[0], []).append(key)
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for entry in header["units"]:
+        groups.setdefault((entry["row"], entry["eps"]), []).append(entry)
     done = {unit.meta["unit"]: unit for unit in units}
     found: list[Progress] = []
-    for group, names in groups.items():
-        row, _, radius = group.rpartition("_eps")
-        there = [done[name] for name in names if name in done]
-        predicted = [unit for unit in there if "predictions" in unit.arrays]
+    for (row, eps), entries in groups.items():
+        own = [entry for entry in entries if not entry.get("since")]  # the others are of the same images
+        there = [entry for entry in own if entry["unit"] in done]
         found.append(
             Progress(
                 name=row,
                 title=titles.get(row, ""),
-                eps=float(radius),
+                eps=eps,
                 done=len(there),
-                total=len(names),
-                images=sum(_span(name) for name in names if name in done),
-                of=sum(_span(name) for name in names),
-                so_far=outcome(predicted).metrics.single if predicted else None,
+                total=len(own),
+                images=_images(there),
+                of=_images(own),
+                so_far=so_far([done[entry["unit"]] for entry in there]),
             )
         )
     return tuple(found)
 
 
-def _span(unit: str) -> int:
-    """Images of a unit, read off its name."""
-    first, _, last = unit.rpartition("_")[2].partition("-")
-    return int(last) - int(first)
+def so_far(units: Sequence[Unit]) -> Estimate | None:
+    """Accuracy of one draw over some units; None where nothing is predicted.
+
+    Args:
+        units: of one row at one radius.
+
+    Returns:
+        The accuracy, with its interval over the images of these units.
+    """
+    predicted = [unit for unit in units if "predictions" in unit.arrays]
+    return mean_with_interval(outcome(predicted).accuracies) if predicted else None
+
+
+def _images(entries: Sequence[dict[str, Any]]) -> int:
+    return sum(entry["last"] - entry["first"] for entry in entries)

@@ -205,15 +205,13 @@ def summarise(directory: RunDirectory) -> Summary:
         The summary; while units are missing it has only the accuracies so far, and its headline says so.
     """
     header = directory.header
-    total = len(header["units"])
+    done, total = directory.done, len(header["units"])
     units = list(directory.units())
     devices = tuple(sorted({unit.meta["device"] for unit in units}))
-    if directory.done < total:
-        text = (
-            f"No headline: {len(units)} of {total} units are done. Give the same 'depura run' command again to go on."
-        )
+    if done < total:
+        text = f"No headline: {done} of {total} units are done. Give the same 'depura run' command again to go on."
         so_far = progress(header, units)
-        return Summary(header, len(units), total, text, (), None, {}, (), (), devices, progress=so_far)
+        return Summary(header, done, total, text, (), None, {}, (), (), devices, progress=so_far)
     eps = header["threat_model"]["eps"]
     by_row: dict[tuple[str, float], list[Unit]] = {}
     for unit in units:
