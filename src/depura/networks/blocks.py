@@ -1,0 +1,65 @@
+"""Mathematics that the diffusion networks share; each family keeps its own names of weights around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of a state dict's entries by name: what a network's settings are read off."""
+
+
+def sinusoids(label: Tensor, width: int, *, steps: int, sine_first: bool) -> Tensor:
+    """Sinusoidal features of a noise label: Vaswani et al. 2017, section 3.5, as the diffusion papers took it over.
+
+    Frequencies are 10000^(-k / steps) for k = 0 .. width/2 - 1. Phases are computed in float64: at labels near 1000
+    float32 frequencies shift a network's output by up to 1e-5.
+
+    Args:
+        label: (B,), any real numbers.
+        width: how many features; where it is odd, the last is 0.
+        steps: width/2 - 1 in DDPM and score_sde (the last frequency is 1/10000), width/2 in ADM.
+        sine_first: whether the sines are the first half, or the cosines.
+
+    Returns:
+        (B, width), in the label's dtype.
+    """
+    half = width // 2
+    k = torch.arange(half, dtype=torch.float64, device=label.device)
+    phase = label.double()[:, None] * torch.exp(-math.log(10000.0) / steps * k)
+    halves = (phase.sin(), phase.cos()) if sine_first else (phase.cos(), phase.sin())
+    return F.pad(torch.cat(halves, dim=1), (0, width % 2)).to(label.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of all positions to all: softmax(q^T k / sqrt(C)) v, differentiable any number of times.
+
+    The softmax is taken in float32 or wider.
+
+    Args:
+        query: (B, heads, C, T).
+        key: as query.
+        value: as query.
+
+    Returns:
+        (B, heads, C, T).
+    """
+    scale = query.shape[2] ** -0.25
+    logits = torch.einsum("bhct,bhcs->bhts", query * scale, key * scale)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    weights = logits.softmax(dim=-1, dtype=wide).to(value.dtype)
+    return torch.einsum("bhts,bhcs->bhct", weights, value)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Every pixel four times: nearest-neighbour upsampling by 2, (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def halved(x: Tensor) -> Tensor:
+    """Means of 2x2 pixels, (B, C, 2H, 2W) -> (B, C, H, W)."""
+    return F.avg_pool2d(x, 2)
