@@ -5,6 +5,8 @@ ATTACKS := .venv-attacks/bin
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 # Small networks on busy cores run many times slower with more than one thread per process.
 export OMP_NUM_THREADS := 1
+# Processes of the test suite; a file's tests stay together, the long ones come first.
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test lint bench test-attacks test-browser clean
 
@@ -12,7 +14,7 @@ demo: .venv/demo.stamp  ## purify, attack, judge and report on the bundled digit
 	$(BIN)/depura demo --out runs/demo
 
 test: .venv/test.stamp  ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp  ## style, types, docstrings
 	$(BIN)/ruff check

@@ -112,7 +112,9 @@ def flipped(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
 
 
-@pytest.mark.parametrize("damage", [flipped, lambda data: data[: len(data) // 2], lambda data: b""], ids=str)
+@pytest.mark.parametrize(
+    "damage", [flipped, lambda data: data[: len(data) // 2], lambda data: b""], ids=["flipped", "halved", "emptied"]
+)
 def test_a_damaged_unit_is_named_and_nothing_else_is_lost(run: Path, damage: object) -> None:
     file = run / "units" / f"{ADAPTIVE}.npz"
     whole = file.read_bytes()
