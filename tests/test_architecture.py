@@ -12,6 +12,7 @@ LAYERS = {
     "_check": set(),
     "_atomic": set(),
     "_memory": set(),
+    "_pickles": {"_check"},
     "noise": {"_check"},
     "schedules": {"_check"},
     "denoisers": {"_check", "schedules"},
@@ -93,7 +94,7 @@ LAYERS = {
     },
     "reports": {"_atomic", "_check", "evaluation.records", "evaluation.statistics", "judging", "reports"},
     "networks": {"_check", "networks"},
-    "data": {"_atomic", "_check", "denoisers", "networks", "data"},
+    "data": {"_atomic", "_check", "_pickles", "denoisers", "networks", "data"},
     "training": {"_atomic", "_check", "noise", "schedules", "denoisers", "networks", "data", "training"},
 }
 """What each part may import of depura. Parts that are not listed (the command line, the demo, the public names) may
@@ -200,11 +201,12 @@ def test_randomness_is_drawn_in_one_place(file: Path) -> None:
 
 
 def test_nothing_is_unpickled() -> None:
+    """One file reads pickles, by a list of what they may name."""
     for file in FILES:
         text = file.read_text(encoding="utf-8")
         assert "allow_pickle=True" not in text
         assert "torch.load" not in text
-        assert "import pickle" not in text
+        assert "import pickle" not in text or file.name == "_pickles.py"
 
 
 def test_rules_name_parts_that_exist() -> None:
