@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from depura import _check
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a state dict's entries by name: what a network's settings are read off."""
@@ -63,3 +65,50 @@ def doubled(x: Tensor) -> Tensor:
 def halved(x: Tensor) -> Tensor:
     """Means of 2x2 pixels, (B, C, 2H, 2W) -> (B, C, H, W)."""
     return F.avg_pool2d(x, 2)
+
+
+def check_inputs(where: str, x: Tensor, label: Tensor, *, channels: int, levels: int) -> None:
+    """Check what a U-Net is called with; works on the meta device.
+
+    Args:
+        where: the network's name.
+        x: (B, channels, H, W), H and W divisible by 2^(levels - 1).
+        label: (B,).
+        channels: image channels.
+        levels: resolutions.
+
+    Raises:
+        InputError: other shapes.
+    """
+    side = 2 ** (levels - 1)
+    if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % side or x.shape[3] % side:
+        _check.fail(
+            where,
+            f"images (B, {channels}, H, W) with H and W divisible by {side}",
+            f"{tuple(x.shape)}",
+            "Convert or resize them first.",
+        )
+    if label.shape != x.shape[:1]:
+        _check.fail(where, f"one label per image, ({len(x)},)", f"{tuple(label.shape)}", "Use label.expand(len(x)).")
+
+
+def check_levels(where: str, multipliers: Sequence[int], attention: Sequence[int]) -> None:
+    """Check the levels of a U-Net, counted from 0, the highest resolution.
+
+    Args:
+        where: the network's name.
+        multipliers: width of each level, positive.
+        attention: numbers of the levels with attention.
+
+    Raises:
+        InputError: no level, a multiplier below 1 or attention at a level that is not there.
+    """
+    if not multipliers or any(m < 1 for m in multipliers):
+        _check.fail(where, "multipliers of at least 1, one per level", f"{tuple(multipliers)}", "Give one per level.")
+    if not set(attention) <= set(range(len(multipliers))):
+        _check.fail(
+            where,
+            f"attention at levels 0 .. {len(multipliers) - 1}",
+            f"{tuple(attention)}",
+            "Levels are counted from 0, the highest resolution; image sizes are not levels.",
+        )
