@@ -21,7 +21,8 @@ from benchmarks.stock import autoattack
 from benchmarks.timing import seconds
 from depura.attacks.ensembles import standard
 from depura.data.imageset import ImageSet, load_npz
-from depura.networks.resnet import CifarResNet, Normalised
+from depura.networks.resnet import CifarResNet
+from depura.networks.wrappers import Normalised
 
 
 class Case(NamedTuple):

@@ -1,4 +1,4 @@
-"""The CIFAR residual network against a plain functional transcription, and the normalising wrapper."""
+"""The CIFAR residual network against a plain functional transcription."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura._check import InputError
-from depura.networks.resnet import CifarResNet, Normalised
-from toys import rand, randn
+from depura.networks.resnet import CifarBottleneckResNet, CifarResNet
+from toys import randn
 
 
 def seeded(network: CifarResNet) -> CifarResNet:
@@ -56,13 +56,13 @@ def test_size_and_names_of_resnet_20() -> None:
     assert not any("shortcut" in name or "downsample" in name for name in names)
 
 
-def test_normalised() -> None:
-    network = seeded(CifarResNet(n_blocks=1))
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-    wrapped, x = Normalised(network, mean=mean, std=std).double(), rand(2, 3, 8, 8, seed=1)
-    shifted = torch.stack([(x[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
-    torch.testing.assert_close(wrapped(x), network(shifted), rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match="Normalised: expected as many means"):
-        Normalised(network, mean=(0.4,), std=(0.2, 0.2))
-    with pytest.raises(InputError, match="Normalised: expected std"):
-        Normalised(network, mean=(0.4,), std=(0.0,))
+def test_blocks_of_each_stage() -> None:
+    network, x = seeded(CifarResNet(n_blocks=(1, 2, 1), n_classes=4)), randn(2, 3, 8, 8, seed=1)
+    assert sum(p.numel() for p in network.parameters()) == 93_850 - 6 * 65
+    assert network(x).shape == (2, 4)
+    with pytest.raises(InputError, match="CifarResNet: expected n_blocks of 3 stages, got 2"):
+        CifarResNet(n_blocks=(1, 2))
+    with pytest.raises(InputError, match="CifarResNet: expected n_blocks"):
+        CifarResNet(n_blocks=(1, 0, 1))
+    with pytest.raises(InputError, match="CifarBottleneckResNet: expected four widths"):
+        CifarBottleneckResNet(widths=(8, 8))

@@ -15,6 +15,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a state dict's entries by name: what a network's settings are read off."""
 
 
+def counted(shapes: Shapes, prefix: str) -> int:
+    """How many numbered modules have names that begin so: `counted(shapes, "block1.layer.")`."""
+    return len({name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)})
+
+
 def sinusoids(label: Tensor, width: int, *, steps: int, sine_first: bool) -> Tensor:
     """Sinusoidal features of a noise label: Vaswani et al. 2017, section 3.5, as the diffusion papers took it over.
 
