@@ -27,6 +27,8 @@ from depura.attacks.transfer import Transfer as Transfer
 from depura.attacks.unchanged import Unchanged as Unchanged
 from depura.audit.audit import Audit as Audit
 from depura.audit.audit import audit_gradient as audit_gradient
+from depura.checkpoints import load_classifier as load_classifier
+from depura.checkpoints import load_denoiser as load_denoiser
 from depura.cleaner import Cleaner as Cleaner
 from depura.cleaner import Moment as Moment
 from depura.composed import Averaged as Averaged
@@ -112,6 +114,7 @@ from depura.schedules import Cosine as Cosine
 from depura.schedules import DiscreteLinear as DiscreteLinear
 from depura.schedules import IndexLabel as IndexLabel
 from depura.schedules import NoiseSchedule as NoiseSchedule
+from depura.schedules import SigmaLabel as SigmaLabel
 from depura.schedules import Step as Step
 from depura.schedules import TimeLabel as TimeLabel
 from depura.schedules import coarser as coarser

@@ -255,15 +255,28 @@ class IndexLabel:
     """The index of a noise level in a discrete schedule, as DDPM and ADM networks take it.
 
     Fractional for levels between two indices (the sinusoidal features accept them), clamped to the schedule's ends:
-    a level below the first is given index 0.
+    a level below the first is given index 0. Networks of improved-diffusion count their 4000 levels in steps of 1/4
+    (factor 0.25), as if there were 1000.
     """
 
     schedule: Discrete
+    factor: float = 1.0
 
     def __call__(self, sigma: float) -> float:
         """The label of a noise level."""
         first, last = self.schedule.sigma(0), self.schedule.sigma(self.schedule.size - 1)
-        return self.schedule.t(min(max(sigma, first), last))
+        return self.factor * self.schedule.t(min(max(sigma, first), last))
+
+
+@dataclass(frozen=True)
+class SigmaLabel:
+    """factor * sigma, for networks that take the noise level itself; 1/2 where their images are in [0, 1]."""
+
+    factor: float = 1.0
+
+    def __call__(self, sigma: float) -> float:
+        """The label of a noise level."""
+        return self.factor * sigma
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from depura.cli import (
     attack,
     attacks,
     audit,
+    checkpoint,
     claim,
     compare,
     export,
@@ -44,6 +45,7 @@ app.command("methods")(methods.methods)
 app.command("purify")(purify.purify)
 app.command("attacks")(attacks.attacks)
 app.command("attack")(attack.attack)
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(train.app, name="train")
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
+from pathlib import Path
 
 from depura import _check
+from depura.checkpoints import load_denoiser
+from depura.checkpoints.diffusers_models import PREFIX as DIFFUSERS
 from depura.cleaner import Cleaner
 from depura.cli.doors import named
 from depura.data.digits import digits_denoiser
@@ -25,6 +28,9 @@ from depura.starts import from_unit_noise
 
 DIGITS = "digits"
 """What stands for the bundled data set, denoiser and classifier."""
+
+ENDINGS = (".pt", ".pth", ".th", ".ckpt", ".pkl", ".safetensors")
+"""Of names that mean files, also where there is none."""
 
 
 def _diffpure(denoiser: Denoiser, *, t_star: float = T_STAR, steps: int = N_STEPS) -> Cleaner:
@@ -128,12 +134,18 @@ def denoiser_of(name: str) -> Denoiser:
     """The denoiser that an option names.
 
     Args:
-        name: "digits" or MODULE:FUNCTION.
+        name: "digits", a checkpoint file, a diffusers folder, "diffusers:NAME", or MODULE:FUNCTION.
 
     Returns:
         The denoiser.
 
     Raises:
-        InputError: nothing that can be imported and called.
+        InputError: a file that is no denoiser, or nothing that can be imported and called.
     """
-    return digits_denoiser() if name == DIGITS else named("--denoiser", name, instead="'digits' or ")()
+    if name == DIGITS:
+        return digits_denoiser()
+    if Path(name).exists() or name.startswith(DIFFUSERS):
+        return load_denoiser(name)
+    if Path(name).suffix in ENDINGS:
+        _check.fail("--denoiser", "a checkpoint file", f"{name}, which is not there", "Check the path.")
+    return named("--denoiser", name, instead="'digits', a checkpoint file, a diffusers folder or ")()

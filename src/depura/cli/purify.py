@@ -32,7 +32,10 @@ def purify(
     steps: Annotated[int | None, typer.Option(help="Steps of a walk; default: the method's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same result.")] = 0,
     denoiser: Annotated[
-        str, typer.Option(help="'digits' (bundled: 8x8 grey images), or MODULE:FUNCTION that returns a denoiser.")
+        str,
+        typer.Option(
+            help="'digits' (bundled: 8x8 grey images), a checkpoint file, a diffusers folder, or MODULE:FUNCTION."
+        ),
     ] = DIGITS,
 ) -> None:
     """Clean images with a diffusion model and show them before and after."""

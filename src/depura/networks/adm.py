@@ -79,6 +79,7 @@ class AdmUNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(width, embed), nn.SiLU(), nn.Linear(embed, embed))
         if classes is not None:
             self.label_emb = nn.Embedding(classes, embed)
+        self.classes = classes
         self.conditional = classes is not None
         current = widths[0]
         self.input_blocks = nn.ModuleList([_Step(nn.Conv2d(channels, current, 3, padding=1))])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from depura import _check
 
 
-class _Preconditioned(nn.Module, ABC):
+class Preconditioned(nn.Module, ABC):
     """D = skip x + out F(into x; label), with the four of each noise level."""
 
     model: Callable[..., Tensor]
@@ -58,7 +58,7 @@ class _Preconditioned(nn.Module, ABC):
         return skip * x + out * f[:, : x.shape[1]]
 
 
-class EdmPreconditioned(_Preconditioned):
+class EdmPreconditioned(Preconditioned):
     """Karras et al.'s own: skip s^2 / r^2, out sigma s / r, into 1 / r, label ln(sigma) / 4; r^2 = sigma^2 + s^2."""
 
     def __init__(self, model: nn.Module, *, sigma_data: float = 0.5) -> None:
@@ -77,7 +77,7 @@ class EdmPreconditioned(_Preconditioned):
         return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), total.rsqrt(), sigma.log() / 4
 
 
-class VpPreconditioned(_Preconditioned):
+class VpPreconditioned(Preconditioned):
     """Song et al. 2021's variance-preserving one: skip 1, out -sigma, into 1/sqrt(1 + sigma^2), label (steps - 1) t.
 
     t = (sqrt(beta_min^2 + 2 beta_slope ln(1 + sigma^2)) - beta_min) / beta_slope.
@@ -105,7 +105,7 @@ class VpPreconditioned(_Preconditioned):
         return torch.ones_like(sigma), -sigma, (1 + squared).rsqrt(), (self.steps - 1) * t
 
 
-class VePreconditioned(_Preconditioned):
+class VePreconditioned(Preconditioned):
     """Song et al. 2021's variance-exploding one: skip 1, out sigma, into 1, label ln(sigma / 2)."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -122,7 +122,7 @@ class VePreconditioned(_Preconditioned):
         return one, sigma, one, (sigma / 2).log()
 
 
-class IddpmPreconditioned(_Preconditioned):
+class IddpmPreconditioned(Preconditioned):
     """Nichol and Dhariwal 2021's: skip 1, out -sigma, into 1/sqrt(1 + sigma^2), label steps - 1 - (nearest entry of u).
 
     u, part of the weights, is the decreasing table of noise levels: u_steps = 0, and u_{j-1}^2 = (u_j^2 + 1) /
