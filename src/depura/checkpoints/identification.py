@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from depura import _check
+from depura.checkpoints.empty import on_meta
 from depura.checkpoints.families import FAMILIES, Family
 from depura.checkpoints.published import PUBLISHED
 from depura.checkpoints.reading import open_file
@@ -108,7 +108,7 @@ def match(path: Path, options: Mapping[str, Any], *, where: str) -> Matched:
     given = _given(weights, options, where)
     family, settings, tensors = _family_of(weights, given, path, where)
     _check_options(family, given, path, where)
-    network = on_meta(family, settings)
+    network = empty(family, settings)
     if weights.average:
         tensors = _averaged(network, tensors, weights.average, path, where)
     chosen = {name: value for name, value in given.items() if name in _keywords(family.ready)}
@@ -134,10 +134,9 @@ def match(path: Path, options: Mapping[str, Any], *, where: str) -> Matched:
     return Matched(family, settings, chosen, tensors, said)
 
 
-def on_meta(family: Family, settings: Mapping[str, Any]) -> nn.Module:
+def empty(family: Family, settings: Mapping[str, Any]) -> nn.Module:
     """A family's network without memory for its weights."""
-    with torch.device("meta"):
-        return family.network(**settings)
+    return on_meta(lambda: family.network(**settings))
 
 
 def layout(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -182,7 +181,7 @@ def _family_of(
             if settings is None:
                 continue
             try:
-                expected = layout(on_meta(family, settings))
+                expected = layout(empty(family, settings))
             except (_check.InputError, ValueError, RuntimeError, ZeroDivisionError):
                 near.append(
                     (_overlap(shapes, _default_layout(family)), _differing(family, shapes, _default_layout(family)))
@@ -202,7 +201,7 @@ def _converted(weights: Weights, path: Path, where: str) -> tuple[Family, dict[s
     if family is None:
         _check.fail(where, f"a family of {', '.join(f.name for f in FAMILIES)}", f"{said['family']!r} in {path}")
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-    wrong = next(_differences(shapes, layout(on_meta(family, said["settings"])), family.optional), None)
+    wrong = next(_differences(shapes, layout(empty(family, said["settings"])), family.optional), None)
     if wrong is not None:
         _check.fail(where, f"the network that {path} says it is, {family.title}", wrong, "Convert it again.")
     return family, dict(said["settings"]), weights.tensors
@@ -246,7 +245,7 @@ def _default_layout(family: Family) -> Shapes:
     """The layout of a family's published network, to compare names with."""
     found = [file.settings for file in PUBLISHED.values() if file.family == family.name]
     settings: Mapping[str, Any] = found[0] if found else {}
-    return layout(on_meta(family, settings))
+    return layout(empty(family, settings))
 
 
 def _differences(shapes: Shapes, expected: Shapes, optional: Sequence[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from depura import _atomic, _check
 from depura.checkpoints.diffusers_models import is_diffusers, load_diffusers
 from depura.checkpoints.families import Family
-from depura.checkpoints.identification import Identified, Matched, match, on_meta
+from depura.checkpoints.identification import Identified, Matched, empty, match
 from depura.checkpoints.published import PUBLISHED
 from depura.denoisers import Denoiser
 
@@ -117,7 +117,7 @@ def filled(family: Family, settings: Mapping[str, Any], tensors: Mapping[str, Te
     Returns:
         The network.
     """
-    network = on_meta(family, settings)
+    network = empty(family, settings)
     expected = network.state_dict()
     taken = {name: tensors[name].to(expected[name].dtype) for name in expected if name in tensors}
     network.load_state_dict(taken, strict=False, assign=True)

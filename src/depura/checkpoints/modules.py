@@ -108,10 +108,12 @@ def _parameter(data: Tensor, *_: Any) -> Tensor:
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     """In the place of `torch._utils._rebuild_tensor_v2`."""
+    numbers = storage._untyped_storage  # of a typed storage, whose public name for it warns
+    held = len(numbers) // torch.empty(0, dtype=storage.dtype).element_size()
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-    if offset < 0 or min((*size, *stride, 0)) < 0 or reach > len(storage):
-        _check.fail("read_module_pickle", f"a tensor inside its storage of {len(storage)} numbers", f"shape {size}")
-    return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
+    if offset < 0 or min((*size, *stride, 0)) < 0 or reach > held:
+        _check.fail("read_modules", f"a tensor inside its storage of {held} numbers", f"one of shape {size}")
+    return torch.empty(0, dtype=storage.dtype).set_(numbers, offset, size, stride)
 
 
 _ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {

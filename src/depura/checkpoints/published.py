@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
+from torch import nn
 
+from depura.checkpoints.empty import on_meta
 from depura.checkpoints.families import FAMILIES
 
 
@@ -47,8 +48,11 @@ class PublishedFile(NamedTuple):
             A `Denoiser` in [-1, 1] units, or a classifier of images in [0, 1], in evaluation mode.
         """
         family = next(family for family in FAMILIES if family.name == self.family)
-        with torch.device(device):
-            ready = family.ready(family.network(**self.settings), **{**self.options, **options})
+
+        def made() -> nn.Module:
+            return family.ready(family.network(**self.settings), **{**self.options, **options})
+
+        ready = on_meta(made) if device == "meta" else made().to(device)
         return ready.eval().requires_grad_(False)
 
 
