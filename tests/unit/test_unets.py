@@ -1,0 +1,169 @@
+"""What holds for every U-Net of the published families, whatever its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.networks import on_meta
+from torch import Tensor, nn
+
+from depura import InputError
+from depura.networks.blocks import Shapes
+from depura.networks.ddpm import DdpmUNet, settings_of
+from depura.networks.score_sde import NcsnPP, ScoreSdeDdpm, ddpm_settings, ncsnpp_settings
+from toys import rand, randn
+
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    "NcsnPP": lambda: NcsnPP(width=8, multipliers=(1, 2), blocks=1, attention=(1,), channels=2),
+    "NcsnPP, filters, input branch": lambda: NcsnPP(
+        width=8, multipliers=(1, 2), blocks=1, channels=2, fir=True, residual_input=True, unit_range=True
+    ),
+    "NcsnPP, Fourier, copies": lambda: NcsnPP(
+        width=8, multipliers=(2, 1), blocks=1, channels=2, fourier=True, skip_input=True, skip_output=True
+    ),
+    "ScoreSdeDdpm": lambda: ScoreSdeDdpm(width=32, multipliers=(2, 1), blocks=1, channels=2),
+    "ScoreSdeDdpm, means": lambda: ScoreSdeDdpm(width=32, multipliers=(2, 1), blocks=1, channels=2, convolve=False),
+    "DdpmUNet": lambda: DdpmUNet(width=32, multipliers=(2, 1), blocks=1, channels=2),
+}
+every = pytest.mark.parametrize("build", SMALL.values(), ids=SMALL.keys())
+
+
+def shapes_of(network: nn.Module) -> Shapes:
+    return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+@st.composite
+def levels(draw: st.DrawFn, unit: int) -> dict[str, Any]:
+    multipliers = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    attention = draw(st.sets(st.integers(0, len(multipliers) - 1)))
+    return {
+        "width": unit * draw(st.integers(1, 3)),
+        "multipliers": tuple(multipliers),
+        "blocks": draw(st.integers(1, 2)),
+        "attention": tuple(sorted(attention)),
+        "channels": draw(st.integers(1, 4)),
+        "dropout": 0.1,
+    }
+
+
+@settings(max_examples=12, deadline=None)
+@given(levels(32))
+def test_ddpm_settings_come_back(said: dict[str, Any]) -> None:
+    assert settings_of(shapes_of(on_meta(lambda: DdpmUNet(**said)))) == said
+
+
+@settings(max_examples=12, deadline=None)
+@given(levels(32), st.booleans(), st.booleans(), st.integers(1, 30))
+def test_score_sde_ddpm_settings_come_back(
+    common: dict[str, Any], convolve: bool, unit_range: bool, scales: int
+) -> None:
+    said = {**common, "unit_range": unit_range, "scales": scales}
+    said["convolve"] = convolve or len(common["multipliers"]) == 1
+    shapes = shapes_of(on_meta(lambda: ScoreSdeDdpm(**said)))
+    assert ddpm_settings(shapes, unit_range=unit_range) == said
+    assert ncsnpp_settings(shapes) is None
+    assert settings_of(shapes) is None
+
+
+@settings(max_examples=12, deadline=None)
+@given(levels(4), st.booleans(), st.booleans(), st.booleans(), st.sampled_from([None, "residual_input", "skip_input"]))
+def test_ncsnpp_settings_come_back(
+    common: dict[str, Any], fourier: bool, fir: bool, skip_output: bool, pyramid: str | None
+) -> None:
+    several = len(common["multipliers"]) > 1  # with one level there are no pyramids to see
+    said = {**common, "fourier": fourier, "unit_range": fir, "scales": 1000}
+    said |= {"residual_input": False, "skip_input": False, "skip_output": skip_output and several}
+    if pyramid and several:
+        said[pyramid] = True
+    said["fir"] = fir or said["residual_input"]
+    shapes = shapes_of(on_meta(lambda: NcsnPP(**said)))
+    assert ncsnpp_settings(shapes, fir=said["fir"], unit_range=said["unit_range"]) == said
+    assert ddpm_settings(shapes) is None
+    assert settings_of(shapes) is None
+
+
+@pytest.mark.parametrize("read", [settings_of, ddpm_settings, ncsnpp_settings])
+def test_parts_of_networks_and_other_names_are_no_networks(read: Callable[[Shapes], object]) -> None:
+    assert read({}) is None
+    assert read({"conv1.weight": (16, 3, 3, 3), "all_modules.x.weight": (1,), "all_modules": (2,)}) is None
+    for build in SMALL.values():
+        shapes = shapes_of(on_meta(build))
+        without_first = {key: shape for key, shape in shapes.items() if shape[1:] != (2, 3, 3)}
+        without_blocks = {key: shape for key, shape in shapes.items() if "Dense_0" not in key and "block" not in key}
+        assert len(without_blocks) < len(without_first) < len(shapes)
+        assert read(without_first) is None
+        assert read(without_blocks) is None
+
+
+@every
+def test_runs_without_memory(build: Callable[[], nn.Module]) -> None:
+    with torch.device("meta"):
+        y = build()(torch.empty(3, 2, 8, 12), torch.empty(3))
+    assert y.is_meta
+    assert y.shape == (3, 2, 8, 12)
+
+
+@every
+def test_second_derivatives(build: Callable[[], nn.Module]) -> None:
+    network = build().double().eval()
+    x, v = randn(1, 2, 4, 4, seed=1).requires_grad_(), randn(1, 2, 4, 4, seed=2)
+    label = torch.tensor([0.7], dtype=torch.float64)
+
+    def gradient(x: Tensor) -> Tensor:
+        return torch.autograd.grad(network(x, label).square().sum(), x, create_graph=True)[0]
+
+    (second,) = torch.autograd.grad((gradient(x) * v).sum(), x)
+    h = 1e-5
+    difference = (gradient(x + h * v) - gradient(x - h * v)) / (2 * h)
+    assert second.abs().max() > 1e-3
+    torch.testing.assert_close(second, difference, rtol=1e-5, atol=1e-6 * float(second.abs().max()))
+
+
+@every
+def test_images_of_a_batch_do_not_mix(build: Callable[[], nn.Module]) -> None:
+    network = build().double().eval()
+    x, label = rand(2, 2, 4, 4, seed=3), torch.tensor([1, 800])
+    together = network(x, label)
+    alone = torch.cat([network(x[k : k + 1], label[k : k + 1]) for k in range(2)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+    assert (network(x, label.double()) == together).all()
+    assert (network(x, label.flip(0)) - together).abs().max() > 1e-4
+
+
+@every
+def test_inputs_that_do_not_fit_are_refused(build: Callable[[], nn.Module]) -> None:
+    network = on_meta(build)
+    good, label = torch.empty(2, 2, 4, 4, device="meta"), torch.empty(2, device="meta")
+    for x in (good[:, :1], good[..., :3], good[:, :, :3], good[0]):
+        with pytest.raises(InputError, match="divisible by 2"):
+            network(x, label)
+    for wrong in (label[:1], label[:, None], label[0]):
+        with pytest.raises(InputError, match="one label per image"):
+            network(good, wrong)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: NcsnPP(width=6), "divisible by 4"),
+        (lambda: NcsnPP(width=0), "width"),
+        (lambda: NcsnPP(blocks=0), "blocks"),
+        (lambda: NcsnPP(multipliers=()), "multipliers"),
+        (lambda: NcsnPP(multipliers=(1, 0)), "multipliers"),
+        (lambda: NcsnPP(attention=(16,)), "attention at levels 0 .. 3"),
+        (lambda: NcsnPP(residual_input=True), "fir"),
+        (lambda: NcsnPP(residual_input=True, skip_input=True, fir=True), "skip_input"),
+        (lambda: ScoreSdeDdpm(width=48), "divisible by 32"),
+        (lambda: ScoreSdeDdpm(attention=(-1,)), "attention at levels"),
+        (lambda: DdpmUNet(width=40), "divisible by 32"),
+        (lambda: DdpmUNet(attention=(32,)), "attention at levels"),
+    ],
+)
+def test_settings_that_cannot_be_built_are_refused(build: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        on_meta(build)
