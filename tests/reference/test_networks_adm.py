@@ -1,9 +1,10 @@
-"""AdmUNet against recorded runs of guided-diffusion and the layout of its published file."""
+"""AdmUNet against recorded runs of guided-diffusion, the layout of its published file, and diffusers."""
 
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from tests.networks import Case, Listing, cases, check, check_layout, listing, on_meta
 from torch import Tensor, nn
 
@@ -112,6 +113,92 @@ def small(**more: Any) -> AdmUNet:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"width": 32, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "heads": 2, **more}
     return AdmUNet(**settings).double().eval()
+
+
+def as_diffusers(adm: AdmUNet, blocks: int, levels: int) -> dict[str, Tensor]:
+    """The weights of a network with convolutions between levels, and attention in the last, in diffusers' layout."""
+    state: dict[str, Tensor] = {}
+
+    def copy(to: str, of: str) -> None:
+        for kind in ("weight", "bias"):
+            state[f"{to}.{kind}"] = adm.state_dict()[f"{of}.{kind}"]
+
+    def copy_step(to: str, number: int, step: str, *, attends: bool) -> None:
+        names = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3")
+        theirs = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2")
+        for name, other in zip(names, theirs, strict=True):
+            copy(f"{to}.resnets.{number}.{other}", f"{step}.0.{name}")
+        if f"{step}.0.skip_connection.weight" in adm.state_dict():
+            copy(f"{to}.resnets.{number}.conv_shortcut", f"{step}.0.skip_connection")
+        if attends:
+            copy_attention(f"{to}.attentions.{number}", f"{step}.1")
+
+    def copy_attention(to: str, of: str) -> None:
+        copy(f"{to}.group_norm", f"{of}.norm")
+        copy(f"{to}.to_out.0", f"{of}.proj_out")
+        state[f"{to}.to_out.0.weight"] = state[f"{to}.to_out.0.weight"][..., 0]
+        heads = adm.get_submodule(of).heads
+        for kind in ("weight", "bias"):
+            value = adm.state_dict()[f"{of}.qkv.{kind}"]
+            parts = value.flatten(1) if kind == "weight" else value[:, None]
+            for name, part in zip("qkv", parts.unflatten(0, (heads, 3, -1)).unbind(1), strict=True):
+                rows = part.flatten(0, 1)
+                state[f"{to}.to_{name}.{kind}"] = rows if kind == "weight" else rows[:, 0]
+
+    copy("time_embedding.linear_1", "time_embed.0")
+    copy("time_embedding.linear_2", "time_embed.2")
+    state["class_embedding.weight"] = adm.state_dict()["label_emb.weight"]
+    copy("conv_in", "input_blocks.0.0")
+    copy("conv_norm_out", "out.0")
+    copy("conv_out", "out.2")
+    for level in range(levels):
+        last = level == levels - 1
+        down, up = 1 + level * (blocks + 1), (levels - 1 - level) * (blocks + 1)
+        for k in range(blocks):
+            copy_step(f"down_blocks.{level}", k, f"input_blocks.{down + k}", attends=last)
+        if not last:
+            copy(f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{down + blocks}.0.op")
+        there = f"up_blocks.{levels - 1 - level}"
+        for k in range(blocks + 1):
+            copy_step(there, k, f"output_blocks.{up + k}", attends=last)
+        if level > 0:
+            copy(f"{there}.upsamplers.0.conv", f"output_blocks.{up + blocks}.{2 if last else 1}.conv")
+    for number, of in enumerate(("middle_block.0", "middle_block.2")):
+        for name, other in (("in_layers.0", "norm1"), ("in_layers.2", "conv1"), ("emb_layers.1", "time_emb_proj")):
+            copy(f"mid_block.resnets.{number}.{other}", f"{of}.{name}")
+        copy(f"mid_block.resnets.{number}.norm2", f"{of}.out_layers.0")
+        copy(f"mid_block.resnets.{number}.conv2", f"{of}.out_layers.3")
+    copy_attention("mid_block.attentions.0", "middle_block.1")
+    return state
+
+
+@pytest.mark.parametrize("scale_shift", [False, True], ids=["added", "scale-shift"])
+def test_as_diffusers_has_it(scale_shift: bool) -> None:
+    """diffusers computes the label's features in single precision."""
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"width": 64, "multipliers": (1, 1, 2), "blocks": 2, "attention": (2,), "head_width": 32}
+    ours = AdmUNet(**size, classes=5, scale_shift=scale_shift).double().eval()
+    theirs = UNet2DModel(
+        sample_size=8,
+        out_channels=6,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+        block_out_channels=(64, 64, 128),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=32,
+        norm_eps=1e-5,
+        norm_num_groups=32,
+        attn_norm_num_groups=32,
+        resnet_time_scale_shift="scale_shift" if scale_shift else "default",
+        num_class_embeds=5,
+    )
+    theirs.double().eval().load_state_dict(as_diffusers(ours, blocks=2, levels=3))
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    label, classes = torch.tensor([1.0, 7.5], dtype=torch.float64), torch.tensor([4, 0])
+    expected = theirs(x, label, class_labels=classes).sample
+    torch.testing.assert_close(ours(x, label, classes=classes), expected, rtol=0, atol=1e-6)
 
 
 def test_second_derivatives_go_through_attention() -> None:

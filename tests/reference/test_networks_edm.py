@@ -209,6 +209,36 @@ def test_labels_of_preconditioners_by_hand() -> None:
     assert label(IddpmPreconditioned, 1e-9) == -1.0
 
 
+@pytest.mark.parametrize(
+    ("build", "last_exponent", "sine_first"),
+    [(SongUNet, 15, True), (DhariwalUNet, 16, False)],
+    ids=["song", "dhariwal"],
+)
+def test_augmentations_add_to_the_features(build: Any, last_exponent: int, sine_first: bool) -> None:
+    """An augmentation whose weights are the difference of two labels' features turns one label into the other."""
+    torch.manual_seed(0)
+    network = build(**SMALL, augment=2).double().eval()
+
+    def features(label: float) -> Tensor:
+        phases = [label * 10000 ** (-k / (15 if sine_first else 16)) for k in range(16)]
+        sines, cosines = [math.sin(p) for p in phases], [math.cos(p) for p in phases]
+        return torch.tensor(sines + cosines if sine_first else cosines + sines, dtype=torch.float64)
+
+    network.map_augment.weight.data[:, 0] = features(3.0) - features(1.5)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    label, augment = torch.full((2,), 1.5).double(), torch.tensor([[1.0, 0.0], [0.0, 0.0]]).double()
+    expected = network(x, torch.tensor([3.0, 1.5]).double())
+    torch.testing.assert_close(network(x, label, augment=augment), expected, rtol=0, atol=1e-12)
+    assert (expected - network(x, label))[0].abs().max() > 1e-3
+
+
+def test_the_residual_encoder_passes_its_side_branch_on() -> None:
+    """What reaches the third level is of the second: with the image's own channels its convolution would not fit."""
+    network = SongUNet(**{**SMALL, "multipliers": (1, 2, 2)}, residual=True, filter=(1, 3, 3, 1))
+    assert network(torch.zeros(1, 3, 16, 16), torch.zeros(1)).shape == (1, 3, 16, 16)
+    assert network.state_dict()["enc.4x4_aux_residual.weight"].shape == (64, 32, 3, 3)
+
+
 def test_fourier_frequencies_before_loading_are_as_wide_as_published() -> None:
     freqs = SongUNet(**{**SMALL, "width": 128}, fourier=True).state_dict()["map_noise.freqs"]
     assert freqs.shape == (64,)
