@@ -97,6 +97,7 @@ from depura.methods.likelihood import likelihood as likelihood
 from depura.methods.likelihood import scoreopt as scoreopt
 from depura.methods.mimicdiffusion import mimicdiffusion as mimicdiffusion
 from depura.methods.smoothing import one_step as one_step
+from depura.models import classifier as classifier
 from depura.networks.features import Features as Features
 from depura.noise import Kind as Kind
 from depura.noise import Noise as Noise

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
@@ -16,13 +16,15 @@ from depura import _check
 from depura.attacks.attack import Attack
 from depura.attacks.ball import Threat
 from depura.attacks.catalogue import CATALOGUE, EOT, EPS, built, threat
-from depura.cli.doors import door, fraction, named, one_thread, out, progress
+from depura.cli.doors import door, fraction, one_thread, out, progress
 from depura.cli.purifiers import DIGITS, Method, purifier_of
 from depura.data import files
-from depura.data.digits import SHAPE, digits_classifier
+from depura.data.digits import SHAPE
 from depura.data.imageset import read_npz
 from depura.defence import Defence
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
+from depura.models import FORMS
+from depura.models import classifier as classifier_named
 from depura.noise import Noise, Stream
 
 AT_ONCE = 64
@@ -62,9 +64,7 @@ class Judged(NamedTuple):
 def attack(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or NPZ files, or folders.")],
     to: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the attacked images go.")],
-    classifier: Annotated[
-        str, typer.Option(help="'digits' (bundled), or MODULE:FUNCTION that returns a callable to logits.")
-    ] = DIGITS,
+    classifier: Annotated[str, typer.Option(help=f"{FORMS}; the last returns a callable to logits.")] = DIGITS,
     label: Annotated[
         list[int] | None,
         typer.Option(help="True class of all images, or once for each; default: see above."),
@@ -97,9 +97,7 @@ def attack(
     _check.integer("attack", "--draws", draws, low=1)
     if method is None:
         _need_a_method({"--t-star": t_star, "--purifier-steps": purifier_steps})
-    judge = digits_classifier() if classifier == DIGITS else named("--classifier", classifier, instead="'digits' or ")()
-    if not callable(judge):
-        _check.fail("--classifier", f"{classifier} to return a callable from images to logits", type(judge).__name__)
+    judge = classifier_named(classifier, where="--classifier")
     purifier = None
     if method is not None:
         purifier = purifier_of(
@@ -110,7 +108,7 @@ def attack(
             steps=purifier_steps,
             steps_option="--purifier-steps",
         )
-    defence = Defence(purifier, cast("Callable[[Tensor], Tensor]", judge))
+    defence = Defence(purifier, judge)
     radius = EPS[norm.value] if eps is None else eps
     most = 1.0 if norm is Norm.linf else math.inf
     advice = "It is a radius in [0, 1] units, such as 8/255."

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from depura import _check
 from depura._check import InputError
 from depura.evaluation.records import RecordError
 from depura.evaluation.runner import RefusedError
@@ -73,32 +71,6 @@ def one_thread() -> None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def named(option: str, name: str, *, instead: str = "") -> Callable[[], Any]:
-    """The function that MODULE:FUNCTION names.
-
-    Args:
-        option: which asked for it.
-        name: the text.
-        instead: what else the option takes, for the message.
-
-    Returns:
-        The function, which is to be called without arguments.
-
-    Raises:
-        InputError: another form, or nothing that can be imported and called.
-    """
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        _check.fail(option, f"{instead}MODULE:FUNCTION", repr(name))
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{option}: expected something importable, got {name!r} ({error}).") from error
-    if not callable(found):
-        _check.fail(option, "a function without arguments", f"{name!r}, which is of type {type(found).__name__}")
-    return found
 
 
 def fraction(text: str) -> float:

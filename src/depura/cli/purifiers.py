@@ -11,7 +11,6 @@ from depura import _check
 from depura.checkpoints import load_denoiser
 from depura.checkpoints.diffusers_models import PREFIX as DIFFUSERS
 from depura.cleaner import Cleaner
-from depura.cli.doors import named
 from depura.data.digits import digits_denoiser
 from depura.demo import N_STEPS, T_STAR
 from depura.denoisers import Denoiser
@@ -22,6 +21,7 @@ from depura.methods.gradual import gradual
 from depura.methods.likelihood import likelihood, scoreopt
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.methods.smoothing import one_step
+from depura.models import named
 from depura.schedules import DiscreteLinear, ddpm_steps
 from depura.solvers import Ancestral
 from depura.starts import from_unit_noise

@@ -17,11 +17,12 @@ from torch import nn
 from depura import _check
 from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
-from depura.cli.doors import door, fraction, named, one_thread, out, progress
+from depura.cli.doors import door, fraction, one_thread, out, progress
 from depura.data.digits import digits_classifier, load_digits
 from depura.data.imageset import ImageSet, load_npz
 from depura.demo import EPS
 from depura.denoisers import EdmDenoiser
+from depura.models import named
 from depura.noise import Noise, Stream
 from depura.training.card import write_card
 from depura.training.classifier import AT_ONCE, ShiftedCrossEntropy, accuracy, train_classifier
