@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ATTACKS := .venv-attacks/bin
+MODELS := .venv-models/bin
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 # Small networks on busy cores run many times slower with more than one thread per process.
 export OMP_NUM_THREADS := 1
 # Processes of the test suite; a file's tests stay together, the long ones come first.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test lint bench test-attacks test-browser clean
+.PHONY: demo test lint bench test-attacks test-models test-browser clean
 
 demo: .venv/demo.stamp  ## purify, attack, judge and report on the bundled digits
 	$(BIN)/depura demo --out runs/demo
@@ -29,11 +30,14 @@ bench: .venv/test.stamp  ## speed and memory, as ratios within one run; a large 
 test-attacks: .venv-attacks/stamp  ## torchattacks, foolbox, ART and pyautoattack, both ways
 	$(ATTACKS)/python -m pytest -m attacks tests/end_to_end/test_attack_libraries.py
 
+test-models: .venv-models/stamp  ## torchvision, timm and RobustBench: their classifiers by name
+	$(MODELS)/python -m pytest -m models tests/end_to_end/test_model_libraries.py
+
 test-browser: .venv/browser.stamp  ## reports in a real browser; needs Chromium and its driver (Debian: chromium chromium-driver)
 	$(BIN)/python -m pytest -m browser -rs tests/end_to_end/test_report_in_browser.py
 
 clean:
-	rm -rf .venv .venv-attacks
+	rm -rf .venv .venv-attacks .venv-models
 
 .venv/made.stamp:
 	$(PYTHON) -m venv .venv
@@ -61,4 +65,12 @@ clean:
 	$(PYTHON) -m venv .venv-attacks
 	$(ATTACKS)/pip install $(PIP_FLAGS) -e . pytest adversarial-robustness-toolbox foolbox tqdm requests safetensors
 	$(ATTACKS)/pip install $(PIP_FLAGS) --no-deps torchattacks pyautoattack==0.2.0
+	touch $@
+
+# A torchvision that asks for the torch that is there. RobustBench asks for an old timm and gdown and needs neither; the
+# setuptools is for its pkg_resources, pyautoattack for its evaluation, which is imported and not used.
+.venv-models/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-models
+	$(MODELS)/pip install $(PIP_FLAGS) -e '.[torchvision,timm]' pytest gdown geotorch pandas requests torchdiffeq 'setuptools<81'
+	$(MODELS)/pip install $(PIP_FLAGS) --no-deps pyautoattack robustbench
 	touch $@

@@ -108,7 +108,7 @@ def _torchvision(where: str, model: str, choice: str) -> nn.Module:
     weights = sets.get(wanted, next(iter(sets.values())))
     try:
         network: nn.Module = models.get_model(model, weights=None if choice == NONE else weights)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # whatever a download or a damaged file leads to
         _not_had(where, f"torchvision:{model}", error)
     prepared = weights.transforms()
     return _normalised(network, prepared.mean, prepared.std)
@@ -124,7 +124,7 @@ def _timm(where: str, model: str, choice: str) -> nn.Module:
         _unknown(where, "timm", model, timm.list_models())
     try:
         network: nn.Module = timm.create_model(model, pretrained=choice != NONE)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # whatever a download or a damaged file leads to
         _not_had(where, f"timm:{model}", error)
     settings = timm.data.resolve_model_data_config(network)
     return _normalised(network, settings["mean"], settings["std"])
@@ -133,12 +133,13 @@ def _timm(where: str, model: str, choice: str) -> nn.Module:
 def _robustbench(where: str, model: str, choice: str) -> nn.Module:
     """A CIFAR-10 entry of RobustBench's zoo, which takes images in [0, 1] as it is."""
     utils = _library(where, "robustbench.utils", "robustbench")
+    zoo = _library(where, "robustbench.model_zoo", "robustbench")
     if choice not in ("", "Linf", "L2"):
         _check.fail(where, "Linf or L2 after the @", f"'robustbench:{model}@{choice}'")
     threat = choice or "Linf"
     (entries,) = (
         found
-        for dataset, boards in utils.all_models.items()
+        for dataset, boards in zoo.model_dicts.items()
         for board, found in boards.items()
         if (dataset.value, board.value) == ("cifar10", threat)
     )
@@ -146,7 +147,7 @@ def _robustbench(where: str, model: str, choice: str) -> nn.Module:
         _unknown(where, f"robustbench ({threat})", model, list(entries))
     try:
         network: nn.Module = utils.load_model(model_name=model, dataset="cifar10", threat_model=threat)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # whatever a download or a damaged file leads to
         _not_had(where, f"robustbench:{model}", error)
     return network.eval()
 
@@ -168,8 +169,11 @@ def _library(where: str, name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        lacking = error.name or extra
+        inside = lacking.partition(".")[0] != extra
+        also = f" If it says so again: {extra} imports {lacking}, so install that too." if inside else ""
         raise InputError(
-            f"{where}: expected {extra} to be installed, got {error}. Run pip install 'depura[{extra}]'."
+            f"{where}: expected {extra} to be installed, got {error}. Run pip install 'depura[{extra}]'.{also}"
         ) from error
 
 

@@ -1,7 +1,8 @@
 """Wide residual networks: Zagoruyko and Komodakis 2016 (arXiv:1605.07146), in the two layouts of published weights.
 
 Both are pre-activation networks of depth 6 n + 4: a 3x3 convolution to 16 features, three stages of n blocks with 16,
-32 and 64 times the width, a norm, an activation, the mean over the image and a linear layer.
+32 and 64 times the width, a norm, an activation, the mean over the image and a linear layer. (The published codes take
+the mean of 8x8 positions, which is the same for images of 32x32.)
 """
 
 from __future__ import annotations
