@@ -42,6 +42,10 @@ from depura.data.digits import digits_guide as digits_guide
 from depura.data.digits import load_digits as load_digits
 from depura.data.imageset import ImageSet as ImageSet
 from depura.data.imageset import load_npz as load_npz
+from depura.data.sources import from_dataset as from_dataset
+from depura.data.sources import load_images as load_images
+from depura.data.subsets import diffpure_subset as diffpure_subset
+from depura.data.subsets import subset as subset
 from depura.defence import Defence as Defence
 from depura.denoisers import Clipped as Clipped
 from depura.denoisers import Denoiser as Denoiser

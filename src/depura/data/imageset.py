@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,21 @@ class ImageSet(NamedTuple):
         _check.integer("ImageSet.first", "n", n, low=1)
         return self._replace(images=self.images[:n], labels=self.labels[:n], ids=self.ids[:n])
 
+    def take(self, rows: Sequence[int]) -> ImageSet:
+        """Some of the images, with their ids.
+
+        Args:
+            rows: positions in this set, 0 .. N-1, in the order wanted, each once.
+
+        Returns:
+            The smaller set.
+
+        Raises:
+            InputError: no row, one twice, or one that is not there.
+        """
+        at = list(checked_rows(rows, len(self.images), where="ImageSet.take"))
+        return self._replace(images=self.images[at], labels=self.labels[at], ids=tuple(self.ids[i] for i in at))
+
     def sha256(self) -> str:
         """Digest of the images, labels and ids, as they are used."""
         digest = hashlib.sha256()
@@ -52,35 +68,69 @@ class ImageSet(NamedTuple):
         return digest.hexdigest()
 
 
-def load_npz(path: str | Path) -> ImageSet:
+def checked_rows(rows: Sequence[int], n: int, *, where: str) -> tuple[int, ...]:
+    """Rows as a tuple.
+
+    Args:
+        rows: whole numbers, also of numpy or torch.
+        n: how many rows there are.
+        where: who asks, for messages.
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: none, one twice, or one that is not there.
+    """
+    chosen = tuple(int(r) for r in rows)
+    outside = [r for r in chosen if not 0 <= r < n]
+    if outside:
+        _check.fail(where, f"rows from 0 to {n - 1}", f"{outside[0]}", "Draw them for the size of this data set.")
+    if not chosen or len(set(chosen)) < len(chosen):
+        _check.fail(where, "at least one row, each once", f"{len(chosen)} rows, {len(set(chosen))} distinct")
+    return chosen
+
+
+def load_npz(path: str | Path, *, labels: str = "label") -> ImageSet:
     """Read a labelled set from an NPZ file.
 
     The file holds `image` (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 in [0, 255] or float in [0, 1], and `label`
-    (N,) of integers. Nothing in it is unpickled.
+    (N,) of integers; it may hold `ids` (N,), the positions of the images in a full data set. Nothing in it is
+    unpickled.
 
     Args:
         path: the file.
+        labels: the array of labels, where it has another name.
 
     Returns:
-        The set, with ids 0 .. N-1 and classes named by their numbers.
+        The set, with ids 0 .. N-1 where there are none, and classes named by their numbers.
 
     Raises:
         InputError: the file cannot be read, lacks an array, or holds something else.
     """
     arrays = read_npz(path)
-    for key in ("image", "label"):
+    for key in ("image", labels):
         if key not in arrays:
             _check.fail(
                 "load_npz",
-                "arrays named image and label",
+                f"arrays named image and {labels}",
                 f"{sorted(arrays)} in {path}",
                 "Rename them with numpy.savez.",
             )
     images = to_images(arrays["image"], source=str(path))
-    labels = torch.from_numpy(arrays["label"].astype(np.int64))
-    _check.labels("load_npz", labels, n_images=len(images))
-    classes = tuple(str(i) for i in range(int(labels.max()) + 1))
-    return ImageSet(Path(path).stem, images, labels, tuple(range(len(images))), classes)
+    numbers = torch.from_numpy(_whole(arrays[labels], labels, path))
+    _check.labels("load_npz", numbers, n_images=len(images))
+    classes = tuple(str(i) for i in range(int(numbers.max()) + 1))
+    ids = _whole(arrays["ids"], "ids", path).tolist() if "ids" in arrays else range(len(images))
+    if len(ids) != len(images) or len(set(ids)) < len(images) or min(ids) < 0:
+        _check.fail("load_npz", f"{len(images)} distinct ids from 0 in {path}", f"{len(ids)}, {len(set(ids))} distinct")
+    return ImageSet(Path(path).stem, images, numbers, tuple(ids), classes)
+
+
+def _whole(array: NDArray[Any], name: str, path: str | Path) -> NDArray[np.int64]:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        _check.fail("load_npz", f"{name} (N,) of whole numbers in {path}", f"{array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)
 
 
 def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:

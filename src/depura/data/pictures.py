@@ -1,0 +1,134 @@
+"""One picture at a time: decoding, the resizing and cropping of ImageNet's validation, and numbers of channels."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from depura import _check
+
+PICTURES = (".png", ".jpg", ".jpeg")
+"""Endings, in small letters."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DEPTH_AT = 24  # of the bit depth in a PNG file: after its signature, the header's length and name, width and height
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Frame(NamedTuple):
+    """What is done to each picture.
+
+    Attributes:
+        resize: length of the short side in pixels, or None.
+        crop: side of the square that is cut from the middle, or None.
+        channels: how many the images are to have, or None for what the file has.
+    """
+
+    resize: int | None = None
+    crop: int | None = None
+    channels: int | None = None
+
+    def checked(self, where: str) -> Frame:
+        """Itself, with positive numbers."""
+        for name, value in self._asdict().items():
+            if value is not None:
+                _check.integer(where, name, value, low=1)
+        return self
+
+
+def decode(data: bytes, *, source: str, frame: Frame | None = None, where: str = "load_images") -> Tensor:
+    """The image in the bytes of a PNG or JPEG file.
+
+    With `resize` the short side gets this length and the long side length * long / short, rounded down, bilinear with
+    antialiasing as Pillow does it on 8-bit pixels; with `crop` the middle is cut out, its first row being
+    round((height - crop) / 2). Together, 256 and 224, they are the usual preparation of ImageNet's validation images.
+
+    Args:
+        data: the whole file.
+        source: its name, for messages.
+        frame: what is done to it.
+        where: who asks, for messages.
+
+    Returns:
+        (C, H, W), float32 in [0, 1]; C is 1 or 3, or `frame.channels`.
+
+    Raises:
+        InputError: unreadable, truncated, smaller than the crop, or of a kind that would have to be changed silently
+            (transparency, 16 bits; four inks unless three channels are asked for).
+    """
+    frame = frame or Frame()
+    try:
+        opened: Any = Image.open(io.BytesIO(data))
+        with opened as picture:
+            picture.load()
+            if picture.mode in ("1", "P") and "transparency" not in picture.info:
+                picture = picture.convert("L" if picture.mode == "1" else "RGB")
+            if picture.mode == "CMYK" and frame.channels == 3:
+                picture = picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _check.InputError(
+            f"{where}: expected a readable PNG or JPEG, got {source} (not a picture, truncated or damaged). "
+            "Check the file."
+        ) from error
+    deep = data[: len(_PNG)] == _PNG and data[_DEPTH_AT] == 16
+    if picture.mode not in ("L", "RGB") or deep:
+        got = f"{source} of {'16 bits' if deep else f'mode {picture.mode}'}"
+        _check.fail(where, "an 8-bit grey or RGB picture", got, "Convert it to grey or RGB first.")
+    pixels = np.asarray(_cropped(_resized(picture, frame.resize), frame.crop, source, where))
+    image = torch.from_numpy(np.array(pixels if pixels.ndim == 3 else pixels[..., None])).permute(2, 0, 1)
+    return with_channels(image.to(torch.float32) / 255, frame.channels, source=source, where=where).contiguous()
+
+
+def with_channels(images: Tensor, channels: int | None, *, source: str, where: str = "load_images") -> Tensor:
+    """Images with a number of channels: grey is repeated, RGB becomes grey by its luma (ITU-R BT.601).
+
+    Args:
+        images: (..., C, H, W).
+        channels: how many, or None for as many as there are.
+        source: where they come from, for messages.
+        where: who asks, for messages.
+
+    Returns:
+        (..., channels, H, W).
+
+    Raises:
+        InputError: from C to `channels` there is no way that says the same.
+    """
+    have = images.shape[-3]
+    if channels is None or channels == have:
+        return images
+    if have == 1:
+        return images.expand(*images.shape[:-3], channels, *images.shape[-2:]).contiguous()
+    if have == 3 and channels == 1:
+        return (images * images.new_tensor(_LUMA)[:, None, None]).sum(-3, keepdim=True).clamp(0, 1)
+    return _check.fail(where, f"channels={have}, or 1 from 3", f"channels={channels}, while {source} has {have}")
+
+
+def from_bytes(pixels: NDArray[np.uint8]) -> Tensor:
+    """8-bit pixels as float32 in [0, 1], whatever the shape."""
+    return torch.from_numpy(np.array(pixels, order="C")).to(torch.float32) / 255
+
+
+def _resized(picture: Any, side: int | None) -> Any:
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    if side is None or short == side:
+        return picture
+    longer = int(side * long / short)
+    return picture.resize((side, longer) if width <= height else (longer, side), Image.Resampling.BILINEAR)
+
+
+def _cropped(picture: Any, side: int | None, source: str, where: str) -> Any:
+    if side is None:
+        return picture
+    width, height = picture.size
+    if min(width, height) < side:
+        _check.fail(where, f"pictures of at least {side} x {side} pixels", f"{source}, {width} x {height}", "Resize.")
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return picture.crop((left, top, left + side, top + side))

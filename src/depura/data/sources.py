@@ -1,0 +1,191 @@
+"""Labelled images from any of the usual places: one function for files and folders, one for datasets of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from depura import _check
+from depura.data import cifar, folders, parquet
+from depura.data.imageset import ImageSet, checked_rows, load_npz
+from depura.data.pictures import PICTURES, Frame, from_bytes, with_channels
+from depura.data.table import Table, no_parts
+
+LAYOUTS = (
+    "an NPZ file, CIFAR-10 or CIFAR-100 as published (folder, archive or batch), Parquet files, a folder of one folder "
+    "for each class, or pictures with a table of attributes"
+)
+
+
+def load_images(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    labels: str | None = None,
+    rows: Sequence[int] | None = None,
+    images: int | None = None,
+    channels: int | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+) -> ImageSet:
+    """Read labelled images from a file or folder; what it is is told from its contents.
+
+    Taken are: NPZ (see `load_npz`); CIFAR-10 and CIFAR-100 as published, Python and binary version, as folder, archive
+    or single batch; Parquet files of encoded pictures in the layout of Hugging Face (extra `data`); a folder of one
+    folder for each class; CelebA-HQ pictures with a table of attributes. Rows are chosen first, and only their
+    pictures are decoded. Pickles are read without running them. Nothing is normalised.
+
+    Args:
+        path: the file or folder.
+        split: the part, where there are several: train, test, validation or whatever they are called. Default: the
+            only one, else test, validation or val.
+        labels: which labels, where there are several: `fine_label` (default) or `coarse_label` of CIFAR-100, a column
+            of a Parquet file, an array of an NPZ file, an attribute of CelebA-HQ.
+        rows: positions in the part, in the order wanted, as of `subset`; default: all.
+        images: the first so many of them (fewer if there are fewer).
+        channels: makes grey images of 1 channel have so many, or RGB images grey (1); default: as they are.
+        resize: pictures: length of their short side in pixels (bilinear with antialiasing; 256 for ImageNet).
+        crop: pictures: side of the square cut from their middle (224 for ImageNet).
+
+    Returns:
+        The images; ids are their positions in the part (CelebA-HQ: among all pictures).
+
+    Raises:
+        InputError: nothing there, of no known layout, damaged, incomplete, unlabelled, or of several sizes.
+    """
+    where, source = "load_images", Path(path)
+    frame = Frame(resize, crop, channels).checked(where)
+    if not source.exists():
+        _check.fail(where, "a file or folder of images", f"{source}, which is not there", "Check the path.")
+    source = _inside(source, where)
+    table = _arrays(source, split, labels, where)
+    if table is not None:
+        if resize is not None or crop is not None:
+            _check.fail(where, "resize= and crop= for pictures only", f"{source}, which holds arrays of pixels")
+    else:
+        table = _pictures(source, split, labels, frame, where)
+    data = table.choose(rows, images, where=where)
+    return data._replace(images=with_channels(data.images, channels, source=f"{source}"))
+
+
+def from_dataset(
+    dataset: Any,
+    *,
+    name: str = "",
+    rows: Sequence[int] | None = None,
+    images: int | None = None,
+    channels: int | None = None,
+) -> ImageSet:
+    """Take labelled images out of a `torch.utils.data.Dataset`, or anything else with a length and items.
+
+    Args:
+        dataset: items are (image, label, ...): the image a float tensor (C, H, W) in [0, 1], an 8-bit array (H, W),
+            (H, W, 1) or (H, W, 3), or an 8-bit grey or RGB picture of Pillow; the label a whole number.
+        name: what it is; default: the name of its class.
+        rows: which items, in this order; default: all. Others are not asked for.
+        images: the first so many of them.
+        channels: as for `load_images`.
+
+    Returns:
+        The images; ids are their positions in the dataset, classes its attribute `classes` where it has one.
+
+    Raises:
+        InputError: no length, or items of another kind, of several sizes, or without a label.
+    """
+    where = "from_dataset"
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        got = f"{type(dataset).__name__} without"
+        _check.fail(where, "a dataset with a length and items by number", got, "Collect its items in a list first.")
+    chosen = tuple(range(len(dataset))) if rows is None else checked_rows(rows, len(dataset), where=where)
+    if images is not None:
+        chosen = chosen[: _check.integer(where, "images", images, low=1)]
+    if not chosen:
+        _check.fail(where, "a dataset with items", f"{type(dataset).__name__} of length 0")
+    made: list[Tensor] = []
+    labels: list[int] = []
+    for row in chosen:
+        image, label = _item(dataset[row], row, channels, where)
+        if made and image.shape != made[0].shape:
+            got = f"{tuple(image.shape)} in item {row}"
+            _check.fail(where, f"images of one shape, {tuple(made[0].shape)} as item {chosen[0]}", got, "Resize them.")
+        made.append(image)
+        labels.append(label)
+    known: Any = getattr(dataset, "classes", None)
+    classes = tuple(str(c) for c in (known if known is not None else range(max(labels) + 1)))
+    numbers = _check.labels(where, torch.tensor(labels), n_images=len(made), n_classes=len(classes))
+    return ImageSet(name or type(dataset).__name__, torch.stack(made), numbers, chosen, classes)
+
+
+def _inside(path: Path, where: str) -> Path:
+    """A folder of CIFAR inside the given one, as torchvision keeps them, else the path itself."""
+    found = [path / name for name in cifar.FOLDERS if (path / name).is_dir()]
+    if len(found) > 1:
+        _check.fail(where, f"one data set in {path}", f"{[folder.name for folder in found]}", "Name one of them.")
+    return found[0] if found else path
+
+
+def _arrays(path: Path, split: str | None, labels: str | None, where: str) -> Table | None:
+    """A data set that is kept as pixels."""
+    if path.suffix.lower() != ".npz":
+        return cifar.table(path, split=split, labels=labels, where=where)
+    no_parts(split, source=path, where=where)
+    data = load_npz(path) if labels is None else load_npz(path, labels=labels)
+
+    def read(rows: Sequence[int]) -> Tensor:
+        return data.images[list(rows)]
+
+    return Table(data.name, data.labels.numpy(), data.classes, np.asarray(data.ids, dtype=np.int64), read)
+
+
+def _pictures(path: Path, split: str | None, labels: str | None, frame: Frame, where: str) -> Table:
+    """A data set that is kept as encoded pictures."""
+    table = parquet.table(path, split=split, labels=labels, frame=frame, where=where)
+    table = table or folders.attributes(path, split=split, labels=labels, frame=frame, where=where)
+    if table is None and labels is not None:
+        _check.fail(where, "labels= only where there are several labels", f"{labels!r} of {path}", "Leave it out.")
+    table = table or folders.tree(path, split=split, frame=frame, where=where)
+    if table is None:
+        unlabelled = path.suffix.lower() in PICTURES or (
+            path.is_dir() and any(p.suffix.lower() in PICTURES for p in path.iterdir())
+        )
+        got = f"{path}{', pictures without labels' if unlabelled else ''}"
+        _check.fail(where, LAYOUTS, got, "Put pictures into one folder for each class." if unlabelled else "")
+    return table
+
+
+def _item(item: Any, row: int, channels: int | None, where: str) -> tuple[Tensor, int]:
+    """The image, (C, H, W) in [0, 1], and the label of one item."""
+    if not isinstance(item, (tuple, list)) or len(cast("Sequence[Any]", item)) < 2:
+        _check.fail(where, f"(image, label) in item {row}", type(cast("object", item)).__name__)
+    pair = cast("Sequence[Any]", item)
+    image, label = pair[0], pair[1]
+    if isinstance(label, Tensor) and label.ndim == 0:
+        label = label.item()
+    if isinstance(label, np.integer):
+        label = int(cast("Any", label))
+    if isinstance(label, bool) or not isinstance(label, int):
+        _check.fail(where, f"a whole number as label of item {row}", f"{type(label).__name__}")
+    if isinstance(image, Image.Image):
+        if image.mode not in ("L", "RGB"):
+            got = f"mode {image.mode}"
+            _check.fail(where, f"an 8-bit grey or RGB picture in item {row}", got, "Convert it to RGB first.")
+        image = np.asarray(image)
+    if isinstance(image, np.ndarray):
+        pixels = cast("NDArray[Any]", image)
+        array = pixels if pixels.ndim == 3 else pixels[..., None]
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3):
+            got = f"{array.dtype} of shape {pixels.shape}"
+            _check.fail(where, f"an array of 8-bit pixels (H, W), (H, W, 1) or (H, W, 3) in item {row}", got)
+        image = from_bytes(cast("NDArray[np.uint8]", array).transpose(2, 0, 1))
+    if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+        got = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        _check.fail(where, f"a float tensor (C, H, W) in [0, 1], 8-bit pixels or a picture in item {row}", got)
+    checked = _check.images(f"{where}, item {row}", image[None].to(torch.float32))[0]
+    return with_channels(checked, channels, source=f"item {row}", where=where), label
