@@ -1,6 +1,6 @@
 """DiffPure on CIFAR-10 in the published setting (t* = 0.1, 100 steps, linf 8/255), to be priced before it is paid for:
 
-    depura plan studies/cifar10_diffpure.py -S data=cifar10.npz --profile standard
+    depura plan studies/cifar10_diffpure.py -S data=cifar-10-batches-py --profile standard
 
 The network has the size of the published one (106 million weights, DDPM++'s style). Weights are random unless
 `denoiser` names a folder of a diffusers `UNet2DModel` trained by DDPM, and `classifier` a safetensors file of a CIFAR
@@ -68,7 +68,7 @@ def study(
     """The study.
 
     Args:
-        data: NPZ file of `image` and `label`.
+        data: CIFAR-10 as published, as Parquet files or as NPZ: whatever `depura.load_images` takes.
         denoiser: folder of a diffusers model.
         classifier: safetensors file of a CIFAR ResNet-20.
         images: how many, the first ones.
@@ -93,7 +93,7 @@ def study(
     attack = depura.APGD(ball, n_steps=50, eot=16)
     return depura.Study(
         name="cifar10-diffpure" + ("" if denoiser and classifier else "-random-weights"),
-        data=depura.load_npz(data).first(images),
+        data=depura.load_images(data, images=images),
         defence=defence,
         rows=depura.ladder(defence, attack, blind=depura.APGD(ball, common=0)),
         seed=seed,

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests import layouts
 from typer.testing import CliRunner, Result
 
 import depura
 from depura.cli import app
+from depura.cli.purifiers import Method, purifier_of
 from depura.data import files
 from depura.data.weights import read_safetensors
+from depura.evaluation.source import StudySource
 
 TINY = [
     "-S",
@@ -285,6 +288,71 @@ def test_another_denoiser_may_be_named(tmp_path: Path, monkeypatch: pytest.Monke
         assert stored["image"] == pytest.approx(0.5, abs=1e-3)
     for name in ("mine", "mine:other", "nothing:grey"):
         fails(depura_("purify", tmp_path / "x.npz", "--out", tmp_path / "z.npz", "--denoiser", name), "--denoiser")
+
+
+def class_folders(folder: Path) -> depura.ImageSet:
+    """Digits 0 to 3 of the test set as pictures in folders of their classes; the set in the order of the folders."""
+    data = depura.load_digits("test").first(4)
+    for image, label, number in zip(data.images, data.labels.tolist(), data.ids, strict=True):
+        (folder / f"{label}").mkdir(parents=True, exist_ok=True)
+        path = folder / f"{label}" / f"{number}.png"
+        path.write_bytes(files.encode(image[None], path))
+    return data.take(np.lexsort((np.array([str(i) for i in data.ids]), data.labels.numpy())).tolist())
+
+
+def test_purify_turns_a_data_set_into_one_file_with_labels_and_ids(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "in")
+    result = depura_("purify", tmp_path / "in", "--out", tmp_path / "out", "--seed", 5, "--images", 3)
+    assert result.exit_code == 0, result.output
+    made = depura.load_npz(tmp_path / "out" / "in.npz")
+    assert made.ids == (0, 1, 2)
+    known = sorted(set(data.labels.tolist()))
+    assert made.labels.tolist() == [known.index(label) for label in data.labels.tolist()[:3]]
+    eight_bit = (data.images[:3] * 255).round() / 255
+    purifier = purifier_of("digits", Method.diffpure, where="here")
+    by_hand = purifier(eight_bit, depura.Noise(5, (0, 1, 2))).clamp(0, 1)
+    torch.testing.assert_close(made.images, by_hand, atol=1e-5, rtol=0)
+    fails(depura_("purify", tmp_path / "in", "--out", tmp_path / "a.png"), "a name ending in .npz")
+    fails(depura_("purify", tmp_path / "in", "--out", tmp_path / "b.npz", "--split", "test"), "has parts")
+    fails(depura_("purify", tmp_path / "in", "--out", tmp_path / "b.npz", "--labels", "Smiling"), "several labels")
+    fails(depura_("purify", tmp_path / "in", "--out", tmp_path / "b.npz", "--channels", 3), "(1, 8, 8)")
+
+
+def test_purify_of_an_array_file_keeps_labels_and_ids(tmp_path: Path) -> None:
+    data = depura.load_digits("test").first(3)
+    np.savez(tmp_path / "x.npz", image=data.images.numpy(), label=data.labels.numpy(), ids=np.array(data.ids))
+    np.savez(tmp_path / "bare.npz", image=data.images.numpy())
+    for words in (("--images", 2), ()):
+        assert depura_("purify", tmp_path / "x.npz", "--out", tmp_path / "y.npz", *words).exit_code == 0
+        made = depura.load_npz(tmp_path / "y.npz")
+        n = 2 if words else 3
+        assert (made.ids, made.labels.tolist()) == (data.ids[:n], data.labels.tolist()[:n])
+    assert depura_("purify", tmp_path / "bare.npz", "--out", tmp_path / "z.npz").exit_code == 0
+    with np.load(tmp_path / "z.npz") as stored:
+        assert stored.files == ["image"]
+    fails(depura_("purify", tmp_path / "x.npz", "--out", tmp_path / "y.npz", "--resize", 8), "for pictures only")
+    fails(depura_("purify", tmp_path / "x.npz", "--out", tmp_path / "y.npz", "--split", "test"), "has parts")
+
+
+def test_purify_prepares_pictures_as_asked(tmp_path: Path) -> None:
+    """Large coloured pictures become 8 x 8 and grey; the first of a folder are taken."""
+    for name in ("a", "b", "c"):
+        Image.effect_noise((20, 30), 90).convert("RGB").save(tmp_path / f"{name}.png")
+    words = ("--resize", 10, "--crop", 8, "--channels", 1, "--images", 2)
+    result = depura_("purify", tmp_path, "--out", tmp_path / "out", *words)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert files.load(tmp_path / "out" / "a.png").images.shape == (1, 1, 8, 8)
+
+
+def test_a_published_study_takes_cifar_as_published(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    folder = layouts.cifar10_python(tmp_path, layouts.pixels(18), np.arange(18) % 10)
+    study = Path(STUDY).with_name("cifar10_diffpure.py")
+    small = (("width", "32"), ("blocks", "1"), ("n_steps", "1"), ("images", "2"))
+    loaded = StudySource(study, (("data", str(folder)), *small)).load()
+    assert (loaded.data.name, loaded.data.ids) == ("cifar10-test", (0, 1))
+    fails(depura_("plan", study, "-S", f"data={tmp_path / 'none'}"), "load_images", "not there")
 
 
 BAD_FILES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -16,6 +16,9 @@ from depura.cli.doors import door, one_thread, out, progress
 from depura.cli.purifiers import DIGITS, Method, purifier_of
 from depura.data import files
 from depura.data.digits import SHAPE, digits_classifier
+from depura.data.pictures import Frame
+from depura.data.sources import is_data_set, load_images
+from depura.data.table import no_parts
 from depura.noise import Noise
 from depura.reports.sketch import LARGEST, side_by_side
 
@@ -25,8 +28,14 @@ AT_ONCE = 64
 
 @door
 def purify(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Image file (PNG, JPEG, NPZ) or a folder of them.")],
-    to: Annotated[Path, typer.Option("--out", help="File to write, or a folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="Image file (PNG, JPEG, NPZ) or a folder of them, or a data set (CIFAR, Parquet, class folders, ...).",
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--out", help="File to write, or a folder; data sets become one .npz file.")],
     method: Annotated[Method, typer.Option(help="Purification method.")] = Method.diffpure,
     t_star: Annotated[float | None, typer.Option(help="How far to noise, in (0, 1]; default: the method's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a walk; default: the method's.")] = None,
@@ -37,15 +46,25 @@ def purify(
             help="'digits' (bundled: 8x8 grey images), a checkpoint file, a diffusers folder, or MODULE:FUNCTION."
         ),
     ] = DIGITS,
+    images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    split: Annotated[str | None, typer.Option(help="Part of a data set: train, test, ...")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels of a data set that has several: coarse_label, a column, an attribute.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="Repeat grey images, or make RGB grey (1).")] = None,
+    resize: Annotated[int | None, typer.Option(help="Short side of pictures in pixels; 256 for ImageNet.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the middle cut out of pictures; 224 for ImageNet.")] = None,
 ) -> None:
     """Clean images with a diffusion model and show them before and after."""
     one_thread()
     bundled = denoiser == DIGITS
     purifier = purifier_of(denoiser, method, where="purify", t_star=t_star, steps=steps)
-    loaded = [files.load(path) for path in files.find(source)]
+    chosen = _Chosen(images, split, labels, Frame(resize, crop, channels).checked("purify"))
+    one_set = labels is not None or is_data_set(source)
+    loaded = [_data_set(source, chosen)] if one_set else _files(source, chosen)
     for item in loaded:
         _check.images(str(item.path), item.images, shape=SHAPE if bundled else None)
-    targets = _targets(source, to, [item.path for item in loaded])
+    targets = _targets(source, to, loaded, one_set)
     classifier = digits_classifier() if bundled else None
     with progress() as bar:
         task = bar.add_task("purifying", total=sum(len(item.images) for item in loaded))
@@ -54,18 +73,52 @@ def purify(
             bar.update(task, advance=n)
 
         cleaned = [_clean(purifier, item, seed, told) for item in loaded]
-    files.write_all({target: files.encode(after, target) for after, target in zip(cleaned, targets, strict=True)})
+    made = zip(loaded, cleaned, targets, strict=True)
+    files.write_all(
+        {target: files.encode(x, target, labels=item.labels, numbers=item.numbers) for item, x, target in made}
+    )
     for item, after, target in zip(loaded, cleaned, targets, strict=True):
         _show(item.images, after, f"{item.path} -> {target}", classifier)
 
 
-def _targets(source: Path, to: Path, paths: list[Path]) -> list[Path]:
-    """Where each file goes: TO itself for one file with a file's ending, else by its own name into the folder TO."""
-    if not source.is_dir() and to.suffix.lower() in (*files.PICTURES, *files.ARRAYS):
+class _Chosen(NamedTuple):
+    """Which images, and what is done to them first."""
+
+    images: int | None
+    split: str | None
+    labels: str | None
+    frame: Frame
+
+
+def _data_set(source: Path, chosen: _Chosen) -> files.Loaded:
+    data = load_images(source, split=chosen.split, labels=chosen.labels, images=chosen.images, **chosen.frame._asdict())
+    return files.Loaded(Path(f"{data.name}.npz"), data.images, data.ids, data.labels, data.ids)
+
+
+def _files(source: Path, chosen: _Chosen) -> list[files.Loaded]:
+    no_parts(chosen.split, source=source, where="purify")
+    paths = files.find(source)
+    if chosen.images is None:
+        return [files.load(path, frame=chosen.frame) for path in paths]
+    left = _check.integer("purify", "images", chosen.images, low=1)
+    loaded: list[files.Loaded] = []
+    for path in paths:
+        if left > 0:
+            loaded.append(files.load(path, frame=chosen.frame).first(left))
+            left -= len(loaded[-1].images)
+    return loaded
+
+
+def _targets(source: Path, to: Path, loaded: list[files.Loaded], one_set: bool) -> list[Path]:
+    """Where each item goes: TO itself for one with a file's ending, else by its own name into the folder TO."""
+    ending = to.suffix.lower()
+    if one_set and ending in files.PICTURES:
+        _check.fail("purify", "a name ending in .npz, or a folder, for the images of a data set", f"{to}")
+    if ending in files.ARRAYS if one_set else ending in (*files.PICTURES, *files.ARRAYS) and not source.is_dir():
         return [to]
     if to.is_file():
         _check.fail("purify", "a folder for --out, or a file name ending in .png, .jpg or .npz", f"{to}")
-    return files.in_folder(to, paths, where="purify")
+    return files.in_folder(to, [item.path for item in loaded], where="purify")
 
 
 @torch.no_grad()

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from depura import _atomic, _check
-from depura.data.imageset import read_npz, to_images
+from depura.data.imageset import of_arrays, read_npz, to_images
+from depura.data.pictures import PICTURES, Frame, decode, with_channels
 
-PICTURES = (".png", ".jpg", ".jpeg")
 ARRAYS = (".npz",)
 
 
@@ -27,12 +27,27 @@ class Loaded(NamedTuple):
         path: where they came from.
         images: (N, C, H, W), float32 in [0, 1].
         ids: (N,), addresses for noise: a checksum of the file's name, plus the position in an array file. A file's
-            images are treated the same alone and in a folder.
+            images are treated the same alone and in a folder. Images of a data set have their positions in it.
+        labels: (N,), int64, of a labelled set.
+        numbers: (N,), positions of the images in a full data set, of a labelled set.
     """
 
     path: Path
     images: Tensor
     ids: tuple[int, ...]
+    labels: Tensor | None = None
+    numbers: tuple[int, ...] | None = None
+
+    def first(self, n: int) -> Loaded:
+        """The first n images (fewer if there are fewer)."""
+        labels, numbers = self.labels, self.numbers
+        return Loaded(
+            self.path,
+            self.images[:n],
+            self.ids[:n],
+            None if labels is None else labels[:n],
+            None if numbers is None else numbers[:n],
+        )
 
 
 def find(path: Path, *, where: str = "purify") -> tuple[Path, ...]:
@@ -58,11 +73,12 @@ def find(path: Path, *, where: str = "purify") -> tuple[Path, ...]:
     return (path,)
 
 
-def load(path: Path, *, where: str = "purify") -> Loaded:
-    """Read a picture, or all images of an NPZ file (its array `image`).
+def load(path: Path, *, frame: Frame | None = None, where: str = "purify") -> Loaded:
+    """Read a picture, or all images of an NPZ file (its arrays `image` and, if there, `label` and `ids`).
 
     Args:
         path: the file.
+        frame: what is done to each picture.
         where: who asks, for messages.
 
     Returns:
@@ -71,27 +87,25 @@ def load(path: Path, *, where: str = "purify") -> Loaded:
     Raises:
         InputError: unreadable, truncated, or of a kind that would have to be changed silently (transparency, 16 bits).
     """
-    first = zlib.crc32(path.name.encode())
+    first, frame = zlib.crc32(path.name.encode()), frame or Frame()
     if path.suffix.lower() in ARRAYS:
         arrays = read_npz(path)
         if "image" not in arrays:
             _check.fail(where, f"an array named image in {path}", f"{sorted(arrays)}")
+        if frame.resize is not None or frame.crop is not None:
+            _check.fail(where, "resizing and cropping for pictures only", f"{path}, which holds arrays of pixels")
         images = to_images(arrays["image"], source=str(path))
-        return Loaded(path, images, tuple((first + i) % 2**32 for i in range(len(images))))
+        images = with_channels(images, frame.channels, source=f"{path}", where=where)
+        labelled = of_arrays(arrays, path) if "label" in arrays else None
+        addresses = tuple((first + i) % 2**32 for i in range(len(images)))
+        return Loaded(path, images, addresses, labelled and labelled.labels, labelled and labelled.ids)
     try:
-        source: Any = Image.open(path)
-        with source as picture:
-            picture.load()
-            if picture.mode in ("1", "P") and "transparency" not in picture.info:
-                picture = picture.convert("L" if picture.mode == "1" else "RGB")
-            array, mode = np.asarray(picture), picture.mode
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise _check.InputError(
-            f"{where}: expected a readable PNG or JPEG, got {path} ({_reason(error)}). Check the file."
+            f"{where}: expected a readable PNG or JPEG, got {path} ({error.strerror}). Check the file."
         ) from error
-    if mode not in ("L", "RGB"):
-        _check.fail(where, "an 8-bit grey or RGB picture", f"{path} of mode {mode}", "Convert it to grey or RGB first.")
-    return Loaded(path, to_images(array[None], source=str(path)), (first,))
+    return Loaded(path, decode(data, source=f"{path}", frame=frame, where=where)[None], (first,))
 
 
 def in_folder(folder: Path, paths: Sequence[Path], *, where: str) -> list[Path]:
@@ -114,13 +128,15 @@ def in_folder(folder: Path, paths: Sequence[Path], *, where: str) -> list[Path]:
     return targets
 
 
-def encode(images: Tensor, path: Path) -> bytes:
+def encode(images: Tensor, path: Path, *, labels: Tensor | None = None, numbers: Sequence[int] | None = None) -> bytes:
     """The bytes of an image file.
 
     Args:
         images: (N, C, H, W); clamped to [0, 1]. Pictures hold one image and are rounded to 8 bits; NPZ files hold
             float32.
         path: whose ending says which format.
+        labels: (N,), kept in NPZ files as `label`.
+        numbers: (N,), positions in a full data set, kept in NPZ files as `ids`.
 
     Returns:
         The bytes.
@@ -131,7 +147,12 @@ def encode(images: Tensor, path: Path) -> bytes:
     ending, buffer = path.suffix.lower(), io.BytesIO()
     array = images.clamp(0, 1).cpu()
     if ending in ARRAYS:
-        np.savez_compressed(buffer, image=array.numpy().astype(np.float32))
+        arrays: dict[str, Any] = {"image": array.numpy().astype(np.float32)}
+        if labels is not None:
+            arrays["label"] = labels.cpu().numpy().astype(np.int64)
+        if numbers is not None:
+            arrays["ids"] = np.asarray(numbers, dtype=np.int64)
+        np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
     if ending not in PICTURES:
         _check.fail("purify", "an output name ending in .png, .jpg or .npz", f"{path}")
@@ -159,7 +180,3 @@ def write_all(contents: dict[Path, bytes], *, where: str = "purify") -> None:
             _atomic.write(path, data)
         except OSError as error:
             _check.fail(where, "a place that can be written", f"{path} ({error.strerror})", "Choose another --out.")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "not a picture, truncated or damaged"

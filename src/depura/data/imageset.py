@@ -108,7 +108,23 @@ def load_npz(path: str | Path, *, labels: str = "label") -> ImageSet:
     Raises:
         InputError: the file cannot be read, lacks an array, or holds something else.
     """
-    arrays = read_npz(path)
+    return of_arrays(read_npz(path), path, labels=labels)
+
+
+def of_arrays(arrays: dict[str, NDArray[Any]], path: str | Path, *, labels: str = "label") -> ImageSet:
+    """The set that the arrays of an NPZ file are; see `load_npz`.
+
+    Args:
+        arrays: by name.
+        path: of the file.
+        labels: the array of labels.
+
+    Returns:
+        The set.
+
+    Raises:
+        InputError: an array is missing, or holds something else.
+    """
     for key in ("image", labels):
         if key not in arrays:
             _check.fail(
@@ -119,7 +135,7 @@ def load_npz(path: str | Path, *, labels: str = "label") -> ImageSet:
             )
     images = to_images(arrays["image"], source=str(path))
     numbers = torch.from_numpy(_whole(arrays[labels], labels, path))
-    _check.labels("load_npz", numbers, n_images=len(images))
+    _check.labels(f"load_npz, {path}", numbers, n_images=len(images))
     classes = tuple(str(i) for i in range(int(numbers.max()) + 1))
     ids = _whole(arrays["ids"], "ids", path).tolist() if "ids" in arrays else range(len(images))
     if len(ids) != len(images) or len(set(ids)) < len(images) or min(ids) < 0:

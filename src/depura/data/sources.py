@@ -123,6 +123,23 @@ def from_dataset(
     return ImageSet(name or type(dataset).__name__, torch.stack(made), numbers, chosen, classes)
 
 
+def is_data_set(path: Path) -> bool:
+    """Whether `load_images` is to read a path, that is, whether it is more than loose pictures and NPZ files.
+
+    Args:
+        path: a file or folder.
+
+    Returns:
+        True for files with the endings or names of data sets, and for folders that hold something, but no picture or
+        NPZ file except in folders of their own.
+    """
+    if path.is_dir():
+        held = list(path.iterdir())
+        return bool(held) and not any(p.suffix.lower() in (*PICTURES, ".npz") for p in held)
+    endings = (".parquet", *cifar.ARCHIVES)
+    return path.is_file() and (path.name.endswith(endings) or cifar.layout_of([path.name]) is not None)
+
+
 def _inside(path: Path, where: str) -> Path:
     """A folder of CIFAR inside the given one, as torchvision keeps them, else the path itself."""
     found = [path / name for name in cifar.FOLDERS if (path / name).is_dir()]
@@ -179,11 +196,11 @@ def _item(item: Any, row: int, channels: int | None, where: str) -> tuple[Tensor
         image = np.asarray(image)
     if isinstance(image, np.ndarray):
         pixels = cast("NDArray[Any]", image)
-        array = pixels if pixels.ndim == 3 else pixels[..., None]
+        array: Any = pixels if pixels.ndim == 3 else pixels[..., None]
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3):
             got = f"{array.dtype} of shape {pixels.shape}"
             _check.fail(where, f"an array of 8-bit pixels (H, W), (H, W, 1) or (H, W, 3) in item {row}", got)
-        image = from_bytes(cast("NDArray[np.uint8]", array).transpose(2, 0, 1))
+        image = from_bytes(array.transpose(2, 0, 1))
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
         got = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         _check.fail(where, f"a float tensor (C, H, W) in [0, 1], 8-bit pixels or a picture in item {row}", got)
