@@ -96,7 +96,7 @@ LAYERS = {
     "networks": {"_check", "networks"},
     "checkpoints": {"_atomic", "_check", "_pickles", "schedules", "denoisers", "networks", "data", "checkpoints"},
     "data": {"_atomic", "_check", "_pickles", "denoisers", "networks", "data"},
-    "models": {"_check", "networks", "data", "checkpoints"},
+    "models": {"_check", "denoisers", "networks", "data", "checkpoints"},
     "training": {"_atomic", "_check", "noise", "schedules", "denoisers", "networks", "data", "training"},
 }
 """What each part may import of depura. Parts that are not listed (the command line, the demo, the public names) may

@@ -1,4 +1,4 @@
-"""Classifiers by name: published ones of torchvision, timm and RobustBench, and functions of one's own."""
+"""Classifiers and denoisers by name: files, models of other libraries, functions of one's own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from torch import Tensor, nn
 
 from depura import _check
 from depura._check import InputError
-from depura.data.digits import digits_classifier
+from depura.checkpoints import load_classifier, load_denoiser
+from depura.checkpoints.diffusers_models import is_diffusers
+from depura.data.digits import digits_classifier, digits_denoiser
+from depura.denoisers import Denoiser
 from depura.networks.wrappers import Normalised
 
-FORMS = "'digits', torchvision:NAME, timm:NAME, robustbench:NAME or MODULE:FUNCTION"
+FORMS = "'digits', a checkpoint file, torchvision:NAME, timm:NAME, robustbench:NAME or MODULE:FUNCTION"
 """What a classifier's name may be, for messages and help."""
+
+DENOISERS = "'digits', a checkpoint file, a diffusers folder, diffusers:NAME or MODULE:FUNCTION"
+"""What a denoiser's name may be."""
+
+ENDINGS = (".pt", ".pth", ".th", ".ckpt", ".pkl", ".safetensors")
+"""Of names that mean files, also where there is none."""
 
 NONE = "none"
 """After an @: random weights."""
@@ -32,6 +41,7 @@ def classifier(name: str, *, where: str = "classifier") -> Callable[[Tensor], Te
     - `robustbench:Standard`, a CIFAR-10 entry of RobustBench's model zoo; `robustbench:NAME@L2` for one of the L2
       board, else Linf;
     - `digits`, the bundled classifier;
+    - a checkpoint file, as `load_classifier` takes it;
     - `my.module:factory`, a function of your own, which is called without arguments and returns a module or any other
       callable.
 
@@ -52,20 +62,51 @@ def classifier(name: str, *, where: str = "classifier") -> Callable[[Tensor], Te
     """
     if name == "digits":
         return digits_classifier()
-    if Path(name).is_file():
-        _check.fail(where, FORMS, f"the file {name}", "Load it in a function of your own, and name that.")
+    if _is_file(where, name):
+        return load_classifier(name)
     source, _, rest = name.partition(":")
     if source in _SOURCES and rest:
         model, at, choice = rest.partition("@")
         if at and not choice:
             _check.fail(where, "a word after the @", repr(name))
         return _SOURCES[source](where, model, choice)
-    made = named(where, name, instead="'digits', torchvision:NAME, timm:NAME, robustbench:NAME or ")()
+    made = named(where, name, instead=FORMS.removesuffix("MODULE:FUNCTION"))()
     if not callable(made):
         _check.fail(where, f"{name} to return a callable from images to logits", type(made).__name__)
     if isinstance(made, nn.Module):
         made.eval()
     return cast("Callable[[Tensor], Tensor]", made)
+
+
+def denoiser(name: str, *, where: str = "denoiser") -> Denoiser:
+    """A denoiser by name.
+
+    Args:
+        name: `digits`, the bundled one; a checkpoint file or a folder of the diffusers library, as `load_denoiser`
+            takes them; `diffusers:NAME`, which that library fetches; or `my.module:factory`, a function of your own,
+            which is called without arguments.
+        where: who asks, for messages.
+
+    Returns:
+        The denoiser, in [-1, 1] units.
+
+    Raises:
+        InputError: a file that is no denoiser, or nothing that can be imported and called.
+    """
+    if name == "digits":
+        return digits_denoiser()
+    if is_diffusers(name) or _is_file(where, name):
+        return load_denoiser(name)
+    return named(where, name, instead=DENOISERS.removesuffix("MODULE:FUNCTION"))()
+
+
+def _is_file(where: str, name: str) -> bool:
+    """Whether a file is meant; refused where it is not there."""
+    if Path(name).is_file():
+        return True
+    if Path(name).suffix.lower() in ENDINGS:
+        _check.fail(where, "a checkpoint file", f"{name}, which is not there", "Check the path.")
+    return False
 
 
 def named(option: str, name: str, *, instead: str = "") -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""Classifiers by name, without the libraries that publish them (tests/end_to_end/test_model_libraries.py has those)."""
+"""Classifiers and denoisers by name, without the libraries that publish them (tests/end_to_end/test_model_libraries.py has those)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import checkpoints as made
 from torch import Tensor, nn
 
 import depura
+from depura import digits_denoiser, load_classifier, load_denoiser
 from depura._check import InputError
-from depura.models import classifier
+from depura.models import classifier, denoiser
 from toys import rand
 
 MINE = """
@@ -67,7 +69,7 @@ def test_other_functions_are_refused(mine: str, name: str, message: str) -> None
 
 @pytest.mark.parametrize("name", ["resnet50", "timm:", ":resnet50", ""])
 def test_other_forms_are_refused(name: str) -> None:
-    forms = "'digits', torchvision:NAME, timm:NAME, robustbench:NAME or MODULE:FUNCTION"
+    forms = "'digits', a checkpoint file, torchvision:NAME, timm:NAME, robustbench:NAME or MODULE:FUNCTION"
     with pytest.raises(InputError, match=f"^classifier: expected {forms}, got '{name}'"):
         classifier(name)
     with pytest.raises(InputError, match=r"^--classifier: expected"):
@@ -79,10 +81,27 @@ def test_nothing_after_the_at_is_refused() -> None:
         classifier("timm:resnet18@")
 
 
-def test_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "net.pth").write_bytes(b"weights")
-    with pytest.raises(InputError, match=r"got the file .*net\.pth\. Load it in a function of your own, and name that"):
-        classifier(str(tmp_path / "net.pth"))
+def test_a_file_is_loaded(tmp_path: Path) -> None:
+    torch.save(made.network("cifar-resnet").state_dict(), tmp_path / "net.pth")
+    found = classifier(str(tmp_path / "net.pth"))
+    x = rand(2, 3, 32, 32, seed=1)
+    assert torch.equal(found(x), load_classifier(tmp_path / "net.pth")(x))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for ask in (classifier, denoiser):
+        with pytest.raises(InputError, match=r"a checkpoint file, got .*net\.pth, which is not there"):
+            ask(str(tmp_path / "net.pth"))
+
+
+def test_denoisers_by_name(tmp_path: Path) -> None:
+    x = 2 * rand(2, 1, 8, 8, seed=1) - 1
+    assert torch.equal(denoiser("digits")(x, 0.5), digits_denoiser()(x, 0.5))
+    torch.save(made.network("ddpm").state_dict(), tmp_path / "net.pth")
+    y = 2 * rand(2, 3, 16, 16, seed=1) - 1
+    assert torch.equal(denoiser(str(tmp_path / "net.pth"))(y, 0.5), load_denoiser(tmp_path / "net.pth")(y, 0.5))
+    with pytest.raises(InputError, match=r"^denoiser: expected 'digits', a checkpoint file, .*, got 'ddpm'"):
+        denoiser("ddpm")
 
 
 @pytest.mark.parametrize("extra", ["torchvision", "timm", "robustbench"])

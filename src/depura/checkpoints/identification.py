@@ -77,7 +77,7 @@ def identify(path: str | Path, **options: Any) -> Identified:
 
     Args:
         path: the file.
-        options: what its weights do not tell (`heads`, `class_index`, `mean`, `std`, `like` ...).
+        **options: what its weights do not tell (`heads`, `class_index`, `mean`, `std`, `like` ...).
 
     Returns:
         Family, settings, number of parameters, licence hint.

@@ -25,7 +25,7 @@ def load_denoiser(path: str | Path, **options: Any) -> Denoiser:
     Args:
         path: a file of any family that `identify` knows, as published or converted; a folder of a diffusers
             `UNet2DModel` with its scheduler; or "diffusers:NAME", which diffusers fetches.
-        options: what weights do not tell: `learned_variance` and `class_index` (ADM), `heads`, `like` ...
+        **options: what weights do not tell: `learned_variance` and `class_index` (ADM), `heads`, `like` ...
 
     Returns:
         The denoiser, in [-1, 1] units, on the CPU, in evaluation mode and without gradients of its weights.
@@ -48,7 +48,7 @@ def load_classifier(path: str | Path, **options: Any) -> nn.Module:
 
     Args:
         path: a file of any family that `identify` knows, as published or converted.
-        options: what weights do not tell: `mean` and `std`, where it was trained with others than the published ones;
+        **options: what weights do not tell: `mean` and `std`, where it was trained with others than the published ones;
             `like`, a name in `PUBLISHED`.
 
     Returns:
@@ -75,7 +75,7 @@ def convert(path: str | Path, out: str | Path, **options: Any) -> Identified:
     Args:
         path: the file.
         out: where to write, ending in .safetensors; the JSON has the same name ending in .json.
-        options: as for loading; they are kept in the file.
+        **options: as for loading; they are kept in the file.
 
     Returns:
         What the file is.

@@ -42,7 +42,7 @@ class PublishedFile(NamedTuple):
 
         Args:
             device: "meta" for no memory and no arithmetic, or one where it gets random weights.
-            options: as for loading.
+            **options: as for loading.
 
         Returns:
             A `Denoiser` in [-1, 1] units, or a classifier of images in [0, 1], in evaluation mode.

@@ -23,7 +23,7 @@ from depura.data.digits import SHAPE
 from depura.data.imageset import read_npz
 from depura.defence import Defence
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
-from depura.models import FORMS
+from depura.models import DENOISERS, FORMS
 from depura.models import classifier as classifier_named
 from depura.noise import Noise, Stream
 
@@ -80,9 +80,7 @@ def attack(
         int | None, typer.Option(help=f"Draws per step; default: 1, or at least {EOT} where the answer is random.")
     ] = None,
     method: Annotated[Method | None, typer.Option(help="Attack through this purifier; default: none.")] = None,
-    denoiser: Annotated[
-        str, typer.Option(help="Of the purifier: 'digits', or MODULE:FUNCTION that returns a denoiser.")
-    ] = DIGITS,
+    denoiser: Annotated[str, typer.Option(help=f"Of the purifier: {DENOISERS}.")] = DIGITS,
     t_star: Annotated[float | None, typer.Option(help="Of the purifier: how far to noise, in (0, 1].")] = None,
     purifier_steps: Annotated[int | None, typer.Option(help="Of the purifier: steps of a walk.")] = None,
     draws: Annotated[int, typer.Option(help="Fresh draws to judge on, where the answer is random.")] = 32,

@@ -5,13 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
-from pathlib import Path
 
 from depura import _check
-from depura.checkpoints import load_denoiser
-from depura.checkpoints.diffusers_models import PREFIX as DIFFUSERS
 from depura.cleaner import Cleaner
-from depura.data.digits import digits_denoiser
 from depura.demo import N_STEPS, T_STAR
 from depura.denoisers import Denoiser
 from depura.methods.adbm import adbm
@@ -21,16 +17,13 @@ from depura.methods.gradual import gradual
 from depura.methods.likelihood import likelihood, scoreopt
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.methods.smoothing import one_step
-from depura.models import named
+from depura.models import denoiser as denoiser_named
 from depura.schedules import DiscreteLinear, ddpm_steps
 from depura.solvers import Ancestral
 from depura.starts import from_unit_noise
 
 DIGITS = "digits"
 """What stands for the bundled data set, denoiser and classifier."""
-
-ENDINGS = (".pt", ".pth", ".th", ".ckpt", ".pkl", ".safetensors")
-"""Of names that mean files, also where there is none."""
 
 
 def _diffpure(denoiser: Denoiser, *, t_star: float = T_STAR, steps: int = N_STEPS) -> Cleaner:
@@ -104,7 +97,7 @@ def purifier_of(
     """The method around the denoiser; a setting that it does not have is refused.
 
     Args:
-        denoiser: "digits" or MODULE:FUNCTION.
+        denoiser: its name, as `depura.models.denoiser` takes it.
         method: which.
         where: the command, for messages.
         t_star: how far to noise; default the method's.
@@ -127,25 +120,4 @@ def purifier_of(
             _check.fail(where, what, f"--method {method.value}", "Leave it out.")
     if "t_star" in given:
         _check.number(where, "--t-star", given["t_star"], low=0.0, high=1.0, low_open=True)
-    return METHODS[method](denoiser_of(denoiser), **given)
-
-
-def denoiser_of(name: str) -> Denoiser:
-    """The denoiser that an option names.
-
-    Args:
-        name: "digits", a checkpoint file, a diffusers folder, "diffusers:NAME", or MODULE:FUNCTION.
-
-    Returns:
-        The denoiser.
-
-    Raises:
-        InputError: a file that is no denoiser, or nothing that can be imported and called.
-    """
-    if name == DIGITS:
-        return digits_denoiser()
-    if Path(name).exists() or name.startswith(DIFFUSERS):
-        return load_denoiser(name)
-    if Path(name).suffix in ENDINGS:
-        _check.fail("--denoiser", "a checkpoint file", f"{name}, which is not there", "Check the path.")
-    return named("--denoiser", name, instead="'digits', a checkpoint file, a diffusers folder or ")()
+    return METHODS[method](denoiser_named(denoiser, where="--denoiser"), **given)

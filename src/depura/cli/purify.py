@@ -19,6 +19,7 @@ from depura.data.digits import SHAPE, digits_classifier
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
 from depura.data.table import no_parts
+from depura.models import DENOISERS
 from depura.noise import Noise
 from depura.reports.sketch import LARGEST, side_by_side
 
@@ -42,9 +43,7 @@ def purify(
     seed: Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same result.")] = 0,
     denoiser: Annotated[
         str,
-        typer.Option(
-            help="'digits' (bundled: 8x8 grey images), a checkpoint file, a diffusers folder, or MODULE:FUNCTION."
-        ),
+        typer.Option(help=f"{DENOISERS}."),
     ] = DIGITS,
     images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     split: Annotated[str | None, typer.Option(help="Part of a data set: train, test, ...")] = None,
