@@ -57,6 +57,8 @@ def test_full_size_layout_and_settings() -> None:
     network = on_meta(lambda: AdmUNet(**settings))
     assert sum(p.numel() for p in network.parameters()) == 552_814_086
     check_layout(published, network)
+    image = torch.empty(1, 3, 256, 256, device="meta")
+    assert network(image, torch.zeros(1, device="meta")).shape == (1, 6, 256, 256)
 
 
 @pytest.mark.parametrize(
