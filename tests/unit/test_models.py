@@ -1,4 +1,4 @@
-"""Classifiers and denoisers by name, without the libraries that publish them (tests/end_to_end/test_model_libraries.py has those)."""
+"""Classifiers and denoisers by name, without the libraries that publish some (test_model_libraries.py has those)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_nothing_after_the_at_is_refused() -> None:
 def test_a_file_is_loaded(tmp_path: Path) -> None:
     torch.save(made.network("cifar-resnet").state_dict(), tmp_path / "net.pth")
     found = classifier(str(tmp_path / "net.pth"))
-    x = rand(2, 3, 32, 32, seed=1)
+    x = rand(2, 3, 32, 32, seed=1).float()
     assert torch.equal(found(x), load_classifier(tmp_path / "net.pth")(x))
 
 
@@ -95,10 +95,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_denoisers_by_name(tmp_path: Path) -> None:
-    x = 2 * rand(2, 1, 8, 8, seed=1) - 1
+    x = 2 * rand(2, 1, 8, 8, seed=1).float() - 1
     assert torch.equal(denoiser("digits")(x, 0.5), digits_denoiser()(x, 0.5))
     torch.save(made.network("ddpm").state_dict(), tmp_path / "net.pth")
-    y = 2 * rand(2, 3, 16, 16, seed=1) - 1
+    y = 2 * rand(2, 3, 16, 16, seed=1).float() - 1
     assert torch.equal(denoiser(str(tmp_path / "net.pth"))(y, 0.5), load_denoiser(tmp_path / "net.pth")(y, 0.5))
     with pytest.raises(InputError, match=r"^denoiser: expected 'digits', a checkpoint file, .*, got 'ddpm'"):
         denoiser("ddpm")
