@@ -167,3 +167,45 @@ def test_inputs_that_do_not_fit_are_refused(build: Callable[[], nn.Module]) -> N
 def test_settings_that_cannot_be_built_are_refused(build: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(InputError, match=message):
         on_meta(build)
+
+
+def ddpm_names(levels: int, blocks: int) -> list[str]:
+    """Where `DdpmUNet` has the entries of `all_modules` of a network with attention in the middle only."""
+    places = ["temb.dense.0", "temb.dense.1", "conv_in"]
+    for level in range(levels):
+        places += [f"down.{level}.block.{n}" for n in range(blocks)]
+        places += [f"down.{level}.downsample"] * (level < levels - 1)
+    places += ["mid.block_1", "mid.attn_1", "mid.block_2"]
+    for level in reversed(range(levels)):
+        places += [f"up.{level}.block.{n}" for n in range(blocks + 1)]
+        places += [f"up.{level}.upsample"] * (level > 0)
+    return [*places, "norm_out", "conv_out"]
+
+
+def ddpm_entry(places: list[str], key: str, value: Tensor) -> tuple[str, Tensor]:
+    _, n, *rest = key.split(".")
+    place = places[int(n)]
+    if len(rest) == 1:
+        return f"{place}.{rest[0]}", value
+    if "sample" in place:
+        return f"{place}.conv.{rest[1]}", value
+    attention = {"GroupNorm_0": "norm", "NIN_0": "q", "NIN_1": "k", "NIN_2": "v", "NIN_3": "proj_out"}
+    block = {"GroupNorm_0": "norm1", "Conv_0": "conv1", "Dense_0": "temb_proj", "GroupNorm_1": "norm2"}
+    names = attention if "attn" in place else {**block, "Conv_1": "conv2", "NIN_0": "nin_shortcut"}
+    value = value.T[:, :, None, None] if rest[1] == "W" else value
+    return f"{place}.{names[rest[0]]}.{ {'W': 'weight', 'b': 'bias'}.get(rest[1], rest[1]) }", value
+
+
+def test_the_two_ddpm_networks_are_one_where_only_the_middle_has_attention() -> None:
+    settings = {"width": 32, "multipliers": (2, 1, 3), "blocks": 2, "attention": ()}
+    older = ScoreSdeDdpm(**settings).double().eval()
+    network = DdpmUNet(**settings).double().eval()
+    weights = {
+        key: value + 0.1 * randn(*value.shape, seed=n) for n, (key, value) in enumerate(older.state_dict().items())
+    }
+    older.load_state_dict(weights)
+    places = ddpm_names(levels=3, blocks=2)
+    network.load_state_dict(dict(ddpm_entry(places, key, value) for key, value in weights.items() if key != "sigmas"))
+    x, label = randn(2, 3, 8, 8, seed=1), torch.tensor([3.25, 910.0])
+    assert network(x, label).std() > 0.1
+    torch.testing.assert_close(older(x, label), network(x, label), rtol=0, atol=1e-11)

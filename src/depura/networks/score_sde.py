@@ -25,10 +25,14 @@ class NcsnPP(nn.Module):
     """NCSN++ and DDPM++: Song et al. 2021, appendix H, with BigGAN-type blocks as in all published models.
 
     A U-Net: between two levels a residual block halves or doubles the resolution. Each level has attention after every
-    block on the way down and once on the way up, or none. All sums of two branches are divided by sqrt(2).
+    block on the way down and once on the way up, or none. What a block or attention adds to its input, and the residual
+    input branch, make sums that are divided by sqrt(2); the copies of the image and the images of `skip_output` are
+    added as they are.
 
     DDPM++ (`vp/cifar10_ddpmpp_*`) is the default; its label is 999 t and its output the predicted noise. With `fourier`
     (`ve/*_ncsnpp_continuous`) the label is the noise level sigma itself and the output, divided by sigma, the score.
+    The discrete VE networks (`ve/cifar10_ncsnpp`), which look sigma up by a step's number, are not covered; their
+    shapes are those of networks that are, so a file of one would load and give outputs that are not divided by sigma.
     """
 
     sigmas: Tensor
