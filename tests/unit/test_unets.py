@@ -209,3 +209,10 @@ def test_the_two_ddpm_networks_are_one_where_only_the_middle_has_attention() -> 
     x, label = randn(2, 3, 8, 8, seed=1), torch.tensor([3.25, 910.0])
     assert network(x, label).std() > 0.1
     torch.testing.assert_close(older(x, label), network(x, label), rtol=0, atol=1e-11)
+
+
+def test_table_of_noise_levels() -> None:
+    """From 50 to 0.01 by factors of 5000^(1/4)."""
+    table = ScoreSdeDdpm(width=32, multipliers=(1,), blocks=1, attention=(), scales=5).sigmas
+    expected = torch.tensor([50.0, 5.946035575, 0.707106781, 0.0840896415, 0.01], dtype=torch.float64)
+    torch.testing.assert_close(table, expected, rtol=1e-8, atol=0)
