@@ -89,6 +89,7 @@ def test_a_batch_that_would_run_something_is_refused_and_runs_nothing(tmp_path: 
     "data",
     [
         pixels(3).astype(np.int64),
+        pixels(3).view(np.int8),
         pixels(3).astype(np.float32),
         pixels(2),
         pixels(3)[:, :3071],
@@ -97,12 +98,23 @@ def test_a_batch_that_would_run_something_is_refused_and_runs_nothing(tmp_path: 
         pixels(3).reshape(3, 3, 32, 32),
         [1, 2, 3],
     ],
-    ids=["int64", "float", "fewer", "narrow", "fortran", "objects", "four axes", "list"],
+    ids=["int64", "int8", "float", "fewer", "narrow", "fortran", "objects", "four axes", "list"],
 )
 def test_other_arrays_are_refused(tmp_path: Path, data: Any) -> None:
     folder = layouts.cifar10_python(tmp_path, pixels(18), LABELS10)
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": data, b"labels": [1, 2, 3]}, 2))
     with pytest.raises(InputError, match="test_batch"):
+        depura.load_images(folder)
+
+
+def test_an_array_with_too_little_data_is_refused(tmp_path: Path) -> None:
+    """Four rows are announced and labelled, three are there."""
+    folder = layouts.cifar10_python(tmp_path, pixels(18), LABELS10)
+    three = layouts.python2({b"data": pixels(3), b"labels": [1, 2, 3, 4]})
+    shape = b"(K\x03J\x00\x0c\x00\x00t"
+    assert three.count(shape) == 1
+    (folder / "test_batch").write_bytes(three.replace(shape, b"(K\x04J\x00\x0c\x00\x00t"))
+    with pytest.raises(InputError, match=r"test_batch.*shape \(4, 3072\) .* 9216 bytes"):
         depura.load_images(folder)
 
 

@@ -287,6 +287,14 @@ def test_tables_without_pictures_or_labels_are_refused(tmp_path: Path, columns: 
         depura.load_images(tmp_path)
 
 
+def test_a_broken_picture_is_named_by_its_row_in_its_shard(tmp_path: Path) -> None:
+    pictures = cells([picture(8, 8)] * 7)
+    pictures[5]["bytes"] = pictures[5]["bytes"][:-30]
+    parquet_folder(tmp_path, {"img": pictures, "label": [0] * 7})
+    with pytest.raises(InputError, match=r"row 2 of .*test-00001-of-00002\.parquet \(.*truncated"):
+        depura.load_images(tmp_path)
+
+
 def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
     parquet_folder(tmp_path, {"img": cells([picture(8, 8)] * 4), "label": [0] * 4})
     path = tmp_path / "data" / "train-00000-of-00001-0123456789abcdef.parquet"
