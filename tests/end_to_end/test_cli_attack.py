@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,10 @@ def test_a_classifier_and_pictures_of_ones_own(tmp_path: Path, monkeypatch: pyte
     assert "of 32 fresh draws" in result.output
     for name in ("mine_to_attack", "mine_to_attack:other", "mine_to_attack:number"):
         fails(depura_("attack", *sources, "--out", tmp_path / "o", "--classifier", name), "--classifier")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    result = depura_("attack", *sources, "--out", tmp_path / "o", "--classifier", "timm:resnet18")
+    fails(result, "--classifier: expected timm to be installed")
+    assert "pip install 'depura[timm]'" in result.output
 
 
 def test_rounding_may_undo_an_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,8 @@ def _constants(case: Case) -> tuple[Any, Any] | None:
 
 
 def test_no_settings_of_other_weights() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2))
-    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    assert [read(shapes) for _, read in FAMILIES.values()] == [None] * len(FAMILIES)
+    """No network at all, and the ResNet-18 for CIFAR that has the names of both ResNets and a fourth stage."""
+    resnet_18 = {f"layer{k}.0.conv{c}.weight": (64, 64, 3, 3) for k in (1, 2, 3, 4) for c in (1, 2)}
+    resnet_18 |= {"conv1.weight": (64, 3, 3, 3), "linear.weight": (10, 512)}
+    for shapes in ({"0.weight": (8, 3, 3, 3), "1.weight": (2, 8)}, resnet_18):
+        assert [read(shapes) for _, read in FAMILIES.values()] == [None] * len(FAMILIES)
