@@ -216,6 +216,11 @@ def _library(where: str, name: str, extra: str) -> Any:
         raise InputError(
             f"{where}: expected {extra} to be installed, got {error}. Run pip install 'depura[{extra}]'.{also}"
         ) from error
+    except RuntimeError as error:
+        raise InputError(
+            f"{where}: expected a {extra} that works with this torch, got {error}. "
+            "Install the torchvision that was made for it: its kind (CPU or CUDA) must be the same too."
+        ) from error
 
 
 def _unknown(where: str, library: str, model: str, known: Sequence[str]) -> NoReturn:

@@ -111,6 +111,15 @@ def test_a_missing_library_names_the_extra(extra: str, monkeypatch: pytest.Monke
         classifier(f"{extra}:resnet50")
 
 
+def test_a_library_of_another_torch_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What timm says beside a torchvision whose compiled part does not load."""
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(InputError, match=r"a timm that works with this torch, got operator torchvision::nms does not"):
+        classifier("timm:resnet18")
+
+
 def test_a_plain_function_is_a_classifier_of_a_defence() -> None:
     """Logits l and -2 l for l = the mean: gradient of their difference 3 / pixels everywhere."""
 
