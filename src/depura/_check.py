@@ -60,6 +60,8 @@ def image_shape(where: str, x: Tensor, shape: Sequence[int] | None) -> None:
 def images(where: str, x: object, *, shape: Sequence[int] | None = None) -> Tensor:
     """Check a batch of images: floating point, (B, C, H, W), B >= 1, finite, in [0, 1].
 
+    Of images on torch's meta device, which have no values, only type and shape are checked.
+
     Args:
         where: the public name that was called.
         x: the value to check.
@@ -86,6 +88,8 @@ def images(where: str, x: object, *, shape: Sequence[int] | None = None) -> Tens
     if x.numel() == 0:
         fail(where, "at least one image", f"an empty batch of shape {tuple(x.shape)}")
     image_shape(where, x, shape)
+    if x.is_meta:
+        return x
     ends = torch.aminmax(x.detach())
     low, high = float(ends.min), float(ends.max)
     if not (math.isfinite(low) and math.isfinite(high)):

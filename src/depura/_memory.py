@@ -22,7 +22,8 @@ class Ledger:
 
     Every storage counts once, however many nodes keep it; weights are not counted, since they stay anyway. Ledgers
     nest: what an inner one sees, the outer one sees too. The numbers depend on the program and torch's version, not
-    on the device.
+    on the device. The meta device, where nothing is computed, gives them too (and counts two numbers for each feature
+    of a batch norm that the CPU does not keep).
 
     Attributes:
         alive: bytes alive now.
@@ -94,7 +95,10 @@ class _Saved:
         self._version: int = tensor._version
         storage = tensor.untyped_storage()
         weight = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
-        self._storage, self._size = storage.data_ptr(), 0 if weight else storage.nbytes()
+        # On the meta device there is no memory to have an address; the storage itself has one.
+        own: int = storage._cdata  # pyright: ignore[reportPrivateUsage]
+        self._storage = own if tensor.is_meta else storage.data_ptr()
+        self._size = 0 if weight else storage.nbytes()
         self._ledger = ledger
         if self._size:
             ledger.enter(self._storage, self._size)

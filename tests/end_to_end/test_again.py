@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 import depura
 from depura.cli import app
 from depura.demo import study
-from depura.evaluation import price
+from depura.evaluation import timing
 from depura.evaluation.extending import extended
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.source import StudySource
@@ -46,7 +46,7 @@ def depura_(*arguments: object) -> Result:
 def short_probe() -> Iterator[None]:
     """No test here looks at a price in seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(price, "PROBE_SECONDS", 0.001)
+        patch.setattr(timing, "PROBE_SECONDS", 0.001)
         yield
 
 

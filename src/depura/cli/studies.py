@@ -280,13 +280,20 @@ def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> 
     counts = (compact(forward), compact(backward), f"{largest / 2**20:,.0f} MiB", duration(total))
     table.add_row("all", "", "", *counts, style="bold")
     n = len(study.data.images)
-    out.print(f"{study.name}: denoiser evaluations and, from a short probe on this machine, memory and time")
+    rate = prices[0].rate
+    how = "from a short probe on this machine, memory and time" if rate is None else "without weights, memory and time"
+    out.print(f"{study.name}: denoiser evaluations and, {how}")
     out.print(table)
     out.print(
         f"{forward:,} denoiser evaluations, {backward:,} of them pulled back through; {forward / n:,.0f} per image; "
         f"{study.report_draws} report draws for each attack"
     )
     out.print(f"about {duration(total / workers)} on {workers} worker{'s' if workers > 1 else ''}")
+    if rate is not None:
+        out.print(
+            f"time is estimated from operations: {total * rate:.2e} of them in matrix products and convolutions, at "
+            f"{rate:.2e} a second (one convolution, on this machine); a network is somewhat slower"
+        )
 
 
 def workers_of(asked: int | None, device: str) -> int:

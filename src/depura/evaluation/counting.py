@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from depura.cleaner import Leaf
 from depura.defence import Defence
 from depura.denoisers import Denoiser
+from depura.evaluation.timing import call
 from depura.gradients import recomputing
+from depura.noise import Noise
+from depura.solvers import AncestralLearned
 
 
 @dataclass
@@ -60,3 +65,40 @@ def counted(defence: Defence) -> tuple[Defence, Counts]:
     if defence.purifier is None:
         return defence, counts
     return defence.with_(purifier=defence.purifier.over(lambda denoiser: _Counted(denoiser, counts))), counts
+
+
+def evaluations(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> Counts:
+    """Denoiser evaluations of one call, counted on the walk itself with an idle denoiser in the place of the real one.
+
+    Args:
+        defence: any defence.
+        images: (B, C, H, W); what else the defence consists of must be on their device.
+        noise: of B rows.
+        gradient: whether with the gradient by the images.
+
+    Returns:
+        The counts; none for the bare classifier.
+    """
+    if defence.purifier is None:
+        return Counts()
+    idle = defence.with_(purifier=defence.purifier.map(_idle))
+    model, counts = counted(idle.to(images.device))
+    call(model, images, noise, gradient=gradient)
+    return counts
+
+
+def _idle(leaf: Leaf) -> Leaf:
+    return leaf.with_(denoiser=_Idle(learned=isinstance(leaf.parts().get("solver"), AncestralLearned)))
+
+
+class _Idle(nn.Module):
+    """Evaluated as often as the real denoiser, at no cost."""
+
+    def __init__(self, *, learned: bool) -> None:
+        super().__init__()
+        self.learned = learned
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        del sigma
+        x0 = 0.5 * x
+        return torch.cat([x0, torch.full_like(x, 0.5)], dim=1) if self.learned else x0

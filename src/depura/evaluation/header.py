@@ -9,6 +9,7 @@ from depura.defence import Defence
 from depura.evaluation.describe import code_sha256, describe
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Row, Study
+from depura.evaluation.weightless import refuse_weightless
 
 
 def header(study: Study, *, command: str, source: StudySource | None = None) -> dict[str, Any]:
@@ -22,7 +23,11 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
     Returns:
         A JSON value; all but the command and the source must agree for two runs to be of one study. A comparison
         describes each of its methods once, under "methods", and has no "defence" and no "rule" of its own.
+
+    Raises:
+        InputError: networks or images on the meta device, which cannot be run.
     """
+    refuse_weightless(study)
     data, ball, compared = study.data, study.ball, study.methods
     return {
         "command": command,

@@ -1,28 +1,24 @@
-"""The price of a study before it is run: denoiser evaluations exactly, time from a short probe on this machine."""
+"""The price of a study before it is run: denoiser evaluations and graphs exactly, time by a clock.
+
+Networks that are there are timed (timing.py); of networks without weights, on torch's meta device, the operations are
+counted and divided by this machine's rate (operations.py).
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor, nn
-
-from depura.cleaner import Cleaner
 from depura.defence import Defence
-from depura.evaluation.counting import counted
+from depura.evaluation.counting import evaluations
 from depura.evaluation.fitting import bytes_per_row
+from depura.evaluation.operations import Estimate, rate_of
 from depura.evaluation.scoring import ROWS_PER_CALL
 from depura.evaluation.shortcuts import compares, surrogate
 from depura.evaluation.study import Row, Study, UnitKey
-from depura.gradients import StoredState
-from depura.noise import Noise, Stream
-from depura.rules import Single
-
-PROBE_SECONDS = 1.0
-"""The probe's batches grow until one takes a quarter of this; a walk that takes longer is priced from one step."""
+from depura.evaluation.timing import Stopwatch, rows_of
+from depura.evaluation.weightless import META, is_weightless, without_weights
 
 
 class Price(NamedTuple):
@@ -36,6 +32,7 @@ class Price(NamedTuple):
         backward: denoiser evaluations pulled back through.
         seconds: on one worker.
         memory: bytes of graph that a call of the attack holds at once; weights and results come on top.
+        rate: floating-point operations a second that the seconds are estimated with; None where they are measured.
     """
 
     row: str
@@ -45,6 +42,15 @@ class Price(NamedTuple):
     backward: int
     seconds: float
     memory: int
+    rate: float | None = None
+
+
+class Clock(Protocol):
+    """What knows how long a call takes (`Stopwatch` measures, `Estimate` counts operations)."""
+
+    def seconds(self, defence: Defence, rows: int, *, gradient: bool) -> float:
+        """Seconds per row of a call of so many rows."""
+        ...
 
 
 class _Rate(NamedTuple):
@@ -69,18 +75,27 @@ class _Rates(NamedTuple):
 def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None = None) -> tuple[Price, ...]:
     """Price every row of a study, from a few evaluations per row: of one image first, of more if they are quick.
 
+    Where networks or images are on torch's meta device, all of them are priced there, and the time is estimated from
+    operations.
+
     Evaluations that a gradient makes again on its way back, for want of memory, are in the time and not in the counts.
     The audit of gradients, on two images, is in neither.
 
     Args:
         study: the study.
-        device: where it is to be computed; the networks are moved there.
+        device: where it is to be computed; the networks are moved there, unless some have no weights.
         units: which pieces of its work; default all.
 
     Returns:
         One price per row and radius, null baselines first.
     """
-    rates, probe = dict[str, _Rates](), _Probe(study, device)
+    rate = rate_of(device, study.data.images.dtype) if is_weightless(study) else None
+    if rate is None:
+        probe = _Probe(study, device, Stopwatch(study, device))
+    else:
+        study = without_weights(study)
+        probe = _Probe(study, META, Estimate(study, rate))
+    rates = dict[str, _Rates]()
     groups: dict[tuple[str, float], list[UnitKey]] = {}
     for key in study.units() if units is None else units:
         if key.row in study.audits:
@@ -91,7 +106,7 @@ def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None =
         row = study.row(name)
         if row.name not in rates:
             rates[row.name] = probe(row)
-        prices.append(_price(study, row, rates[row.name], name, eps, keys))
+        prices.append(_price(study, row, rates[row.name], name, eps, keys)._replace(rate=rate))
     return tuple(prices)
 
 
@@ -133,6 +148,7 @@ class _Probe:
 
     study: Study
     device: str
+    clock: Clock
     known: dict[tuple[int, int, bool], _Rate] = field(default_factory=dict[tuple[int, int, bool], _Rate])
     graphs: dict[int, int] = field(default_factory=dict[int, int])
     kept: list[Defence] = field(default_factory=list[Defence])
@@ -160,74 +176,7 @@ class _Probe:
         key = (id(defence), rows, gradient)
         if key not in self.known:
             self.kept.append(defence)
-            self.known[key] = _Rate(*self._evaluations(defence, gradient), self._seconds(defence, rows, gradient))
+            counts = evaluations(defence, *rows_of(self.study, 1, device=self.device), gradient=gradient)
+            seconds = self.clock.seconds(defence, rows, gradient=gradient)
+            self.known[key] = _Rate(counts.forward, counts.backward, seconds)
         return self.known[key]
-
-    def _evaluations(self, defence: Defence, gradient: bool) -> tuple[int, int]:
-        """Counted on the walk itself, with an idle denoiser in the place of the real one."""
-        if defence.purifier is None:
-            return 0, 0
-        idle = defence.with_(purifier=defence.purifier.over(lambda _: _Idle()))
-        model, counts = counted(idle.to(self.device))
-        _ask(model, *self._rows(1), gradient=gradient)
-        return counts.forward, counts.backward
-
-    def _seconds(self, defence: Defence, rows: int, gradient: bool) -> float:
-        defence.to(self.device)
-        if defence.purifier is None or defence.purifier.n_steps == 1:
-            return self._timed(defence, rows, gradient)
-        single, bare = _first_step(defence), defence.with_(purifier=None, rule=Single())
-        if self._timed(single, 1, gradient) * defence.purifier.n_steps <= PROBE_SECONDS:
-            return self._timed(defence, rows, gradient)
-        one, classified = self._timed(single, rows, gradient), self._timed(bare, rows, gradient)
-        return max(0.0, one - classified) * defence.purifier.n_steps + classified * defence.rule.n_draws
-
-    def _timed(self, defence: Defence, rows: int, gradient: bool) -> float:
-        """Seconds per row."""
-        images, noise = self._rows(rows)
-        tried = 1
-        seconds = min(_ask(defence, images[:1], noise.take([0]), gradient=gradient) for _ in range(2))
-        while seconds < PROBE_SECONDS / 4 and tried < len(images):
-            tried = min(4 * tried, len(images))
-            seconds = _ask(defence, images[:tried], noise.take(range(tried)), gradient=gradient)
-        return seconds / tried
-
-    def _rows(self, rows: int) -> tuple[Tensor, Noise]:
-        n = min(self.study.unit_images, len(self.study.data.images))
-        copies = -(-rows // n)
-        images = self.study.data.images[:n].to(self.device).repeat_interleave(copies, dim=0)[:rows]
-        noise = Noise(self.study.seed, tuple(self.study.data.ids[:n]), stream=Stream.PROBE)
-        return images, noise.expand(range(copies)).take(range(rows))
-
-
-class _Idle(nn.Module):
-    """Evaluated as often as the real denoiser, at no cost."""
-
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
-        del sigma
-        return 0.5 * x
-
-
-def _first_step(defence: Defence) -> Defence:
-    """The first step of the walk alone, differentiated as one step of a long walk is."""
-    assert defence.purifier is not None
-    single = defence.purifier.one_step(0.0)
-    return defence.with_(purifier=single.with_(gradient=StoredState(segment=1)) if _stores(single) else single)
-
-
-def _stores(purifier: Cleaner) -> bool:
-    return isinstance(purifier.route, StoredState)
-
-
-def _ask(model: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    if gradient:
-        leaf = images.clone().requires_grad_()
-        torch.autograd.grad(model(leaf, noise).sum(), leaf)
-    else:
-        with torch.no_grad():
-            model(images, noise)
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
