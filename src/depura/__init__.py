@@ -56,6 +56,8 @@ from depura.denoisers import ScoreDenoiser as ScoreDenoiser
 from depura.denoisers import VDenoiser as VDenoiser
 from depura.evaluation import profiles as profiles
 from depura.evaluation.price import plan as plan
+from depura.evaluation.publications import NeededFile as NeededFile
+from depura.evaluation.publications import Published as Published
 from depura.evaluation.records import RecordError as RecordError
 from depura.evaluation.records import RunDirectory as RunDirectory
 from depura.evaluation.runner import RefusedError as RefusedError

@@ -141,6 +141,7 @@ def plan(
     loaded, n_workers = StudySource(study, pairs(settings), profile).load(), workers_of(workers, device)
     prices = price.plan(loaded, device=device)
     _print_plan(loaded, prices, n_workers)
+    _print_published(loaded)
     if allowed is not None:
         beyond = sum(p.seconds for p in prices) / n_workers > allowed
         out.print(f"{'beyond' if beyond else 'within'} the budget of {duration(allowed)}")
@@ -294,6 +295,18 @@ def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> 
             f"time is estimated from operations: {total * rate:.2e} of them in matrix products and convolutions, at "
             f"{rate:.2e} a second (one convolution, on this machine); a network is somewhat slower"
         )
+
+
+def _print_published(study: Study) -> None:
+    """What others found, and the files that the study takes."""
+    for its in study.published:
+        note = f" ({its.note})" if its.note else ""
+        text = f"published, by another protocol: {its.figures} under {its.attack}; {its.source}{note}"
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+    for file in study.files:
+        note = f"; {file.note}" if file.note else ""
+        text = f"needs -S {file.parameter}=PATH: {file.name}, {file.address}, licence: {file.licence}{note}"
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def workers_of(asked: int | None, device: str) -> int:

@@ -94,6 +94,7 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
             "rows": list(study.curve_rows or (row.name for row in study.rows)),
         },
         "units": [{"unit": key.name, **key._asdict()} for key in study.units()],
+        **({"published": [its._asdict() for its in study.published]} if study.published else {}),
         "versions": {name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
         "code": code_sha256(),
     }

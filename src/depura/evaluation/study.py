@@ -13,6 +13,7 @@ from depura import _check
 from depura.attacks.attack import Attack
 from depura.attacks.ball import Threat
 from depura.defence import Defence
+from depura.evaluation.publications import NeededFile, Published
 from depura.gradients import Relaxed, StraightThrough
 from depura.rules import Single
 
@@ -166,6 +167,8 @@ class Study:
             from the last of them on.
         draws_kept: report draws of the smaller runs, rising: examples are scored on these first, and on those up to
             `report_draws` in units of their own.
+        published: figures of others for the same defence, shown beside the study's own.
+        files: what the study is to be given to be run and not only planned.
     """
 
     name: str
@@ -185,6 +188,8 @@ class Study:
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
     kept: tuple[UnitKey, ...] = ()
     draws_kept: tuple[int, ...] = ()
+    published: tuple[Published, ...] = ()
+    files: tuple[NeededFile, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"Study {self.name!r}"

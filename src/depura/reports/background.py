@@ -72,6 +72,23 @@ def error_sentence(rates: ErrorRates) -> str:
     )
 
 
+def published(summary: Summary) -> Table:
+    """What others published of the same defence, and what this run found."""
+    found = summary.header.get("published", [])
+    rows = [(_plain(its["clean"]), _plain(its["robust"]), its["attack"], its["source"], its["note"]) for its in found]
+    if found:
+        rows += [
+            (percent(null.single), percent(attacked.single), "strongest attack of this run", "this run", method)
+            for method, null, attacked in _judged(summary)
+        ]
+    heads = ("clean", "robust", "attack", "source", "note")
+    return Table(heads, tuple(rows), "Accuracy in %. Published figures are by another protocol: compare with care.")
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
 def budgets(summary: Summary) -> Table:
     """What more steps, draws or restarts bought."""
     rows = tuple(

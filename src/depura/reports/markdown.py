@@ -47,6 +47,7 @@ def _numbers(summary: Summary) -> list[str]:
     rows = [[getattr(cells, name) for name in names] for cells in tables.rows(summary)]
     out += ["## Rows", "", *_table([getattr(tables.headings(summary), name) for name in names], rows), ""]
     out += [f"Accuracy in %; in brackets without attack. {tables.routes(summary)}", ""]
+    out += _section("Published", background.published(summary))
     out += _section("Errors image by image", background.error_rates(summary))
     out += [text for rates in _single(summary) for text in (background.error_sentence(rates), "")]
     out += _section("While the attacks searched", background.searches(summary))
