@@ -228,8 +228,11 @@ class Noise:
             step: step of the reverse process, in [0, 65536).
 
         Returns:
-            Tensor like `like`; independent N(0, 1).
+            Tensor like `like`; independent N(0, 1). On the meta device, where there are no values, its shape alone.
         """
+        if like.is_meta:
+            self._fits(like.shape, step)
+            return torch.empty_like(like)
         w0, w1, w2, w3 = (
             (w.to(torch.float64) + 0.5) * 2.0**-32
             for w in self._words(like.shape, kind, step, _exact_device(like.device))
@@ -242,15 +245,18 @@ class Noise:
         normal = torch.stack(pairs, dim=2).flatten(1)[:, :n].reshape(like.shape)
         return normal.to(like.dtype).to(like.device)
 
-    def _words(
-        self, shape: Sequence[int], kind: Kind, step: int, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Four words for each block of four of the n elements of a row, each of shape (B, ceil(n / 4))."""
+    def _fits(self, shape: Sequence[int], step: int) -> None:
         if shape[0] != len(self):
             _check.fail(
                 "Noise", f"a batch of {len(self)} rows, one per image id", f"{shape[0]}", "Use Noise.take or expand."
             )
         _check.integer("Noise", "step", step, high=65535)
+
+    def _words(
+        self, shape: Sequence[int], kind: Kind, step: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four words for each block of four of the n elements of a row, each of shape (B, ceil(n / 4))."""
+        self._fits(shape, step)
         block = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)[None, :]
         image = torch.tensor(self.images, device=device)[:, None]
         draws = torch.tensor(self.draws, device=device).reshape(-1, 1)

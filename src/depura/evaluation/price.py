@@ -19,6 +19,7 @@ from depura.evaluation.shortcuts import compares, surrogate
 from depura.evaluation.study import Row, Study, UnitKey
 from depura.evaluation.timing import Stopwatch, rows_of
 from depura.evaluation.weightless import META, is_weightless, without_weights
+from depura.gradients import Direct
 
 
 class Price(NamedTuple):
@@ -150,16 +151,13 @@ class _Probe:
     device: str
     clock: Clock
     known: dict[tuple[int, int, bool], _Rate] = field(default_factory=dict[tuple[int, int, bool], _Rate])
-    graphs: dict[int, int] = field(default_factory=dict[int, int])
+    graphs: list[tuple[Defence, int]] = field(default_factory=list[tuple[Defence, int]])
     kept: list[Defence] = field(default_factory=list[Defence])
 
     def __call__(self, row: Row) -> _Rates:
         n = min(self.study.unit_images, len(self.study.data.images))
         row.against.to(self.device)
-        graph = self.graphs.get(id(row.against))
-        if graph is None:
-            graph = bytes_per_row(row.against, self.study.data.images[:1].to(self.device))
-            self.graphs[id(row.against)] = graph
+        graph = self.graph(row.against)
         at_once = min(n * row.attack.cost.at_once, max(1, self.study.memory // max(1, graph)))
         gradients = row.attack.cost.gradients > 0
         look = self.rate(row.against, rows=at_once, gradient=False)
@@ -171,6 +169,14 @@ class _Probe:
         coarse = None if cheap is None else self.rate(cheap, rows=at_once, gradient=True)
         return _Rates(pull, look, judge, coarse, at_once * graph if gradients else 0)
 
+    def graph(self, defence: Defence) -> int:
+        """Bytes of a row's graph; measured once for defences that differ only in how they are differentiated."""
+        graph = next((known for other, known in self.graphs if _same_graph(other, defence)), None)
+        if graph is None:
+            graph = bytes_per_row(defence, self.study.data.images[:1].to(self.device))
+            self.graphs.append((defence, graph))
+        return graph
+
     def rate(self, defence: Defence, *, rows: int, gradient: bool) -> _Rate:
         """Counts of one row, and seconds per row of the largest batch up to `rows` that fits into the probe's time."""
         key = (id(defence), rows, gradient)
@@ -180,3 +186,12 @@ class _Probe:
             seconds = self.clock.seconds(defence, rows, gradient=gradient)
             self.known[key] = _Rate(counts.forward, counts.backward, seconds)
         return self.known[key]
+
+
+def _same_graph(a: Defence, b: Defence) -> bool:
+    if a.purifier is None or b.purifier is None:
+        alike = a.purifier is b.purifier
+    else:
+        direct = [isinstance(its.purifier.route, Direct) for its in (a, b) if its.purifier is not None]
+        alike = a.purifier.same_walk(b.purifier) and direct[0] == direct[1]
+    return alike and a.classifier is b.classifier and a.rule == b.rule
