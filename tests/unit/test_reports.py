@@ -184,6 +184,21 @@ def test_error_rates_are_those_of_the_null_and_of_the_strongest_attack() -> None
     )
 
 
+def test_published_figures_stand_beside_those_of_the_run() -> None:
+    said = {"clean": 89.02, "robust": None, "attack": "AutoAttack", "source": "a paper", "note": "unverified"}
+    made = summary(header=header() | {"published": [said]})
+    first, ours = background.published(made).rows
+    assert first == ("89.02", "", "AutoAttack", "a paper", "unverified")
+    assert made.strongest is not None
+    assert ours[0].startswith("90.0")
+    assert ours[1].startswith(f"{100 * made.strongest.single.value:.1f}")
+    for text in (page.html(made), markdown(made)):
+        assert "Published" in text
+        assert "89.02" in text
+    for text in (page.html(summary()), markdown(summary())):
+        assert "Published" not in text
+
+
 def test_losses_are_read_at_five_moments() -> None:
     (row,) = background.losses(summary()).rows
     assert row == ("adaptive", "9", "1", "9", "25", "49", "81")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,9 @@ class Estimate:
 
     study: Study
     rate: float
+    _known: dict[tuple[int, bool], tuple[Defence, float]] = field(
+        default_factory=dict[tuple[int, bool], tuple[Defence, float]], init=False, repr=False
+    )
 
     def seconds(self, defence: Defence, rows: int, *, gradient: bool) -> float:
         """Seconds per row, however many rows there are.
@@ -47,7 +50,10 @@ class Estimate:
             Operations over the rate.
         """
         del rows
-        return self.operations(defence, gradient=gradient) / self.rate
+        key = (id(defence), gradient)
+        if key not in self._known:
+            self._known[key] = (defence, self.operations(defence, gradient=gradient))
+        return self._known[key][1] / self.rate
 
     def operations(self, defence: Defence, *, gradient: bool) -> float:
         """Floating-point operations of one row, a multiplication and an addition counted as two.

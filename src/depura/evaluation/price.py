@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from depura.defence import Defence
-from depura.evaluation.counting import evaluations
+from depura.evaluation.counting import Counts, evaluations
 from depura.evaluation.fitting import bytes_per_row
 from depura.evaluation.operations import Estimate, rate_of
 from depura.evaluation.scoring import ROWS_PER_CALL
@@ -152,6 +152,7 @@ class _Probe:
     clock: Clock
     known: dict[tuple[int, int, bool], _Rate] = field(default_factory=dict[tuple[int, int, bool], _Rate])
     graphs: list[tuple[Defence, int]] = field(default_factory=list[tuple[Defence, int]])
+    counted: dict[tuple[int, bool], Counts] = field(default_factory=dict[tuple[int, bool], Counts])
     kept: list[Defence] = field(default_factory=list[Defence])
 
     def __call__(self, row: Row) -> _Rates:
@@ -182,10 +183,17 @@ class _Probe:
         key = (id(defence), rows, gradient)
         if key not in self.known:
             self.kept.append(defence)
-            counts = evaluations(defence, *rows_of(self.study, 1, device=self.device), gradient=gradient)
+            counts = self.counts(defence, gradient=gradient)
             seconds = self.clock.seconds(defence, rows, gradient=gradient)
             self.known[key] = _Rate(counts.forward, counts.backward, seconds)
         return self.known[key]
+
+    def counts(self, defence: Defence, *, gradient: bool) -> Counts:
+        """Evaluations of one row."""
+        key = (id(defence), gradient)
+        if key not in self.counted:
+            self.counted[key] = evaluations(defence, *rows_of(self.study, 1, device=self.device), gradient=gradient)
+        return self.counted[key]
 
 
 def _same_graph(a: Defence, b: Defence) -> bool:
