@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from depura.evaluation.weightless import is_weightless
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies" / "published").glob("*.py"))
 QUICK = {"gdmp_cifar10"}
-"""Planned in the default run whatever else is deselected: the smallest networks."""
+"""Planned in the default run: the smallest networks."""
+ALL = pytest.mark.skipif("all" not in os.environ.get("DEPURA_PLANS", ""), reason="minutes: set DEPURA_PLANS=all")
 N_STEPS = {
     "diffpure_cifar10_linf_wrn28": 100,
     "diffpure_cifar10_linf_wrn70": 100,
@@ -74,7 +76,7 @@ def test_every_study_is_listed_here() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(file, marks=[] if file.stem in QUICK else pytest.mark.slow, id=file.stem) for file in STUDIES],
+    [pytest.param(file, marks=[] if file.stem in QUICK else ALL, id=file.stem) for file in STUDIES],
 )
 def test_studies_are_planned_without_files(file: Path) -> None:
     """Evaluations, memory and price are printed; the evaluations of the null by hand."""

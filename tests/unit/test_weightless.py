@@ -57,23 +57,21 @@ def purifiers() -> dict[str, depura.Cleaner]:
             EpsVarianceDenoiser(WithAttention(outputs=6), label=label),
         )
     return {
-        "diffpure": depura.diffpure(d, n_steps=5),
-        "resized": depura.Resized(depura.diffpure(d, n_steps=5), size=12),
-        "gradual": depura.gradual(d, depths=(4, 4, 6)),
-        "gdmp": depura.gdmp(d, n_noise=4, rounds=2),
+        "diffpure": depura.Resized(depura.diffpure(d, n_steps=3), size=12),
+        "gradual": depura.gradual(d, depths=(2, 2, 3)),
         "gdmp-imagenet": depura.gdmp_imagenet(learned, n_noise=3),
-        "mimic": depura.mimicdiffusion(d, steps=depura.ddpm_steps(depura.DiscreteLinear(), n_noise=1000, n_steps=10)),
+        "mimic": depura.mimicdiffusion(d, steps=depura.ddpm_steps(depura.DiscreteLinear(), n_noise=1000, n_steps=5)),
         "agdm": depura.agdm(d, features=classifier(7), scale=1.0, n_noise=3),
     }
 
 
-def small(purifier: depura.Cleaner, *, device: str = "cpu") -> depura.Study:
+def small(purifier: depura.Cleaner, *, device: str = "cpu", relaxed: float | None = None) -> depura.Study:
     """A study on grey images, its networks and images on a device."""
     defence = depura.Defence(purifier, classifier(1), rule=depura.Vote(2)).to(device)
     images = torch.full((3, 3, SIZE, SIZE), 0.5, device=device)
     data = ImageSet("grey", images, torch.zeros(3, dtype=torch.int64), (0, 1, 2), tuple("0123456789"))
     attack = depura.PGD(depura.Ball("linf", 0.1), n_steps=2, eot=2)
-    rows = depura.ladder(defence, attack, relaxed=0.1)
+    rows = depura.ladder(defence, attack, relaxed=relaxed, without=("transfer", "bpda"))
     return depura.Study(name="small", data=data, defence=defence, rows=rows, report_draws=4, select_draws=2)
 
 
@@ -85,10 +83,11 @@ def short_probe():
         yield
 
 
-@pytest.mark.parametrize("name", list(purifiers()))
+@pytest.mark.parametrize("name", ["diffpure", "gdmp-imagenet", "mimic", "agdm"])
 def test_without_weights_evaluations_and_graphs_are_the_same(name: str) -> None:
-    with_weights = depura.plan(small(purifiers()[name]))
-    without = depura.plan(small(purifiers()[name], device="meta"))
+    relaxed = 0.1 if name == "mimic" else None
+    with_weights = depura.plan(small(purifiers()[name], relaxed=relaxed))
+    without = depura.plan(small(purifiers()[name], device="meta", relaxed=relaxed))
     assert [p[:5] for p in without] == [p[:5] for p in with_weights]
     assert [p.memory for p in without] == [p.memory for p in with_weights]
     assert max(p.memory for p in without) > 0
@@ -105,8 +104,9 @@ def test_batch_norms_without_weights_keep_two_numbers_a_feature() -> None:
     assert bytes_per_row(depura.Defence(None, network.to("meta")), image.to("meta")) == known + 2 * 4 * features
 
 
-@pytest.mark.parametrize("name", ["diffpure", "gradual", "mimic", "agdm"])
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(
+    ("name", "gradient"), [("diffpure", False), ("gradual", False), ("gradual", True), ("mimic", True)]
+)
 def test_operations_of_a_walk_are_those_of_its_steps(name: str, gradient: bool) -> None:
     """Counted on two steps and multiplied, or on the whole walk as it is run."""
     study = without_weights(small(purifiers()[name]))
@@ -150,8 +150,8 @@ def test_weights_that_are_there_stay(tmp_path: Path) -> None:
     depura.plan(study)
     assert all(not p.is_meta for p in study.defence.classifier.parameters())  # type: ignore[union-attr]
     copied = without_weights(study)
-    assert copied.defence is copied.rows[-2].judged
-    assert copied.rows[2].against is copied.rows[2].judged
+    assert copied.defence is copied.rows[-1].judged
+    assert copied.rows[-1].against is copied.rows[-1].judged
     assert not is_weightless(small(purifiers()["diffpure"]))
 
 
