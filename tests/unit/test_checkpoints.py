@@ -274,7 +274,7 @@ def test_a_layout_with_two_normalisations_must_be_told_apart(tmp_path: Path, mon
     monkeypatch.setitem(PUBLISHED, "one", PUBLISHED["wrn-28-10"]._replace(settings=made.TINY["wide-resnet"]))
     depura.load_classifier(tmp_path / "file.pt")
     monkeypatch.setitem(PUBLISHED, "two", PUBLISHED["wrn-70-16-dropout"]._replace(settings=made.TINY["wide-resnet"]))
-    with pytest.raises(depura.InputError, match="one of one, two"):
+    with pytest.raises(depura.InputError, match=r"like=one or two, or mean and std"):
         depura.load_classifier(tmp_path / "file.pt")
     told = depura.load_classifier(tmp_path / "file.pt", like="two")
     assert torch.equal(told.mean.flatten(), torch.tensor(CIFAR10[0]))

@@ -133,15 +133,16 @@ def _ready(found: Matched) -> Any:
 
 
 def _check_told(found: Matched) -> None:
-    """Refuse a layout that is published with different normalisations, unless it is said which."""
-    options = [PUBLISHED[name].options for name in found.said.like]
-    if found.options or all(option == options[0] for option in options):
+    """Refuse a layout that is published with another normalisation than its family, unless it is said which."""
+    if found.options or not any(PUBLISHED[name].options for name in found.said.like):
         return
+    names = " or ".join(found.said.like)
     _check.fail(
         "load_classifier",
         "to be told how images are normalised",
-        f"{found.said.path}, of a layout that is published with several normalisations",
-        f"Give like, one of {', '.join(found.said.like)}, or mean and std.",
+        f"{found.said.path}, of a layout that is published with and without a normalisation",
+        f"Give like={names}, or mean and std; on the command line convert the file first (depura checkpoint convert "
+        f"FILE --set like={found.said.like[0]} --out NEW.safetensors).",
     )
 
 
