@@ -8,6 +8,10 @@ torch.set_num_threads(1)
 
 NEEDS = {
     "unit/test_schedules.py": ("diffusers",),
+    "reference/test_diffusers_models.py": ("diffusers",),
+    "reference/test_networks_adm.py": ("diffusers",),
+    "reference/test_networks_ddpm.py": ("diffusers",),
+    "reference/test_networks_score_sde.py": ("diffusers",),
     "reference/test_solvers.py": ("diffusers", "torchsde"),
     "end_to_end/test_benchmarks.py": ("diffusers", "torchsde"),
 }
