@@ -97,6 +97,7 @@ LAYERS = {
     "checkpoints": {"_atomic", "_check", "_pickles", "schedules", "denoisers", "networks", "data", "checkpoints"},
     "data": {"_atomic", "_check", "_pickles", "denoisers", "networks", "data"},
     "models": {"_check", "denoisers", "networks", "data", "checkpoints"},
+    "reproduction": {"attacks", "checkpoints", "data", "denoisers", "evaluation", "models", "networks"},
     "training": {"_atomic", "_check", "noise", "schedules", "denoisers", "networks", "data", "training"},
 }
 """What each part may import of depura. Parts that are not listed (the command line, the demo, the public names) may

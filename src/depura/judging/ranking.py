@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from depura.evaluation.records import Unit
 from depura.evaluation.statistics import Difference, Estimate, holm, mean_with_interval, paired_difference
 from depura.judging.metrics import Metrics, at_most, joined, outcome, strongest
-
-MASKED = 0.01
-"""Share of gradients that are exactly zero from which on a row's gradient is called masked."""
+from depura.judging.thresholds import MASKED
 
 Units = Mapping[str, Sequence[Unit]]
 """Units at the radius of the table, by the name of their row or null baseline."""

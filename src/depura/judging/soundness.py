@@ -7,20 +7,11 @@ import numpy as np
 from depura.evaluation.statistics import mean_with_interval, paired_difference
 from depura.judging.evidence import GRADIENT_KINDS, Evidence
 from depura.judging.metrics import percent
+from depura.judging.thresholds import AGREEMENT, BROKEN, CHANCE, EXPLODING, MASKED
 from depura.judging.verdicts import Status, Verdict
 
-BROKEN = 0.02
-"""Accuracy up to which a defence counts as broken."""
-
-MASKED = 0.01
-"""Share of gradients that are exactly zero from which on a row's gradient is called masked."""
-
-EXPLODING = 1000
-AGREEMENT = 0.2
 ROUNDING = 1e-4
 SLACK = 1e-6
-CHANCE = 0.01
-"""A difference between two draws of the same thing must be less likely than this to be called one."""
 
 
 def undefended(at: Evidence) -> Verdict:

@@ -10,11 +10,8 @@ from scipy import stats
 
 from depura.evaluation.statistics import Difference, holm, mean_with_interval, paired_difference
 from depura.judging.evidence import GRADIENT_KINDS, Evidence, Floats
-from depura.judging.soundness import BROKEN, CHANCE
+from depura.judging.thresholds import ALONE, BROKEN, CHANCE
 from depura.judging.verdicts import Status, Verdict
-
-ALONE = 0.02
-"""Share of images that an attack without gradients may break alone."""
 
 HALF = 0.5
 """An image counts as broken when more of its draws than these are wrong."""

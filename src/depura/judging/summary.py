@@ -17,6 +17,7 @@ from depura.judging.evidence import Evidence
 from depura.judging.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
 from depura.judging.progress import Progress, progress
 from depura.judging.ranking import Ranking
+from depura.judging.thresholds import AGREEMENT, BROKEN, EXPLODING, MASKED
 from depura.judging.verdicts import Status, Verdict
 
 PICTURES = 6
@@ -445,13 +446,13 @@ def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tupl
     found: list[str] = []
     names = {row["name"] for row in defended}
     for line in lines:
-        if line.kind == "pinned" and line.metrics.single.value > 0.02:
+        if line.kind == "pinned" and line.metrics.single.value > BROKEN:
             found.append(
                 f"With its noise pinned the defence keeps {100 * line.metrics.single.value:.1f} % (row {line.name}). "
                 "It is deterministic then, and the attacker knows all of it: a stronger attack should leave next to "
                 "nothing, unless images really are that robust."
             )
-        elif line.name not in names and line.metrics.single.value > 0.02:
+        elif line.name not in names and line.metrics.single.value > BROKEN:
             found.append(
                 f"The attack leaves the undefended classifier {100 * line.metrics.single.value:.1f} % accurate (row "
                 f"{line.name}); an attack that does not break the classifier says little about the defence."
@@ -488,7 +489,7 @@ def _gradient_warnings(line: Line, stand_in: Line | None) -> list[str]:
     if facts is None:
         return found
     zero = f"{100 * facts.zero:.1f} % of"
-    if facts.zero > ranking.MASKED and stand_in is not None:
+    if facts.zero > MASKED and stand_in is not None:
         which = "exact-gradient" if line.route == "G6" else "adaptive"
         of = f" of {line.method}" if line.method else ""
         says = "nothing" if facts.zero > 0.5 else "too little"
@@ -496,18 +497,18 @@ def _gradient_warnings(line: Line, stand_in: Line | None) -> list[str]:
             f"The {which} row{of} ({line.name}) says {says}: {zero} its gradients are exactly zero. Its accuracy is "
             f"not robustness; the relaxed row ({stand_in.name}) is the one to read."
         )
-    elif facts.zero > ranking.MASKED:
+    elif facts.zero > MASKED:
         found.append(
             f"{zero} the gradients in row {line.name} are exactly zero: the gradient is masked. "
             "Attack through the route Relaxed or StraightThrough too."
         )
     if facts.bad > 0:
         found.append(f"{100 * facts.bad:.2f} % of the gradients in row {line.name} are not finite.")
-    if facts.spread > 1000:
+    if facts.spread > EXPLODING:
         found.append(
             f"A gradient in row {line.name} is {facts.spread:.0f} times as long as the median of its image: exploding."
         )
-    if facts.agreement[2] < 0.2:
+    if facts.agreement[2] < AGREEMENT:
         found.append(
             f"Halves of the draws in row {line.name} point different ways (median cosine {facts.agreement[2]:.2f} at "
             "the last step): more draws per step would make the attack stronger."
