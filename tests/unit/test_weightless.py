@@ -15,7 +15,7 @@ import depura
 from depura.cli import app
 from depura.data.imageset import ImageSet
 from depura.denoisers import EpsDenoiser, EpsVarianceDenoiser
-from depura.evaluation.counting import Counts
+from depura.evaluation.counting import Counts, evaluations
 from depura.evaluation.fitting import bytes_per_row
 from depura.evaluation.operations import Estimate, operations, shares
 from depura.evaluation.runner import run
@@ -111,9 +111,10 @@ def test_operations_of_a_walk_are_those_of_its_steps(name: str, gradient: bool) 
     """Counted on two steps and multiplied, or on the whole walk as it is run."""
     study = without_weights(small(purifiers()[name]))
     defence = study.defence.with_(gradient=depura.StoredState(segment=1))
-    estimated = Estimate(study, 1.0).operations(defence, gradient=gradient)
     images = torch.full((1, 3, SIZE, SIZE), 0.5, device="meta")
     noise = depura.Noise(0, (0,))
+    counts = evaluations(defence, images, noise, gradient=gradient)
+    estimated = Estimate(study, 1.0).operations(defence, counts, gradient=gradient)
 
     def whole() -> None:
         if gradient:

@@ -38,12 +38,13 @@ class Estimate:
         default_factory=dict[tuple[int, bool], tuple[Defence, float]], init=False, repr=False
     )
 
-    def seconds(self, defence: Defence, rows: int, *, gradient: bool) -> float:
+    def seconds(self, defence: Defence, rows: int, counts: Counts, *, gradient: bool) -> float:
         """Seconds per row, however many rows there are.
 
         Args:
             defence: without weights.
             rows: without effect.
+            counts: evaluations of one row.
             gradient: whether with the gradient by the images.
 
         Returns:
@@ -52,10 +53,10 @@ class Estimate:
         del rows
         key = (id(defence), gradient)
         if key not in self._known:
-            self._known[key] = (defence, self.operations(defence, gradient=gradient))
+            self._known[key] = (defence, self.operations(defence, counts, gradient=gradient))
         return self._known[key][1] / self.rate
 
-    def operations(self, defence: Defence, *, gradient: bool) -> float:
+    def operations(self, defence: Defence, whole: Counts, *, gradient: bool) -> float:
         """Floating-point operations of one row, a multiplication and an addition counted as two.
 
         Of a walk, a first and a middle step are counted and multiplied: steps are of one kind, or of two (guided and
@@ -63,6 +64,7 @@ class Estimate:
 
         Args:
             defence: without weights.
+            whole: evaluations of one row.
             gradient: whether with the gradient by the images.
 
         Returns:
@@ -72,14 +74,13 @@ class Estimate:
         if defence.purifier is None:
             return classified
         once = defence.with_(rule=Single())
-        whole = self._evaluations(once, gradient)
         kinds = [step_at(once, where) for where in (0.0, 0.5)]
         counts = [self._evaluations(kind, gradient) for kind in kinds]
         many = shares(whole, counts[0], counts[1])
         walk = sum(
             n * (self._counted(kind, gradient) - classified) for n, kind in zip(many, kinds, strict=True) if n > 0
         )
-        return (walk + classified) * defence.rule.n_draws
+        return walk + classified * defence.rule.n_draws
 
     def _evaluations(self, defence: Defence, gradient: bool) -> Counts:
         return evaluations(defence, *rows_of(self.study, 1, device=META), gradient=gradient)

@@ -49,8 +49,8 @@ class Price(NamedTuple):
 class Clock(Protocol):
     """What knows how long a call takes (`Stopwatch` measures, `Estimate` counts operations)."""
 
-    def seconds(self, defence: Defence, rows: int, *, gradient: bool) -> float:
-        """Seconds per row of a call of so many rows."""
+    def seconds(self, defence: Defence, rows: int, counts: Counts, *, gradient: bool) -> float:
+        """Seconds per row of a call of so many rows, each with these evaluations."""
         ...
 
 
@@ -184,7 +184,7 @@ class _Probe:
         if key not in self.known:
             self.kept.append(defence)
             counts = self.counts(defence, gradient=gradient)
-            seconds = self.clock.seconds(defence, rows, gradient=gradient)
+            seconds = self.clock.seconds(defence, rows, counts, gradient=gradient)
             self.known[key] = _Rate(counts.forward, counts.backward, seconds)
         return self.known[key]
 

@@ -31,17 +31,19 @@ class Stopwatch:
     study: Study
     device: str
 
-    def seconds(self, defence: Defence, rows: int, *, gradient: bool) -> float:
+    def seconds(self, defence: Defence, rows: int, counts: object, *, gradient: bool) -> float:
         """Seconds per row.
 
         Args:
             defence: what is called; it is moved to the device.
             rows: the largest batch.
+            counts: without effect.
             gradient: whether with the gradient by the images.
 
         Returns:
             Of the largest batch up to `rows` that fits into the probe's time.
         """
+        del counts
         defence.to(self.device)
         if defence.purifier is None or defence.purifier.n_steps == 1:
             return self._timed(defence, rows, gradient)
