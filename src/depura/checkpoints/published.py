@@ -117,8 +117,8 @@ PUBLISHED: Mapping[str, PublishedFile] = {
         {"width": 128, "multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (4,)},
         "celeba_hq.ckpt",
         "https://image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints/celeba_hq.ckpt",
-        "MIT (SDEdit)",
-        "the address is reported to refuse downloads by now; mirrors are named in SDEdit's and DDNM's issues",
+        "of SDEdit's repository, MIT",
+        "the address is reported to refuse downloads by now (403)",
     ),
     "ddpm-cifar10": PublishedFile(
         "ddpm",
@@ -181,7 +181,7 @@ PUBLISHED: Mapping[str, PublishedFile] = {
     "dmwrn-70-16": PublishedFile(
         "dm-wide-resnet",
         {"depth": 70, "width": 16},
-        "model-best.pt",
+        "weights-best.pt",
         f"{_DRIVE}1OeuFx2r26xeHncs8bGuqgY6ns_N77Avi",
         _DIFFPURE,
         "DiffPure's wideresnet-70-16 for CIFAR-10; RobustBench's robust 70-16 networks have the same layout",
@@ -207,7 +207,7 @@ PUBLISHED: Mapping[str, PublishedFile] = {
         {},
         "net_best.pth",
         "http://latent-composition.csail.mit.edu/other_projects/gan_ensembling/zips/pretrained_classifiers.zip",
-        "of gan-ensembling, MIT; StyleGAN's discriminator under NVIDIA's licence",
+        "of gan-ensembling's repository",
         "one file per attribute; class 1 is the attribute",
     ),
 }
