@@ -105,6 +105,8 @@ from depura.methods.mimicdiffusion import mimicdiffusion as mimicdiffusion
 from depura.methods.smoothing import one_step as one_step
 from depura.models import classifier as classifier
 from depura.networks.features import Features as Features
+from depura.networks.wrappers import Normalised as Normalised
+from depura.networks.wrappers import ResizedInput as ResizedInput
 from depura.noise import Kind as Kind
 from depura.noise import Noise as Noise
 from depura.noise import Stream as Stream
