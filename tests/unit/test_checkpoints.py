@@ -409,6 +409,26 @@ def test_a_converted_file_whose_tensors_are_others_is_refused(tmp_path: Path) ->
         identify(tmp_path / "wrong.safetensors")
 
 
+@pytest.mark.parametrize("change", [{"settings": {"width": 32}}, {"settings": {"colour": "red"}}, {"settings": 3}])
+def test_a_converted_file_with_other_settings_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    saved(tmp_path / "file.pt", "ddpm")
+    convert(tmp_path / "file.pt", tmp_path / "out.safetensors")
+    said = json.loads((tmp_path / "out.json").read_text()) | change
+    save_file(made.network("ddpm").state_dict(), tmp_path / "wrong.safetensors", {"depura": json.dumps(said)})
+    with pytest.raises(depura.InputError, match="Convert it again"):
+        identify(tmp_path / "wrong.safetensors")
+
+
+def test_options_of_other_types_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "file.pt", "adm")
+    for options in ({"head_width": "wide"}, {"head_width": 0}, {"head_width": 7}):
+        with pytest.raises(depura.InputError):
+            identify(tmp_path / "file.pt", **options)
+    saved(tmp_path / "classifier.pt", "cifar-resnet")
+    with pytest.raises(depura.InputError):
+        depura.load_classifier(tmp_path / "classifier.pt", mean="abc", std="abc")
+
+
 def test_plain_safetensors_are_identified_by_their_tensors(tmp_path: Path) -> None:
     net = made.network("ddpm")
     save_file(net.state_dict(), tmp_path / "file.safetensors")

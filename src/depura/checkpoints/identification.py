@@ -18,6 +18,9 @@ from depura.checkpoints.reading import open_file
 from depura.checkpoints.unwrapping import Weights, unwrap
 from depura.networks.blocks import Shapes
 
+UNBUILDABLE = (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, OverflowError)
+"""What building a network from settings that mean none raises."""
+
 RESEMBLES = 0.1
 """Share of names in common from which on a family is named as the nearest."""
 
@@ -146,7 +149,7 @@ def layout(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _given(weights: Weights, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Options of the caller, those of a published file that it names, and what the file says of itself."""
-    own = weights.settings["options"] if "family" in weights.settings else _of_module(weights)
+    own = dict(weights.settings.get("options", {})) if "family" in weights.settings else _of_module(weights)
     named = options.get("like")
     if named is not None and named not in PUBLISHED:
         _check.fail(where, f"like to be one of {', '.join(PUBLISHED)}", repr(named))
@@ -182,11 +185,8 @@ def _family_of(
                 continue
             try:
                 expected = layout(empty(family, settings))
-            except (_check.InputError, ValueError, RuntimeError, ZeroDivisionError):
-                near.append(
-                    (_overlap(shapes, _default_layout(family)), _differing(family, shapes, _default_layout(family)))
-                )
-                continue
+            except UNBUILDABLE:
+                expected = _default_layout(family)
             wrong = next(_differences(shapes, expected, family.optional), None)
             if wrong is None:
                 return family, settings, tensors
@@ -201,17 +201,23 @@ def _converted(weights: Weights, path: Path, where: str) -> tuple[Family, dict[s
     if family is None:
         _check.fail(where, f"a family of {', '.join(f.name for f in FAMILIES)}", f"{said['family']!r} in {path}")
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-    wrong = next(_differences(shapes, layout(empty(family, said["settings"])), family.optional), None)
+    try:
+        settings = dict(said["settings"])
+        wrong = next(_differences(shapes, layout(empty(family, settings)), family.optional), None)
+    except UNBUILDABLE as error:
+        raise _check.InputError(
+            f"{where}: expected the settings of {family.title} in {path}, got others ({error}). Convert it again."
+        ) from error
     if wrong is not None:
         _check.fail(where, f"the network that {path} says it is, {family.title}", wrong, "Convert it again.")
-    return family, dict(said["settings"]), weights.tensors
+    return family, settings, weights.tensors
 
 
 def _settings(family: Family, shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any] | None:
     hidden = {name: value for name, value in given.items() if name in _keywords(family.settings_of)}
     try:
         return family.settings_of(shapes, **hidden)
-    except (KeyError, IndexError, ZeroDivisionError, StopIteration):
+    except (KeyError, IndexError, TypeError, ZeroDivisionError, StopIteration):
         return None
 
 
