@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from depura.noise import Noise
 from depura.purifier import Purifier
 from depura.schedules import Step
-from depura.solvers import Solver, StepResult
+from depura.solvers import Before, Multistep, Solver, StepResult
 from toys import NOISE, NOISES, VS, XS, V, X, numerical, randn, value_and_gradient
 
 Module = Callable[[Tensor, Noise], Tensor]
@@ -65,20 +66,33 @@ class Recorded:
     calls: list[Call] = field(default_factory=list)
 
     def step(self, denoise: Any, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        return self.recorded(self.solver.step, denoise, x, step, noise)
+
+    def recorded(self, solve: Any, denoise: Any, x: Tensor, step: Step, noise: Noise) -> StepResult:
         sigmas: list[float] = []
 
         def asked(state: Tensor, sigma: float) -> Tensor:
             sigmas.append(sigma)
             return denoise(state, sigma)
 
-        result = self.solver.step(asked, x, step, noise)
+        result = solve(asked, x, step, noise)
         self.calls.append(Call(step, noise, tuple(sigmas), x.detach().clone(), result.x_next.detach().clone()))
         return result
 
 
+class RecordedMultistep(Recorded):
+    """A multistep solver that writes down its calls."""
+
+    solver: Multistep
+
+    def step_after(self, before: Before, denoise: Any, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        return self.recorded(partial(self.solver.step_after, before), denoise, x, step, noise)
+
+
 def calls_of(purifier: Purifier, x: Tensor = X, v: Tensor = V, noise: Noise = NOISE) -> tuple[list[Call], list[Call]]:
     """The solver's calls on the way forward, and those on the way back."""
-    recorded = Recorded(purifier.solver)
+    solver = purifier.solver
+    recorded = RecordedMultistep(solver) if isinstance(solver, Multistep) else Recorded(solver)
     out = purifier.with_(solver=recorded)(x.clone().requires_grad_(), noise)
     n = len(recorded.calls)
     (out * v).sum().backward()

@@ -129,6 +129,7 @@ from depura.schedules import TimeLabel as TimeLabel
 from depura.schedules import coarser as coarser
 from depura.schedules import ddpm_steps as ddpm_steps
 from depura.schedules import karras_steps as karras_steps
+from depura.schedules import log_snr_steps as log_snr_steps
 from depura.schedules import respaced_steps as respaced_steps
 from depura.schedules import steps_at as steps_at
 from depura.schedules import uniform_steps as uniform_steps
@@ -137,6 +138,7 @@ from depura.similarity import ssim as ssim
 from depura.solvers import Ancestral as Ancestral
 from depura.solvers import AncestralLarge as AncestralLarge
 from depura.solvers import AncestralLearned as AncestralLearned
+from depura.solvers import DpmSolverPP as DpmSolverPP
 from depura.solvers import Euler as Euler
 from depura.solvers import EulerMaruyama as EulerMaruyama
 from depura.solvers import EulerMaruyamaVP as EulerMaruyamaVP

@@ -173,6 +173,11 @@ class Leaf(Cleaner):
     steps: tuple[Step, ...]
     image_shape: tuple[int, int, int] | None = None
 
+    @property
+    def width(self) -> int:
+        """Images that the walk's state consists of, one after another in its channels; the first is the one walked."""
+        return 1
+
     @abstractmethod
     def parts(self) -> dict[str, Any]:
         """Arguments of the constructor."""
@@ -270,6 +275,11 @@ class Walk:
     def images(self) -> tuple[int, ...]:
         """Image id of each row."""
         return self.noise.images
+
+    @property
+    def width(self) -> int:
+        """Images in a state."""
+        return self.leaf.width
 
     def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
         """The next state."""

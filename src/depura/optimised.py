@@ -115,6 +115,11 @@ class Optimised(Leaf):
         freeze(self)
 
     @property
+    def width(self) -> int:
+        """The image and two moments."""
+        return 3
+
+    @property
     def n_rounds(self) -> int:
         """One."""
         return 1

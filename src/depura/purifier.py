@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -16,7 +17,7 @@ from depura.gradients import FromEnd, GradientRoute, StoredState
 from depura.guidance import Guidance, State, recorded
 from depura.noise import Noise
 from depura.schedules import Step, coarser
-from depura.solvers import AncestralLearned, Differential, Solver, StepResult
+from depura.solvers import AncestralLearned, Before, Differential, Multistep, Solver, StepResult, solve
 from depura.starts import Start, from_input
 
 
@@ -55,7 +56,7 @@ class Purifier(Leaf):
             image_shape: (C, H, W) that the denoiser takes, checked at the door if given.
 
         Raises:
-            InputError: no steps, or no rounds.
+            InputError: no steps, no rounds, or a multistep solver on steps that do not follow from each other.
         """
         super().__init__()
         if len(steps) == 0:
@@ -63,6 +64,7 @@ class Purifier(Leaf):
         self.denoiser = denoiser
         self.steps = tuple(steps)
         self.solver = solver
+        self._sigma_before = _levels_before(self.steps) if isinstance(solver, Multistep) else {}
         self.guidance = guidance
         self.start = start
         self.gradient = StoredState() if gradient is None else gradient
@@ -73,6 +75,11 @@ class Purifier(Leaf):
         if guides:  # as children, so that they are frozen, moved to a device and described with their weights
             self.guides = nn.ModuleList(guides)
         freeze(self)
+
+    @property
+    def width(self) -> int:
+        """One image; two where the solver is told the estimate before."""
+        return 2 if isinstance(self.solver, Multistep) else 1
 
     @property
     def n_rounds(self) -> int:
@@ -116,7 +123,7 @@ class Purifier(Leaf):
             tape = noise.later(number)
             x = self.start(image, self.steps[0], tape)
             walk = Walk(self, tape, self.rounds if n_rounds is None else n_rounds)
-            image = self.steps[-1].scale_next * self.gradient(walk, x, x_in, self.steps)
+            image = self.steps[-1].scale_next * self._walked(walk, x, x_in)
         return self._exit(image)
 
     def walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
@@ -127,11 +134,12 @@ class Purifier(Leaf):
         for number in range(self.rounds):
             tape = noise.later(number)
             x = self.start(image, self.steps[0], tape)
+            before = None
             for step in self.steps:
                 with torch.no_grad():
-                    x_next, x0, _ = self.step(tape, x, x_in, step)
+                    x_next, x0, _ = self.step(tape, x, x_in, step, before)
                 yield Moment(x, x0, x_next, step, number)
-                x = x_next
+                x, before = x_next, Before(x0, step.sigma)
             image = self.steps[-1].scale_next * x
 
     def extra_repr(self) -> str:
@@ -143,11 +151,18 @@ class Purifier(Leaf):
             f"clamp={self.clamp}"
         )
 
+    def _walked(self, walk: Walk, x: Tensor, x_in: Tensor) -> Tensor:
+        """The image after the last step, by the route. A wider state starts with nothing beside the image."""
+        if self.width == 1:
+            return self.gradient(walk, x, x_in, self.steps)
+        state, reference = torch.cat([x, torch.zeros_like(x)], dim=1), torch.cat([x_in, x_in], dim=1)
+        return self.gradient(walk, state, reference, self.steps).chunk(2, dim=1)[0]
+
     def _exit(self, image: Tensor) -> Tensor:
         images = (image + 1) / 2
         return self.gradient.clamp(images) if self.clamp else images
 
-    def step(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> StepResult:
+    def step(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step, before: Before | None = None) -> StepResult:
         """One step, guided.
 
         Guidance may differentiate, so it always runs with a graph; the result has one only if the caller records: the
@@ -158,16 +173,17 @@ class Purifier(Leaf):
             x: state at step.sigma, (B, C, H, W).
             x_in: image being purified, [-1, 1] units.
             step: row of the step table.
+            before: of the step before in this round, for a solver that uses it.
 
         Returns:
             The next state and the estimate of x0.
         """
-        guidance = self.guidance
+        guidance, solver = self.guidance, self.solver
         if guidance is None:
-            return self.solver.step(self.denoise, x, step, noise)
+            return solve(solver, self.denoise, x, step, noise, before)
 
         def guided(leaf: Tensor) -> StepResult:
-            x_next, x0, variance = self.solver.step(self.denoise, leaf, step, noise)
+            x_next, x0, variance = solve(solver, self.denoise, leaf, step, noise, before)
             return StepResult(x_next + guidance(State(leaf, x0, x_in, step, noise, variance)), x0, variance)
 
         return recorded(guided, x, x_in)
@@ -185,8 +201,14 @@ class Purifier(Leaf):
         return x0
 
     def advance(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
-        """The next state: one guided step."""
-        return self.step(noise, x, x_in, step).x_next
+        """The next state: one guided step; for a multistep solver, (B, 2C, H, W), the image and the estimate before."""
+        if self.width == 1:
+            return self.step(noise, x, x_in, step).x_next
+        image, x0_before = x.chunk(2, dim=1)
+        sigma = self._sigma_before.get(step.sigma)
+        before = None if sigma is None else Before(x0_before, sigma)
+        x_next, x0, _ = self.step(noise, image.contiguous(), x_in.chunk(2, dim=1)[0], step, before)
+        return torch.cat([x_next, x0], dim=1)
 
     def differential(self, noise: Noise) -> FromEnd:
         """The walk as Euler's method on a differential equation, if the solver is one and nothing guides it."""
@@ -200,3 +222,16 @@ class Purifier(Leaf):
                 "Use StoredState, which is exact for every walk.",
             )
         return lambda x, step: solver.from_end(self.denoise, x, step, noise)
+
+
+def _levels_before(steps: Sequence[Step]) -> dict[float, float]:
+    """For the noise level at which a step starts, that at which the one before did."""
+    for a, b in pairwise(steps):
+        if a.sigma_next != b.sigma or a.sigma <= b.sigma:
+            _check.fail(
+                "Purifier",
+                "steps that each start at the lower noise level where the one before ended, as the solver is multistep",
+                f"a step from {a.sigma:.4g} to {a.sigma_next:.4g}, then one from {b.sigma:.4g}",
+                "Use Euler or Ancestral, which know no step before.",
+            )
+    return {b.sigma: a.sigma for a, b in pairwise(steps)}

@@ -434,6 +434,41 @@ def karras_steps(
     return steps_at(EDM(), [*times, 0.0], label=label)
 
 
+def log_snr_steps(
+    schedule: VP | EDM | Discrete,
+    *,
+    t_start: float,
+    n_steps: int,
+    sigma_min: float = 0.02,
+    label: LabelRule | None = None,
+) -> tuple[Step, ...]:
+    """Noise levels in a geometric series from sigma(t_start) to sigma_min, then one step to 0.
+
+    The logarithm of the signal-to-noise ratio, -2 log sigma, grows by the same amount in each step but the last: the
+    grid of Lu et al. 2022 (arXiv:2206.00927), section 3.3. (For `VE`, `uniform_steps` is such a grid.)
+
+    Args:
+        schedule: noise schedule.
+        t_start: time of the noised input on its clock (for a discrete schedule an index, fractional or not).
+        n_steps: number of steps, the last one to 0 included.
+        sigma_min: level before the last step, below sigma(t_start).
+        label: from noise level to network label; default: the time itself.
+
+    Returns:
+        The step table; it ends at sigma 0.
+
+    Raises:
+        InputError: a start outside the schedule, levels that do not fall, or no steps.
+    """
+    _check.integer("log_snr_steps", "n_steps", n_steps, low=1, high=65535)
+    _check.number("log_snr_steps", "t_start", t_start, low=0.0)
+    _check.number("log_snr_steps", "sigma_min", sigma_min, low=0.0, low_open=True)
+    first = schedule.sigma(t_start)
+    _check.number("log_snr_steps", "sigma(t_start)", first, low=sigma_min, low_open=True)
+    times = [schedule.t(first * (sigma_min / first) ** (k / (n_steps - 1))) for k in range(1, n_steps)]
+    return steps_at(schedule, [t_start, *times, schedule.t(0.0)], label=label)
+
+
 def ddpm_steps(
     schedule: Discrete, *, n_noise: int, n_steps: int | None = None, label: LabelRule | None = None
 ) -> tuple[Step, ...]:

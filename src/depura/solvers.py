@@ -1,8 +1,9 @@
 """One step of the reverse process, sigma -> sigma_next, in x = x0 + sigma n coordinates.
 
 A solver is told the denoiser, the state, the row of the step table and the noise; it remembers nothing and does not
-know whether it is differentiated. Kernels are those of Song et al. 2021 (arXiv:2010.02502 and 2011.13456), Ho et al.
-2020 and Karras et al. 2022, written in these coordinates (a variance-preserving x_t is scale * x).
+know whether it is differentiated. A multistep solver is told what the step before estimated, too. Kernels are those of
+Song et al. 2021 (arXiv:2010.02502 and 2011.13456), Ho et al. 2020, Karras et al. 2022 and Lu et al. 2022
+(arXiv:2211.01095), written in these coordinates (a variance-preserving x_t is scale * x).
 """
 
 from __future__ import annotations
@@ -58,6 +59,63 @@ class Solver(Protocol):
             The next state and the estimate of x0.
         """
         ...
+
+
+class Before(NamedTuple):
+    """What a multistep solver is told of the step before.
+
+    Attributes:
+        x0: the clean image as estimated at its start, (B, C, H, W), attached to the graph of the walk.
+        sigma: noise level there, above that of the present step.
+    """
+
+    x0: Tensor
+    sigma: float
+
+
+@runtime_checkable
+class Multistep(Protocol):
+    """A solver that uses the estimate of the step before. Its `step` is what it does where there was none."""
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """The first step of a walk (see `Solver.step`)."""
+        ...
+
+    def step_after(self, before: Before, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """Any other step.
+
+        Args:
+            before: of the step before.
+            denoise: the denoiser.
+            x: state at step.sigma, (B, C, H, W).
+            step: row of the step table.
+            noise: randomness of this walk.
+
+        Returns:
+            The next state and the estimate of x0, which is told to the next step.
+        """
+        ...
+
+
+def solve(
+    solver: Solver, denoise: Denoise, x: Tensor, step: Step, noise: Noise, before: Before | None = None
+) -> StepResult:
+    """One step of any solver, after the one before where there was one and the solver uses it.
+
+    Args:
+        solver: the solver.
+        denoise: the denoiser.
+        x: state at step.sigma, (B, C, H, W).
+        step: row of the step table.
+        noise: randomness of this walk.
+        before: of the step before; None at the first step.
+
+    Returns:
+        The next state and the estimate of x0.
+    """
+    if before is None or not isinstance(solver, Multistep):
+        return solver.step(denoise, x, step, noise)
+    return solver.step_after(before, denoise, x, step, noise)
 
 
 @runtime_checkable
@@ -138,6 +196,54 @@ class Ancestral:
         if fresh > 0:
             x_next = x_next + fresh * noise(x, kind=Kind.REVERSE, step=step.index)
         return StepResult(x_next, x0, fresh**2)
+
+
+@dataclass(frozen=True)
+class DpmSolverPP:
+    """DPM-Solver++(2M): a second-order exponential integrator, one denoiser call a step.
+
+    Lu et al. 2022 (arXiv:2211.01095), algorithm 2, and SDE-DPM-Solver++(2M) of its section on stochastic sampling. With
+    lambda = -log sigma, h and h_before the steps' lengths in lambda, the estimate is carried on to the middle of the
+    step,
+
+        D' = D + h / (2 h_before) (D - D_before),
+
+    and takes the place of D in Euler's step or, with noise, in that of `Ancestral`:
+
+        x' = D' + r (x - D'),        x' = D' + r^2 (x - D') + sigma' sqrt(1 - r^2) z,        r = sigma' / sigma.
+
+    The first step has D' = D, and so has a step to sigma 0, which is infinitely long in lambda and gives D. A last step
+    to a level above 0 is of second order, too: if it is far longer in lambda than the one before (as in `uniform_steps`
+    with t_end near 0 and few steps), D' is far from D, so such tables should end at 0. With guidance the walk is of
+    first order.
+
+    Attributes:
+        stochastic: solve the reverse SDE instead of the probability-flow ODE.
+    """
+
+    stochastic: bool = False
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """The step of first order: that of `Euler` or `Ancestral`."""
+        x0 = denoise(x, step.sigma)
+        return self._moved(x0, x0, x, step, noise)
+
+    def step_after(self, before: Before, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """The step of second order; of first order to sigma 0."""
+        x0 = denoise(x, step.sigma)
+        if step.sigma_next == 0:
+            return self._moved(x0, x0, x, step, noise)
+        share = 0.5 * math.log(step.sigma / step.sigma_next) / math.log(before.sigma / step.sigma)
+        return self._moved(x0 + share * (x0 - before.x0), x0, x, step, noise)
+
+    def _moved(self, ahead: Tensor, x0: Tensor, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        ratio = step.sigma_next / step.sigma
+        if not self.stochastic:
+            return StepResult(ahead + ratio * (x - ahead), x0)
+        x_next, variance = ahead + ratio**2 * (x - ahead), posterior_variance(step)
+        if variance > 0:
+            x_next = x_next + math.sqrt(variance) * noise(x, kind=Kind.REVERSE, step=step.index)
+        return StepResult(x_next, x0, variance)
 
 
 @dataclass(frozen=True)

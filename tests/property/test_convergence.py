@@ -13,7 +13,7 @@ from torch import Tensor
 from depura.exact import GaussianDenoiser
 from depura.noise import Kind, Noise
 from depura.schedules import EDM, VP, Step, steps_at
-from depura.solvers import Ancestral, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver
+from depura.solvers import Ancestral, Before, DpmSolverPP, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver, solve
 from toys import randn
 
 MEAN, STD = torch.full((1, 2, 2), 0.3, dtype=torch.float64), torch.full((1, 2, 2), 0.4, dtype=torch.float64)
@@ -21,13 +21,17 @@ DENOISER = GaussianDenoiser(MEAN, STD)
 
 
 def walk(solver: Solver, steps: tuple[Step, ...], x: Tensor, noise: Noise, denoiser=DENOISER) -> Tensor:
+    before = None
     for step in steps:
-        x = solver.step(denoiser, x, step, noise).x_next
+        x, x0, _ = solve(solver, denoiser, x, step, noise, before)
+        before = Before(x0, step.sigma)
     return x
 
 
 @pytest.mark.parametrize("grid", ["geometric", "Karras"])
-@pytest.mark.parametrize(("solver", "order", "tolerance"), [(Euler(), 1.0, 0.1), (Heun(), 2.0, 0.15)])
+@pytest.mark.parametrize(
+    ("solver", "order", "tolerance"), [(Euler(), 1.0, 0.1), (Heun(), 2.0, 0.15), (DpmSolverPP(), 2.0, 0.15)]
+)
 def test_order_of_the_ode_solvers(solver: Solver, order: float, tolerance: float, grid: str) -> None:
     """Exact flow: x - mean grows as sqrt(std^2 + sigma^2). From sigma 5 to 0.1."""
     x = 5 * randn(2, 1, 2, 2, seed=1)

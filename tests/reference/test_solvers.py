@@ -10,15 +10,37 @@ import numpy as np
 import pytest
 import torch
 import torchsde
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
 from depura.denoisers import EpsDenoiser
 from depura.exact import MixtureDenoiser
 from depura.noise import Kind, Noise
-from depura.schedules import VP, DiscreteLinear, Step, TableLabel, TimeLabel, ddpm_steps, karras_steps, uniform_steps
-from depura.solvers import Ancestral, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver
+from depura.schedules import (
+    VP,
+    DiscreteLinear,
+    Step,
+    TableLabel,
+    TimeLabel,
+    ddpm_steps,
+    karras_steps,
+    log_snr_steps,
+    steps_at,
+    uniform_steps,
+)
+from depura.solvers import (
+    Ancestral,
+    Before,
+    DpmSolverPP,
+    Euler,
+    EulerMaruyama,
+    EulerMaruyamaVP,
+    Heun,
+    Multistep,
+    Solver,
+    solve,
+)
 from toys import rand, randn
 
 MEANS = 0.6 * randn(3, 2, 4, 4, seed=1)
@@ -55,9 +77,10 @@ def continuous_denoiser() -> EpsDenoiser:
 
 def walk(solver: Solver, denoiser, steps: tuple[Step, ...], x_t: Tensor) -> list[Tensor]:
     """States of depura's walk, in the scaled coordinates x_t."""
-    x, states = x_t / steps[0].scale, []
+    x, states, before = x_t / steps[0].scale, [], None
     for step in steps:
-        x = solver.step(denoiser, x, step, NOISE).x_next
+        x, x0, _ = solve(solver, denoiser, x, step, NOISE, before)
+        before = Before(x0, step.sigma)
         states.append(step.scale_next * x)
     return states
 
@@ -192,6 +215,122 @@ def test_diffusers_ddpm(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(ours[k], x_t, rtol=0, atol=1e-12, msg=lambda m, t=t: f"index {t}: {m}")
 
 
+def multistep(x_t: Tensor, abars: list[float], z: Callable[[int], Tensor], *, stochastic: bool) -> list[Tensor]:
+    """Lu et al. 2022, algorithm 2 and its SDE counterpart, in alpha, sigma and lambda of the scaled coordinates."""
+    alphas, sigmas = [math.sqrt(a) for a in abars], [math.sqrt(1 - a) for a in abars]
+    lambdas = [math.log(a / s) if s > 0 else math.inf for a, s in zip(alphas, sigmas, strict=True)]
+    states, predictions = [], []
+    for i in range(1, len(abars)):
+        eps = eps_of(x_t, abars[i - 1])
+        predictions.append((x_t - sigmas[i - 1] * eps) / alphas[i - 1])
+        d, h = predictions[-1], lambdas[i] - lambdas[i - 1]
+        if i > 1 and sigmas[i] > 0:
+            r = (lambdas[i - 1] - lambdas[i - 2]) / h
+            d = (1 + 1 / (2 * r)) * predictions[-1] - 1 / (2 * r) * predictions[-2]
+        shrink = sigmas[i] / sigmas[i - 1]
+        if stochastic:
+            fresh = sigmas[i] * math.sqrt(-math.expm1(-2 * h))
+            x_t = shrink * math.exp(-h) * x_t - alphas[i] * math.expm1(-2 * h) * d + fresh * z(i - 1)
+        else:
+            x_t = shrink * x_t - alphas[i] * math.expm1(-h) * d
+        states.append(x_t)
+    return states
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("grid", ["uniform", "uniform to 0", "log SNR", "stretched"])
+def test_dpm_solver_pp_in_the_papers_coordinates(grid: str, stochastic: bool) -> None:
+    steps = {
+        "uniform": uniform_steps(VP(), t_start=0.3, n_steps=7, t_end=1e-3),
+        "uniform to 0": uniform_steps(VP(), t_start=0.3, n_steps=7),
+        "log SNR": log_snr_steps(VP(), t_start=0.3, n_steps=7),
+        "stretched": steps_at(VP(), [0.9, 0.5, 0.4, 0.39, 0.1, 0.05, 0.04]),
+    }[grid]
+    x_t = steps[0].scale * MEANS[:2] + math.sqrt(1 - steps[0].scale ** 2) * randn(*SHAPE, seed=10)
+    abars = [continuous_abar(s.t) for s in steps] + [continuous_abar(steps[-1].t_next)]
+    theirs = multistep(x_t, abars, draw, stochastic=stochastic)
+    for k, ours in enumerate(walk(DpmSolverPP(stochastic), continuous_denoiser(), steps, x_t)):
+        torch.testing.assert_close(ours, theirs[k], rtol=0, atol=1e-11, msg=lambda m, k=k: f"step {k}: {m}")
+
+
+def diffusers_multistep(*, stochastic: bool, clean: bool, final: bool, n_steps: int) -> DPMSolverMultistepScheduler:
+    """Second-order midpoint, every n-th index; `final`: its own first-order last step where there are few."""
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=1e-4,
+        beta_end=0.02,
+        algorithm_type="sde-dpmsolver++" if stochastic else "dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        lower_order_final=final,
+        final_sigmas_type="zero" if clean else "sigma_min",
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(n_steps)
+    return scheduler
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("n_steps", [5, 20])
+def test_diffusers_multistep(n_steps: int, clean: bool, stochastic: bool) -> None:
+    """To noise level 0 diffusers' last step is of first order, as ours; above 0 with lower_order_final off ours again.
+
+    Its own loop decides on the orders, in single precision; its two updates are asked again in double precision.
+    """
+    scheduler = diffusers_multistep(stochastic=stochastic, clean=clean, final=clean, n_steps=n_steps)
+    indices = scheduler.timesteps.tolist()
+    levels = [math.sqrt((1 - ABAR[i]) / ABAR[i]) for i in indices]
+    last = 0.0 if clean else math.sqrt((1 - ABAR[0]) / ABAR[0])
+    np.testing.assert_allclose(scheduler.sigmas.numpy(), [*levels, last], rtol=2e-4)
+    end = [-1.0] if clean else [0.0]
+    steps = steps_at(DiscreteLinear(), [float(i) for i in indices] + end)
+    x_t = single = randn(*SHAPE, seed=11)
+    ours = walk(DpmSolverPP(stochastic), discrete_denoiser(steps), steps, x_t)
+    for k, i in enumerate(indices):
+        eps = eps_of(single, float(ABAR[i]))
+        single = scheduler.step(eps, i, single, variance_noise=draw(k)).prev_sample
+        torch.testing.assert_close(ours[k], single.double(), rtol=0, atol=2e-4, msg=lambda m, i=i: f"index {i}: {m}")
+    scheduler.sigmas = torch.tensor([*levels, last], dtype=torch.float64)
+    estimates: list[Tensor] = []
+    for k, i in enumerate(indices):
+        scheduler._step_index = k
+        estimates.append(scheduler.convert_model_output(eps_of(x_t, float(ABAR[i])), sample=x_t))
+        noise = draw(k) if stochastic else None
+        if k == 0 or (clean and k == n_steps - 1):
+            x_t = scheduler.dpm_solver_first_order_update(estimates[-1], sample=x_t, noise=noise)
+        else:
+            x_t = scheduler.multistep_dpm_solver_second_order_update(estimates, sample=x_t, noise=noise)
+        torch.testing.assert_close(ours[k], x_t, rtol=0, atol=1e-11, msg=lambda m, i=i: f"index {i}: {m}")
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_diffusers_lower_order_final_differs_in_the_last_step_only(stochastic: bool) -> None:
+    """With few steps diffusers takes the last one to a level above 0 at first order; depura at second."""
+    scheduler = diffusers_multistep(stochastic=stochastic, clean=False, final=True, n_steps=5)
+    indices = scheduler.timesteps.tolist()
+    steps = steps_at(DiscreteLinear(), [float(i) for i in indices] + [0.0])
+    x_t = randn(*SHAPE, seed=11)
+    ours = walk(DpmSolverPP(stochastic), discrete_denoiser(steps), steps, x_t)
+    for k, i in enumerate(indices):
+        x_t = scheduler.step(eps_of(x_t, float(ABAR[i])), i, x_t, variance_noise=draw(k)).prev_sample
+        gap = float((ours[k] - x_t).abs().max())
+        assert gap > 1e-2 if k == 4 else gap < 2e-4, f"index {i}"
+
+
+def test_dpm_solver_pp_starts_as_the_solver_of_first_order() -> None:
+    steps = uniform_steps(VP(), t_start=0.3, n_steps=3)
+    x = randn(*SHAPE, seed=12)
+    for solver, first in ((DpmSolverPP(), Euler()), (DpmSolverPP(stochastic=True), Ancestral())):
+        assert isinstance(solver, Multistep)
+        assert not isinstance(first, Multistep)
+        ours, theirs = (s.step(continuous_denoiser(), x, steps[0], NOISE) for s in (solver, first))
+        torch.testing.assert_close(ours.x_next, theirs.x_next, rtol=0, atol=1e-14)
+        assert ours.variance == pytest.approx(theirs.variance, rel=1e-14)
+        clean = solver.step_after(Before(x, steps[1].sigma), continuous_denoiser(), x, steps[2], NOISE)
+        assert torch.equal(clean.x_next, clean.x0)
+        assert clean.variance == 0
+
+
 class ReverseVP(torch.nn.Module):
     """The reverse VP-SDE in time 1 - t, for torchsde."""
 
@@ -241,6 +380,7 @@ def test_deterministic_solvers_draw_nothing() -> None:
 
     steps = karras_steps(sigma_max=2.0, n_steps=4)
     x = rand(*SHAPE, seed=9)
-    for solver in (Euler(), Heun(), Ancestral(eta=0.0)):
+    for solver in (Euler(), Heun(), Ancestral(eta=0.0), DpmSolverPP()):
         for step in steps:
-            solver.step(MixtureDenoiser(MEANS, std=0.2), x, step, NoDraws())  # type: ignore[arg-type]
+            for before in (None, Before(x, 2 * step.sigma)):
+                solve(solver, MixtureDenoiser(MEANS, std=0.2), x, step, NoDraws(), before)  # type: ignore[arg-type]

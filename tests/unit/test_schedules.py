@@ -17,12 +17,14 @@ from depura.schedules import (
     Cosine,
     DiscreteLinear,
     IndexLabel,
+    SigmaLabel,
     Step,
     TableLabel,
     TimeLabel,
     TruncatedLabel,
     ddpm_steps,
     karras_steps,
+    log_snr_steps,
     steps_at,
     uniform_steps,
     unit_scale,
@@ -183,6 +185,10 @@ def test_fractional_indices_are_interpolated_in_log_sigma() -> None:
         (lambda: karras_steps(sigma_max=1.0, n_steps=0), "karras_steps: expected n_steps from 1 to 65535, got 0"),
         (lambda: karras_steps(sigma_max=0.001, n_steps=4), r"expected sigma_max in \(0.002, inf\), got 0.001"),
         (lambda: karras_steps(sigma_max=1.0, n_steps=4, sigma_min=0.0), r"expected sigma_min in \(0, inf\), got 0.0"),
+        (lambda: log_snr_steps(VP(), t_start=0.1, n_steps=0), "log_snr_steps: expected n_steps from 1 to 65535, got 0"),
+        (lambda: log_snr_steps(VP(), t_start=0.0, n_steps=3), r"expected sigma\(t_start\) in \(0.02, inf\), got 0.0"),
+        (lambda: log_snr_steps(EDM(), t_start=1.0, n_steps=3, sigma_min=0.0), r"sigma_min in \(0, inf\), got 0.0"),
+        (lambda: log_snr_steps(DiscreteLinear(), t_start=99.0, n_steps=3, sigma_min=0.001), "a noise level from 0.01"),
         (lambda: ddpm_steps(DiscreteLinear(), n_noise=100, n_steps=7), "n_steps that divides n_noise = 100, got 7"),
         (lambda: ddpm_steps(DiscreteLinear(), n_noise=1001), "expected n_noise from 1 to 1000, got 1001"),
         (lambda: ddpm_steps(DiscreteLinear(), n_noise=0), "expected n_noise from 1 to 1000, got 0"),
@@ -246,6 +252,30 @@ def test_karras_steps(sigma_max: float, n: int) -> None:
         scheduler = EDMEulerScheduler(sigma_min=0.002, sigma_max=sigma_max, rho=7.0)
         scheduler.set_timesteps(n)
         np.testing.assert_allclose(levels, scheduler.sigmas.double().numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 20])
+@pytest.mark.parametrize(
+    ("schedule", "t_start", "label"),
+    [(VP(), 0.1, None), (EDM(), 2.0, SigmaLabel(0.5)), (DiscreteLinear(), 99.0, IndexLabel(DiscreteLinear()))],
+    ids=["VP", "EDM", "discrete"],
+)
+def test_log_snr_steps(schedule, t_start: float, label, n: int) -> None:
+    """Levels a geometric series from the start to 0.03, then 0; times, scales and labels those of the levels."""
+    steps = log_snr_steps(schedule, t_start=t_start, n_steps=n, sigma_min=0.03, label=label)
+    consistent(steps)
+    assert steps[0].t == t_start
+    levels = np.array([s.sigma for s in steps])
+    np.testing.assert_allclose(levels, np.geomspace(schedule.sigma(t_start), 0.03, n), rtol=1e-10)
+    assert (steps[-1].sigma_next, steps[-1].scale_next) == (0, 1)
+    vp = not isinstance(schedule, EDM)
+    np.testing.assert_allclose([s.scale for s in steps], 1 / np.sqrt(1 + levels**2) if vp else 1, rtol=1e-12)
+    expected = [s.t for s in steps] if label is None else [label(s.sigma) for s in steps]
+    assert [s.label for s in steps] == expected
+    if n > 2 and isinstance(schedule, EDM):
+        scheduler = EDMEulerScheduler(sigma_min=0.03, sigma_max=2.0, sigma_schedule="exponential")
+        scheduler.set_timesteps(n)
+        np.testing.assert_allclose([*levels, 0], scheduler.sigmas.double().numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("n_noise", "n_steps"), [(100, None), (100, 5), (1000, 50), (500, 500), (7, 1), (36, 12)])

@@ -19,7 +19,7 @@ from depura.guidance import State, recorded
 from depura.noise import Noise
 from depura.purifier import Purifier
 from depura.rules import MeanLogit, MeanProb, Single, Vote
-from depura.solvers import AncestralLearned, Denoise
+from depura.solvers import AncestralLearned, Before, Denoise, Multistep, solve
 
 
 def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
@@ -48,13 +48,15 @@ def _of_purifier(core: Purifier, images: Tensor, noise: Noise) -> Iterator[Probe
     x_in = 2 * images - 1
     n_steps = len(core.steps)
     last = core.rounds * n_steps - 1
-    image = x_in
+    image, before = x_in, None
     for position, moment in enumerate(core.walk(images, noise)):
         tape = noise.later(moment.round)
         if position % n_steps == 0:
             yield _start(core, image, tape)
+            before = None
         if position in (0, (last + 1) // 2, last):
-            yield from _at(core, moment, x_in, tape)
+            yield from _at(core, moment, x_in, tape, before)
+        before = Before(moment.x0, moment.step.sigma) if isinstance(core.solver, Multistep) else None
         if (position + 1) % n_steps == 0:
             image = core.steps[-1].scale_next * moment.x_next
 
@@ -66,19 +68,22 @@ def _start(core: Purifier, image: Tensor, tape: Noise) -> Probe:
     return Probe(_label("start", core.start), start, (image,), ("x_in",), len(image), core.start)
 
 
-def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise) -> Iterator[Probe]:
+def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise, before: Before | None) -> Iterator[Probe]:
     n, step = len(x_in), moment.step
+    told = () if before is None else (before.x0,)
 
     def denoise(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
         return (core.denoiser(inputs[0], step.sigma),)
 
-    def solve(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
-        return (core.solver.step(_stand_in(core, moment, rows), inputs[0], step, tape.take(rows)).x_next,)
+    def stepped(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
+        there = None if before is None else Before(inputs[1], before.sigma)
+        return (solve(core.solver, _stand_in(core, moment, rows), inputs[0], step, tape.take(rows), there).x_next,)
 
     def displace(inputs: Tensors, rows: tuple[int, ...], denoise: Denoise, *, whole: bool) -> Tensors:
         def move(x: Tensor) -> Tensors:
             assert core.guidance is not None
-            x_next, x0, variance = core.solver.step(denoise, x, step, tape.take(rows))
+            there = None if before is None else Before(before.x0[list(rows)], before.sigma)
+            x_next, x0, variance = solve(core.solver, denoise, x, step, tape.take(rows), there)
             moved = core.guidance(State(x, x0, inputs[1], step, tape.take(rows), variance))
             return (x_next + moved if whole else moved,)
 
@@ -93,7 +98,8 @@ def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise) -> Iterator[P
     yield Probe(_label("denoiser", core.denoiser), denoise, (moment.x,), ("x",), n, core.denoiser)
     if not bool(moment.x0.isfinite().all()):  # nothing to stand in for
         return
-    yield Probe(_label("solver", core.solver), solve, (moment.x,), ("x",), n, core.solver)
+    names = ("x", "before.x0")[: 1 + len(told)]
+    yield Probe(_label("solver", core.solver), stepped, (moment.x, *told), names, n, core.solver)
     if core.guidance is not None:
         at = ("at.x", "at.x_in")
         yield Probe(_label("guidance", core.guidance), guide, (moment.x, x_in), at, n, core.guidance)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
+from torch.nn import functional
 
 from depura import _check
 from depura.gradients.routes import Advance
@@ -54,15 +55,17 @@ class Deviated:
                 f"one from noise level {steps[0].sigma:.4g} to {steps[-1].sigma_next:.4g}",
                 "Use StoredState.",
             )
-        return self.inner.passing(advance, x, x_in, steps, self._away(x.detach(), x_in.detach(), steps))
+        away = self._away(x.detach(), x_in.detach(), steps, advance.width)
+        return self.inner.passing(advance, x, x_in, steps, away)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""
         return self.inner.clamp(images)
 
-    def _away(self, start: Tensor, x_in: Tensor, steps: Sequence[Step]) -> Passing:
-        """What joins the cotangents; `start` and `x_in` without their graphs."""
-        n = len(steps)
+    def _away(self, start: Tensor, x_in: Tensor, steps: Sequence[Step], width: int) -> Passing:
+        """What joins the cotangents, of the image that walks only; `start` and `x_in` without their graphs."""
+        n, c = len(steps), x_in.shape[1] // width
+        start, x_in = start[:, :c], x_in[:, :c]
         m = n if self.n_steps is None else min(self.n_steps, n)
         chosen = {round((j + 1) * n / m) - 1 for j in range(m)}
 
@@ -71,7 +74,9 @@ class Deviated:
                 return None
             sigma = steps[k].sigma_next
             forth = x_in + sigma / steps[0].sigma * (start - x_in)
-            gradient = 2 * self.weight / m * vp_scale(sigma) ** 2 * (x - forth)
+            gradient = 2 * self.weight / m * vp_scale(sigma) ** 2 * (x[:, :c] - forth)
+            if c < x.shape[1]:
+                gradient = functional.pad(gradient, (0, 0, 0, 0, 0, x.shape[1] - c))
             return gradient, -gradient
 
         return passing

@@ -67,6 +67,10 @@ class _RelaxedAdvance:
     def rounds(self) -> int:
         return self.advance.rounds
 
+    @property
+    def width(self) -> int:
+        return self.advance.width
+
     def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
         with _StandIns(self.tau):
             return self.advance(x, x_in, step)

@@ -28,8 +28,17 @@ class Advance(Protocol):
         """Walks that one purification consists of; they share a route's memory."""
         ...
 
+    @property
+    def width(self) -> int:
+        """Images that a state consists of, one after another in its channels; the first is the one that walks.
+
+        More than one where a step needs more than the image: the estimate before, moments. The image being purified is
+        then repeated as often.
+        """
+        ...
+
     def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
-        """Next state, (B, C, H, W), from the state and the image being purified: one guided step."""
+        """Next state, (B, width C, H, W), from the state and the image being purified: one guided step."""
         ...
 
     def take(self, rows: Sequence[int], /) -> Advance:
