@@ -14,7 +14,17 @@ from depura.guidance import Guidance, State, pull
 from depura.noise import Kind, Noise
 from depura.purifier import Purifier
 from depura.schedules import VP, DiscreteLinear, Step, TimeLabel, uniform_steps
-from depura.solvers import Ancestral, Denoise, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver, StepResult
+from depura.solvers import (
+    Ancestral,
+    Denoise,
+    DpmSolverPP,
+    Euler,
+    EulerMaruyama,
+    EulerMaruyamaVP,
+    Heun,
+    Solver,
+    StepResult,
+)
 from depura.starts import FromInputUnder, Start, from_input, from_noise
 
 
@@ -118,6 +128,8 @@ SOLVERS: dict[str, tuple[Solver, tuple[Step, ...]]] = {
     "Ancestral 0.5": (Ancestral(0.5), STEPS),
     "EulerMaruyama": (EulerMaruyama(), STEPS),
     "EulerMaruyamaVP": (EulerMaruyamaVP(), STEPS),
+    "DpmSolverPP": (DpmSolverPP(), CLEAN),
+    "DpmSolverPP, stochastic": (DpmSolverPP(stochastic=True), STEPS),
 }
 GUIDED: dict[str, tuple[Guidance | None, Start]] = {
     "unguided": (None, from_input),

@@ -18,7 +18,7 @@ from depura.gradients import Adjoint, Direct, GradientRoute, Grafted, Relaxed, S
 from depura.guidance import State, pull
 from depura.noise import Noise
 from depura.purifier import Purifier
-from depura.solvers import Ancestral
+from depura.solvers import Ancestral, DpmSolverPP
 from depura.starts import from_noise
 from toys import (
     CLEAN,
@@ -41,7 +41,10 @@ from toys import (
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
-@pytest.mark.parametrize(("solver", "guided"), [("EulerMaruyamaVP", "unguided"), ("Ancestral", "toward from noise")])
+@pytest.mark.parametrize(
+    ("solver", "guided"),
+    [("EulerMaruyamaVP", "unguided"), ("Ancestral", "toward from noise"), ("DpmSolverPP", "toward")],
+)
 def test_straight_through_is_the_identity_times_the_exit_scale(solver: str, guided: str, rounds: int) -> None:
     purifier = purifier_of(solver, guided, rounds=rounds)
     exact, _ = value_and_gradient(purifier)
@@ -88,6 +91,7 @@ def test_a_clamped_exit_lets_the_gradient_through(route: GradientRoute) -> None:
     [
         ({"solver": SOLVERS["Heun"][0]}, "Adjoint: expected an unguided walk"),
         ({"solver": Ancestral()}, "Adjoint: expected an unguided walk"),
+        ({"solver": DpmSolverPP()}, "Adjoint: expected an unguided walk"),
         ({"guidance": Toward()}, "Adjoint: expected an unguided walk"),
         ({"steps": CLEAN}, "Adjoint: expected a walk that ends above noise level 0"),
     ],
@@ -316,11 +320,14 @@ def test_grafted_with_one_draw_per_image_is_exact(guided: str, rounds: int, inne
 
 
 @pytest.mark.parametrize("images", [(3, 3, 3, 9, 9, 9), (9, 3, 3, 9, 3, 9)])
-@pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised"])
-def test_grafted_by_hand(guided: str, images: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("solver", "guided"),
+    [*(("EulerMaruyamaVP", name) for name in ("unguided", "toward", "toward noised")), ("DpmSolverPP", "toward")],
+)
+def test_grafted_by_hand(solver: str, guided: str, images: tuple[int, ...]) -> None:
     """Each image: the sum of its rows' cotangents through the Jacobian of its first row, in equal shares."""
     x, noise, v = rows_of(images)
-    purifier = purifier_of("EulerMaruyamaVP", guided, gradient=Direct())
+    purifier = purifier_of(solver, guided, gradient=Direct())
     out, exact = value_and_gradient(purifier, x, v, noise)
     same, grafted = value_and_gradient(purifier.with_(gradient=Grafted()), x, v, noise)
     assert torch.equal(same, out)

@@ -168,7 +168,7 @@ def under_no_grad(at: State) -> Tensor:
         return displacement + 0
 
 
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 @pytest.mark.parametrize("guidance", [without_create_graph, detached, under_no_grad])
 def test_b4_guidance_left_out_of_the_gradient(guidance, solver: str) -> None:
     """B4: the purified image is the same to the last bit, every route agrees, and only differences tell."""

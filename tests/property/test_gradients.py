@@ -68,7 +68,7 @@ LONG = uniform_steps(VP(), t_start=0.1, n_steps=100, t_end=1e-5)
 
 
 @pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised", "toward from noise"])
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 def test_t1_directional_derivatives(solver: str, guided: str) -> None:
     """T1: relative error 1e-6 at the best h in every direction; it falls as h^2 before rounding takes over."""
     purifier = purifier_of(solver, guided, rounds=2)
@@ -109,7 +109,7 @@ def test_t2_several_rounds(rounds: int, guided: str) -> None:
 @pytest.mark.parametrize(
     ("guided", "rounds"), [("unguided", 1), ("unguided", 2), ("toward noised", 2), ("toward from noise", 1)]
 )
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 def test_t3_replay(solver: str, guided: str, rounds: int, segment: int) -> None:
     """T3: one noise, one walk; each recomputed step starts and ends in the walk's own states, bit for bit."""
     purifier = purifier_of(solver, guided, rounds=rounds, gradient=StoredState(segment))
@@ -165,7 +165,7 @@ def detached(guidance):
 
 @pytest.mark.parametrize("strength", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("kind", [Toward, TowardNoised])
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 def test_t5_guidance_is_differentiated(solver: str, kind, strength: float) -> None:
     """T5: stored states equal the full graph at no, usual and tenfold guidance; leaving out a path differs."""
     purifier = purifier_of(solver, guidance=kind(strength), gradient=StoredState(1))
@@ -213,7 +213,7 @@ class Checkpointed:
 
 
 @pytest.mark.parametrize("guided", GUIDED)
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 def test_t6_routes_agree(solver: str, guided: str) -> None:
     """T6: one graph, torch's checkpoints, segments of 1, 2, 5 and all of ten steps, and graphs kept from the way
     forward, each with each; stored states agree among themselves to the last bit."""
@@ -243,7 +243,7 @@ def test_t6_long_walks() -> None:
 
 @pytest.mark.parametrize("route", [StoredState(1), StoredState(3), Direct()], ids=str)
 @pytest.mark.parametrize("guided", GUIDED)
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 def test_t7_t8_batch_order_and_split(solver: str, guided: str, route) -> None:
     """T7, T8: alone, permuted, in two halves: output and gradient to 1e-12. test_invariance.py does it on digits."""
     value, gradient = split_error(purifier_of(solver, guided, gradient=route, rounds=2))
@@ -333,7 +333,7 @@ def test_t12_adjoint_converges_with_the_step(solver: str) -> None:
 
 
 @pytest.mark.parametrize("guided", ["unguided", "toward noised"])
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 def test_t12_surrogate(solver: str, guided: str) -> None:
     """T12: with as many steps as the walk a surrogate is the walk; with fewer it is another function, and exact."""
     whole = purifier_of(solver, guided, gradient=StoredState(1))

@@ -41,14 +41,14 @@ def factor_and_spread(name: str, step: Step) -> tuple[Tensor, float]:
     a, b = step.sigma, step.sigma_next
     slope, slope_next = a / (STD**2 + a**2), b / (STD**2 + b**2)
     abar, before = 1 / (1 + a**2), 1 / (1 + b**2)
-    if name == "Euler":
+    if name in ("Euler", "DpmSolverPP"):
         return 1 + (b - a) * slope, 0.0
     if name == "Heun":
         euler = 1 + (b - a) * slope
         return (1 + (b - a) / 2 * (slope + slope_next * euler) if b > 0 else euler), 0.0
     if name == "EulerMaruyama":
         return 1 - (a**2 - b**2) / (STD**2 + a**2), math.sqrt(a**2 - b**2)
-    if name.startswith("Ancestral"):
+    if name.startswith("Ancestral") or name == "DpmSolverPP, stochastic":
         eta = 0.5 if name.endswith("0.5") else 1.0
         u = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before)) / math.sqrt(before)
         return gain(a) + math.sqrt(b**2 - u**2) * slope, u
@@ -68,6 +68,15 @@ def drift_of_mean(name: str, step: Step) -> Tensor:
     return (ratio * (1 + rate / 2) - 1) * MEAN
 
 
+def lead(name: str, steps: tuple[Step, ...], k: int) -> float:
+    """What multiplies the change of the estimate since the step before in DPM-Solver++(2M): 0 elsewhere, at the first
+    step and to sigma 0. Lu et al. 2022, with h the steps' lengths in log(1 / sigma)."""
+    if not name.startswith("DpmSolverPP") or k == 0 or steps[k].sigma_next == 0:
+        return 0.0
+    h, h_before = (math.log(s.sigma / s.sigma_next) for s in (steps[k], steps[k - 1]))
+    return -math.expm1(-(2 if name.endswith("stochastic") else 1) * h) * h / (2 * h_before)
+
+
 @pytest.mark.parametrize("kappa", [0.0, 0.15])
 @pytest.mark.parametrize("start", [from_input, from_noise])
 @pytest.mark.parametrize("name", SOLVERS)
@@ -83,15 +92,18 @@ def test_t10_linear_gaussian(name: str, start, kappa: float) -> None:
     x_in = 2 * x - 1
     state = steps[0].sigma * noise(x, kind=Kind.FORWARD) + (x_in if start is from_input else 0)
     jacobian = torch.full((1, 4, 4), 1.0 if start is from_input else 0.0, dtype=torch.float64)
-    for step in steps:
+    x0, slope = state, jacobian
+    for k, step in enumerate(steps):
+        x0_before, slope_before = x0, slope
         factor, spread = factor_and_spread(name, step)
         g = gain(step.sigma)
-        x0 = MEAN + g * (state - MEAN)
-        moved = MEAN + drift_of_mean(name, step) + factor * (state - MEAN)
+        x0, slope = MEAN + g * (state - MEAN), g * jacobian
+        ahead = lead(name, steps, k)
+        moved = MEAN + drift_of_mean(name, step) + factor * (state - MEAN) + ahead * (x0 - x0_before)
         state = moved - kappa * g * (x0 - x_in)
         if spread:
             state = state + spread * noise(x, kind=Kind.REVERSE, step=step.index)
-        jacobian = factor * jacobian - kappa * g * (g * jacobian - 1)
+        jacobian = factor * jacobian + ahead * (slope - slope_before) - kappa * g * (slope - 1)
     expected = (steps[-1].scale_next * state + 1) / 2
     jacobian = steps[-1].scale_next * jacobian
     guidance = toward if kappa else None

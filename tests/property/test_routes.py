@@ -173,7 +173,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("guided", ["unguided", "toward", "toward noised"])
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral", "EulerMaruyamaVP", "DpmSolverPP"])
 def test_every_setting_gives_the_same_bits(solver: str, guided: str) -> None:
     purifier = purifier_of(solver, guided, steps=TEN, rounds=2)
     out, gradient = value_and_gradient(purifier.with_(gradient=DIALS[0]))

@@ -15,6 +15,7 @@ from depura.gradients import Deviated, Direct, Relaxed, StoredState
 from depura.methods.likelihood import likelihood
 from depura.noise import Noise
 from depura.purifier import Purifier
+from depura.solvers import Before
 from toys import NOISES, VS, XS, TanhClassifier, purifier_of, tanh_edm, value_and_gradient
 
 ROUTES = {
@@ -40,8 +41,10 @@ def by_autograd(
         tape = noise.later(number)
         state = purifier.start(image, purifier.steps[0], tape)
         e = ((state - x_in) / purifier.steps[0].sigma).detach()
+        before = None
         for k, step in enumerate(purifier.steps):
-            state = purifier.advance(tape, state, x_in, step)
+            state, x0, _ = purifier.step(tape, state, x_in, step, before)
+            before = Before(x0, step.sigma)
             if k in counted:
                 abar = 1 / (1 + step.sigma_next**2)
                 forth = abar**0.5 * x_in + (1 - abar) ** 0.5 * e
@@ -74,7 +77,7 @@ def test_levels_are_spread_evenly_and_end_with_the_last(n_steps: int | None) -> 
 
 
 @pytest.mark.parametrize("guided", ["unguided", "toward", "toward, released start"])
-@pytest.mark.parametrize("solver", ["Heun", "Ancestral 0.5"])
+@pytest.mark.parametrize("solver", ["Heun", "Ancestral 0.5", "DpmSolverPP, stochastic"])
 def test_every_round_has_its_own_term(solver: str, guided: str) -> None:
     check(purifier_of(solver, guided, rounds=3, clamp=True), Deviated(inner=StoredState(segment=2)))
 
