@@ -109,3 +109,33 @@ def vp_bias(step: Step, bias: float) -> float:
     before, after = 1 / math.sqrt(1 + a**2), 1 / math.sqrt(1 + b**2)
     score = -bias / (before * (0.4**2 + a**2))
     return ((1 + rate / 2) * before * (0.3 + bias) + rate * score) / after - 0.3
+
+
+def test_law_of_the_stochastic_multistep_solver() -> None:
+    """The same start and end in steps of equal length in log sigma: the spread is the marginal's to second order.
+
+    State and estimate before, minus the mean, are a linear chain, whose covariance is known; samples have it.
+    """
+    schedule, n_values = VP(), 40_000
+    first, last = schedule.sigma(0.6), schedule.sigma(0.01)
+    noise = Noise(3, images=(0, 1))
+    shape = torch.zeros(2, 1, 1, n_values // 2, dtype=torch.float64)
+    counts, errors = (16, 32, 64, 128), []
+    for n in counts:
+        steps = steps_at(schedule, [schedule.t(first * (last / first) ** (k / n)) for k in range(n + 1)])
+        covariance = np.array([[0.4**2 + first**2, 0.0], [0.0, 0.0]])
+        for k, step in enumerate(steps):
+            kept, gain = (step.sigma_next / step.sigma) ** 2, 0.4**2 / (0.4**2 + step.sigma**2)
+            share = 0.5 if k else 0.0
+            chain = np.array([[kept + (1 - kept) * (1 + share) * gain, -(1 - kept) * share], [gain, 0.0]])
+            covariance = chain @ covariance @ chain.T
+            covariance[0, 0] += step.sigma_next**2 * (1 - kept)
+        errors.append(abs(math.sqrt(covariance[0, 0]) - math.sqrt(0.4**2 + last**2)))
+        if n == 16:
+            start = 0.3 + math.sqrt(0.4**2 + first**2) * noise(shape, kind=Kind.FORWARD)
+            scalar = GaussianDenoiser(MEAN[:, :1, :1], STD[:, :1, :1])
+            out = walk(DpmSolverPP(stochastic=True), steps, start, noise, scalar)
+            assert float(out.var()) == pytest.approx(covariance[0, 0], rel=4 * math.sqrt(2 / n_values))
+            assert float(out.mean()) == pytest.approx(0.3, abs=4 * math.sqrt(covariance[0, 0] / n_values))
+    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert slope == pytest.approx(2.0, abs=0.15), errors

@@ -269,6 +269,7 @@ def diffusers_multistep(*, stochastic: bool, clean: bool, final: bool, n_steps: 
     return scheduler
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 @pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("n_steps", [5, 20])
@@ -303,6 +304,7 @@ def test_diffusers_multistep(n_steps: int, clean: bool, stochastic: bool) -> Non
         torch.testing.assert_close(ours[k], x_t, rtol=0, atol=1e-11, msg=lambda m, i=i: f"index {i}: {m}")
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_diffusers_lower_order_final_differs_in_the_last_step_only(stochastic: bool) -> None:
     """With few steps diffusers takes the last one to a level above 0 at first order; depura at second."""

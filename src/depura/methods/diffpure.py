@@ -46,7 +46,7 @@ def diffpure(
         t_end: time at which the walk ends, below t_star / n_steps.
         schedule: default beta(t) = 0.1 + 19.9 t.
         label: from noise level to network label, for the step table's record.
-        solver: default `EulerMaruyamaVP`; with few steps `Ancestral` and t_end = 0 is the better choice.
+        solver: default `EulerMaruyamaVP`; with few steps `Ancestral` or `DpmSolverPP` and t_end = 0 are better choices.
         start: default the paper's; `released_start(t_star)` for the released code's.
         gradient: how the walk is differentiated.
         image_shape: (C, H, W) that the denoiser takes.
