@@ -77,15 +77,19 @@ def philox4x32(
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(n_rounds):
+        # The low words are masked where they are used, one round later.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        c0, c2 = _mixed(p1, c1, k0), _mixed(p0, c3, k1)
+        c1, c3 = p1, p0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    return c0, c1 & _MASK, c2, c3 & _MASK
+
+
+def _mixed(product: Tensor, word: Tensor, key: int) -> Tensor:
+    """(High word of the product) ^ word ^ key."""
+    high = product >> 32
+    high = high.bitwise_xor_(word) if high.shape == word.shape else high ^ word
+    return high.bitwise_xor_(key).bitwise_and_(_MASK)
 
 
 @dataclass(frozen=True)
@@ -233,16 +237,14 @@ class Noise:
         if like.is_meta:
             self._fits(like.shape, step)
             return torch.empty_like(like)
-        w0, w1, w2, w3 = (
-            (w.to(torch.float64) + 0.5) * 2.0**-32
-            for w in self._words(like.shape, kind, step, _exact_device(like.device))
-        )
-        pairs: list[Tensor] = []
-        for radius, angle in ((w0, w1), (w2, w3)):
-            r, a = torch.sqrt(-2.0 * torch.log(radius)), 2.0 * math.pi * angle
-            pairs += [r * torch.cos(a), r * torch.sin(a)]
-        n = math.prod(like.shape[1:])
-        normal = torch.stack(pairs, dim=2).flatten(1)[:, :n].reshape(like.shape)
+        words = self._words(like.shape, kind, step, _exact_device(like.device))
+        u0, u1, u2, u3 = (w.to(torch.float64).add_(0.5).mul_(2.0**-32) for w in words)
+        blocks = torch.empty(*u0.shape, 4, dtype=u0.dtype, device=u0.device)
+        for first, radius, angle in ((0, u0, u1), (2, u2, u3)):
+            r, a = radius.log_().mul_(-2.0).sqrt_(), angle.mul_(2.0 * math.pi)
+            torch.mul(r, torch.cos(a), out=blocks[..., first])
+            torch.mul(r, a.sin_(), out=blocks[..., first + 1])
+        normal = blocks.flatten(1)[:, : math.prod(like.shape[1:])].reshape(like.shape)
         return normal.to(like.dtype).to(like.device)
 
     def _fits(self, shape: Sequence[int], step: int) -> None:
