@@ -61,6 +61,23 @@ class Defence(nn.Module):
             own["purifier"] = own["purifier"].with_(**changes)
         return Defence(**own)
 
+    def coarser(self, share: int) -> Defence:
+        """A surrogate: the same defence with one step for every `share` steps (Lee and Kim 2023, arXiv:2303.09051).
+
+        Args:
+            share: steps for each of the new walk, at least 1.
+
+        Returns:
+            The surrogate; weights are shared.
+
+        Raises:
+            InputError: a defence without a purifier.
+        """
+        _check.integer("Defence.coarser", "share", share, low=1)
+        if self.purifier is None:
+            _check.fail("Defence.coarser", "a defence with a purifier", "a bare classifier", "It has no walk.")
+        return self.with_(purifier=self.purifier.coarser(share))
+
     @property
     def route(self) -> str:
         """Code of the gradient route; G0 for the bare classifier."""

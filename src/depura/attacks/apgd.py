@@ -15,13 +15,15 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.attacks.ascent import rule_for, run
-from depura.attacks.attack import Candidates, Cost, Told, part_of
+from depura.attacks.attack import Candidates, Cheap, Cost, Told, part_of
 from depura.attacks.ball import Ball, per_image
 from depura.attacks.climb import Asking, Climb
 from depura.attacks.eot import Combine, Model, RandomModel, mean
+from depura.attacks.growth import Growth
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin, targeted_dlr
 from depura.attacks.queries import Queries, common
+from depura.attacks.warm import Warm
 from depura.noise import Noise
 
 
@@ -35,7 +37,7 @@ class APGD:
     Attributes:
         ball: threat model.
         n_steps: gradient steps; one more gradient is taken at the start.
-        eot: draws per gradient.
+        eot: draws per gradient, at most.
         loss: what is maximised.
         n_restarts: runs, each from a start of its own and on draws of its own.
         rho: share of steps that must raise the loss, or the step is halved.
@@ -43,6 +45,8 @@ class APGD:
         finish: share of wrong draws on the common tape at which an image is finished; None never.
         combine: how the gradients of the draws become one.
         released_check: compare the first step's loss with 0 instead of the start's, as the released code does.
+        growth: how the draws of a gradient grow; default all of them at every point.
+        warm: steps through a surrogate before these; default none.
     """
 
     ball: Ball
@@ -55,6 +59,8 @@ class APGD:
     finish: float | None = None
     combine: Combine = mean
     released_check: bool = False
+    growth: Growth | None = None
+    warm: Warm | None = None
 
     def __post_init__(self) -> None:
         _check.integer("APGD", "n_steps", self.n_steps, low=1, high=65535)
@@ -79,7 +85,11 @@ class APGD:
     @property
     def cost(self) -> Cost:
         """Evaluations per image, at most."""
-        return _times(self.n_restarts, _of_a_run(self))
+        whole = _times(self.n_restarts, _of_a_run(self))
+        if self.warm is None:
+            return whole
+        warm = _times(self.n_restarts, _of_a_run(self._warming(self.warm)))
+        return whole._replace(surrogates=(Cheap(self.warm.share, warm.gradients, warm.forwards),))
 
     def at(self, eps: float) -> APGD:
         """The same attack at another radius."""
@@ -103,7 +113,8 @@ class APGD:
             images: (B, C, H, W) in [0, 1].
             labels: (B,), the true classes.
             init: randomness of the starts; default `Noise.fresh`. Restart r uses its step r.
-            eot: randomness of the model; copy j at evaluation i of restart r uses draw (r (n_steps + 1) + i) eot + j.
+            eot: randomness of the model; copy j at evaluation i of restart r uses draw (r (n_steps + 1) + i) eot + j;
+                of the surrogate, as much further as all restarts of the model go.
             rows: images times draws put through the model at once; default all.
             told: called with the share of the work that is done.
 
@@ -111,9 +122,12 @@ class APGD:
             The candidates.
 
         Raises:
-            InputError: images or labels that are not usable.
+            InputError: images or labels that are not usable, or a warm start on a model without a surrogate.
         """
         queries = Queries("APGD", model, images, labels, noise=eot, rows=rows)
+        cheap: Queries | None = None
+        if self.warm is not None:
+            cheap = Queries("APGD", self.warm.surrogate("APGD", model), images, labels, noise=eot, rows=rows)
         init = Noise.fresh(len(images)) if init is None else init
         history = History(len(images), self.n_restarts * (self.n_steps + 1))
         at = torch.arange(len(images), device=images.device)
@@ -123,13 +137,32 @@ class APGD:
             share = part_of(told, before=r, own=1, whole=self.n_restarts)
             if len(at) > 0:
                 start = self.ball.surface(images, init, step=r)[at]
+                if self.warm is not None and cheap is not None:
+                    share, start = self._warmed(self.warm, cheap, images[at], start, at, r, share)
                 climb = _climb(self, queries, images[at], start, at, r, history, None, share)
                 points = points.index_copy(1, at, torch.stack([climb.last, climb.best, climb.settled][:n_kept]))
                 at = at[~history.is_finished(at)]
             elif share is not None:
                 share(1.0)
             found.append(points)
-        return history.candidates(torch.cat(found), queries.spent)
+        proposed = history.candidates(torch.cat(found), queries.spent)
+        return proposed if cheap is None else proposed._replace(surrogate=cheap.spent)
+
+    def _warming(self, warm: Warm) -> APGD:
+        """The part of a run that goes through the surrogate: it finishes nothing."""
+        return replace(self, n_steps=warm.n_steps, finish=None, warm=None)
+
+    def _warmed(
+        self, warm: Warm, cheap: Queries, origin: Tensor, start: Tensor, at: Tensor, r: int, told: Told | None
+    ) -> tuple[Told | None, Tensor]:
+        """Who hears of the rest of restart r, and where it begins."""
+        part = self._warming(warm)
+        before, own = warm.n_steps / warm.share, float(self.n_steps)
+        share = part_of(told, before=0, own=before, whole=before + own)
+        draw = (self.n_restarts * (self.n_steps + 1) + r * (warm.n_steps + 1)) * self.eot
+        unseen = History(len(cheap.labels), warm.n_steps + 1)
+        climb = _climb(part, cheap, origin, start, at, r, unseen, None, share, draw=draw)
+        return part_of(told, before=before, own=own, whole=before + own), climb.settled
 
 
 @dataclass(frozen=True)
@@ -144,13 +177,14 @@ class TargetedAPGD:
         ball: threat model.
         n_steps: gradient steps towards each class.
         n_targets: classes; at most all but the label.
-        eot: draws per gradient.
+        eot: draws per gradient, at most.
         loss: what is maximised; called with the target too.
         rho: share of steps that must raise the loss, or the step is halved.
         common: draws of the common tape; 0 for deterministic models.
         finish: share of wrong draws on the common tape at which an image is finished, and no further class is aimed at.
         combine: how the gradients of the draws become one.
         released_check: compare the first step's loss with 0 instead of the start's, as the released code does.
+        growth: how the draws of a gradient grow; default all of them at every point.
     """
 
     ball: Ball
@@ -163,6 +197,7 @@ class TargetedAPGD:
     finish: float | None = None
     combine: Combine = mean
     released_check: bool = False
+    growth: Growth | None = None
 
     def __post_init__(self) -> None:
         _check.integer("TargetedAPGD", "n_targets", self.n_targets, low=1)
@@ -262,6 +297,7 @@ class TargetedAPGD:
             finish=self.finish,
             combine=self.combine,
             released_check=self.released_check,
+            growth=self.growth,
         )
 
 
@@ -275,13 +311,15 @@ def _climb(
     history: History,
     targets: Tensor | None,
     told: Told | None,
+    *,
+    draw: int | None = None,
 ) -> Climb:
-    """Run number `number` of an attack, to its end."""
-    asking = Asking(attack.loss, attack.eot, attack.common, attack.finish, attack.combine)
-    draw = number * (attack.n_steps + 1) * attack.eot
+    """Run number `number` of an attack, to its end; its first draw is `draw`, by default after all earlier runs'."""
+    asking = Asking(attack.loss, attack.eot, attack.common, attack.finish, attack.combine, attack.growth)
+    draw = number * (attack.n_steps + 1) * attack.eot if draw is None else draw
     climb = Climb(queries, asking, origin, start, at=at, draw=draw, history=history, targets=targets)
     rule = rule_for(attack.ball, n_steps=attack.n_steps, rho=attack.rho, released=attack.released_check)
-    run(climb, rule, attack.n_steps, told=told)
+    run(climb, rule, attack.n_steps, told=told, first=1.0 if attack.warm is None else attack.warm.first)
     return climb
 
 

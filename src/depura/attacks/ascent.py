@@ -158,7 +158,7 @@ def rule_for(ball: Ball, *, n_steps: int, rho: float, released: bool) -> Rule:
     return Oscillation(ball, n_steps, rho, released)
 
 
-def run(climb: Climb, rule: Rule, n_steps: int, *, told: Told | None) -> None:
+def run(climb: Climb, rule: Rule, n_steps: int, *, told: Told | None, first: float = 1.0) -> None:
     """Climb to the end, or until every image has finished.
 
     Args:
@@ -166,8 +166,10 @@ def run(climb: Climb, rule: Rule, n_steps: int, *, told: Told | None) -> None:
         rule: how it moves.
         n_steps: how far.
         told: called with the share of the steps that is done.
+        first: length of the first step, as a share of the rule's own.
     """
     rule.begin(climb)
+    climb.own["step"] = first * climb.own["step"]
     checks = rule.checks()
     for i in range(n_steps):
         if len(climb.at) > 0:

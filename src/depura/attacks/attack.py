@@ -15,7 +15,7 @@ Told = Callable[[float], None]
 """Told of progress: the share of the work that is done, in [0, 1], never falling."""
 
 
-def part_of(told: Told | None, *, before: int, own: int, whole: int) -> Told | None:
+def part_of(told: Told | None, *, before: float, own: float, whole: float) -> Told | None:
     """Progress of a part as progress of the whole.
 
     Args:
@@ -57,6 +57,7 @@ class Candidates(NamedTuple):
         spent: (B, 2) int64, evaluations of the model on each image: with a gradient, and without.
         finished: (B,) int64, the step at which the attack was content with an image and left it; -1 where it never was.
         gradients: of attacks that use them.
+        surrogate: (B, 2) int64, evaluations of a surrogate on each image, as `spent`; None of attacks without one.
     """
 
     images: Tensor
@@ -64,6 +65,21 @@ class Candidates(NamedTuple):
     spent: Tensor
     finished: Tensor
     gradients: Gradients | None = None
+    surrogate: Tensor | None = None
+
+
+class Cheap(NamedTuple):
+    """Evaluations of a surrogate per image, at most.
+
+    Attributes:
+        share: steps of the walk for each of its own.
+        gradients: evaluations with a gradient.
+        forwards: evaluations without.
+    """
+
+    share: int
+    gradients: int
+    forwards: int
 
 
 class Cost(NamedTuple):
@@ -73,16 +89,25 @@ class Cost(NamedTuple):
         gradients: evaluations with a gradient.
         forwards: evaluations without.
         at_once: draws of an image in one call.
+        surrogates: what surrogates of the model are asked.
     """
 
     gradients: int
     forwards: int
     at_once: int
+    surrogates: tuple[Cheap, ...] = ()
 
     def __str__(self) -> str:
         """In words, as tables show it."""
-        parts = [f"{n:,} {what}" for n, what in ((self.gradients, "gradients"), (self.forwards, "forwards")) if n]
+        parts = _in_words(self.gradients, self.forwards)
+        for cheap in self.surrogates:
+            walk = f"through a walk of one step for every {cheap.share}"
+            parts += [f"{words} {walk}" for words in _in_words(cheap.gradients, cheap.forwards)]
         return " + ".join(parts) or "nothing"
+
+
+def _in_words(gradients: int, forwards: int) -> list[str]:
+    return [f"{n:,} {what}" for n, what in ((gradients, "gradients"), (forwards, "forwards")) if n]
 
 
 class Attack(Protocol):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from depura.attacks.ball import per_image
 from depura.attacks.eot import Combine, mean
+from depura.attacks.growth import Growth, look
 from depura.attacks.history import History
 from depura.attacks.losses import Loss
 from depura.attacks.queries import Queries, common
@@ -25,10 +26,11 @@ class Asking:
 
     Attributes:
         loss: what is maximised.
-        eot: draws per gradient.
+        eot: draws per gradient, at most.
         common: draws of the common tape; 0 trusts an iterate's own mean, as one may on a deterministic model.
         finish: share of wrong draws on the common tape at which an image is finished; None never.
         combine: how the gradients of the draws become one.
+        growth: how the draws grow; None makes all of them at every point.
     """
 
     loss: Loss
@@ -36,6 +38,7 @@ class Asking:
     common: int
     finish: float | None
     combine: Combine
+    growth: Growth | None = None
 
 
 class Climb:
@@ -87,6 +90,7 @@ class Climb:
         self._rows = torch.arange(len(at), device=at.device)
         self.last, self.best, self.settled = start.clone(), start.clone(), start.clone()
         self.at, self.origin, self.x, self.before = at, origin, start, start
+        self._drawn = torch.zeros_like(at)
         self.gradient, self.loss, wrong = self._look(start)
         self._best_loss = self.loss
         self._contender, self._contender_gradient, self._contender_loss = self.x, self.gradient, self.loss
@@ -133,10 +137,20 @@ class Climb:
         ask = self._asking
         numbers = range(self._draw, self._draw + ask.eot)
         self._draw += ask.eot
-        draws = self._queries.gradient(x, ask.loss, draws=numbers, at=self.at, targets=self._targets)
-        loss = draws.loss()
-        self._history.add(loss, draws.gradients, at=self.at)
-        return draws.gradient(ask.combine), loss, draws.wrong.all(1)
+        seen = look(
+            self._queries,
+            x,
+            ask.loss,
+            draws=numbers,
+            combine=ask.combine,
+            growth=ask.growth,
+            drawn=self._drawn,
+            at=self.at,
+            targets=self._targets,
+        )
+        self._drawn = seen.drawn
+        self._history.add(seen.loss, seen.health, at=self.at)
+        return seen.gradient, seen.loss, seen.wrong
 
     def _on_common(self, x: Tensor) -> Tensor:
         draws = common(self._asking.common)

@@ -238,7 +238,12 @@ def _one_ball(where: str, attacks: Sequence[Attack]) -> None:
 
 def _total(attacks: Sequence[Attack]) -> Cost:
     costs = [attack.cost for attack in attacks]
-    return Cost(sum(c.gradients for c in costs), sum(c.forwards for c in costs), max(c.at_once for c in costs))
+    return Cost(
+        sum(c.gradients for c in costs),
+        sum(c.forwards for c in costs),
+        max(c.at_once for c in costs),
+        tuple(cheap for c in costs for cheap in c.surrogates),
+    )
 
 
 def _share(told: Told | None, attacks: Sequence[Attack], k: int) -> Told | None:
@@ -249,6 +254,7 @@ def _share(told: Told | None, attacks: Sequence[Attack], k: int) -> Told | None:
 
 def _together(parts: Sequence[Candidates]) -> Candidates:
     """What several attacks found of the same images: candidates and steps one after another."""
+    cheap = [part.surrogate for part in parts if part.surrogate is not None]
     lengths = torch.tensor([len(part.loss) for part in parts], device=parts[0].loss.device)
     begins = lengths.cumsum(0) - lengths
     ends = torch.stack([torch.where(part.finished >= 0, part.finished + begins[k], -1) for k, part in enumerate(parts)])
@@ -258,6 +264,7 @@ def _together(parts: Sequence[Candidates]) -> Candidates:
         spent=torch.stack([part.spent for part in parts]).sum(0),
         finished=torch.where((ends >= 0).all(0), ends.amax(0), -1),
         gradients=_told([(part.gradients, part.spent) for part in parts]),
+        surrogate=torch.stack(cheap).sum(0) if cheap else None,
     )
 
 
@@ -272,9 +279,12 @@ def _in_turn(images: Tensor, parts: Sequence[_Part], n_attacks: int, spent: Tens
 
     rows = torch.full((3, n_attacks, n), torch.nan, dtype=torch.float64, device=device)
     told: list[tuple[Gradients | None, Tensor]] = []
+    cheap: Tensor | None = None
     for k, at, found in parts:
         rows[0, k] = whole(_largest(found.loss), at)
         spent = spent.index_add(0, at, found.spent)
+        if found.surrogate is not None:
+            cheap = (torch.zeros_like(spent) if cheap is None else cheap).index_add(0, at, found.surrogate)
         seen = found.gradients
         if seen is not None:
             shares = [whole(values, at).nan_to_num(0.0) for values in (seen.zero, seen.bad, seen.zero_pixels)]
@@ -285,7 +295,7 @@ def _in_turn(images: Tensor, parts: Sequence[_Part], n_attacks: int, spent: Tens
     gradients = _told(told)
     if gradients is not None:
         gradients = gradients._replace(agreement=rows[1], spread=rows[2])
-    return Candidates(images, rows[0].to(images.dtype), spent, finished, gradients)
+    return Candidates(images, rows[0].to(images.dtype), spent, finished, gradients, cheap)
 
 
 def _largest(values: Tensor) -> Tensor:

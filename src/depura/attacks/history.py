@@ -31,17 +31,18 @@ class History:
         self._healths: list[Health] = []
         self._finished: Tensor | None = None
 
-    def add(self, loss: Tensor, gradients: Tensor | None = None, *, at: Tensor | None = None) -> None:
+    def add(self, loss: Tensor, gradients: Tensor | Health | None = None, *, at: Tensor | None = None) -> None:
         """One more step.
 
         Args:
             loss: (R,), mean loss over the draws.
-            gradients: (R, m, C, H, W), of every draw, if the attack uses gradients.
+            gradients: (R, m, C, H, W), of every draw, or what they told, if the attack uses gradients.
             at: (R,) int64, distinct, the images concerned; default all.
         """
         self._losses.append(self._spread(loss, at))
         if gradients is not None:
-            self._healths.append(Health(*(self._spread(value, at) for value in health(gradients))))
+            told = gradients if isinstance(gradients, Health) else health(gradients)
+            self._healths.append(Health(*(self._spread(value, at) for value in told)))
 
     def finish(self, at: Tensor) -> None:
         """The attack is content with some images after the last step; (R,) int64. The first time counts."""

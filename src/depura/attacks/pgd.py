@@ -16,6 +16,7 @@ from depura import _check
 from depura.attacks.attack import Candidates, Cost, Told
 from depura.attacks.ball import Ball, per_image
 from depura.attacks.eot import Combine, Model, RandomModel, mean
+from depura.attacks.growth import Growth, look
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin
 from depura.attacks.queries import Queries
@@ -60,7 +61,7 @@ class PGD:
         ball: threat model.
         n_steps: gradient steps.
         step_size: length of a step in the ball's norm; default 2.5 eps / n_steps.
-        eot: draws per gradient.
+        eot: draws per gradient, at most.
         loss: what is maximised.
         random_start: begin at a random point of the ball instead of the image.
         n_restarts: runs, each from a start of its own and on draws of its own.
@@ -69,6 +70,7 @@ class PGD:
         finish: be content with an image at a point where all draws of the step were wrong and at least this share of
             `common` draws of the common tape is, in (0, 1]; it then stays there. Default: never.
         common: draws of such a question.
+        growth: how the draws of a gradient grow; default all of them at every step.
     """
 
     ball: Ball
@@ -82,6 +84,7 @@ class PGD:
     combine: Combine = mean
     finish: float | None = None
     common: int = 16
+    growth: Growth | None = None
 
     def __post_init__(self) -> None:
         _check.integer("PGD", "n_steps", self.n_steps, low=1, high=65535)
@@ -173,6 +176,7 @@ class _Run:
         self.x, self.best, self.left = x.clone(), best.clone(), left
         self.best_loss = torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device)
         self.velocity = torch.zeros_like(x)
+        self.drawn = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def to_the_end(self, told: Told | None) -> None:
         """All steps."""
@@ -190,19 +194,28 @@ class _Run:
         x, origin, velocity = self.x[at], self.origin[at], self.velocity[at]
         there = x if attack.momentum is None else attack.momentum.ahead(attack.ball, x, origin, velocity, size)
         numbers = range(done * attack.eot, (done + 1) * attack.eot)
-        draws = self.queries.gradient(there, attack.loss, draws=numbers, at=at)
-        loss, gradient = draws.loss(), draws.gradient(attack.combine)
+        seen = look(
+            self.queries,
+            there,
+            attack.loss,
+            draws=numbers,
+            combine=attack.combine,
+            growth=attack.growth,
+            drawn=self.drawn[at],
+            at=at,
+        )
+        loss, gradient, self.drawn[at] = seen.loss, seen.gradient, seen.drawn
         better = loss > self.best_loss[at]
         self.best[at] = torch.where(per_image(better), there, self.best[at])
         self.best_loss[at] = torch.where(better, loss, self.best_loss[at])
-        self.history.add(loss, draws.gradients, at=at)
+        self.history.add(loss, seen.health, at=at)
         finite = per_image(gradient.flatten(1).isfinite().all(1))
         if attack.momentum is not None:
             velocity = torch.where(finite, attack.momentum.update(velocity, gradient), velocity)
             self.velocity[at], gradient = velocity, velocity
         moved = attack.ball.project(x + size * attack.ball.unit(attack.ball.free(gradient, x)), origin)
         self.x[at] = torch.where(finite, moved, x)
-        self._leave(there, draws.wrong.all(1))
+        self._leave(there, seen.wrong)
 
     def _leave(self, there: Tensor, wrong: Tensor) -> None:
         """Images that are beaten where the step began stay there, and go."""

@@ -56,6 +56,17 @@ class Watched(nn.Module):
             self._note(at, torch.argmax(logits, 1).cpu().numpy() != self._labels[at])
         return logits
 
+    def coarser(self, share: int) -> Defence:
+        """The defence with one step for every `share` steps. What it answers is not noted, as nobody deploys it.
+
+        Args:
+            share: steps for each of the new walk.
+
+        Returns:
+            The surrogate.
+        """
+        return self.defence.coarser(share)
+
     def _note(self, at: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
         """Rows of images in the order asked, and whether the answer was wrong."""
         for row in np.unique(at[wrong]):

@@ -64,12 +64,14 @@ class _Rate(NamedTuple):
 
 class _Rates(NamedTuple):
     """Rates of a row: a gradient and a forward draw of what is attacked, a forward draw of what is judged, and a
-    gradient of the surrogate where cheap routes are compared with the exact one; and bytes of a call's graph."""
+    gradient of the surrogate where cheap routes are compared with the exact one; a gradient and a forward draw of each
+    surrogate that the attack goes through; and bytes of a call's graph."""
 
     pull: _Rate
     look: _Rate
     judge: _Rate
     surrogate: _Rate | None
+    attacked: tuple[tuple[_Rate, _Rate], ...]
     memory: int
 
 
@@ -125,6 +127,8 @@ def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: S
         work.append(((key.last - key.first) * draws, rates.judge))
     if not null:
         work += [(n * cost.gradients, rates.pull), (n * cost.forwards, rates.look)]
+        for cheap, (pull, look) in zip(cost.surrogates, rates.attacked, strict=True):
+            work += [(n * cheap.gradients, pull), (n * cheap.forwards, look)]
     if not null and main and rates.surrogate is not None:
         draws = n * cost.at_once
         work += [(draws, rates.pull), (draws, rates.look), (draws, rates.surrogate)]
@@ -168,7 +172,12 @@ class _Probe:
             judge = self.rate(row.judged, rows=n * max(1, ROWS_PER_CALL // n), gradient=False)
         cheap = surrogate(row.against) if compares(row) else None
         coarse = None if cheap is None else self.rate(cheap, rows=at_once, gradient=True)
-        return _Rates(pull, look, judge, coarse, at_once * graph if gradients else 0)
+        others = [row.against.coarser(its.share) for its in row.attack.cost.surrogates]
+        attacked = [
+            (self.rate(its, rows=at_once, gradient=True), self.rate(its, rows=at_once, gradient=False))
+            for its in others
+        ]
+        return _Rates(pull, look, judge, coarse, tuple(attacked), at_once * graph if gradients else 0)
 
     def graph(self, defence: Defence) -> int:
         """Bytes of a row's graph; measured once for defences that differ only in how they are differentiated."""

@@ -59,5 +59,4 @@ def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *,
 
 def surrogate(defence: Defence) -> Defence:
     """The same defence with one step for every five."""
-    assert defence.purifier is not None
-    return defence.with_(purifier=defence.purifier.coarser(SHARE))
+    return defence.coarser(SHARE)

@@ -172,6 +172,8 @@ def _attacked(
         "spent": found.spent,
         "finished": found.finished,
     }
+    if found.surrogate is not None:
+        arrays["spent_surrogate"] = found.surrogate
     if sees_what_is_judged(row):
         arrays |= {"seen_draws": model.draws, "seen_errors": model.errors, "first_hit": model.first}
     if found.gradients is not None:
