@@ -1,0 +1,340 @@
+"""Fewer evaluations for the same answer: few-step walks as defences of their own, and an attack's levers.
+
+    python -m benchmarks.fewer --out FILE.json --runs FOLDER
+    python -m benchmarks.fewer --out FILE.json --runs FOLDER --images FILE --classifier FILE --denoiser FILE
+
+Printed, and written as JSON: for every solver and number of steps S the accuracy under the same adaptive attack, with
+what a prediction costs; for every solver the smallest S whose accuracy under attack is not detectably below that of the
+most steps, by a test paired by image; and what each lever of the attack saves on one defence. With the files of a
+data set, a classifier and a denoiser the defence is theirs, else the bundled digits'. Every cell is a run of its own
+in the folder: stopped, the same command goes on; cells that another version of the code has made are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import depura
+from depura import APGD, Ball, Defence, Row, Study, diffpure
+from depura.attacks.growth import Growth
+from depura.attacks.warm import Warm
+from depura.data.imageset import ImageSet
+from depura.denoisers import Denoiser
+from depura.evaluation.records import RunDirectory, Unit
+from depura.evaluation.statistics import Estimate, mean_with_interval, paired_difference
+from depura.judging.comparison import detectable_gap
+from depura.judging.metrics import joined, outcome
+from depura.models import classifier, denoiser
+from depura.solvers import Ancestral, Euler, EulerMaruyama, Heun, Solver
+
+SOLVERS: dict[str, Solver] = {
+    "Euler (DDIM)": Euler(),
+    "Heun": Heun(),
+    "Ancestral (DDPM)": Ancestral(),
+    "Euler-Maruyama": EulerMaruyama(),
+}
+STEPS = (5, 10, 20, 50, 100)
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is defended, and how far it is noised.
+
+    Attributes:
+        name: for tables.
+        data: images.
+        classifier: behind the purifier.
+        denoiser: of the purifier.
+        t_star: how far to noise.
+        ball: threat model.
+    """
+
+    name: str
+    data: ImageSet
+    classifier: Callable[[Tensor], Tensor]
+    denoiser: Denoiser
+    t_star: float
+    ball: Ball
+
+    def defence(self, solver: Solver, n_steps: int) -> Defence:
+        """DiffPure with a solver in some steps, to sigma = 0."""
+        shape = tuple(self.data.images.shape[1:])
+        purifier = diffpure(
+            self.denoiser,
+            t_star=self.t_star,
+            n_steps=n_steps,
+            t_end=0.0,
+            solver=solver,
+            image_shape=(shape[0], shape[1], shape[2]),
+        )
+        return Defence(purifier, self.classifier)
+
+
+class Cell(NamedTuple):
+    """One attack on one defence.
+
+    Attributes:
+        accuracies: of one draw under attack, per image.
+        clean: of one draw without.
+        prediction: denoiser evaluations of a prediction.
+        attack: denoiser evaluations of the attack per image, forward and backward, counted by a hook.
+        spent: evaluations of the defence per image: with a gradient, without; then those of a surrogate.
+        finished: images that the attack was content with early.
+    """
+
+    accuracies: NDArray[np.float64]
+    clean: NDArray[np.float64]
+    prediction: float
+    attack: float
+    spent: tuple[float, float, float, float]
+    finished: int
+
+
+def cell(units: Sequence[Unit], row: str) -> Cell:
+    """What a run says of a row."""
+    own = [unit for unit in units if unit.meta["row"] == row]
+    null = [unit for unit in units if unit.meta["row"].startswith("null-")]
+    n, clean = len(joined(own, "labels")), [unit.meta["clean"] for unit in null]
+    spent = joined(own, "spent").mean(0)
+    cheap = joined(own, "spent_surrogate").mean(0) if "spent_surrogate" in own[0].arrays else np.zeros(2)
+    return Cell(
+        accuracies=outcome(own).accuracies,
+        clean=outcome(null).accuracies,
+        prediction=sum(c["evaluations"] for c in clean) / sum(c["predictions"] for c in clean),
+        attack=sum(sum(unit.meta["evaluations"]["attack"]) for unit in own) / n,
+        spent=(float(spent[0]), float(spent[1]), float(cheap[0]), float(cheap[1])),
+        finished=int((joined(own, "finished") >= 0).sum()),
+    )
+
+
+def done(study: Study, folder: Path) -> list[Unit]:
+    """The units of a study, computed as far as they are missing."""
+    directory: RunDirectory = depura.run(study, folder, command="python -m benchmarks.fewer")
+    return list(directory.units())
+
+
+def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, tuple[str, APGD]], unit: int) -> Study:
+    """Attacks through the whole of one defence, judged on it."""
+    rows = tuple(
+        Row(row, f"purified; {title}", attack, defence, defence, "adaptive" if len(attacks) == 1 else "")
+        for row, (title, attack) in attacks.items()
+    )
+    return Study(
+        name=name,
+        data=subject.data,
+        defence=defence,
+        rows=rows,
+        select_draws=8,
+        report_draws=32,
+        unit_images=unit,
+        pictures=0,
+    )
+
+
+def by_steps(subject: Subject, attack: APGD, steps: Sequence[int], unit: int, runs: Path) -> Iterator[dict[str, Any]]:
+    """Every solver in every number of steps, and what the paired test says of it against the most steps."""
+    for solver_name, solver in SOLVERS.items():
+        cells = dict[int, Cell]()
+        for n_steps in steps:
+            name = f"{type(solver).__name__.lower()}-{n_steps}"
+            study = study_of(
+                subject, name, subject.defence(solver, n_steps), {"adaptive": ("adaptive attack", attack)}, unit
+            )
+            cells[n_steps] = cell(done(study, runs / name), "adaptive")
+            print(f"  {name}: {100 * cells[n_steps].accuracies.mean():.1f} %", flush=True)
+        most = cells[max(steps)]
+        for n_steps, found in cells.items():
+            apart = found.accuracies - most.accuracies
+            tested = paired_difference(found.accuracies, most.accuracies)
+            yield {
+                "solver": solver_name,
+                "steps": n_steps,
+                "prediction": found.prediction,
+                "attack_evaluations": found.attack,
+                "clean": estimate(found.clean),
+                "adaptive": estimate(found.accuracies),
+                "images": len(found.accuracies),
+                "difference": [tested.value, tested.low, tested.high],
+                "p": tested.p,
+                "detectable": detectable_gap(apart),
+                "below": tested.p < LEVEL and tested.value < 0,
+                "saving": most.prediction / found.prediction,
+            }
+
+
+def named(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each solver the smallest number of steps that is not detectably below the most."""
+    found = list[dict[str, Any]]()
+    for solver in dict.fromkeys(line["solver"] for line in table):
+        own = sorted((line for line in table if line["solver"] == solver), key=lambda line: line["steps"])
+        found.append(next(line for line in own if not line["below"]))
+    return found
+
+
+def levers(subject: Subject, n_steps: int, unit: int, runs: Path) -> list[dict[str, Any]]:
+    """The attack with each of its levers, with all of them, and with as little as they save but without them."""
+    plain = APGD(subject.ball, n_steps=50, eot=16)
+    growth, warm = Growth(start=4, agreement=0.5), Warm(n_steps=30, share=5)
+    attacks = {
+        "plain": ("APGD 50 x 16", plain),
+        "growth": ("draws grown from 4 to 16 where halves disagree", replace(plain, growth=growth)),
+        "warm": ("30 steps through a fifth of the walk, then 20", replace(plain, n_steps=20, warm=warm)),
+        "retired": ("images retired at 32 of 32 wrong draws", replace(plain, common=32, finish=1.0)),
+        "all": (
+            "all three",
+            replace(plain, n_steps=20, warm=warm, growth=growth, common=32, finish=1.0),
+        ),
+        "fewer-draws": ("control: 4 draws instead of 16", replace(plain, eot=4)),
+        "fewer-steps": ("control: 20 steps instead of 50", replace(plain, n_steps=20)),
+    }
+    study = study_of(subject, "levers", subject.defence(Ancestral(), n_steps), attacks, unit)
+    units = done(study, runs / "levers")
+    base = cell(units, "plain")
+    lines = list[dict[str, Any]]()
+    for row, (title, _) in attacks.items():
+        found = cell(units, row)
+        tested = paired_difference(found.accuracies, base.accuracies)
+        lines.append(
+            {
+                "lever": title,
+                "gradients": found.spent[0],
+                "forwards": found.spent[1],
+                "surrogate": sum(found.spent[2:]),
+                "attack_evaluations": found.attack,
+                "saving": base.attack / found.attack,
+                "adaptive": estimate(found.accuracies),
+                "difference": [tested.value, tested.low, tested.high],
+                "p": tested.p,
+                "retired": found.finished,
+                "images": len(found.accuracies),
+            }
+        )
+    return lines
+
+
+def estimate(accuracies: NDArray[np.float64]) -> list[float]:
+    """Mean and its 95 % interval over the images."""
+    found: Estimate = mean_with_interval(accuracies)
+    return [found.value, found.low, found.high]
+
+
+def interval(values: Sequence[float], *, signed: bool = False) -> str:
+    """In per cent."""
+    value, low, high = (f"{100 * v:+.1f}" if signed else f"{100 * v:.1f}" for v in values)
+    return f"{value} ({low} to {high})"
+
+
+def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def printed(result: dict[str, Any]) -> str:
+    """The tables, as docs/fewer-evaluations.md has them."""
+    steps = [
+        [
+            line["solver"],
+            str(line["steps"]),
+            f"{line['prediction']:.0f}",
+            interval(line["clean"]),
+            interval(line["adaptive"]),
+            interval(line["difference"], signed=True) if line["saving"] != 1 else "",
+            f"{line['p']:.3f}" if line["saving"] != 1 else "",
+            f"{100 * line['detectable']:.1f}" if line["detectable"] == line["detectable"] else "",
+        ]
+        for line in result["steps"]
+    ]
+    headings = ("solver", "S", "evaluations", "clean, %", "adaptive, %", "less the most steps'", "p", "detectable gap")
+    words = [markdown(headings, steps)] if steps else []
+    words += [
+        f"{line['solver']}: S = {line['steps']} is the smallest that is not detectably below; a prediction costs "
+        f"{line['prediction']:.0f} evaluations, {line['saving']:.3g} times fewer."
+        for line in result["named"]
+    ]
+    if result["levers"]:
+        headings = ("attack", "gradients", "forwards", "of a surrogate", "network evaluations", "saving", "adaptive, %")
+        headings = (*headings, "less the plain attack's", "p", "retired")
+        rows = [
+            [
+                line["lever"],
+                *(f"{line[k]:,.0f}" for k in ("gradients", "forwards", "surrogate", "attack_evaluations")),
+                f"{line['saving']:.2f}",
+                interval(line["adaptive"]),
+                interval(line["difference"], signed=True),
+                f"{line['p']:.3f}",
+                str(line["retired"]),
+            ]
+            for line in result["levers"]
+        ]
+        words.append(markdown(headings, rows))
+    return "\n\n".join(words)
+
+
+def subject_of(given: argparse.Namespace) -> Subject:
+    """The bundled digits, or what the files hold."""
+    if given.images is None:
+        name, data = "digits", depura.load_digits("test")
+        network, cleans = depura.digits_classifier(), depura.digits_denoiser()
+    else:
+        name, data = Path(given.images).stem, depura.load_images(given.images)
+        network, cleans = classifier(given.classifier), denoiser(given.denoiser)
+    return Subject(name, data.first(given.n), network, cleans, given.t_star, Ball("linf", given.eps))
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the cells")
+    parser.add_argument("--n", type=int, default=64, help="images")
+    parser.add_argument("--eps", type=float, default=0.2, help="linf radius")
+    parser.add_argument("--t-star", type=float, default=0.09, help="how far to noise")
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of steps")
+    parser.add_argument("--attack-steps", type=int, default=20, help="of APGD")
+    parser.add_argument("--eot", type=int, default=4, help="draws per gradient")
+    parser.add_argument("--unit", type=int, default=16, help="images at once")
+    parser.add_argument(
+        "--lever-steps", type=int, default=10, help="steps of the walk that levers are tried on; 0: none"
+    )
+    parser.add_argument("--images", help="data set file; default the bundled digits, with their networks")
+    parser.add_argument("--classifier", help="checkpoint file, with --images")
+    parser.add_argument("--denoiser", help="checkpoint file, with --images")
+    given = parser.parse_args()
+    if given.images is not None and (given.classifier is None or given.denoiser is None):
+        parser.error("--images needs --classifier and --denoiser")
+    return given
+
+
+def main() -> None:
+    """Compute what is missing, write, print."""
+    given = arguments()
+    torch.set_num_threads(1)
+    subject = subject_of(given)
+    attack = APGD(subject.ball, n_steps=given.attack_steps, eot=given.eot, common=8)
+    table = list(by_steps(subject, attack, given.steps, given.unit, given.runs)) if given.steps != [0] else []
+    result = {
+        "defence": f"DiffPure on {subject.name}, t* = {given.t_star}, linf {given.eps}",
+        "attack": f"APGD {given.attack_steps} x {given.eot}, {given.n} images, 32 draws",
+        "steps": table,
+        "named": named(table),
+        "levers": levers(subject, given.lever_steps, given.unit, given.runs) if given.lever_steps else [],
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{result['defence']}; {result['attack']}\n\n{printed(result)}")
+
+
+if __name__ == "__main__":
+    main()
