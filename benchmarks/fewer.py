@@ -35,14 +35,17 @@ from depura.evaluation.statistics import Estimate, mean_with_interval, paired_di
 from depura.judging.comparison import detectable_gap
 from depura.judging.metrics import joined, outcome
 from depura.models import classifier, denoiser
-from depura.solvers import Ancestral, Euler, EulerMaruyama, Heun, Solver
+from depura.solvers import Ancestral, DpmSolverPP, Euler, EulerMaruyama, Heun, Solver
 
-SOLVERS: dict[str, Solver] = {
-    "Euler (DDIM)": Euler(),
-    "Heun": Heun(),
-    "Ancestral (DDPM)": Ancestral(),
-    "Euler-Maruyama": EulerMaruyama(),
+SOLVERS: dict[str, tuple[str, Solver]] = {
+    "euler": ("Euler (DDIM)", Euler()),
+    "heun": ("Heun", Heun()),
+    "dpm": ("DPM-Solver++(2M)", DpmSolverPP()),
+    "ancestral": ("Ancestral (DDPM)", Ancestral()),
+    "eulermaruyama": ("Euler-Maruyama", EulerMaruyama()),
+    "sde-dpm": ("SDE-DPM-Solver++(2M)", DpmSolverPP(stochastic=True)),
 }
+"""By the names of their runs."""
 STEPS = (5, 10, 20, 50, 100)
 LEVEL = 0.05
 
@@ -144,10 +147,10 @@ def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, t
 
 def by_steps(subject: Subject, attack: APGD, steps: Sequence[int], unit: int, runs: Path) -> Iterator[dict[str, Any]]:
     """Every solver in every number of steps, and what the paired test says of it against the most steps."""
-    for solver_name, solver in SOLVERS.items():
+    for short, (title, solver) in SOLVERS.items():
         cells = dict[int, Cell]()
         for n_steps in steps:
-            name = f"{type(solver).__name__.lower()}-{n_steps}"
+            name = f"{short}-{n_steps}"
             study = study_of(
                 subject, name, subject.defence(solver, n_steps), {"adaptive": ("adaptive attack", attack)}, unit
             )
@@ -158,7 +161,7 @@ def by_steps(subject: Subject, attack: APGD, steps: Sequence[int], unit: int, ru
             apart = found.accuracies - most.accuracies
             tested = paired_difference(found.accuracies, most.accuracies)
             yield {
-                "solver": solver_name,
+                "solver": title,
                 "steps": n_steps,
                 "prediction": found.prediction,
                 "attack_evaluations": found.attack,
