@@ -192,7 +192,7 @@ def test_lucky_draws_do_not_finish_an_image() -> None:
     asked: list[int] = []
     images = rand(5, 1, 3, 4, seed=1)
     attack = SPSA(Ball("linf", 0.1), n_steps=4, n_pairs=2, eot=2, finish=0.6, common=4)
-    assert attack.cost[:3] == (0, 4 * 2 * 2 * 2 + 3 * 4, 4)
+    assert attack.cost == (0, 4 * 2 * 2 * 2 + 3 * 4, 4, ())
     got = attack(lucky({*range(16), COMMON, COMMON + 1}), images, LABELS, init=INIT, eot=EOT)
     assert got.finished.tolist() == [-1] * 5
     assert sum(asked) == 5 * 3 * 4

@@ -208,13 +208,13 @@ def test_draws_are_renewed_and_the_best_point_asked_again() -> None:
     # The start and queries 0 to 3; best and queries 4 to 7; best and query 8.
     assert model.draws == [{0, 1}] * 5 + [{2, 3}] * 5 + [{4, 5}] * 2
     assert got.spent.tolist() == [[0, 24]] * 5
-    assert attack.cost[:3] == (0, 24, 2)
+    assert attack.cost == (0, 24, 2, ())
     assert replace(attack, n_queries=8).cost.forwards == 20
     fixed = replace(attack, renew=None)
     model.draws.clear()
     assert fixed(model, images, LABELS, init=INIT, eot=EOT).images.shape[0] == fixed.n_candidates == 1
     assert model.draws == [{0, 1}] * 10
-    assert fixed.cost[:3] == (0, 20, 2)
+    assert fixed.cost == (0, 20, 2, ())
 
 
 def test_the_second_candidate_is_best_on_draws_that_it_was_not_chosen_on() -> None:
@@ -255,7 +255,7 @@ def test_lucky_draws_do_not_finish_an_image() -> None:
     got = attack(half, images, LABELS, init=INIT, eot=EOT)
     assert got.finished.tolist() == [-1] * 5
     assert half.common == 5 * 4 * 4, "at queries 0, 3, 6 and 9"
-    assert attack.cost[:3] == (0, (1 + 10 + 3) * 2 + 4 * 4, 4)
+    assert attack.cost == (0, (1 + 10 + 3) * 2 + 4 * 4, 4, ())
     assert got.spent[:, 1].tolist() == [attack.cost.forwards] * 5
     # Half of the search's draws are wrong: the common tape is not asked.
     some = Lucky({*range(0, 20, 2), *range(COMMON, COMMON + 4)})
