@@ -209,8 +209,7 @@ def test_nothing_is_unpickled() -> None:
     for file in FILES:
         text = file.read_text(encoding="utf-8")
         assert "allow_pickle=True" not in text
-        assert "pickle.load" not in text
-        assert "pickle.Unpickler" not in text or file.name == "_pickles.py"
+        assert "import pickle" not in text or file.name == "_pickles.py"
         for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
             if ast.unparse(call.func) == "torch.load":
                 assert {k.arg: ast.unparse(k.value) for k in call.keywords}["weights_only"] == "True"

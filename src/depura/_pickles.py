@@ -9,8 +9,11 @@ from typing import Any
 
 from depura import _check
 
+UnpicklingError = pickle.UnpicklingError
+"""What torch raises too over a file that would have to be run to be read, or is no pickle."""
+
 DAMAGED = (
-    pickle.UnpicklingError,
+    UnpicklingError,
     EOFError,
     AttributeError,
     ImportError,

@@ -46,14 +46,14 @@ def _ddpm(network: nn.Module) -> nn.Module:
     return EpsDenoiser(network, label=IndexLabel(DiscreteLinear()))
 
 
-def _adm(network: adm.AdmUNet, *, learned_variance: bool = False, class_index: int | None = None) -> nn.Module:
-    kind = EpsVarianceDenoiser if learned_variance else EpsDenoiser
-    return kind(_conditioned(network, class_index), label=IndexLabel(DiscreteLinear()))
+def _adm(label: IndexLabel) -> Callable[..., nn.Module]:
+    """Ready under the labels of its schedule."""
 
+    def ready(network: adm.AdmUNet, *, learned_variance: bool = False, class_index: int | None = None) -> EpsDenoiser:
+        kind = EpsVarianceDenoiser if learned_variance else EpsDenoiser
+        return kind(_conditioned(network, class_index), label=label)
 
-def _improved(network: adm.AdmUNet, *, learned_variance: bool = False, class_index: int | None = None) -> nn.Module:
-    kind = EpsVarianceDenoiser if learned_variance else EpsDenoiser
-    return kind(_conditioned(network, class_index), label=IndexLabel(Cosine(4000), factor=0.25))
+    return ready
 
 
 def _conditioned(network: adm.AdmUNet, class_index: int | None) -> nn.Module:
@@ -89,8 +89,15 @@ def _as_it_is(network: nn.Module, *, mean: Sequence[float] = (), std: Sequence[f
     return Normalised(network, mean=mean, std=std) if mean or std else network
 
 
-def _cifar(network: nn.Module, *, mean: Sequence[float] = CIFAR10[0], std: Sequence[float] = CIFAR10[1]) -> nn.Module:
-    return _as_it_is(network, mean=mean, std=std)
+def _normalised(constants: tuple[Sequence[float], Sequence[float]]) -> Callable[..., nn.Module]:
+    """Ready by normalisation with published constants, or others that are given."""
+
+    def ready(
+        network: nn.Module, *, mean: Sequence[float] = constants[0], std: Sequence[float] = constants[1]
+    ) -> nn.Module:
+        return _as_it_is(network, mean=mean, std=std)
+
+    return ready
 
 
 def _dm_wide_resnet(
@@ -100,24 +107,18 @@ def _dm_wide_resnet(
     return _as_it_is(network, mean=mean or constants[0], std=std or constants[1])
 
 
-def _akamaster(
-    network: nn.Module, *, mean: Sequence[float] = IMAGENET[0], std: Sequence[float] = IMAGENET[1]
-) -> nn.Module:
-    return _as_it_is(network, mean=mean, std=std)
-
-
 def _attribute(network: nn.Module) -> nn.Module:
     return Normalised(TwoLogits(network), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _adm_settings(shapes: Shapes, *, heads: int = 4, head_width: int | None = None) -> dict[str, Any] | None:
-    found = adm.settings_of(shapes, heads=heads, head_width=head_width)
-    return found if found is not None and found["residual_resampling"] else None
+def _adm_settings(*, residual_resampling: bool) -> Callable[..., dict[str, Any] | None]:
+    """Settings of those that change resolutions in one way: inside residual blocks (ADM), or by convolutions."""
 
+    def settings_of(shapes: Shapes, *, heads: int = 4, head_width: int | None = None) -> dict[str, Any] | None:
+        found = adm.settings_of(shapes, heads=heads, head_width=head_width)
+        return found if found is not None and found["residual_resampling"] == residual_resampling else None
 
-def _improved_settings(shapes: Shapes, *, heads: int = 4, head_width: int | None = None) -> dict[str, Any] | None:
-    found = adm.settings_of(shapes, heads=heads, head_width=head_width)
-    return found if found is not None and not found["residual_resampling"] else None
+    return settings_of
 
 
 PRECONDITIONERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -181,18 +182,18 @@ FAMILIES: tuple[Family, ...] = (
         "adm",
         "ADM U-Net of guided-diffusion",
         True,
-        _adm_settings,
+        _adm_settings(residual_resampling=True),
         adm.AdmUNet,
-        _adm,
+        _adm(IndexLabel(DiscreteLinear())),
         "MIT, code and weights",
     ),
     Family(
         "improved-diffusion",
         "U-Net of improved-diffusion (cosine schedule, 4000 levels)",
         True,
-        _improved_settings,
+        _adm_settings(residual_resampling=False),
         adm.AdmUNet,
-        _improved,
+        _adm(IndexLabel(Cosine(4000), factor=0.25)),
         "MIT, code and weights",
     ),
     Family(
@@ -239,7 +240,7 @@ FAMILIES: tuple[Family, ...] = (
         False,
         resnet.cifar_bottleneck_settings,
         resnet.CifarBottleneckResNet,
-        _cifar,
+        _normalised(CIFAR10),
         "NVIDIA Source Code License (non-commercial), code and weights",
         COUNTERS,
     ),
@@ -249,7 +250,7 @@ FAMILIES: tuple[Family, ...] = (
         False,
         resnet.cifar_resnet_settings,
         resnet.CifarResNet,
-        _akamaster,
+        _normalised(IMAGENET),
         "BSD-2-Clause, code and weights (akamaster)",
         COUNTERS,
     ),

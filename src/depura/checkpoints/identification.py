@@ -62,17 +62,20 @@ class Matched(NamedTuple):
 
     Attributes:
         family: its family.
-        settings: of the network.
+        network: on the meta device, without its weights.
         options: for `Family.ready`.
         tensors: the state dict, under the network's names.
         said: what is told of it.
     """
 
     family: Family
-    settings: Mapping[str, Any]
+    network: nn.Module
     options: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     said: Identified
+
+
+_Fitting = tuple[Family, dict[str, Any], nn.Module, Mapping[str, Tensor]]
 
 
 def identify(path: str | Path, **options: Any) -> Identified:
@@ -109,9 +112,8 @@ def match(path: Path, options: Mapping[str, Any], *, where: str) -> Matched:
     opened = open_file(path, where=where)
     weights = unwrap(opened, path, where=where)
     given = _given(weights, options, where)
-    family, settings, tensors = _family_of(weights, given, path, where)
+    family, settings, network, tensors = _family_of(weights, given, path, where)
     _check_options(family, given, path, where)
-    network = empty(family, settings)
     if weights.average:
         tensors = _averaged(network, tensors, weights.average, path, where)
     chosen = {name: value for name, value in given.items() if name in _keywords(family.ready)}
@@ -134,7 +136,7 @@ def match(path: Path, options: Mapping[str, Any], *, where: str) -> Matched:
         like=like,
         licence=family.licence,
     )
-    return Matched(family, settings, chosen, tensors, said)
+    return Matched(family, network, chosen, tensors, said)
 
 
 def empty(family: Family, settings: Mapping[str, Any]) -> nn.Module:
@@ -170,10 +172,8 @@ def _of_module(weights: Weights) -> dict[str, Any]:
     return {"preconditioner": weights.module, "constants": constants}
 
 
-def _family_of(
-    weights: Weights, given: Mapping[str, Any], path: Path, where: str
-) -> tuple[Family, dict[str, Any], Mapping[str, Tensor]]:
-    """The family that fits exactly, its settings, and the weights under its names."""
+def _family_of(weights: Weights, given: Mapping[str, Any], path: Path, where: str) -> _Fitting:
+    """The family that fits exactly, its settings and its network, and the weights under its names."""
     if "family" in weights.settings:
         return _converted(weights, path, where)
     near: list[tuple[float, str]] = []
@@ -183,18 +183,20 @@ def _family_of(
             settings = _settings(family, shapes, given)
             if settings is None:
                 continue
+            network, unbuilt = None, ""
             try:
-                expected = layout(empty(family, settings))
-            except UNBUILDABLE:
-                expected = _default_layout(family)
+                network = empty(family, settings)
+            except UNBUILDABLE as error:
+                unbuilt = str(error)
+            expected = _default_layout(family) if network is None else layout(network)
             wrong = next(_differences(shapes, expected, family.optional), None)
-            if wrong is None:
-                return family, settings, tensors
-            near.append((_overlap(shapes, expected), f"{family.title}: {wrong}"))
+            if network is not None and wrong is None:
+                return family, settings, network, tensors
+            near.append((_overlap(shapes, expected), f"{family.title}: {wrong or unbuilt}"))
     return _unknown(weights, near, path, where)
 
 
-def _converted(weights: Weights, path: Path, where: str) -> tuple[Family, dict[str, Any], Mapping[str, Tensor]]:
+def _converted(weights: Weights, path: Path, where: str) -> _Fitting:
     """What a converted file says that it is, checked."""
     said = weights.settings
     family = next((family for family in FAMILIES if family.name == said["family"]), None)
@@ -203,14 +205,15 @@ def _converted(weights: Weights, path: Path, where: str) -> tuple[Family, dict[s
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     try:
         settings = dict(said["settings"])
-        wrong = next(_differences(shapes, layout(empty(family, settings)), family.optional), None)
+        network = empty(family, settings)
     except UNBUILDABLE as error:
         raise _check.InputError(
             f"{where}: expected the settings of {family.title} in {path}, got others ({error}). Convert it again."
         ) from error
+    wrong = next(_differences(shapes, layout(network), family.optional), None)
     if wrong is not None:
         _check.fail(where, f"the network that {path} says it is, {family.title}", wrong, "Convert it again.")
-    return family, settings, weights.tensors
+    return family, settings, network, weights.tensors
 
 
 def _settings(family: Family, shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any] | None:

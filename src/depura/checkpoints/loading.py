@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from depura import _atomic, _check
 from depura.checkpoints.diffusers_models import is_diffusers, load_diffusers
-from depura.checkpoints.families import Family
-from depura.checkpoints.identification import Identified, Matched, empty, match
+from depura.checkpoints.identification import Identified, Matched, match
 from depura.checkpoints.published import PUBLISHED
 from depura.denoisers import Denoiser
 
@@ -90,7 +88,7 @@ def convert(path: str | Path, out: str | Path, **options: Any) -> Identified:
     _check.writable_folder("convert", target.parent)
     said = {
         "family": found.family.name,
-        "settings": found.settings,
+        "settings": found.said.settings,
         "options": found.options,
         "parameters": found.said.parameters,
         "weights": found.said.entry,
@@ -99,36 +97,27 @@ def convert(path: str | Path, out: str | Path, **options: Any) -> Identified:
         "licence": found.family.licence,
     }
     text = json.dumps(said, indent=1)
-    network = filled(found.family, found.settings, found.tensors)
+    network = _filled(found)
     tensors = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     _atomic.write(target, save(tensors, metadata={"depura": json.dumps(said)}))
     _atomic.write(target.with_suffix(".json"), f"{text}\n".encode())
     return found.said
 
 
-def filled(family: Family, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A family's network with given weights, which are not copied.
-
-    Args:
-        family: which.
-        settings: of the network.
-        tensors: under the network's names; those that a file may lack are as they are built.
-
-    Returns:
-        The network.
-    """
-    network = empty(family, settings)
-    expected = network.state_dict()
-    taken = {name: tensors[name].to(expected[name].dtype) for name in expected if name in tensors}
-    network.load_state_dict(taken, strict=False, assign=True)
-    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = family.network(**settings)
-        network.load_state_dict(taken, strict=False)
+def _filled(found: Matched) -> nn.Module:
+    """The network with its weights, which are not copied; those that a file may lack are as they are built."""
+    expected = found.network.state_dict()
+    taken = {name: found.tensors[name].to(expected[name].dtype) for name in expected if name in found.tensors}
+    found.network.load_state_dict(taken, strict=False, assign=True)
+    if not any(tensor.is_meta for tensor in (*found.network.parameters(), *found.network.buffers())):
+        return found.network
+    network = found.family.network(**found.said.settings)
+    network.load_state_dict(taken, strict=False)
     return network
 
 
 def _ready(found: Matched) -> Any:
-    network = filled(found.family, found.settings, found.tensors)
+    network = _filled(found)
     return found.family.ready(network, **found.options).eval().requires_grad_(False)
 
 

@@ -5,7 +5,6 @@ are refused.
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from depura import _check
+from depura._pickles import UnpicklingError
 from depura.checkpoints.modules import read_modules
 from depura.data.weights import read_safetensors
 
@@ -100,7 +100,7 @@ def _load_torch(path: Path, *, zipped: bool, where: str) -> Any:
     try:
         with torch.serialization.safe_globals(_numbers()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if "weights_only" not in str(error).lower() and "unsupported" not in str(error).lower():
             _damaged(path, where, error)
         raise _check.InputError(
