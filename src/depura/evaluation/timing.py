@@ -47,7 +47,7 @@ class Stopwatch:
         defence.to(self.device)
         if defence.purifier is None or defence.purifier.n_steps == 1:
             return self._timed(defence, rows, gradient)
-        single = first_step(defence)
+        single = step_at(defence, 0.0)
         assert single.purifier is not None
         repeated = defence.purifier.n_steps / single.purifier.n_steps
         if self._timed(single, 1, gradient) * repeated <= PROBE_SECONDS:
@@ -84,11 +84,6 @@ def rows_of(study: Study, rows: int, *, device: str) -> tuple[Tensor, Noise]:
     images = study.data.images[:n].to(device).repeat_interleave(copies, dim=0)[:rows]
     noise = Noise(study.seed, tuple(study.data.ids[:n]), stream=Stream.PROBE)
     return images, noise.expand(range(copies)).take(range(rows))
-
-
-def first_step(defence: Defence) -> Defence:
-    """The first step of the walk alone, differentiated as one step of a long walk is."""
-    return step_at(defence, 0.0)
 
 
 def step_at(defence: Defence, where: float) -> Defence:
