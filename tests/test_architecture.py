@@ -28,6 +28,7 @@ LAYERS = {
     "filters": {"_check"},
     "similarity": {"filters"},
     "composed": {"_check", "noise", "filters", "cleaner"},
+    "fast": {"_check", "noise", "denoisers", "networks", "cleaner"},
     "defence": {"_check", "noise", "cleaner", "rules"},
     "methods": {
         "_check",
@@ -114,6 +115,7 @@ GRAD_MODE = {
     "guidance.py",
     "purifier.py",
     "composed.py",
+    "fast.py",
     "optimised.py",
     "cleaner.py",
     "rules.py",

@@ -69,6 +69,7 @@ from depura.evaluation.study import ladder as ladder
 from depura.exact import GaussianDenoiser as GaussianDenoiser
 from depura.exact import MixtureDenoiser as MixtureDenoiser
 from depura.exact import empirical_denoiser as empirical_denoiser
+from depura.fast import Fast as Fast
 from depura.filters import Blurred as Blurred
 from depura.filters import Upsampled as Upsampled
 from depura.gradients import Adjoint as Adjoint
