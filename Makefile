@@ -24,6 +24,7 @@ lint: .venv/dev.stamp  ## style, types, docstrings
 	$(BIN)/pydoclint --quiet src
 
 bench: .venv/test.stamp  ## speed and memory, as ratios within one run; a large network takes over half an hour on two cores
+	$(BIN)/python -m benchmarks.speed --out runs/speed.json
 	$(BIN)/python -m benchmarks.purification
 	$(BIN)/python -m benchmarks.gradients --out runs/gradients.json
 

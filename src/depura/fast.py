@@ -81,11 +81,13 @@ class Fast(nn.Module):
         """Estimate x0 from x."""
         if x.is_meta or x.dtype == torch.float64:
             return self.denoiser(x, sigma)
-        if self._quick is None:
-            # Not a submodule: it is made of the weights, and is no part of them.
-            object.__setattr__(self, "_quick", self._build())
-        assert self._quick is not None
-        return self._quick(x, sigma)
+        return self._made()(x, sigma)
+
+    @property
+    def network_alone(self) -> nn.Module:
+        """The network as it is called inside, without the denoiser's arithmetic: what overhead is measured against."""
+        holder, name = _holder(self._made())
+        return getattr(holder, name)
 
     def extra_repr(self) -> str:
         """How the network is run."""
@@ -101,6 +103,13 @@ class Fast(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Fast:
         object.__setattr__(self, "_quick", None)
         return super()._apply(fn, recurse)
+
+    def _made(self) -> nn.Module:
+        if self._quick is None:
+            # Not a submodule: it is made of the weights, and is no part of them.
+            object.__setattr__(self, "_quick", self._build())
+        assert self._quick is not None
+        return self._quick
 
     def _build(self) -> nn.Module:
         """The denoiser with its network exchanged for one that runs fast."""
@@ -174,7 +183,7 @@ def _say_not_compiled(why: str) -> None:
     warnings.warn(f"Fast: the network runs without torch.compile, because {why}.", stacklevel=4)
 
 
-def _holder(denoiser: Denoiser) -> tuple[nn.Module, str]:
+def _holder(denoiser: Denoiser | nn.Module) -> tuple[nn.Module, str]:
     """The module that holds the network, and under which name."""
     inner: Any = denoiser
     while isinstance(inner, Clipped):
