@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -260,11 +261,17 @@ class Noise:
         """Four words for each block of four of the n elements of a row, each of shape (B, ceil(n / 4))."""
         self._fits(shape, step)
         block = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)[None, :]
-        image = torch.tensor(self.images, device=device)[:, None]
-        draws = torch.tensor(self.draws, device=device).reshape(-1, 1)
+        image = _column(self.images, device)
+        draws = _column((self.draws,) if isinstance(self.draws, int) else self.draws, device)
         tag = int(self.stream) << 28 | int(kind) << 24 | self.round << 16 | step
         key = (self.seed & _MASK, self.seed >> 32)
         return philox4x32((block, image, draws, torch.full_like(block, tag)), key)
+
+
+@lru_cache(maxsize=32)
+def _column(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """(B, 1). Kept for the next step: a copy from the host makes it wait for the device. Not to be written to."""
+    return torch.tensor(values, device=device)[:, None]
 
 
 def _repeat(values: tuple[int, ...], n: int) -> tuple[int, ...]:

@@ -20,20 +20,6 @@ from depura import VP, Direct, EpsDenoiser, Kind, Noise, TimeLabel, diffpure
 from toys import TanhNet, rand
 
 SMALL = "--width 8 --blocks 1 --steps 2 --batch 2 --repeats 1 --threads 1 --no-compile"
-    "--width",
-    "8",
-    "--blocks",
-    "1",
-    "--steps",
-    "2",
-    "--batch",
-    "2",
-    "--repeats",
-    "1",
-    "--threads",
-    "1",
-    "--no-compile",
-]
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ import torch
 
 import depura
 from depura.attacks.ensembles import standard
+from depura.cleaner import Walk
 from depura.demo import digits_purifier, study
 from depura.evaluation.counting import counted
 from depura.evaluation.units import run_unit
+from depura.fast import deviation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -184,3 +186,31 @@ def method_results(name: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
 def test_methods_on_cuda_agree_with_the_cpu(name: str) -> None:
     for found, expected in zip(method_results(name, "cuda"), method_results(name, "cpu"), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_a_walk_never_waits_for_the_device() -> None:
+    purifier, images = digits_purifier().to("cuda"), DATA.images.cuda()
+    with torch.no_grad():
+        purifier(images, NOISE)  # what is made once is made
+        walk = Walk(purifier.leaves[0], NOISE)
+        x = 2 * images - 1
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for step in purifier.leaves[0].steps:
+                x = walk(x, x, step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert bool(x.isfinite().all())
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["compiled", "graphs"])
+def test_fast_purification_on_the_device(graphs: bool) -> None:
+    plain = digits_purifier().to("cuda")
+    images = DATA.images.cuda()
+    fast = plain.over(lambda denoiser: depura.Fast(denoiser, cuda_graphs=graphs))
+    found = deviation(fast, images, NOISE)
+    assert 0 < found.median < 2
+    assert deviation(fast, images, NOISE) == found
+    leaf = images.clone().requires_grad_()
+    gradients = [torch.autograd.grad(p(leaf, NOISE).square().sum(), leaf)[0] for p in (fast, plain)]
+    assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 0.1

@@ -254,3 +254,19 @@ def test_cuda_gives_the_same_draws() -> None:
     single = noise(cpu.float().cuda(), **kwargs).cpu()
     assert float((single - exact.float()).abs().max()) <= 5e-7
     assert float((single != exact.float()).double().mean()) <= 1e-4
+
+
+def test_addresses_are_taken_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy from the host between two steps would make the host wait for the device."""
+    noise, x = Noise(3, (900001, 900002), draws=(7, 900003)), like(2)
+    first = noise(x, kind=Kind.REVERSE, step=0)
+    kept = first.clone()
+
+    def refuse(*_: object, **__: object) -> torch.Tensor:
+        raise AssertionError("a tensor from the host")
+
+    monkeypatch.setattr(torch, "tensor", refuse)
+    monkeypatch.setattr(torch, "as_tensor", refuse)
+    later = [noise.later(r)(x, kind=Kind.REVERSE, step=k) for r in range(2) for k in range(3)]
+    assert torch.equal(later[0], kept)
+    assert len({tuple(z.flatten().tolist()) for z in later}) == 6
