@@ -83,7 +83,8 @@ def test_the_scheduler_loop_starts_at_its_first_level() -> None:
     out = diffusers_loop(Constant(), images, noise, n_noise=10, n_steps=1)
     x, spread = 2 * images - 1, math.sqrt(1e-4 / (1 - 1e-4))
     expected = x + spread * (noise(x, kind=Kind.FORWARD) - 0.25)
-    torch.testing.assert_close(2 * out - 1, expected, rtol=0, atol=1e-6)
+    # diffusers has abar in float32: 1 - abar = 1e-4 to 3e-8, its root 0.01 to 1.5e-6, and a normal draw before it.
+    torch.testing.assert_close(2 * out - 1, expected, rtol=0, atol=1e-5)
     diffusers_loop(Constant(), images, noise, n_noise=40, n_steps=4)
     assert labels == [0, 30, 20, 10, 0]
 
