@@ -63,7 +63,7 @@ class EpsDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
         eps = self.network(self.scale(sigma) * x, _labels(x, self.label(sigma)))
-        return x - sigma * eps[:, : x.shape[1]]
+        return torch.sub(x, eps[:, : x.shape[1]], alpha=sigma)
 
 
 class EpsVarianceDenoiser(EpsDenoiser):
@@ -81,7 +81,7 @@ class EpsVarianceDenoiser(EpsDenoiser):
             _check.fail(
                 "EpsVarianceDenoiser", f"a network with {2 * c} output channels", f"{out.shape[1]}", "Use EpsDenoiser."
             )
-        return torch.cat([x - sigma * out[:, :c], (out[:, c:] + 1) / 2], dim=1)
+        return torch.cat([torch.sub(x, out[:, :c], alpha=sigma), (out[:, c:] + 1) / 2], dim=1)
 
 
 class ScoreDenoiser(nn.Module):
@@ -107,7 +107,7 @@ class ScoreDenoiser(nn.Module):
         """Estimate x0 from x."""
         scale = self.scale(sigma)
         score = self.network(scale * x, _labels(x, self.label(sigma)))
-        return x + sigma**2 * scale * score
+        return torch.add(x, score, alpha=sigma**2 * scale)
 
 
 class VDenoiser(nn.Module):
@@ -131,7 +131,8 @@ class VDenoiser(nn.Module):
         """Estimate x0 from x."""
         scale = vp_scale(sigma)
         scaled = scale * x
-        return scale * scaled - scale * sigma * self.network(scaled, _labels(x, self.label(sigma)))
+        velocity = self.network(scaled, _labels(x, self.label(sigma)))
+        return torch.sub(scale * scaled, velocity, alpha=scale * sigma)
 
 
 class EdmDenoiser(nn.Module):
@@ -158,7 +159,7 @@ class EdmDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
         skip, out, into, label = edm_coefficients(sigma, self.sigma_data)
-        return skip * x + out * self.network(into * x, _labels(x, label))
+        return torch.add(skip * x, self.network(into * x, _labels(x, label)), alpha=out)
 
 
 class Clipped(nn.Module):

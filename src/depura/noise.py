@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import cast
@@ -32,6 +32,8 @@ from depura import _check
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_AT_ONCE = 2**19
+"""Numbers that are made ahead: enough that operations are long, few enough that they stay in a processor's cache."""
 
 
 class Kind(IntEnum):
@@ -43,6 +45,10 @@ class Kind(IntEnum):
     T_STAR = 3
     AUGMENT = 4
     ATTACK = 5
+
+
+_Form = tuple[Kind, torch.Size, torch.dtype, torch.device]
+"""Draws that are kept are told apart by it."""
 
 
 class Stream(IntEnum):
@@ -112,6 +118,10 @@ class Noise:
     draws: int | tuple[int, ...] = 0
     stream: Stream = Stream.DEPLOY
     round: int = 0
+    _ahead: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    _made: dict[_Form, tuple[tuple[int, ...], Tensor]] = field(
+        default_factory=dict[_Form, tuple[tuple[int, ...], Tensor]], init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         _check.integer("Noise", "seed", self.seed, high=2**64 - 1)
@@ -206,9 +216,9 @@ class Noise:
         Returns:
             int64 tensor of the given shape, values in [0, 2^32); the same on every device.
         """
-        words = self._words(shape, kind, step, torch.device(device))
+        words = self._words(shape, kind, (step,), torch.device(device))
         n = math.prod(shape[1:])
-        return torch.stack(words, dim=2).flatten(1)[:, :n].reshape(tuple(shape))
+        return torch.stack(words, dim=3).flatten(2)[..., :n].reshape(tuple(shape))
 
     def uniform(self, like: Tensor, *, kind: Kind, step: int = 0) -> Tensor:
         """Uniform draws in (0, 1), of the shape, dtype and device of `like` (float32 rounding may reach 1).
@@ -236,36 +246,63 @@ class Noise:
             Tensor like `like`; independent N(0, 1). On the meta device, where there are no values, its shape alone.
         """
         if like.is_meta:
-            self._fits(like.shape, step)
+            self._fits(like.shape, (step,))
             return torch.empty_like(like)
-        words = self._words(like.shape, kind, step, _exact_device(like.device))
+        if kind not in (Kind.REVERSE, Kind.GUIDANCE) or step not in self._ahead:
+            return self._normal(like, kind, (step,))[0]
+        form = (kind, like.shape, like.dtype, like.device)
+        steps, draws = self._made.get(form, ((), like))
+        if step not in steps:
+            n = max(1, _AT_ONCE // max(1, like.numel()))
+            first = self._ahead.index(step) // n * n
+            steps = self._ahead[first : first + n]
+            draws = self._normal(like, kind, steps)
+            self._made[form] = (steps, draws)
+        return draws[steps.index(step)].clone()
+
+    def ahead(self, steps: Iterable[int]) -> Noise:
+        """The same noise for a walk, with the draws of several steps made in one call and kept until later ones are.
+
+        Args:
+            steps: at which the walk draws, in the order in which it does (or the reverse).
+
+        Returns:
+            Equal noise: the same draws to the last bit.
+        """
+        return replace(self, _ahead=tuple(steps))
+
+    def _normal(self, like: Tensor, kind: Kind, steps: tuple[int, ...]) -> Tensor:
+        """The draws of some steps, (len(steps), *like.shape)."""
+        words = self._words(like.shape, kind, steps, _exact_device(like.device))
         u0, u1, u2, u3 = (w.to(torch.float64).add_(0.5).mul_(2.0**-32) for w in words)
         blocks = torch.empty(*u0.shape, 4, dtype=u0.dtype, device=u0.device)
         for first, radius, angle in ((0, u0, u1), (2, u2, u3)):
             r, a = radius.log_().mul_(-2.0).sqrt_(), angle.mul_(2.0 * math.pi)
             torch.mul(r, torch.cos(a), out=blocks[..., first])
             torch.mul(r, a.sin_(), out=blocks[..., first + 1])
-        normal = blocks.flatten(1)[:, : math.prod(like.shape[1:])].reshape(like.shape)
+        normal = blocks.flatten(2)[..., : math.prod(like.shape[1:])].reshape(len(steps), *like.shape)
         return normal.to(like.dtype).to(like.device)
 
-    def _fits(self, shape: Sequence[int], step: int) -> None:
+    def _fits(self, shape: Sequence[int], steps: tuple[int, ...]) -> None:
         if shape[0] != len(self):
             _check.fail(
                 "Noise", f"a batch of {len(self)} rows, one per image id", f"{shape[0]}", "Use Noise.take or expand."
             )
-        _check.integer("Noise", "step", step, high=65535)
+        for step in steps:
+            _check.integer("Noise", "step", step, high=65535)
 
     def _words(
-        self, shape: Sequence[int], kind: Kind, step: int, device: torch.device
+        self, shape: Sequence[int], kind: Kind, steps: tuple[int, ...], device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Four words for each block of four of the n elements of a row, each of shape (B, ceil(n / 4))."""
-        self._fits(shape, step)
-        block = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)[None, :]
+        """Four words for each block of four of the n elements of a row, each of shape (len(steps), B, ceil(n / 4))."""
+        self._fits(shape, steps)
+        block = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)
         image = _column(self.images, device)
         draws = _column((self.draws,) if isinstance(self.draws, int) else self.draws, device)
-        tag = int(self.stream) << 28 | int(kind) << 24 | self.round << 16 | step
+        where = int(self.stream) << 28 | int(kind) << 24 | self.round << 16
+        tag = torch.cat([torch.full((1, 1, 1), where | step, device=device) for step in steps])
         key = (self.seed & _MASK, self.seed >> 32)
-        return philox4x32((block, image, draws, torch.full_like(block, tag)), key)
+        return philox4x32((block, image, draws, tag), key)
 
 
 @lru_cache(maxsize=32)

@@ -141,7 +141,7 @@ class Optimised(Leaf):
         """As `forward`, for images that may leave [0, 1] (see `Cleaner.purify`)."""
         self.fits(images)
         x_in = 2 * images - 1
-        descent = Walk(self, noise, 1 if n_rounds is None else n_rounds)
+        descent = Walk(self, noise.ahead(range(len(self.steps))), 1 if n_rounds is None else n_rounds)
         last = self.gradient(descent, _whole(x_in), torch.cat([x_in, x_in, x_in], dim=1), self.steps)
         cleaned = (last[:, : images.shape[1]] + 1) / 2
         return self.gradient.clamp(cleaned) if self.clamp else cleaned

@@ -64,7 +64,8 @@ class Purifier(Leaf):
         self.denoiser = denoiser
         self.steps = tuple(steps)
         self.solver = solver
-        self._sigma_before = _levels_before(self.steps) if isinstance(solver, Multistep) else {}
+        self._width = 2 if isinstance(solver, Multistep) else 1  # asked of every step, and slow to find out
+        self._sigma_before = _levels_before(self.steps) if self._width == 2 else {}
         self.guidance = guidance
         self.start = start
         self.gradient = StoredState() if gradient is None else gradient
@@ -79,7 +80,7 @@ class Purifier(Leaf):
     @property
     def width(self) -> int:
         """One image; two where the solver is told the estimate before."""
-        return 2 if isinstance(self.solver, Multistep) else 1
+        return self._width
 
     @property
     def n_rounds(self) -> int:
@@ -122,7 +123,8 @@ class Purifier(Leaf):
         for number in range(self.rounds):
             tape = noise.later(number)
             x = self.start(image, self.steps[0], tape)
-            walk = Walk(self, tape, self.rounds if n_rounds is None else n_rounds)
+            drawn = tape.ahead(step.index for step in self.steps)
+            walk = Walk(self, drawn, self.rounds if n_rounds is None else n_rounds)
             image = self.steps[-1].scale_next * self._walked(walk, x, x_in)
         return self._exit(image)
 

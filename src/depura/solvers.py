@@ -145,12 +145,11 @@ class Euler:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """x' = D + (sigma' / sigma) (x - D)."""
         x0 = denoise(x, step.sigma)
-        return StepResult(x0 + (step.sigma_next / step.sigma) * (x - x0), x0)
+        return StepResult(torch.lerp(x0, x, step.sigma_next / step.sigma), x0)
 
     def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
         """x + (sigma' - sigma) (x - D(x, sigma')) / sigma'."""
-        slope = (x - denoise(x, step.sigma_next)) / step.sigma_next
-        return x + (step.sigma_next - step.sigma) * slope, 1.0
+        return torch.lerp(x, denoise(x, step.sigma_next), (step.sigma - step.sigma_next) / step.sigma_next), 1.0
 
 
 @dataclass(frozen=True)
@@ -163,12 +162,13 @@ class Heun:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """x' = x + (sigma' - sigma) (d + d~) / 2 with d~ the slope at the Euler prediction."""
         x0 = denoise(x, step.sigma)
-        slope = (x - x0) / step.sigma
-        predicted = x + (step.sigma_next - step.sigma) * slope
+        predicted = torch.lerp(x0, x, step.sigma_next / step.sigma)
         if step.sigma_next == 0:
             return StepResult(predicted, x0)
-        corrected = (predicted - denoise(predicted, step.sigma_next)) / step.sigma_next
-        return StepResult(x + (step.sigma_next - step.sigma) * 0.5 * (slope + corrected), x0)
+        half = 0.5 * (step.sigma_next - step.sigma)
+        halfway = torch.add(x, x - x0, alpha=half / step.sigma)
+        corrected = predicted - denoise(predicted, step.sigma_next)
+        return StepResult(halfway.add_(corrected, alpha=half / step.sigma_next), x0)
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,9 @@ class Ancestral:
         ratio = step.sigma_next / step.sigma
         fresh = self.eta * step.sigma_next * math.sqrt(1 - ratio**2)
         kept = math.sqrt(step.sigma_next**2 - fresh**2) / step.sigma
-        x_next = x0 + kept * (x - x0)
+        x_next = torch.lerp(x0, x, kept)
         if fresh > 0:
-            x_next = x_next + fresh * noise(x, kind=Kind.REVERSE, step=step.index)
+            x_next = _noised(x_next, fresh, noise, step)
         return StepResult(x_next, x0, fresh**2)
 
 
@@ -234,15 +234,15 @@ class DpmSolverPP:
         if step.sigma_next == 0:
             return self._moved(x0, x0, x, step, noise)
         share = 0.5 * math.log(step.sigma / step.sigma_next) / math.log(before.sigma / step.sigma)
-        return self._moved(x0 + share * (x0 - before.x0), x0, x, step, noise)
+        return self._moved(torch.lerp(before.x0, x0, 1 + share), x0, x, step, noise)
 
     def _moved(self, ahead: Tensor, x0: Tensor, x: Tensor, step: Step, noise: Noise) -> StepResult:
         ratio = step.sigma_next / step.sigma
         if not self.stochastic:
-            return StepResult(ahead + ratio * (x - ahead), x0)
-        x_next, variance = ahead + ratio**2 * (x - ahead), posterior_variance(step)
+            return StepResult(torch.lerp(ahead, x, ratio), x0)
+        x_next, variance = torch.lerp(ahead, x, ratio**2), posterior_variance(step)
         if variance > 0:
-            x_next = x_next + math.sqrt(variance) * noise(x, kind=Kind.REVERSE, step=step.index)
+            x_next = _noised(x_next, math.sqrt(variance), noise, step)
         return StepResult(x_next, x0, variance)
 
 
@@ -265,11 +265,11 @@ class AncestralLarge:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """x' = x + (1 - sigma'^2 / sigma^2) (D - x) + sqrt(beta) / scale' z, beta = 1 - scale^2 / scale'^2."""
         x0 = denoise(x, step.sigma)
-        x_next = x + (1 - (step.sigma_next / step.sigma) ** 2) * (x0 - x)
+        x_next = torch.lerp(x0, x, (step.sigma_next / step.sigma) ** 2)
         if step.sigma_next == 0:
             return StepResult(x_next, x0, self.last)
         variance = largest_variance(step)
-        return StepResult(x_next + math.sqrt(variance) * noise(x, kind=Kind.REVERSE, step=step.index), x0, variance)
+        return StepResult(_noised(x_next, math.sqrt(variance), noise, step), x0, variance)
 
 
 @dataclass(frozen=True)
@@ -291,14 +291,19 @@ class AncestralLearned:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """x' = x + (1 - sigma'^2 / sigma^2) (D - x) + sqrt(Sigma) z."""
         x0, share = denoise(x, step.sigma).chunk(2, dim=1)
-        x_next = x + (1 - (step.sigma_next / step.sigma) ** 2) * (x0 - x)
+        x_next = torch.lerp(x0, x, (step.sigma_next / step.sigma) ** 2)
         small = posterior_variance(step) if step.sigma_next > 0 else self.last
         if small == 0:
             return StepResult(x_next, x0)
         variance = torch.exp(share * math.log(largest_variance(step)) + (1 - share) * math.log(small))
         if step.sigma_next > 0:
-            x_next = x_next + variance.sqrt() * noise(x, kind=Kind.REVERSE, step=step.index)
+            x_next = torch.addcmul(x_next, variance.sqrt(), noise(x, kind=Kind.REVERSE, step=step.index))
         return StepResult(x_next, x0, variance)
+
+
+def _noised(x: Tensor, spread: float, noise: Noise, step: Step) -> Tensor:
+    """The state with the step's noise added, in place."""
+    return x.add_(noise(x, kind=Kind.REVERSE, step=step.index), alpha=spread)
 
 
 def posterior_variance(step: Step) -> float:
@@ -333,15 +338,15 @@ class EulerMaruyama:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """x' = x + (1 - sigma'^2 / sigma^2) (D - x) + sqrt(sigma^2 - sigma'^2) z."""
         x0 = denoise(x, step.sigma)
-        x_next = x + (1 - (step.sigma_next / step.sigma) ** 2) * (x0 - x)
+        x_next = torch.lerp(x0, x, (step.sigma_next / step.sigma) ** 2)
         variance = step.sigma**2 - step.sigma_next**2
-        return StepResult(x_next + math.sqrt(variance) * noise(x, kind=Kind.REVERSE, step=step.index), x0, variance)
+        return StepResult(_noised(x_next, math.sqrt(variance), noise, step), x0, variance)
 
     def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
         """x + (sigma^2 - sigma'^2) (D(x, sigma') - x) / sigma'^2 + sqrt(sigma^2 - sigma'^2) z."""
         interval = step.sigma**2 - step.sigma_next**2
-        moved = x + interval / step.sigma_next**2 * (denoise(x, step.sigma_next) - x)
-        return moved + math.sqrt(interval) * noise(x, kind=Kind.REVERSE, step=step.index), 1.0
+        moved = torch.lerp(x, denoise(x, step.sigma_next), interval / step.sigma_next**2)
+        return _noised(moved, math.sqrt(interval), noise, step), 1.0
 
 
 @dataclass(frozen=True)
@@ -364,22 +369,23 @@ class _ReverseVP:
         """One step in x_t, converted at its door and exit."""
         x0 = denoise(x, step.sigma)
         rate = self.schedule.beta(step.t) * (step.t - step.t_next)
-        x_t = self._moved(x, x0, rate, step.sigma, step.scale, step, noise)
-        return StepResult(x_t / step.scale_next, x0, rate / step.scale_next**2 if self.noisy else 0.0)
+        x_next = self._moved(x, x0, rate, step.sigma, step.scale, step, noise)
+        return StepResult(x_next, x0, rate / step.scale_next**2 if self.noisy else 0.0)
 
     def from_end(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> tuple[Tensor, float]:
         """The same step with rate, score and scale at t'."""
         x0 = denoise(x, step.sigma_next)
         rate = self.schedule.beta(step.t_next) * (step.t - step.t_next)
-        x_t = self._moved(x, x0, rate, step.sigma_next, step.scale_next, step, noise)
-        return x_t / step.scale_next, step.scale / step.scale_next
+        x_next = self._moved(x, x0, rate, step.sigma_next, step.scale_next, step, noise)
+        return x_next, step.scale / step.scale_next
 
     def _moved(
         self, x: Tensor, x0: Tensor, rate: float, sigma: float, scale: float, step: Step, noise: Noise
     ) -> Tensor:
-        score = (x0 - x) / (scale * sigma**2)
-        x_t = (1 + rate / 2) * scale * x + self.by_score * rate * score
-        return x_t + math.sqrt(rate) * noise(x, kind=Kind.REVERSE, step=step.index) if self.noisy else x_t
+        grown = (1 + rate / 2) * scale / step.scale_next
+        pulled = self.by_score * rate / (scale * sigma**2) / step.scale_next
+        x_next = ((grown - pulled) * x).add_(x0, alpha=pulled)
+        return _noised(x_next, math.sqrt(rate) / step.scale_next, noise, step) if self.noisy else x_next
 
 
 @dataclass(frozen=True)
@@ -437,10 +443,10 @@ class Langevin:
         """One step, converted at its door and exit."""
         x0 = denoise(x, step.sigma)
         clock = self.rate * (step.t - step.t_next)
-        score = (x0 - x) / (step.scale * step.sigma**2)
-        spread = self.eta * math.sqrt(clock)
-        x_t = step.scale * x + 0.5 * clock * score + spread * noise(x, kind=Kind.REVERSE, step=step.index)
-        return StepResult(x_t / step.scale_next, x0, (spread / step.scale_next) ** 2)
+        pulled = 0.5 * clock / (step.scale * step.sigma**2) / step.scale_next
+        x_next = ((step.scale / step.scale_next - pulled) * x).add_(x0, alpha=pulled)
+        spread = self.eta * math.sqrt(clock) / step.scale_next
+        return StepResult(_noised(x_next, spread, noise, step), x0, spread**2)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ None has a class here: each is PGD on a defence with a certain route and rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,9 @@ class Tape:
 
     def split(self, n: int) -> Tape:
         return replace(self, rows=tuple((image, draw * n + i) for image, draw in self.rows for i in range(n)))
+
+    def ahead(self, steps: Iterable[int]) -> Tape:
+        return self
 
     def later(self, rounds: int) -> Tape:
         return replace(self, round=self.round + rounds)

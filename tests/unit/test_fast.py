@@ -99,7 +99,7 @@ def test_bfloat16_is_bfloat16_inside_and_float32_outside() -> None:
         return t.bfloat16().double()
 
     eps = nn.functional.conv2d(rounded(denoiser.scale(SIGMA) * x), rounded(convolution.weight.data), padding=1)
-    expected = x - SIGMA * rounded(eps).float()
+    expected = torch.sub(x, rounded(eps).float(), alpha=SIGMA)  # rounded once, as the denoiser does
     assert out.dtype == torch.float32
     # Sums in another order may round the other way: one unit in the last of bfloat16's eight bits.
     assert bool(((out - expected).abs() <= SIGMA * eps.abs() * 2**-7 + 1e-6).all())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
+from depura import noise as noise_module
 from depura._check import InputError, InputTypeError
 from depura.noise import Kind, Noise, Stream, philox4x32
 from toys import rand
@@ -270,3 +272,43 @@ def test_addresses_are_taken_to_the_device_once(monkeypatch: pytest.MonkeyPatch)
     later = [noise.later(r)(x, kind=Kind.REVERSE, step=k) for r in range(2) for k in range(3)]
     assert torch.equal(later[0], kept)
     assert len({tuple(z.flatten().tolist()) for z in later}) == 6
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * 3 * 20, 5 * 3 * 20, 2**19])
+def test_draws_that_are_made_ahead_are_the_same(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and back, in other shapes and kinds, for other rows, in later rounds, and at steps that nobody told."""
+    monkeypatch.setattr(noise_module, "_AT_ONCE", at_once)
+    plain, x = Noise(3, (8, 5, 9), draws=(0, 1, 0)), torch.zeros(3, 1, 4, 5)
+    steps = [3, 4, 6, 7, 11, 12, 13]
+    ahead = plain.ahead(steps)
+    assert ahead == plain
+    for kind in (Kind.REVERSE, Kind.GUIDANCE, Kind.FORWARD):
+        for step in [*steps, *reversed(steps), 5, 0]:
+            assert torch.equal(ahead(x, kind=kind, step=step), plain(x, kind=kind, step=step))
+            wide = x.expand(-1, 3, -1, -1).double()
+            assert torch.equal(ahead(wide, kind=kind, step=step), plain(wide, kind=kind, step=step))
+    for change in (lambda n: n.take([2, 0]), lambda n: n.later(2), lambda n: n.draw(4), lambda n: n.on(Stream.EOT)):
+        some, like = change(ahead), x[: len(change(ahead))]
+        for step in steps:
+            assert torch.equal(
+                some(like, kind=Kind.REVERSE, step=step), change(plain)(like, kind=Kind.REVERSE, step=step)
+            )
+
+
+def test_draws_ahead_are_made_in_one_call_and_are_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    philox = noise_module.philox4x32
+
+    def counting(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        return philox(*args, **more)
+
+    monkeypatch.setattr(noise_module, "philox4x32", counting)
+    noise, x = Noise(3, (8, 5)).ahead(range(6)), torch.zeros(2, 1, 4, 4)
+    first = noise(x, kind=Kind.REVERSE, step=2)
+    kept = first.clone()
+    first.zero_()
+    for step in range(6):
+        noise(x, kind=Kind.REVERSE, step=step)
+    assert torch.equal(noise(x, kind=Kind.REVERSE, step=2), kept)
+    assert len(calls) == 1
