@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import depura
-from depura import load_digits
+from depura import InputError, load_digits
 from depura.data.weights import read_safetensors
 from depura.networks.small import SmallClassifier
 from depura.noise import Kind, Noise, Stream
@@ -45,6 +45,14 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
     b = weights(tmp_path, "b")
     torch.set_rng_state(state)
     assert a == b
+
+
+def test_a_width_is_that_of_the_network(tmp_path: Path) -> None:
+    denoiser, about = train_denoiser(load_digits("train"), RECIPE, width=8)
+    assert {p.shape[0] for p in denoiser.network.parameters() if p.ndim == 4} == {1, 8, 16}  # type: ignore[union-attr]
+    assert about["architecture"] == {"channels": 1, "width": 8, "inner": 16, "embed": 32}
+    with pytest.raises(InputError, match="multiple of 8"):
+        train_denoiser(load_digits("train"), RECIPE, width=12)
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:

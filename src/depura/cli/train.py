@@ -104,9 +104,11 @@ def denoiser(
     rate: Rate = 2e-3,
     seed: Seed = 0,
     every: Every = 500,
+    width: Annotated[int, typer.Option(help="Channels at the full resolution, a multiple of 8.")] = 24,
 ) -> None:
     """Train a small EDM-style U-Net denoiser. Interrupted, the same command goes on."""
-    kind = _Kind("denoiser", "EDM-style U-Net denoiser", _fit_denoiser, _denoising)
+    fit = partial(_fit_denoiser, width=width)
+    kind = _Kind("denoiser", "EDM-style U-Net denoiser", fit, _denoising, {} if width == 24 else {"width": width})
     _train(kind, to, data, test, Recipe(n_steps=steps, batch=batch, rate=rate, seed=seed), every)
 
 
@@ -240,12 +242,12 @@ def accuracy_under_pgd(network: nn.Module, data: ImageSet, *, eps: float, n_step
     return sum(right) / len(right)
 
 
-def _fit_denoiser(images: ImageSet, recipe: Recipe, kept: Kept) -> tuple[nn.Module, dict[str, Any]]:
+def _fit_denoiser(images: ImageSet, recipe: Recipe, kept: Kept, *, width: int) -> tuple[nn.Module, dict[str, Any]]:
     if images.images.shape[2] % 2 or images.images.shape[3] % 2:
         _check.fail(
             "train", "images of even height and width", f"{tuple(images.images.shape[2:])}", "Pad or crop them."
         )
-    return train_denoiser(images, recipe, **kept)
+    return train_denoiser(images, recipe, width=width, **kept)
 
 
 def _fit_classifier(images: ImageSet, recipe: Recipe, kept: Kept) -> tuple[nn.Module, dict[str, Any]]:

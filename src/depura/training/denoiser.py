@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from depura import _check
 from depura.data.imageset import ImageSet
 from depura.denoisers import Denoiser, EdmDenoiser, edm_coefficients
 from depura.networks.small import SmallUNet
@@ -81,6 +82,7 @@ def train_denoiser(
     data: ImageSet,
     recipe: Recipe,
     *,
+    width: int = 24,
     checkpoint: Path | None = None,
     every: int = 500,
     progress: Progress | None = None,
@@ -90,14 +92,20 @@ def train_denoiser(
     Args:
         data: training images, of even height and width.
         recipe: how.
+        width: channels at the full resolution, a multiple of 8; twice as many at half of it.
         checkpoint: file to save to and go on from.
         every: steps between checkpoints.
         progress: told of each step.
 
     Returns:
         The denoiser, and what its weight file says about itself.
+
+    Raises:
+        InputError: a width that is no multiple of 8.
     """
-    architecture = {"channels": data.images.shape[1], "width": 24, "inner": 48, "embed": 32}
+    if _check.integer("train_denoiser", "width", width, low=8) % 8:
+        _check.fail("train_denoiser", "a width that is a multiple of 8", f"{width}")
+    architecture = {"channels": data.images.shape[1], "width": width, "inner": 2 * width, "embed": 32}
     sigma_data = data_std(data.images)
     network = seeded(lambda: SmallUNet(**architecture), recipe.seed)
     loss = EdmLoss(network, sigma_data=sigma_data)
