@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import depura
-from depura import APGD, Ball, Defence, Row, Study, diffpure
-from depura.attacks.growth import Growth
-from depura.attacks.warm import Warm
+from depura import APGD, Ball, Defence, Growth, Row, Study, Warm, diffpure
 from depura.data.imageset import ImageSet
 from depura.denoisers import Denoiser
 from depura.evaluation.records import RunDirectory, Unit

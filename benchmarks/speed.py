@@ -350,6 +350,13 @@ def rows_of_scheduler(setting: Setting) -> Iterator[Row]:
     yield compared("anchors", name, than, times, note=note)
 
 
+def drawn(noise: Noise, x: Tensor) -> None:
+    """The noise of a walk, as a walk draws it."""
+    noise = noise.ahead(range(DRAWS_TIMED))
+    for k in range(DRAWS_TIMED):
+        noise(x, kind=Kind.REVERSE, step=k)
+
+
 def rows_of_noise(setting: Setting, *, adm: bool) -> Iterator[Row]:
     """The noise of one step over one call of the network."""
     one = Setting(setting.network, setting.batch, 1, setting.repeats, setting.compiled, setting.device)
@@ -357,19 +364,15 @@ def rows_of_noise(setting: Setting, *, adm: bool) -> Iterator[Row]:
     name = f"noise of a step, 32x32, batch {setting.batch}"
     for title, denoiser in ((PLAIN, setting.denoiser), ("default fast", setting.fast)):
         than = f"one call, {title}"
-        times = setting.rounds(
-            {name: lambda: [noise(x, kind=Kind.REVERSE, step=k) for k in range(DRAWS_TIMED)], than: one.bare(denoiser)}
-        )
+        times = setting.rounds({name: lambda: drawn(noise, x), than: one.bare(denoiser)})
         yield compared("noise", name, than, times, share=DRAWS_TIMED)
     if adm:
         network = adm_network(256).to(setting.device)
         big, noise = torch.zeros(1, 3, 256, 256, device=setting.device), Noise(0, (0,))
         label = torch.full((1,), 50.0, device=setting.device)
         name, than = "noise of a step, 256x256, batch 1", "one call of ADM, plain float32"
-        times = rounds(
-            {name: lambda: noise(big, kind=Kind.REVERSE), than: without_graph(lambda: network(big, label))}, repeats=2
-        )
-        yield compared("noise", name, than, times)
+        times = rounds({name: lambda: drawn(noise, big), than: without_graph(lambda: network(big, label))}, repeats=2)
+        yield compared("noise", name, than, times, share=DRAWS_TIMED)
 
 
 def rows_of_draws(setting: Setting, *, draws: int = 16) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from depura.attacks.ball import Ball as Ball
 from depura.attacks.external import External as External
 from depura.attacks.fab import FAB as FAB
 from depura.attacks.flow import Flow as Flow
+from depura.attacks.growth import Growth as Growth
 from depura.attacks.losses import cross_entropy as cross_entropy
 from depura.attacks.losses import margin as margin
 from depura.attacks.pgd import PGD as PGD
@@ -25,6 +26,7 @@ from depura.attacks.square import Square as Square
 from depura.attacks.stadv import StAdv as StAdv
 from depura.attacks.transfer import Transfer as Transfer
 from depura.attacks.unchanged import Unchanged as Unchanged
+from depura.attacks.warm import Warm as Warm
 from depura.audit.audit import Audit as Audit
 from depura.audit.audit import audit_gradient as audit_gradient
 from depura.checkpoints import load_classifier as load_classifier

@@ -89,6 +89,18 @@ class Fast(nn.Module):
         holder, name = _holder(self._made())
         return getattr(holder, name)
 
+    @property
+    def remark(self) -> str:
+        """What a reader of results must know (see `Cleaner.remarks`)."""
+        how = [
+            "" if self.precision == "as given" else f"in {self.precision}",
+            "channels-last" if self.channels_last else "",
+            "compiled" if self.compiled else "",
+            "from CUDA graphs" if self.cuda_graphs else "",
+        ]
+        said = ", ".join(word for word in how if word)
+        return f"The network runs {said}" if said else ""
+
     def extra_repr(self) -> str:
         """How the network is run."""
         return (
@@ -226,6 +238,11 @@ class Deviation:
     def __str__(self) -> str:
         """For people."""
         return f"purified images within {self.median:.3g}/255 (median), {self.largest:.3g}/255 (largest) of the plain"
+
+
+def is_fast(purifier: Cleaner) -> bool:
+    """Whether any of its denoisers is a `Fast` one."""
+    return any(isinstance(leaf.denoiser, Fast) for leaf in purifier.leaves)
 
 
 def deviation(purifier: Cleaner, images: Tensor, noise: Noise) -> Deviation:

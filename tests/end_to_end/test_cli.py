@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from depura.cli.purifiers import Method, purifier_of
 from depura.data import files
 from depura.data.weights import read_safetensors
 from depura.evaluation.source import StudySource
+from depura.fast import deviation
 
 TINY = [
     "-S",
@@ -245,6 +247,19 @@ def test_purify_knows_the_methods(tmp_path: Path, digit: Path, method: str, opti
     result = depura_("purify", digit, "--out", tmp_path / "out.png", "--method", method, *options)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out.png").read_bytes() != digit.read_bytes()
+
+
+def test_purify_with_a_fast_network_says_what_it_changed(tmp_path: Path, digit: Path) -> None:
+    result = depura_("purify", digit, "--out", tmp_path / "fast.png", "--seed", 7, "--fast")
+    assert result.exit_code == 0, result.output
+    purifier, loaded = depura.demo.digits_purifier(), files.load(digit)
+    fast = purifier.over(partial(depura.Fast, compiled=False))
+    found = deviation(fast, loaded.images, depura.Noise(7, loaded.ids))
+    assert f"fast network: {found}" in " ".join(result.output.split())
+    with Image.open(tmp_path / "fast.png") as picture, torch.no_grad():
+        expected = fast(loaded.images, depura.Noise(7, loaded.ids)).clamp(0, 1)
+        assert np.array_equal(np.asarray(picture), (expected[0, 0] * 255).round().to(torch.uint8).numpy())
+    fails(depura_("purify", digit, "--out", tmp_path / "x.png", "--compiled"), "--compiled with --fast")
 
 
 def test_purify_refuses_settings_that_a_method_does_not_have(tmp_path: Path, digit: Path) -> None:

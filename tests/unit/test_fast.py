@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 import depura
-from depura import Clipped, Direct, EpsDenoiser, Fast, InputError, Noise, Purifier, StoredState
+from depura import Clipped, Defence, Direct, EpsDenoiser, Fast, InputError, Noise, Purifier, StoredState
+from depura.audit import audit
+from depura.audit.audit import audit_gradient
+from depura.audit.checks import Light
 from depura.evaluation.describe import describe
 from depura.exact import GaussianDenoiser
 from depura.fast import Deviation, deviation
 from depura.networks.edm import SongUNet
 from depura.networks.preconditioned import EdmPreconditioned
 from depura.networks.score_sde import NcsnPP
+from depura.noise import Stream
 from depura.schedules import VP, TimeLabel, uniform_steps
 from toys import TanhNet, rand, randn
 
@@ -187,6 +191,36 @@ def test_networks_are_found_inside() -> None:
         karras = EdmPreconditioned(SongUNet(resolution=8, width=16, multipliers=(1, 2), blocks=1, attention=()))
     karras.eval().requires_grad_(False)
     assert 0 < relative(Fast(karras, compiled=False)(x, SIGMA), karras(x, SIGMA)) < 1e-2
+
+
+def test_the_remark_says_how_the_network_runs() -> None:
+    graphs = Fast(unet(), cuda_graphs=True)
+    assert graphs.remark == "The network runs in bfloat16, channels-last, compiled, from CUDA graphs"
+    assert Fast(unet(), dtype=None, compiled=False).remark == "The network runs channels-last"
+    assert Fast(unet(), dtype=None, channels_last=False, compiled=False).remark == ""
+    plain = purifier(unet())
+    assert plain.remarks == ()
+    assert plain.over(lambda d: Fast(d, compiled=False)).remarks == ("The network runs in bfloat16, channels-last",)
+
+
+@pytest.mark.parametrize(("close", "light"), [(2.0, Light.GREEN), (0.0, Light.AMBER)])
+def test_an_audit_says_by_how_much_it_changes_images(
+    close: float, light: Light, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "CLOSE", close)
+    images = rand(2, 3, 8, 8, dtype=torch.float32)
+    plain = purifier(unet())
+    fast = plain.over(lambda denoiser: Fast(denoiser, compiled=False))
+
+    def judge(x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :4]
+
+    found = {check.name: check for check in audit_gradient(Defence(fast, judge), images, seed=5).checks}
+    noise = Noise(5, (0, 1), stream=Stream.PROBE)
+    assert str(deviation(fast, images, noise)) in found["fast network"].sentence
+    assert found["fast network"].light is light
+    assert found["precision"].sentence == "Computed in float64."
+    assert "fast network" not in {check.name for check in audit_gradient(Defence(plain, judge), images).checks}
 
 
 def test_refusals_say_what_to_do() -> None:

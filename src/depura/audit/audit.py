@@ -16,12 +16,15 @@ from depura.audit.modules import localise
 from depura.audit.probes import Fault, error_line
 from depura.audit.subject import Checkpointed, Subject, at_least_two, rerouted
 from depura.defence import Defence
+from depura.fast import deviation, is_fast
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
 from depura.rules import MeanProb, Vote
 
 MARGIN = 0.05
 """How far audited images keep from 0 and 1, so that finite differences stay in range."""
+CLOSE = 2.0
+"""Median deviation of a faster network's purified images, in units of 1/255, above which the light is amber."""
 
 
 class Audit(NamedTuple):
@@ -89,7 +92,8 @@ def audit_gradient(
     noise = Noise(seed, ids, stream=Stream.PROBE)
     with watched(torch.device(device)):  # a defence that draws from a global generator leaves it as it was
         subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
-        checks = [_modes(defence), made, _route(defence), *run(subject)]
+        quick = _fast(defence, images, noise, device)
+        checks = [_modes(defence), made, *quick, _route(defence), *run(subject)]
         faults: tuple[Fault, ...] = ()
         red = [check.name for check in checks if check.light is Light.RED]
         if red or any(check.name in ("differences", "zeros") and check.light is Light.AMBER for check in checks):
@@ -176,6 +180,18 @@ def _modes(defence: Defence) -> Check:
     if not said:
         return Check("modes", Light.GREEN, "All modules are in evaluation mode and all weights are frozen.")
     return Check("modes", Light.AMBER, " ".join(f"{text[0].upper()}{text[1:]}." for text in said))
+
+
+def _fast(defence: Defence, images: Tensor, noise: Noise, device: str) -> list[Check]:
+    """By how much a faster network moves purified images; nothing where there is none."""
+    purifier = defence.purifier
+    if purifier is None or not is_fast(purifier):
+        return []
+    moved = copy.deepcopy(purifier).to(device)
+    weight = next((p.dtype for p in moved.parameters() if p.is_floating_point()), images.dtype)
+    found = deviation(moved, images.to(device, weight), noise)
+    text = f"{'; '.join(purifier.remarks)}: {found}. What float64 audits is the plain network."
+    return [Check("fast network", Light.GREEN if found.median <= CLOSE else Light.AMBER, text)]
 
 
 def _route(defence: Defence) -> Check:

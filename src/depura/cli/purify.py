@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,12 +20,15 @@ from depura.data.digits import SHAPE, digits_classifier
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
 from depura.data.table import no_parts
+from depura.fast import Fast, deviation
 from depura.models import DENOISERS
 from depura.noise import Noise
 from depura.reports.sketch import LARGEST, side_by_side
 
 AT_ONCE = 64
 """Images purified in one call."""
+COMPARED = 4
+"""Images that --fast is compared on with the plain network."""
 
 
 @door
@@ -45,6 +49,12 @@ def purify(
         str,
         typer.Option(help=f"{DENOISERS}."),
     ] = DIGITS,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Run the network in bfloat16 and channels-last; the change is printed.")
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="With --fast: compile the network, too. Takes minutes; for many images.")
+    ] = False,
     images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     split: Annotated[str | None, typer.Option(help="Part of a data set: train, test, ...")] = None,
     labels: Annotated[
@@ -58,6 +68,10 @@ def purify(
     one_thread()
     bundled = denoiser == DIGITS
     purifier = purifier_of(denoiser, method, where="purify", t_star=t_star, steps=steps)
+    if compiled and not fast:
+        _check.fail("purify", "--compiled with --fast", "--compiled alone")
+    if fast:
+        purifier = purifier.over(partial(Fast, compiled=compiled))
     chosen = _Chosen(images, split, labels, Frame(resize, crop, channels).checked("purify"))
     one_set = labels is not None or is_data_set(source)
     loaded = [_data_set(source, chosen)] if one_set else _files(source, chosen)
@@ -76,6 +90,9 @@ def purify(
     files.write_all(
         {target: files.encode(x, target, labels=item.labels, numbers=item.numbers) for item, x, target in made}
     )
+    if fast:
+        first = loaded[0].first(COMPARED)
+        out.print(f"fast network: {deviation(purifier, first.images, Noise(seed, first.ids))}", highlight=False)
     for item, after, target in zip(loaded, cleaned, targets, strict=True):
         _show(item.images, after, f"{item.path} -> {target}", classifier)
 
