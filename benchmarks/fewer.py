@@ -59,6 +59,8 @@ class Subject:
         denoiser: of the purifier.
         t_star: how far to noise.
         ball: threat model.
+        draws: that a point is judged on.
+        unit: images at once.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Subject:
     denoiser: Denoiser
     t_star: float
     ball: Ball
+    draws: int
+    unit: int
 
     def defence(self, solver: Solver, n_steps: int) -> Defence:
         """DiffPure with a solver in some steps, to sigma = 0."""
@@ -125,7 +129,7 @@ def done(study: Study, folder: Path) -> list[Unit]:
     return list(directory.units())
 
 
-def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, tuple[str, APGD]], unit: int) -> Study:
+def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, tuple[str, APGD]]) -> Study:
     """Attacks through the whole of one defence, judged on it."""
     rows = tuple(
         Row(row, f"purified; {title}", attack, defence, defence, "adaptive" if len(attacks) == 1 else "")
@@ -137,21 +141,19 @@ def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, t
         defence=defence,
         rows=rows,
         select_draws=8,
-        report_draws=32,
-        unit_images=unit,
+        report_draws=subject.draws,
+        unit_images=subject.unit,
         pictures=0,
     )
 
 
-def by_steps(subject: Subject, attack: APGD, steps: Sequence[int], unit: int, runs: Path) -> Iterator[dict[str, Any]]:
+def by_steps(subject: Subject, attack: APGD, steps: Sequence[int], runs: Path) -> Iterator[dict[str, Any]]:
     """Every solver in every number of steps, and what the paired test says of it against the most steps."""
     for short, (title, solver) in SOLVERS.items():
         cells = dict[int, Cell]()
         for n_steps in steps:
             name = f"{short}-{n_steps}"
-            study = study_of(
-                subject, name, subject.defence(solver, n_steps), {"adaptive": ("adaptive attack", attack)}, unit
-            )
+            study = study_of(subject, name, subject.defence(solver, n_steps), {"adaptive": ("adaptive attack", attack)})
             cells[n_steps] = cell(done(study, runs / name), "adaptive")
             print(f"  {name}: {100 * cells[n_steps].accuracies.mean():.1f} %", flush=True)
         most = cells[max(steps)]
@@ -183,7 +185,7 @@ def named(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def levers(subject: Subject, n_steps: int, unit: int, runs: Path) -> list[dict[str, Any]]:
+def levers(subject: Subject, n_steps: int, runs: Path) -> list[dict[str, Any]]:
     """The attack with each of its levers, with all of them, and with as little as they save but without them."""
     plain = APGD(subject.ball, n_steps=50, eot=16)
     growth, warm = Growth(start=4, agreement=0.5), Warm(n_steps=30, share=5)
@@ -199,7 +201,7 @@ def levers(subject: Subject, n_steps: int, unit: int, runs: Path) -> list[dict[s
         "fewer-draws": ("control: 4 draws instead of 16", replace(plain, eot=4)),
         "fewer-steps": ("control: 20 steps instead of 50", replace(plain, n_steps=20)),
     }
-    study = study_of(subject, "levers", subject.defence(Ancestral(), n_steps), attacks, unit)
+    study = study_of(subject, "levers", subject.defence(Ancestral(), n_steps), attacks)
     units = done(study, runs / "levers")
     base = cell(units, "plain")
     lines = list[dict[str, Any]]()
@@ -291,7 +293,8 @@ def subject_of(given: argparse.Namespace) -> Subject:
     else:
         name, data = Path(given.images).stem, depura.load_images(given.images)
         network, cleans = classifier(given.classifier), denoiser(given.denoiser)
-    return Subject(name, data.first(given.n), network, cleans, given.t_star, Ball("linf", given.eps))
+    ball = Ball("linf", given.eps)
+    return Subject(name, data.first(given.n), network, cleans, given.t_star, ball, given.draws, given.unit)
 
 
 def arguments() -> argparse.Namespace:
@@ -305,6 +308,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of steps")
     parser.add_argument("--attack-steps", type=int, default=20, help="of APGD")
     parser.add_argument("--eot", type=int, default=4, help="draws per gradient")
+    parser.add_argument("--common", type=int, default=8, help="draws that the point to return to is settled on")
+    parser.add_argument("--draws", type=int, default=32, help="draws that a point is judged on")
     parser.add_argument("--unit", type=int, default=16, help="images at once")
     parser.add_argument(
         "--lever-steps", type=int, default=10, help="steps of the walk that levers are tried on; 0: none"
@@ -323,14 +328,14 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(1)
     subject = subject_of(given)
-    attack = APGD(subject.ball, n_steps=given.attack_steps, eot=given.eot, common=8)
-    table = list(by_steps(subject, attack, given.steps, given.unit, given.runs)) if given.steps != [0] else []
+    attack = APGD(subject.ball, n_steps=given.attack_steps, eot=given.eot, common=given.common)
+    table = list(by_steps(subject, attack, given.steps, given.runs)) if given.steps != [0] else []
     result = {
         "defence": f"DiffPure on {subject.name}, t* = {given.t_star}, linf {given.eps}",
-        "attack": f"APGD {given.attack_steps} x {given.eot}, {given.n} images, 32 draws",
+        "attack": f"APGD {given.attack_steps} x {given.eot}, {given.n} images, {given.draws} draws",
         "steps": table,
         "named": named(table),
-        "levers": levers(subject, given.lever_steps, given.unit, given.runs) if given.lever_steps else [],
+        "levers": levers(subject, given.lever_steps, given.runs) if given.lever_steps else [],
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -62,6 +62,7 @@ LAYERS = {
         "composed",
         "optimised",
         "defence",
+        "fast",
         "audit",
     },
     "evaluation": {

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import depura
 from depura.checkpoints import PUBLISHED, convert, identify
 from depura.checkpoints.families import FAMILIES
+from depura.data.weights import read_safetensors
 from depura.networks.adm import AdmUNet
 from depura.networks.edm import SongUNet
 from depura.networks.preconditioned import EdmPreconditioned
@@ -76,6 +77,10 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
         state,
     ],
 }
+
+
+OWN = ("small-unet", "small-classifier")
+"""Families that depura itself trains."""
 
 
 @pytest.mark.parametrize("name", DENOISERS)
@@ -266,7 +271,29 @@ def test_published_networks_are_built_without_memory(name: str) -> None:
 
 
 def test_every_family_has_a_published_file() -> None:
-    assert {file.family for file in PUBLISHED.values()} | {"score-sde-ddpm"} == {family.name for family in FAMILIES}
+    assert {file.family for file in PUBLISHED.values()} | {"score-sde-ddpm", *OWN} == {
+        family.name for family in FAMILIES
+    }
+
+
+def test_what_depura_trains_is_loaded(tmp_path: Path) -> None:
+    """The bundled files, in half precision, say what their tensors do not."""
+    folder = Path(depura.__file__).parent / "data"
+    x, sigma = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.3
+    loaded = depura.load_denoiser(folder / "digits-denoiser.safetensors")
+    assert torch.equal(loaded(x, sigma), depura.digits_denoiser()(x, sigma))
+    assert identify(folder / "digits-denoiser.safetensors").family == "small-unet"
+    for name, bundled in (("classifier", depura.digits_classifier), ("guide", depura.digits_guide)):
+        assert torch.equal(depura.load_classifier(folder / f"digits-{name}.safetensors")(x), bundled()(x))
+    bare = tmp_path / "bare.safetensors"
+    save_file(depura.digits_denoiser().network.state_dict(), bare)  # type: ignore[union-attr]
+    with pytest.raises(depura.InputError, match="sigma_data"):
+        depura.load_denoiser(bare)
+    own = json.loads(read_safetensors(folder / "digits-denoiser.safetensors")[1]["depura"])
+    again = depura.load_denoiser(bare, sigma_data=own["sigma_data"])
+    assert torch.equal(again(x, sigma), loaded(x, sigma))
+    convert(folder / "digits-denoiser.safetensors", tmp_path / "converted.safetensors")
+    assert torch.equal(depura.load_denoiser(tmp_path / "converted.safetensors")(x, sigma), loaded(x, sigma))
 
 
 def test_a_layout_with_two_normalisations_must_be_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from depura import _check
-from depura.denoisers import EpsDenoiser, EpsVarianceDenoiser, ScoreDenoiser
-from depura.networks import adm, attribute, ddpm, edm, preconditioned, resnet, score_sde, wide_resnet
+from depura.denoisers import EdmDenoiser, EpsDenoiser, EpsVarianceDenoiser, ScoreDenoiser
+from depura.networks import adm, attribute, ddpm, edm, preconditioned, resnet, score_sde, small, wide_resnet
 from depura.networks.adapters import OfClass, UnitRange
 from depura.networks.blocks import Shapes
 from depura.networks.wrappers import CIFAR10, CIFAR100, IMAGENET, Normalised, TwoLogits
@@ -83,6 +83,17 @@ def _score_sde_ddpm(network: score_sde.ScoreSdeDdpm) -> nn.Module:
 
 def _edm(network: preconditioned.Preconditioned, *, class_index: int | None = None) -> nn.Module:
     return network if class_index is None else OfClass(network, class_index)
+
+
+def _small_unet(network: small.SmallUNet, *, sigma_data: float | None = None) -> nn.Module:
+    if sigma_data is None:
+        _check.fail(
+            "load_denoiser",
+            "sigma_data, the standard deviation of the data in [-1, 1] units",
+            "none",
+            "Files that depura trains carry it.",
+        )
+    return EdmDenoiser(network, sigma_data=sigma_data)
 
 
 def _as_it_is(network: nn.Module, *, mean: Sequence[float] = (), std: Sequence[float] = ()) -> nn.Module:
@@ -263,6 +274,24 @@ FAMILIES: tuple[Family, ...] = (
         _attribute,
         "NVIDIA Source Code License (non-commercial) for DiffPure's code",
         ("lod_in", *COUNTERS),
+    ),
+    Family(
+        "small-unet",
+        "small U-Net of depura train denoiser",
+        True,
+        small.unet_settings,
+        small.SmallUNet,
+        _small_unet,
+        "of whoever trained it",
+    ),
+    Family(
+        "small-classifier",
+        "small classifier of depura train classifier and guide",
+        False,
+        small.classifier_settings,
+        small.SmallClassifier,
+        _as_it_is,
+        "of whoever trained it",
     ),
 )
 """All of them; the first that fits exactly is taken."""

@@ -152,6 +152,8 @@ def layout(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def _given(weights: Weights, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Options of the caller, those of a published file that it names, and what the file says of itself."""
     own = dict(weights.settings.get("options", {})) if "family" in weights.settings else _of_module(weights)
+    if "architecture" in weights.settings and "sigma_data" in weights.settings:  # of depura train denoiser
+        own["sigma_data"] = weights.settings["sigma_data"]
     named = options.get("like")
     if named is not None and named not in PUBLISHED:
         _check.fail(where, f"like to be one of {', '.join(PUBLISHED)}", repr(named))

@@ -7,10 +7,13 @@ any channel count and image size (the U-Net: any even one).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from depura.networks.blocks import Shapes
 
 
 class SmallUNet(nn.Module):
@@ -141,3 +144,26 @@ def _features(label: Tensor, n: int) -> Tensor:
 def _bias(layer: nn.Conv2d) -> Tensor:
     assert layer.bias is not None
     return layer.bias
+
+
+def unet_settings(shapes: Shapes) -> dict[str, Any] | None:
+    """Settings of a `SmallUNet`, read off the shapes of its weights; None for other names."""
+    if not {"stem.weight", "down.weight", "up.weight", "leave.film.weight"} <= set(shapes):
+        return None
+    width, channels = shapes["stem.weight"][:2]
+    return {
+        "channels": channels,
+        "width": width,
+        "inner": shapes["down.weight"][0],
+        "embed": shapes["mlp.0.weight"][0],
+    }
+
+
+def classifier_settings(shapes: Shapes) -> dict[str, Any] | None:
+    """Settings of a `SmallClassifier`, read off the shapes of its weights; None for other names."""
+    if set(shapes) != {
+        f"{layer}.{part}" for layer in ("conv1", "conv2", "conv3", "head") for part in ("weight", "bias")
+    }:
+        return None
+    width, channels = shapes["conv1.weight"][:2]
+    return {"channels": channels, "classes": shapes["head.weight"][0], "width": width}
