@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import torch
 
 import depura
 from depura.demo import digits_purifier, study
+from depura.evaluation.fitting import bytes_per_row
 from depura.evaluation.records import RecordError, RunDirectory
 from depura.evaluation.runner import Shard, missing, run
 from depura.evaluation.scoring import score
@@ -525,3 +527,18 @@ def test_two_processes_with_a_shard_each_make_the_whole(tmp_path: Path) -> None:
     assert start(tmp_path / "a", "--workers", "1").wait(120) == 0
     assert start(tmp_path / "b", "--workers", "1").wait(120) == 0
     assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+
+def test_the_record_says_how_many_rows_were_differentiated_at_once() -> None:
+    """As many as fit, and the results do not depend on it."""
+    found: dict[int, Any] = {}
+    whole = small()
+    row = next(row for row in whole.rows if row.name == "adaptive")
+    one = bytes_per_row(row.against, whole.data.images[:1])
+    for n in (1, 3):
+        study = replace(whole, memory=n * one + one // 2)
+        key = next(key for key in study.units() if key.row == "adaptive")
+        unit = run_unit(study, key)
+        assert unit.meta["rows_at_once"] == n
+        found[n] = unit.arrays
+    assert np.array_equal(found[1]["predictions"], found[3]["predictions"])

@@ -67,7 +67,9 @@ def run_unit(
         more = {"clean": clean}
     else:
         main = key.eps == study.ball.eps
-        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, told=told)
+        rows = rows_within(row.against, images[:1], study.memory)
+        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, rows=rows, told=told)
+        more = {"rows_at_once": rows}
     meta = {
         "unit": key.name,
         **key._asdict(),
@@ -147,11 +149,11 @@ def _attacked(
     ids: Sequence[int],
     *,
     main: bool,
+    rows: int,
     told: Told | None,
 ) -> tuple[dict[str, Any], Counts]:
     streams = Streams(study.seed)
     against, attacking = counted(row.against)
-    rows = rows_within(row.against, images[:1], study.memory)
     model = Watched(against, ids, labels)
     found = row.attack(model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
     _in_range(found.images, row.name)
