@@ -191,11 +191,11 @@ class Purifier(Leaf):
         return recorded(guided, x, x_in)
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        """The denoiser's estimate of x0, its shape checked; (B, C, H, W) -> (B, C, H, W).
+        """The denoiser's estimate of x0, its shape checked, in the state's dtype; (B, C, H, W) -> (B, C, H, W).
 
         For a solver that uses learned variances: (B, 2C, H, W).
         """
-        x0 = self.denoiser(x, sigma)
+        x0 = self.denoiser(x, sigma).to(x.dtype)
         b, c, h, w = x.shape
         expected = (b, 2 * c if isinstance(self.solver, AncestralLearned) else c, h, w)
         if x0.shape != expected:

@@ -23,7 +23,7 @@ from depura.methods.diffpure_ddpm import CELEBA, diffpure_ddpm
 from depura.noise import Kind, Noise
 from depura.purifier import Purifier
 from depura.schedules import EDM, VP, DiscreteLinear, steps_at, uniform_steps
-from depura.solvers import Ancestral, Euler, EulerMaruyamaVP
+from depura.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun, Solver
 from depura.starts import FromInputAround, FromInputUnder, from_input, from_noise
 from toys import STEPS, TanhClassifier, rand, tanh_edm
 
@@ -186,3 +186,20 @@ def test_released_random_noising_varies_the_level_only_on_the_way_in() -> None:
     share = matches.double().mean(1)
     assert float((share - 1 / 30).abs().max()) < 4 * (29 / 900 / n) ** 0.5
     assert torch.equal(FromInputAround(100)(x_in[5:7], step, noise.take([5, 6])), first[5:7])
+
+
+@pytest.mark.parametrize("solver", [Euler(), Ancestral(), Heun()], ids=["euler", "ancestral", "heun"])
+def test_a_denoiser_of_another_dtype_does_not_change_the_states(solver: Solver) -> None:
+    """What a network in half precision gives is rounded once, and the walk goes on in the dtype of the images."""
+    images, noise = rand(2, 3, 4, 4, dtype=torch.float32), Noise(0, (0, 1))
+    steps = uniform_steps(VP(), t_start=0.1, n_steps=3)
+
+    def half(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return (x / (1 + sigma**2)).bfloat16()
+
+    def rounded(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return half(x, sigma).float()
+
+    found = Purifier(half, steps=steps, solver=solver)(images, noise)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, Purifier(rounded, steps=steps, solver=solver)(images, noise))
