@@ -376,7 +376,8 @@ def rows_of_noise(setting: Setting, *, adm: bool) -> Iterator[Row]:
 
 
 def rows_of_draws(setting: Setting, *, draws: int = 16) -> Iterator[Row]:
-    """The exact gradient of many draws in one batch, per draw, over that of one draw."""
+    """The exact gradient of many draws in one batch, per draw, over that of one draw; both compiled for their size."""
+    torch.compiler.reset()
     for title, denoiser in ((PLAIN, setting.denoiser), ("default fast", setting.fast)):
         purifier = setting.purifier(denoiser, StoredState(segment=1))
         image = setting.images[:1]
@@ -558,7 +559,6 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "precision": rows_of_precision,
     "anchors": rows_of_anchors,
     "gradients": rows_of_gradients,
-    "draws": rows_of_draws,
     "attack": rows_of_attacks,
     "memory": rows_of_memory,
 }
@@ -600,7 +600,8 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     network = ddpmpp(options.width, options.blocks).to(options.device)
     setting = Setting(network, options.batch, options.steps, options.repeats, not options.no_compile, options.device)
-    sections = SECTIONS | {"noise": lambda setting: rows_of_noise(setting, adm=options.adm)}
+    # Draws come last: they compile the network for other batch sizes.
+    sections = SECTIONS | {"noise": lambda setting: rows_of_noise(setting, adm=options.adm), "draws": rows_of_draws}
     if options.device.type == "cuda":
         sections["gpu"] = rows_of_gpu
     told: dict[str, Any] = {

@@ -33,7 +33,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_section_has_rows_of_finite_ratios(told: dict[str, Any]) -> None:
-    assert {row["section"] for row in told["rows"]} == {*speed.SECTIONS, "profile", "noise"}
+    assert {row["section"] for row in told["rows"]} == {*speed.SECTIONS, "profile", "noise", "draws"}
     for row in told["rows"]:
         assert set(row) == {field.name for field in fields(Row)}
         assert math.isfinite(row["ratio"])
