@@ -1,6 +1,7 @@
 """Tables and figures of docs/performance.md from the JSON of benchmarks.speed: `python -m benchmarks.speed_page FILE`.
 
-Writes one figure per section as docs/figures/speed-SECTION.svg, and the tables between the two marks of the page.
+Writes one figure per section as docs/figures/speed-SECTION.svg, and the tables between the two marks of the page. Of
+several files, made on one machine with equal settings, the last that has a section is taken for it.
 """
 
 from __future__ import annotations
@@ -45,24 +46,23 @@ def machine_line(told: dict[str, Any]) -> str:
     )
 
 
-def size(value: float, unit: str) -> str:
-    """A measured value for people."""
-    if unit == "bytes":
-        return f"{value / 2**20:,.0f} MiB"
+def sized(what: str, value: float, unit: str) -> str:
+    """What was measured, with its size where that says something on another machine: a time does not."""
     if unit == "s":
-        return f"{1000 * value:,.3g} ms" if value < 1 else f"{value:,.3g} s"
-    return f"{value:,.4g} {unit}"
+        return what
+    return f"{what}: {value / 2**20:,.0f} MiB" if unit == "bytes" else f"{what}: {value:,.4g} {unit}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
-    lines = ["| what | measured | over | ratio | deviation | note |", "|---|---|---|---|---|---|"]
+    lines = ["| what | over | ratio | deviation | note |", "|---|---|---|---|---|"]
     for row in rows:
         spread = "" if row["spread"] is None else f" ± {row['spread']:.2g}"
         far = "" if row["deviation"] is None else f"{row['deviation']:.2g} ({row['deviation_of']})".replace("|", "\\|")
-        measured, against = size(row["value"], row["unit"]), size(row["against"], row["unit"])
+        what = sized(row["name"], row["value"], row["unit"])
+        than = sized(row["than"], row["against"], row["unit"])
         ratio = f"{row['ratio']:.3g}{spread}"
-        lines.append(f"| {row['name']} | {measured} | {row['than']}: {against} | {ratio} | {far} | {row['note']} |")
+        lines.append(f"| {what} | {than} | {ratio} | {far} | {row['note']} |")
     return "\n".join(lines)
 
 
@@ -70,7 +70,7 @@ def figure(rows: list[dict[str, Any]], title: str, file: Path) -> None:
     """Ratios as bars; a line at 1."""
     names = [f"{row['name']}\nover {row['than']}" for row in rows][::-1]
     ratios, spreads = [row["ratio"] for row in rows][::-1], [row["spread"] or 0 for row in rows][::-1]
-    mpl.rcParams["svg.hashsalt"] = "depura"  # equal numbers give equal files
+    mpl.rcParams |= {"svg.hashsalt": "depura", "svg.fonttype": "none"}  # equal numbers give equal files; text is text
     drawn, axes = plt.subplots(figsize=(8, 0.8 + 0.5 * len(rows)), layout="constrained")
     bars = axes.barh(range(len(rows)), ratios, xerr=spreads, color="#4477aa", ecolor="#333333")
     axes.bar_label(bars, [f"{ratio:.3g}" for ratio in ratios], padding=4, fontsize=8)
@@ -97,7 +97,7 @@ def measured(told: dict[str, Any], figures: Path) -> str:
 def main(words: list[str] | None = None) -> None:
     """Draw, and write the tables into the page."""
     parser = argparse.ArgumentParser(description="Tables and figures from the JSON of benchmarks.speed.")
-    parser.add_argument("json", type=Path)
+    parser.add_argument("json", type=Path, nargs="+")
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
     options = parser.parse_args(words)
     page: Path = options.page
@@ -105,8 +105,11 @@ def main(words: list[str] | None = None) -> None:
     _, mark, tail = rest.partition(END)
     if not mark:
         parser.error(f"{page} must have the lines {BEGIN} and {END}, between which the tables go")
-    told = json.loads(options.json.read_text(encoding="utf-8"))
-    text = measured(told, page.parent / "figures")
+    files = [json.loads(file.read_text(encoding="utf-8")) for file in options.json]
+    if any(machine_line(told) != machine_line(files[0]) for told in files):
+        parser.error("expected runs of one machine with equal settings, got others: measure again")
+    rows = {name: found for told in files for name, found in sections(told).items()}
+    text = measured(files[0] | {"rows": [row for found in rows.values() for row in found]}, page.parent / "figures")
     page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
 
 

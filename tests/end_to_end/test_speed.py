@@ -117,14 +117,18 @@ def test_the_page_has_the_numbers_and_figures(tmp_path: Path) -> None:
     told = {
         "machine": {"processor": "P", "cores": 2, "threads": 1, "instructions": "AVX2", "torch": "2"},
         "settings": {"parameters": 9864771, "batch": 8, "steps": 10, "repeats": 5},
-        "rows": [asdict(row)],
+        "rows": [
+            asdict(row),
+            asdict(Row("memory", "the graph", "half of it", 3 * 2**20, 2 * 2**20, 2.0, unit="bytes")),
+        ],
     }
     file, page = tmp_path / "speed.json", tmp_path / "performance.md"
     file.write_text(json.dumps(told))
     page.write_text(f"# Speed\n\n{speed_page.BEGIN}\nold\n{speed_page.END}\n\nAfter.\n")
     speed_page.main([str(file), "--page", str(page)])
     text = page.read_text()
-    assert "| noise of a step | 1 ms | one call: 500 ms | 0.002 ± 0.0001 |  | small |" in text
+    assert "| noise of a step | one call | 0.002 ± 0.0001 |  | small |" in text
+    assert "| the graph: 3 MiB | half of it: 2 MiB | 2 |  |  |" in text
     assert "9,864,771 parameters" in text
     assert text.startswith("# Speed\n")
     assert text.endswith("\n\nAfter.\n")
