@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,11 @@ def test_calls_are_timed_in_turn_and_compared_within_a_round(monkeypatch: pytest
 
 def test_the_page_has_the_numbers_and_figures(tmp_path: Path) -> None:
     row = Row("noise", "noise of a step", "one call", 0.001, 0.5, 0.002, spread=0.0001, note="small")
+    large = Row("memory", "the graph", "half of it", 3 * 2**20, 2 * 2**20, 2.0, unit="bytes")
     told = {
         "machine": {"processor": "P", "cores": 2, "threads": 1, "instructions": "AVX2", "torch": "2"},
         "settings": {"parameters": 9864771, "batch": 8, "steps": 10, "repeats": 5},
-        "rows": [
-            asdict(row),
-            asdict(Row("memory", "the graph", "half of it", 3 * 2**20, 2 * 2**20, 2.0, unit="bytes")),
-        ],
+        "rows": [asdict(row), asdict(large)],
     }
     file, page = tmp_path / "speed.json", tmp_path / "performance.md"
     file.write_text(json.dumps(told))
@@ -138,6 +136,14 @@ def test_the_page_has_the_numbers_and_figures(tmp_path: Path) -> None:
     speed_page.main([str(file), "--page", str(page)])
     assert page.read_text() == text
     assert figure.read_bytes() == drawn
+    again, newer = tmp_path / "again.json", replace(row, ratio=0.004)
+    again.write_text(json.dumps(told | {"rows": [asdict(newer)]}))
+    speed_page.main([str(file), str(again), "--page", str(page)])
+    assert "| noise of a step | one call | 0.004 ± 0.0001 |  | small |" in page.read_text()
+    assert "the graph: 3 MiB" in page.read_text()
+    again.write_text(json.dumps(told | {"settings": {**told["settings"], "steps": 20}}))  # type: ignore[dict-item]
+    with pytest.raises(SystemExit):
+        speed_page.main([str(file), str(again), "--page", str(page)])
     page.write_text("no marks")
     with pytest.raises(SystemExit):
         speed_page.main([str(file), "--page", str(page)])
