@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from depura import _check
 from depura.cleaner import Cleaner
 from depura.denoisers import Clipped, Denoiser
+from depura.networks.adapters import OfClass
 from depura.networks.preconditioned import Preconditioned
 from depura.noise import Noise
 
@@ -64,7 +65,7 @@ class Fast(nn.Module):
             InputError: no network inside that can be told apart, another dtype, or graphs without compiling.
         """
         super().__init__()
-        _holder(denoiser)
+        _path_to_network(denoiser)
         if dtype not in (None, torch.bfloat16):
             _check.fail("Fast", "dtype torch.bfloat16 or None", f"{dtype}", "For float64, convert the purifier.")
         if cuda_graphs and not compiled:
@@ -86,8 +87,7 @@ class Fast(nn.Module):
     @property
     def network_alone(self) -> nn.Module:
         """The network as it is called inside, without the denoiser's arithmetic: what overhead is measured against."""
-        holder, name = _holder(self._made())
-        return getattr(holder, name)
+        return _inside(self._made(), _path_to_network(self._made()))
 
     @property
     def remark(self) -> str:
@@ -125,8 +125,8 @@ class Fast(nn.Module):
 
     def _build(self) -> nn.Module:
         """The denoiser with its network exchanged for one that runs fast."""
-        holder, name = _holder(self.denoiser)
-        network = copy.deepcopy(getattr(holder, name)).eval().requires_grad_(False)
+        path = _path_to_network(self.denoiser)
+        network: Any = copy.deepcopy(_inside(self.denoiser, path)).eval().requires_grad_(False)
         dtype = None if self.precision == "as given" else torch.bfloat16
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
@@ -137,7 +137,7 @@ class Fast(nn.Module):
         door = _Door(network, dtype=dtype, channels_last=self.channels_last)
         if self.compiled:
             door.compile_network(cuda_graphs=self.cuda_graphs)
-        return _exchanged(self.denoiser, holder, name, door)
+        return _exchanged(self.denoiser, path, door)
 
 
 class _Door(nn.Module):
@@ -195,11 +195,15 @@ def _say_not_compiled(why: str) -> None:
     warnings.warn(f"Fast: the network runs without torch.compile, because {why}.", stacklevel=4)
 
 
-def _holder(denoiser: Denoiser | nn.Module) -> tuple[nn.Module, str]:
-    """The module that holds the network, and under which name."""
+def _path_to_network(denoiser: Denoiser | nn.Module) -> tuple[str, ...]:
+    """Names of the attributes that lead to the network: the innermost module that takes images and labels."""
     inner: Any = denoiser
-    while isinstance(inner, Clipped):
-        inner = inner.denoiser
+    path: list[str] = []
+    while isinstance(inner, (Clipped, OfClass)):
+        if isinstance(inner, OfClass) and not isinstance(inner.network, Preconditioned):
+            break
+        path.append("denoiser" if isinstance(inner, Clipped) else "network")
+        inner = getattr(inner, path[-1])
     name = "model" if isinstance(inner, Preconditioned) else "network"
     if not isinstance(inner, nn.Module) or not isinstance(getattr(inner, name, None), nn.Module):
         _check.fail(
@@ -208,18 +212,22 @@ def _holder(denoiser: Denoiser | nn.Module) -> tuple[nn.Module, str]:
             f"{type(inner).__name__}",
             "Wrap the network in EpsDenoiser, ScoreDenoiser, VDenoiser or EdmDenoiser.",
         )
-    return inner, name
+    return (*path, name)
 
 
-def _exchanged(denoiser: nn.Module, holder: nn.Module, name: str, network: nn.Module) -> nn.Module:
-    """A copy of a denoiser that holds another network; everything else is shared."""
+def _inside(denoiser: nn.Module, path: tuple[str, ...]) -> nn.Module:
+    """What the path leads to."""
+    for name in path:
+        denoiser = getattr(denoiser, name)
+    return denoiser
+
+
+def _exchanged(denoiser: nn.Module, path: tuple[str, ...], network: nn.Module) -> nn.Module:
+    """A copy of a denoiser with another network at the end of the path; everything else is shared."""
     twin = copy.copy(denoiser)
     object.__setattr__(twin, "_modules", dict(vars(denoiser)["_modules"]))
-    if denoiser is holder:
-        setattr(twin, name, network)
-    else:
-        inner: Any = denoiser
-        setattr(twin, "denoiser", _exchanged(inner.denoiser, holder, name, network))  # noqa: B010
+    first, *rest = path
+    setattr(twin, first, _exchanged(getattr(denoiser, first), tuple(rest), network) if rest else network)
     return twin
 
 

@@ -21,6 +21,7 @@ from depura.audit.checks import Light
 from depura.evaluation.describe import describe
 from depura.exact import GaussianDenoiser
 from depura.fast import Deviation, deviation
+from depura.networks.adapters import OfClass
 from depura.networks.edm import SongUNet
 from depura.networks.preconditioned import EdmPreconditioned
 from depura.networks.score_sde import NcsnPP
@@ -191,6 +192,22 @@ def test_networks_are_found_inside() -> None:
         karras = EdmPreconditioned(SongUNet(resolution=8, width=16, multipliers=(1, 2), blocks=1, attention=()))
     karras.eval().requires_grad_(False)
     assert 0 < relative(Fast(karras, compiled=False)(x, SIGMA), karras(x, SIGMA)) < 1e-2
+    assert isinstance(Fast(karras, compiled=False).network_alone.network, SongUNet)
+
+
+def test_the_network_of_a_class_is_found_behind_its_preconditioner() -> None:
+    """Compiled with the noise level as a number it would be compiled again for each: what is fast takes labels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = SongUNet(resolution=8, width=16, multipliers=(1, 2), blocks=1, attention=(), classes=3)
+        for p in unet.parameters():
+            p.data.add_(0.05 * torch.randn_like(p))
+    plain, x = Clipped(OfClass(EdmPreconditioned(unet).eval().requires_grad_(False), 2)), state()
+    fast = Fast(plain, compiled=False)
+    assert 0 < relative(fast(x, SIGMA), plain(x, SIGMA)) < 1e-2
+    assert isinstance(fast.network_alone.network, SongUNet)
+    other = Clipped(OfClass(plain.denoiser.network, 1))
+    assert not torch.equal(other(x, SIGMA), plain(x, SIGMA))
 
 
 def test_the_remark_says_how_the_network_runs() -> None:

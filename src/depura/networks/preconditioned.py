@@ -51,7 +51,10 @@ class Preconditioned(nn.Module, ABC):
         Returns:
             Estimate of x0, (B, C, H, W), in [-1, 1] units.
         """
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
+        if isinstance(sigma, Tensor):
+            levels = sigma.to(x.device, torch.float64).expand(len(x))
+        else:  # made on the device, which a copy would wait for
+            levels = torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
         *factors, label = self.coefficients(levels)
         skip, out, into = (factor.to(x.dtype)[:, None, None, None] for factor in factors)
         f = self.model(into * x, label, classes=classes, augment=augment)
