@@ -147,9 +147,12 @@ def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, t
     )
 
 
-def by_steps(subject: Subject, attack: APGD, steps: Sequence[int], runs: Path) -> Iterator[dict[str, Any]]:
+def by_steps(
+    subject: Subject, attack: APGD, solvers: Sequence[str], steps: Sequence[int], runs: Path
+) -> Iterator[dict[str, Any]]:
     """Every solver in every number of steps, and what the paired test says of it against the most steps."""
-    for short, (title, solver) in SOLVERS.items():
+    for short in solvers:
+        title, solver = SOLVERS[short]
         cells = dict[int, Cell]()
         for n_steps in steps:
             name = f"{short}-{n_steps}"
@@ -306,6 +309,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--eps", type=float, default=0.2, help="linf radius")
     parser.add_argument("--t-star", type=float, default=0.09, help="how far to noise")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of steps")
+    parser.add_argument("--solvers", nargs="+", choices=list(SOLVERS), default=list(SOLVERS), help="default all")
     parser.add_argument("--attack-steps", type=int, default=20, help="of APGD")
     parser.add_argument("--eot", type=int, default=4, help="draws per gradient")
     parser.add_argument("--common", type=int, default=8, help="draws that the point to return to is settled on")
@@ -329,7 +333,7 @@ def main() -> None:
     torch.set_num_threads(1)
     subject = subject_of(given)
     attack = APGD(subject.ball, n_steps=given.attack_steps, eot=given.eot, common=given.common)
-    table = list(by_steps(subject, attack, given.steps, given.runs)) if given.steps != [0] else []
+    table = list(by_steps(subject, attack, given.solvers, given.steps, given.runs)) if given.steps != [0] else []
     result = {
         "defence": f"DiffPure on {subject.name}, t* = {given.t_star}, linf {given.eps}",
         "attack": f"APGD {given.attack_steps} x {given.eot}, {given.n} images, {given.draws} draws",
