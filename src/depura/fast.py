@@ -77,6 +77,7 @@ class Fast(nn.Module):
         self.compiled = compiled
         self.cuda_graphs = cuda_graphs
         self._quick: nn.Module | None = None
+        self._made_of: list[tuple[int, int, torch.dtype, torch.device]] = []
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
@@ -113,13 +114,21 @@ class Fast(nn.Module):
         return vars(self) | {"_quick": None}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Fast:
-        object.__setattr__(self, "_quick", None)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        if self._quick is not None and self._state() != self._made_of:  # a unit of work moves it to where it is
+            object.__setattr__(self, "_quick", None)
+        return self
+
+    def _state(self) -> list[tuple[int, int, torch.dtype, torch.device]]:
+        """What tells whether weights have been moved, converted or written to."""
+        tensors = (*self.parameters(), *self.buffers())
+        return [(t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors]
 
     def _made(self) -> nn.Module:
         if self._quick is None:
             # Not a submodule: it is made of the weights, and is no part of them.
             object.__setattr__(self, "_quick", self._build())
+            self._made_of = self._state()
         assert self._quick is not None
         return self._quick
 

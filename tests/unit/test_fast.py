@@ -156,6 +156,17 @@ def test_weights_are_read_again_after_a_move() -> None:
     assert not torch.equal(fast(x, SIGMA), before)
 
 
+def test_a_move_that_changes_nothing_makes_nothing_anew() -> None:
+    """Every unit of work moves its defence to the device: what is compiled must outlive that."""
+    fast, x = Fast(unet(), compiled=False), state()
+    fast(x, SIGMA)
+    made = fast.network_alone
+    purifier(fast).to("cpu")
+    assert fast.network_alone is made
+    fast.double().float()
+    assert fast.network_alone is not made
+
+
 def test_a_purifier_around_it_takes_its_images_and_is_described() -> None:
     plain = purifier(unet())
     fast = plain.over(lambda denoiser: Fast(denoiser, compiled=False))
