@@ -39,12 +39,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.adm import adm as adm_network
 from benchmarks.anchors import diffusers_loop, plain_loop, torchsde_loop
 from benchmarks.memory import available_bytes, peak_bytes
+from benchmarks.network import denoiser_of
 from benchmarks.rows import Row, compared, machine, rounds
 from benchmarks.timing import seconds
 from depura import (
     APGD,
     PGD,
-    VP,
     Adjoint,
     Ball,
     Defence,
@@ -60,7 +60,6 @@ from depura import (
     Purifier,
     StoredState,
     StraightThrough,
-    TimeLabel,
     cross_entropy,
     diffpure,
     diffpure_ddpm,
@@ -131,7 +130,7 @@ class Setting:
     @cached_property
     def denoiser(self) -> EpsDenoiser:
         """Around the network."""
-        return EpsDenoiser(self.network, label=TimeLabel(VP()))
+        return denoiser_of(self.network)
 
     @cached_property
     def fast(self) -> Fast:
@@ -510,7 +509,7 @@ def rows_of_gpu(setting: Setting) -> Iterator[Row]:
     }
     for title, (build, size) in sizes.items():
         network = build().to(setting.device)
-        denoiser = EpsDenoiser(network, label=TimeLabel(VP()))
+        denoiser = denoiser_of(network)
         batch = 128 if size == 32 else 4
         x = torch.rand(batch, 3, size, size, device=setting.device)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
