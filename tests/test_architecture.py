@@ -100,7 +100,7 @@ LAYERS = {
     "data": {"_atomic", "_check", "_pickles", "denoisers", "networks", "data"},
     "models": {"_check", "denoisers", "networks", "data", "checkpoints"},
     "reproduction": {"attacks", "checkpoints", "data", "denoisers", "evaluation", "models", "networks"},
-    "training": {"_atomic", "_check", "noise", "schedules", "denoisers", "networks", "data", "training"},
+    "training": {"_atomic", "_check", "noise", "schedules", "denoisers", "networks", "data", "fast", "training"},
 }
 """What each part may import of depura. Parts that are not listed (the command line, the demo, the public names) may
 import anything."""

@@ -143,16 +143,23 @@ class Fast(nn.Module):
             for weight in network.parameters():
                 if weight.is_floating_point() and weight.ndim > 1:
                     weight.data = weight.data.to(dtype)
-        door = _Door(network, dtype=dtype, channels_last=self.channels_last)
+        door = Door(network, dtype=dtype, channels_last=self.channels_last)
         if self.compiled:
             door.compile_network(cuda_graphs=self.cuda_graphs)
         return _exchanged(self.denoiser, path, door)
 
 
-class _Door(nn.Module):
+class Door(nn.Module):
     """A network as it is called from outside, whatever it computes in."""
 
     def __init__(self, network: nn.Module, *, dtype: torch.dtype | None, channels_last: bool) -> None:
+        """Stand before a network.
+
+        Args:
+            network: takes images (B, C, H, W) and labels.
+            dtype: that autocast runs it in; None leaves it as it is.
+            channels_last: whether it is given its images so.
+        """
         super().__init__()
         self.network = network
         self.dtype = dtype
@@ -161,7 +168,11 @@ class _Door(nn.Module):
         self.graphs = False
 
     def compile_network(self, *, cuda_graphs: bool) -> None:
-        """From the next call on, compiled."""
+        """Compile the network from the next call on.
+
+        Args:
+            cuda_graphs: replay its kernels from CUDA graphs, where it is on CUDA.
+        """
         device = next((p.device.type for p in self.network.parameters()), "cpu")
         self.graphs = cuda_graphs and device == "cuda"
         if device == "cpu" and not _has_compiler():
@@ -170,6 +181,7 @@ class _Door(nn.Module):
             self.quick = torch.compile(self.network, mode="reduce-overhead" if self.graphs else None)
 
     def forward(self, x: Tensor, *labels: Any, **more: Any) -> Tensor:
+        """What the network says, in the dtype of x."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not None, cache_enabled=False):

@@ -460,7 +460,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_train_writes_weights_and_a_card_with_their_hash(tmp_path: Path, kind: str) -> None:
     result = depura_("train", kind, "--out", tmp_path, "--steps", 3, "--batch", 8)
     assert result.exit_code == 0, result.output
-    assert tree(tmp_path) == {f"digits-{kind}.safetensors", f"digits-{kind}.md"}
+    assert tree(tmp_path) == {f"digits-{kind}.{ending}" for ending in ("safetensors", "md", "curve.json")}
     card = (tmp_path / f"digits-{kind}.md").read_text()
     assert f"depura train {kind} --data digits " in card
     assert " --steps 3 --batch 8 " in card
@@ -484,11 +484,17 @@ def test_train_takes_data_of_ones_own(tmp_path: Path) -> None:
         ({"image": np.zeros((4, 8, 8)), "label": np.zeros(3, dtype=int)}, [], "one per image"),
         ({"image": np.zeros((4, 8, 8)), "label": np.full(4, -1)}, [], "labels from 0"),
         ({"image": np.zeros((4, 7, 8)), "label": np.zeros(4, dtype=int)}, [], "even height and width"),
-        (None, [], "readable NPZ"),
+        (None, [], "not there"),
         ("digits", ["--steps", "0"], "n_steps at least 1"),
         ("digits", ["--batch", "0"], "batch at least 1"),
         ("digits", ["--rate", "0"], "rate in (0, inf)"),
         ("digits", ["--seed", "-3"], "seed"),
+        ("digits", ["--minutes", "1", "--schedule", "cosine"], "constant-then-decay"),
+        ("digits", ["--preset", "cifar10-small"], "--steps or --minutes"),
+        ("digits", ["--preset", "cifar10-small", "--width", "8"], "--width"),
+        ("digits", ["--weight", "1", "--weight", "2"], "one weight for each of 1"),
+        ("digits", ["--held-out", "1297"], "1296"),
+        ("digits", ["--every", "0"], "every at least 1"),
     ],
 )
 def test_unusable_training(tmp_path: Path, arrays: dict | str | None, options: list[str], said: str) -> None:  # type: ignore[type-arg]
@@ -502,10 +508,13 @@ def test_unusable_training(tmp_path: Path, arrays: dict | str | None, options: l
 GUIDES = {
     "trades": (
         ["--eps", "1/8", "--beta", "3"],
-        "Trades(eps=0.125, step_size=0.03125, n_steps=10, noise_up_to=0.0, beta=3.0)",
+        "Trades(shift=1, flip=False, eps=0.125, step_size=0.03125, n_steps=10, noise_up_to=0.0, beta=3.0)",
     ),
-    "at": (["--attack-steps", "2"], "AdversarialTraining(eps=0.2, step_size=0.05, n_steps=2, noise_up_to=0.0)"),
-    "standard": ([], "ShiftedCrossEntropy()"),
+    "at": (
+        ["--attack-steps", "2"],
+        "AdversarialTraining(shift=1, flip=False, eps=0.2, step_size=0.05, n_steps=2, noise_up_to=0.0)",
+    ),
+    "standard": ([], "ShiftedCrossEntropy(shift=1, flip=False)"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import depura
@@ -21,9 +23,12 @@ from depura import InputError, load_digits
 from depura.data.weights import read_safetensors
 from depura.networks.small import SmallClassifier
 from depura.noise import Kind, Noise, Stream
-from depura.training.denoiser import EdmLoss, data_std, train_denoiser
-from depura.training.guide import Trades, train_guide
-from depura.training.loop import Recipe, save_weights, seeded
+from depura.training.card import TIME
+from depura.training.classifier import Model, model, train_classifier
+from depura.training.denoiser import Design, EdmLoss, data_std, train_denoiser
+from depura.training.guide import Trades
+from depura.training.loop import Recipe, Report, save_weights, seeded
+from depura.training.mixture import Mixture
 
 RECIPE = Recipe(n_steps=12, batch=8, seed=3)
 
@@ -33,8 +38,8 @@ class StopError(Exception):
 
 
 def weights(folder: Path, name: str, **options: object) -> bytes:
-    denoiser, about = train_denoiser(load_digits("train"), RECIPE, **options)  # type: ignore[arg-type]
-    save_weights(denoiser.network, folder / name, about)  # type: ignore[arg-type]
+    made = train_denoiser(load_digits("train"), RECIPE, **options)  # type: ignore[arg-type]
+    save_weights(made.network, folder / name, made.about)
     return (folder / name).read_bytes()
 
 
@@ -48,11 +53,11 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_width_is_that_of_the_network(tmp_path: Path) -> None:
-    denoiser, about = train_denoiser(load_digits("train"), RECIPE, width=8)
-    assert {p.shape[0] for p in denoiser.network.parameters() if p.ndim == 4} == {1, 8, 16}  # type: ignore[union-attr]
-    assert about["architecture"] == {"channels": 1, "width": 8, "inner": 16, "embed": 32}
+    made = train_denoiser(load_digits("train"), RECIPE, design=Design(width=8))
+    assert {p.shape[0] for p in made.network.parameters() if p.ndim == 4} == {1, 8, 16}
+    assert made.about["architecture"] == {"channels": 1, "width": 8, "inner": 16, "embed": 32}
     with pytest.raises(InputError, match="multiple of 8"):
-        train_denoiser(load_digits("train"), RECIPE, width=12)
+        Design(width=12)
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
@@ -79,9 +84,10 @@ class Judge(nn.Module):
 def guide_weights(folder: Path, name: str, **options: object) -> bytes:
     network = seeded(Judge, RECIPE.seed)
     loss = partial(Trades, eps=0.1, n_steps=2)
-    made, about = train_guide(load_digits("train"), RECIPE, network=network, loss=loss, **options)  # type: ignore[arg-type]
-    assert made is network
-    save_weights(made, folder / name, about)
+    made = Model(network, network, {})
+    given, _ = train_classifier(load_digits("train"), RECIPE, made=made, loss=loss, **options)  # type: ignore[arg-type]
+    assert given.network is network
+    save_weights(network, folder / name, given.about)
     return (folder / name).read_bytes()
 
 
@@ -90,8 +96,8 @@ def test_stopped_and_gone_on_gives_the_same_bytes(tmp_path: Path, made: Callable
     """Wherever torch's generator stands."""
     whole = made(tmp_path, "whole")
 
-    def stop(step: int, loss: float) -> None:
-        if step == 8:
+    def stop(report: Report) -> None:
+        if report.step == 8:
             raise StopError
 
     checkpoint = tmp_path / "state.safetensors"
@@ -101,7 +107,7 @@ def test_stopped_and_gone_on_gives_the_same_bytes(tmp_path: Path, made: Callable
     seen: list[int] = []
     with torch.random.fork_rng():
         torch.manual_seed(99)
-        again = made(tmp_path, "part", checkpoint=checkpoint, every=5, progress=lambda step, _: seen.append(step))
+        again = made(tmp_path, "part", checkpoint=checkpoint, every=5, progress=lambda report: seen.append(report.step))
     assert again == whole
     assert seen == list(range(6, 13))
 
@@ -127,8 +133,8 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str) 
 
     def fit(*, seed: int = 3, eps: float = 0.1, width: int = 8) -> None:
         loss, network = partial(Trades, eps=eps, n_steps=1), SmallClassifier(width=width)
-        recipe = Recipe(n_steps=6, batch=8, seed=seed)
-        train_guide(data, recipe, network=network, loss=loss, checkpoint=checkpoint, every=5)
+        recipe, made = Recipe(n_steps=6, batch=8, seed=seed), Model(network, network, {})
+        train_classifier(data, recipe, made=made, loss=loss, checkpoint=checkpoint, every=5)
 
     fit()
     assert checkpoint.exists()
@@ -147,6 +153,14 @@ def start_guide(out: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def card(path: Path) -> list[str]:
+    """A card's lines without the one that depends on the clock."""
+    lines = path.read_text().splitlines()
+    rest = [line for line in lines if not line.startswith(TIME)]
+    assert len(rest) == len(lines) - 1
+    return rest
+
+
 @pytest.mark.slow
 def test_a_guide_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -157,11 +171,11 @@ def test_a_guide_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 3 <= int(read_safetensors(checkpoint)[1]["step"]) < 200
+    assert 3 <= json.loads(read_safetensors(checkpoint)[1]["story"])["step"] < 200
     assert not (killed / "few-guide.safetensors").exists()
     assert start_guide(killed).wait(120) == 0
-    for name in ("few-guide.safetensors", "few-guide.md"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    assert (killed / "few-guide.safetensors").read_bytes() == (whole / "few-guide.safetensors").read_bytes()
+    assert card(killed / "few-guide.md") == card(whole / "few-guide.md")
     assert {p.name for p in killed.iterdir() if not p.name.endswith(".partial")} == {p.name for p in whole.iterdir()}
 
 
@@ -185,3 +199,118 @@ def test_the_loss_is_edms_weighted_denoising_error() -> None:
 def test_the_data_spread_is_that_of_all_pixels() -> None:
     images = depura.load_digits("train").images
     assert data_std(images) == round(float((2 * images.double() - 1).flatten().std()), 2)
+
+
+SMALLEST = {"resolution": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "attention": ()}
+
+
+def test_half_of_the_images_are_mirrored_before_noise_comes_to_them() -> None:
+    """A network that says nothing: the loss is that of the images or of their mirror images, noise as drawn."""
+    silent = lambda x, label, *marks: torch.zeros_like(x)  # noqa: E731
+    images = load_digits("test").images[:1].double()
+    plain, flipping = (EdmLoss(silent, sigma_data=0.75, flip=flip) for flip in (False, True))
+    values = {True: 0, False: 0}
+    for step in range(40):
+        noise = Noise(1, (0,), draws=step, stream=Stream.TRAIN)
+        found = float(flipping(images, torch.zeros(1), noise))
+        as_it_is, mirrored = (float(plain(x, torch.zeros(1), noise)) for x in (images, images.flip(3)))
+        assert as_it_is != mirrored
+        assert found in (as_it_is, mirrored)
+        values[found == mirrored] += 1
+    assert min(values.values()) > 10
+
+
+def test_the_network_is_told_of_all_sources_but_the_first() -> None:
+    told: list[Tensor] = []
+
+    def network(x: Tensor, label: Tensor, classes: None, marks: Tensor) -> Tensor:
+        assert classes is None
+        told.append(marks)
+        return torch.zeros_like(x)
+
+    noise = Noise(1, tuple(range(4)), stream=Stream.TRAIN)
+    EdmLoss(network, sigma_data=0.75, sources=3)(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), noise)
+    assert told[0].tolist() == [[0, 0], [1, 0], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_song_unet_is_trained_stored_and_loaded(tmp_path: Path, bfloat16: bool) -> None:
+    """On two sources; the file alone gives the same estimates, in half precision's accuracy."""
+    digits = load_digits("train")
+    mixture = Mixture.of([digits, digits._replace(images=1 - digits.images)], [1, 1])
+    recipe = Recipe(n_steps=30, batch=16, rate=3e-3, warmup=5)
+    made = train_denoiser(mixture, recipe, design=Design(SMALLEST, flip=True, bfloat16=bfloat16))
+    save_weights(made.network, tmp_path / "w.safetensors", made.about)
+    loaded = depura.load_denoiser(tmp_path / "w.safetensors")
+    x = 2 * load_digits("test").images[:4] - 1
+    for sigma in (0.1, 1.0):
+        torch.testing.assert_close(loaded(x, sigma), made.denoiser(x, sigma), rtol=0, atol=1e-6)
+        assert not torch.allclose(loaded(x, sigma), x, atol=1e-2)
+    marked = made.denoiser(x, 1.0, augment=torch.ones(4, 1))  # type: ignore[call-arg]
+    assert not torch.allclose(marked, made.denoiser(x, 1.0), atol=1e-4)
+    first, last = (point["loss"] for point in (made.story.curve[0], made.story.curve[-1]))
+    assert first == last  # one checkpoint: the mean over all steps
+    assert last < 1.0
+
+
+def test_bfloat16_changes_training_a_little() -> None:
+    digits, recipe = load_digits("train"), Recipe(n_steps=5, batch=8)
+    plain, half = (train_denoiser(digits, recipe, design=Design(SMALLEST, bfloat16=b)) for b in (False, True))
+    a, b = (torch.cat([p.detach().flatten() for p in made.network.parameters()]) for made in (plain, half))
+    assert {p.dtype for p in half.network.parameters()} == {torch.float32}
+    assert 0 < float((a - b).norm() / a.norm()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("small", "small-classifier"), ("resnet8", "cifar-resnet"), ("wrn-10-1", "wide-resnet")],
+)
+def test_classifiers_by_name_are_trained_stored_and_loaded(tmp_path: Path, name: str, family: str) -> None:
+    data = Mixture.of([load_digits("train")])
+    recipe = Recipe(n_steps=20, batch=32, rate=1e-2, warmup=2)
+    made, _ = train_classifier(data, recipe, made=model(name, data, seed=0))
+    save_weights(made.weights, tmp_path / "w.safetensors", made.about)
+    x = load_digits("test").images[:50]
+    assert depura.checkpoints.identify(tmp_path / "w.safetensors").family == family
+    loaded = depura.load_classifier(tmp_path / "w.safetensors")
+    torch.testing.assert_close(loaded(x), made.network(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet21", "resnet2", "wrn-28", "wrn-27-10", "vgg"])
+def test_names_of_no_classifier(name: str) -> None:
+    with pytest.raises(InputError, match=r"--network.*resnetD"):
+        model(name, Mixture.of([load_digits("train")]), seed=0)
+
+
+def start_denoiser(out: Path) -> subprocess.Popen[bytes]:
+    """On two sources with images kept away, by the constant schedule."""
+    data = load_digits("test").first(60)
+    for name, images in (("exact", data.images), ("rough", (4 * data.images).round() / 4)):
+        np.savez(out.parent / f"{name}.npz", image=images.numpy(), label=data.labels.numpy())
+    words = "train denoiser --data exact.npz --weight 2 --data rough.npz --weight 1 --held-out 8 --width 8"
+    more = "--schedule constant-then-decay --steps 120 --batch 8 --every 20 --out"
+    command = [sys.executable, "-m", "depura", *shlex.split(words), *shlex.split(more), str(out)]
+    return subprocess.Popen(command, cwd=out.parent, stdout=subprocess.DEVNULL)
+
+
+def test_a_denoiser_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start_denoiser(whole).wait(120) == 0
+    process, deadline = start_denoiser(killed), time.monotonic() + 120
+    checkpoint = killed / "exact-denoiser.checkpoint.safetensors"
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "exact-denoiser.safetensors").exists()
+    assert start_denoiser(killed).wait(120) == 0
+    assert (killed / "exact-denoiser.safetensors").read_bytes() == (whole / "exact-denoiser.safetensors").read_bytes()
+    said = card(killed / "exact-denoiser.md")
+    assert said == card(whole / "exact-denoiser.md")
+    assert any("52 images" in line and "67% of each batch" in line for line in said)
+    assert any("kept away" in line and "sigma 0.3" in line for line in said)
+    curve = json.loads((killed / "exact-denoiser.curve.json").read_text())["curve"]
+    assert [point["step"] for point in curve] == list(range(20, 121, 20))
+    assert curve[-1]["sigma 0.3"] < curve[0]["sigma 0.3"]
+    with Image.open(killed / "denoiser.samples.png") as picture:
+        assert picture.size == (8 * 8, 4 * 8)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import depura
 from depura.noise import Kind, Noise, Stream
-from depura.training.classifier import ShiftedCrossEntropy, shifted
-from depura.training.guide import AdversarialTraining, Trades, divergence, noised, train_guide
+from depura.training.classifier import Model, ShiftedCrossEntropy, augmented, train_classifier
+from depura.training.guide import AdversarialTraining, Trades, divergence, noised
 from depura.training.loop import Recipe
 
 B, SIZE, K = 6, 4, 3
@@ -50,7 +50,7 @@ def by_hand(weight: Tensor, bias: Tensor, *, eps: float, step: float, n_steps: i
     d KL(p || q) / d x' = W^T (q - p) for a linear model.
     """
     total = weight.new_zeros(())
-    moved = shifted(X, NOISE).flatten(1)
+    moved = augmented(X, NOISE).flatten(1)
     starts = 1e-3 * NOISE(X, kind=Kind.ATTACK).flatten(1)
     for x, start, y in zip(moved, starts, Y.tolist(), strict=True):
 
@@ -137,7 +137,7 @@ def test_on_a_linear_binary_model_adversarial_training_finds_the_worst_corner() 
     assert torch.equal(found, (X + eps * towards).clamp(0, 1))
     logit = (X.flatten(1) * w).sum(1)
     value = AdversarialTraining(net, eps=eps, step_size=eps / 4)(X, y, NOISE)
-    moved = shifted(X, NOISE)
+    moved = augmented(X, NOISE)
     worst = ((moved + eps * towards).clamp(0, 1).flatten(1) * w).sum(1)
     expected = torch.log1p(torch.exp((1 - 2 * y) * worst)).mean()
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
@@ -217,9 +217,9 @@ def test_clean_and_attacked_images_stand_behind_the_same_noise() -> None:
 def test_a_loss_names_its_settings() -> None:
     net = curved()
     assert repr(Trades(net, eps=0.1)) == (
-        f"Trades(eps=0.1, step_size={2 / 255}, n_steps=10, noise_up_to=0.0, beta=6.0)"
+        f"Trades(shift=1, flip=False, eps=0.1, step_size={2 / 255}, n_steps=10, noise_up_to=0.0, beta=6.0)"
     )
-    assert repr(ShiftedCrossEntropy(net)) == "ShiftedCrossEntropy()"
+    assert repr(ShiftedCrossEntropy(net)) == "ShiftedCrossEntropy(shift=1, flip=False)"
 
 
 @pytest.mark.parametrize("loss", [Trades, AdversarialTraining])
@@ -239,6 +239,29 @@ def test_unusable_settings(loss: type[Trades], settings: dict[str, float], said:
         loss(linear(), **settings)  # type: ignore[arg-type]
 
 
+def test_a_shift_below_zero_is_refused() -> None:
+    with pytest.raises(depura.InputError, match="shift"):
+        Trades(linear(), shift=-1)
+
+
+def test_images_are_moved_by_whole_pixels_and_half_of_them_mirrored() -> None:
+    """A bright pixel left of the middle tells both where it went and which side it is on."""
+    noise = Noise(1, tuple(range(2000)), stream=Stream.TRAIN)
+    images = torch.zeros(2000, 1, 9, 9)
+    images[:, 0, 4, 3] = 1.0
+    for shift, flip in ((0, True), (2, False), (2, True)):
+        found = augmented(images, noise, shift=shift, flip=flip)
+        assert torch.equal(found.sum((1, 2, 3)), torch.ones(2000))
+        rows, columns = (found[:, 0].sum(d).argmax(1) for d in (2, 1))
+        counts = torch.bincount(rows, minlength=9)
+        assert set(counts.nonzero().flatten().tolist()) == set(range(4 - shift, 5 + shift))
+        assert float(counts.max()) < 1.2 * 2000 / (2 * shift + 1)
+        share = float((columns - 3 - 2 * (columns > 4)).double().abs().le(shift).double().mean())
+        assert share == 1.0
+        mean = float(columns.double().mean())
+        assert mean == pytest.approx(4.0 if flip else 3.0, abs=0.15)
+
+
 def test_a_weight_below_zero_is_refused() -> None:
     with pytest.raises(depura.InputError, match="beta"):
         Trades(linear(), beta=-1.0)
@@ -253,4 +276,9 @@ def test_a_weight_below_zero_is_refused() -> None:
 )
 def test_networks_that_give_no_logits(network: nn.Module, said: str) -> None:
     with pytest.raises(depura.InputError, match=said):
-        train_guide(depura.load_digits("train"), Recipe(n_steps=1), network=network, loss=partial(Trades, eps=0.2))
+        train_classifier(
+            depura.load_digits("train"),
+            Recipe(n_steps=1),
+            made=Model(network, network, {}),
+            loss=partial(Trades, eps=0.2),
+        )

@@ -1,53 +1,80 @@
-"""Commands that train the small networks."""
+"""Commands that train networks."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import nn
 
-from depura import _check
+from depura import _check, models
 from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
-from depura.cli.doors import door, fraction, one_thread, out, progress
-from depura.data.digits import digits_classifier, load_digits
-from depura.data.imageset import ImageSet, load_npz
+from depura.cli import fitting
+from depura.cli.doors import door, fraction
+from depura.cli.fitting import DIGITS, Kept, Kind, Made, Sources, Watching
+from depura.data.digits import digits_classifier
+from depura.data.imageset import ImageSet
 from depura.demo import EPS
-from depura.denoisers import EdmDenoiser
 from depura.models import named
 from depura.noise import Noise, Stream
-from depura.training.card import write_card
-from depura.training.classifier import AT_ONCE, ShiftedCrossEntropy, accuracy, train_classifier
-from depura.training.denoiser import denoising_error, train_denoiser
-from depura.training.guide import AdversarialTraining, Trades, train_guide
-from depura.training.loop import Loss, Progress, Recipe, save_weights, seeded
+from depura.training.classifier import (
+    AT_ONCE,
+    NETWORKS,
+    Augmenting,
+    Model,
+    ShiftedCrossEntropy,
+    accuracy,
+    model,
+    train_classifier,
+)
+from depura.training.denoiser import Design, train_denoiser
+from depura.training.guide import AdversarialTraining, Trades
+from depura.training.loop import CONSTANT, COSINE, UNDECIDED, Recipe, seeded
+from depura.training.presets import PRESETS
+from depura.training.ranks import started
 
 app = typer.Typer(
-    no_args_is_help=True, help="Train a small denoiser, classifier or guide on the digits or on data of your own."
+    no_args_is_help=True, help="Train a denoiser, classifier or guide on the digits or on data of your own."
 )
 
-DIGITS = "digits"
-LEVELS = (0.1, 0.2, 0.3, 0.5, 0.8)
-"""Noise levels at which a denoiser's error is measured."""
 MEASURED_STEPS = 50
 """Steps of the attack that measures a guide."""
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for the weights and their card.")]
-Data = Annotated[str, typer.Option(help="'digits', or an NPZ file with arrays image and label.")]
-Test = Annotated[Path | None, typer.Option(help="NPZ file to measure on (the digits have their own test images).")]
-Steps = Annotated[int, typer.Option(help="Gradient steps.")]
-Batch = Annotated[int, typer.Option(help="Images per step.")]
-Rate = Annotated[float, typer.Option(help="Peak learning rate.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the weights, their card and curves.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="'digits' (default), or a file or folder of images: NPZ, Parquet, CIFAR as published, class folders. "
+        "Give it several times to train on several; the first is the one to serve."
+    ),
+]
+Weight = Annotated[
+    list[float] | None, typer.Option(help="Share of a batch from each --data, in order; default by their sizes.")
+]
+HeldOut = Annotated[
+    int, typer.Option(help="Images of the first --data to keep away (the last ones) and measure on.", min=0)
+]
+Test = Annotated[Path | None, typer.Option(help="File to measure on (the digits have their own test images).")]
+Steps = Annotated[int | None, typer.Option(help="Gradient steps.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Time budget instead: the rate decays over its last quarter. The card names the steps it gave."),
+]
+Batch = Annotated[int | None, typer.Option(help="Images per step.")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, batches and noise.")]
-Every = Annotated[int, typer.Option(help="Steps between checkpoints.")]
+Every = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu or cuda; default a GPU if there is one. Several: torchrun -m depura train ...")
+]
+Threads = Annotated[int, typer.Option(help="Processor threads; small networks are slower with more.", min=1)]
 
 
 class LossName(str, Enum):
@@ -58,82 +85,130 @@ class LossName(str, Enum):
     standard = "standard"
 
 
-class Kept(TypedDict):
-    """Where and how often training saves its state, and whom it tells."""
+class ScheduleName(str, Enum):
+    """How the learning rate falls."""
 
-    checkpoint: Path
-    every: int
-    progress: Progress
-
-
-Fit = Callable[[ImageSet, Recipe, Kept], tuple[nn.Module, dict[str, Any]]]
-"""(images, recipe, where to keep the state) -> what is measured, and what the weight file says about itself."""
-Measure = Callable[[Any, ImageSet], dict[str, str]]
-"""(what was trained, images) -> results by name."""
+    cosine = COSINE
+    constant = CONSTANT
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """One kind of network: how it is trained and measured, and what its card says.
+class PresetName(str, Enum):
+    """Networks and recipes by name."""
 
-    Attributes:
-        name: of the command, and in file names.
-        title: of the card.
-        fit: trains.
-        measure: measures.
-        options: of the command, besides those that all kinds have.
-        settings: lines of the card, by name.
-    """
+    small = "cifar10-small"
+    base = "cifar10-base"
 
-    name: str
-    title: str
-    fit: Fit
-    measure: Measure
-    options: Mapping[str, object] = field(default_factory=dict[str, object])
-    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+
+Schedule = Annotated[
+    ScheduleName | None,
+    typer.Option(help="Of the learning rate; default cosine, with --minutes and in presets constant-then-decay."),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(help=f"{NETWORKS}, or MODULE:FUNCTION that returns a network of your own; default small."),
+]
+Shift = Annotated[int | None, typer.Option(help="Move images by up to so many pixels; default 1.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Mirror every second image.")]
+Bf16 = Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16; weights and losses stay float32.")]
 
 
 @app.command("denoiser")
 @door
 def denoiser(
     to: Out,
-    data: Data = DIGITS,
+    data: Data = None,
+    weight: Weight = None,
+    held_out: HeldOut = 0,
     test: Test = None,
-    steps: Steps = 6000,
-    batch: Batch = 128,
-    rate: Rate = 2e-3,
+    preset: Annotated[PresetName | None, typer.Option(help="Network and recipe; default a small one.")] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Measure what it makes of purified images too, at several t*.")
+    ] = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    schedule: Schedule = None,
+    batch: Batch = None,
+    rate: Rate = None,
     seed: Seed = 0,
-    every: Every = 500,
-    width: Annotated[int, typer.Option(help="Channels at the full resolution, a multiple of 8.")] = 24,
+    every: Every = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Channels at the full resolution without --preset, a multiple of 8; default 24."),
+    ] = None,
+    device: Device = None,
+    threads: Threads = 1,
 ) -> None:
-    """Train a small EDM-style U-Net denoiser. Interrupted, the same command goes on."""
-    fit = partial(_fit_denoiser, width=width)
-    kind = _Kind("denoiser", "EDM-style U-Net denoiser", fit, _denoising, {} if width == 24 else {"width": width})
-    _train(kind, to, data, test, Recipe(n_steps=steps, batch=batch, rate=rate, seed=seed), every)
+    """Train an EDM-style U-Net denoiser. Interrupted, the same command goes on."""
+    if preset is not None and width is not None:
+        _check.fail("--width", "no --preset, which has a network of its own", preset.value, "Drop one of them.")
+    design, usual, called = Design(width=24 if width is None else width), Recipe(6000, rate=2e-3), ""
+    options: dict[str, object] = {} if width in (None, 24) else {"width": width}
+    if preset is not None:
+        design, usual, _ = PRESETS[preset.value]
+        called = options["preset"] = preset.value
+        if steps is None and minutes is None:
+            _check.fail("train", "--steps or --minutes with a preset", "neither", "Say how long to train.")
+    recipe = _recipe(usual, steps=steps, minutes=minutes, schedule=schedule, batch=batch, rate=rate, seed=seed)
+    judge = None if classifier is None else models.classifier(classifier, where="--classifier")
+    path = to / f"{called or 'denoiser'}.samples.png"
+
+    def fit(given: Sources, recipe: Recipe, kept: Kept) -> Made:
+        watching = None if given.held_out is None else Watching(given.held_out, path)
+        return Made(*train_denoiser(given.mixture, recipe, design=design, watch=watching, **kept))
+
+    def measure(made: Any, images: ImageSet) -> dict[str, str]:
+        found = fitting.denoising(made, images)
+        return found if judge is None else {**found, **fitting.classified(made, judge, images)}
+
+    kind = Kind("denoiser", "EDM-style U-Net denoiser", fit, measure, options, called=called)
+    _train(kind, to, data, weight, held_out, test, recipe, 500 if every is None else every, device, threads)
 
 
 @app.command("classifier")
 @door
 def classifier(
     to: Out,
-    data: Data = DIGITS,
+    data: Data = None,
+    weight: Weight = None,
+    held_out: HeldOut = 0,
     test: Test = None,
-    steps: Steps = 3000,
-    batch: Batch = 128,
-    rate: Rate = 5e-3,
+    network: Network = None,
+    shift: Shift = None,
+    flip: Flip = False,
+    bfloat16: Bf16 = False,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    schedule: Schedule = None,
+    batch: Batch = None,
+    rate: Rate = None,
     seed: Seed = 0,
-    every: Every = 500,
+    every: Every = None,
+    device: Device = None,
+    threads: Threads = 1,
 ) -> None:
-    """Train a small convolutional classifier. Interrupted, the same command goes on."""
-    kind = _Kind("classifier", "small convolutional classifier", _fit_classifier, _accuracy)
-    _train(kind, to, data, test, Recipe(n_steps=steps, batch=batch, rate=rate, seed=seed), every)
+    """Train a classifier. Interrupted, the same command goes on."""
+    recipe = _recipe(
+        Recipe(3000, rate=5e-3), steps=steps, minutes=minutes, schedule=schedule, batch=batch, rate=rate, seed=seed
+    )
+    moved, options = _moved(shift, flip, bfloat16)
+    make = partial(ShiftedCrossEntropy, **moved)
+    kind = Kind(
+        "classifier",
+        "classifier" if network else "small convolutional classifier",
+        partial(_fit_classifier, network=network, loss=make, bfloat16=bfloat16),
+        _accuracy,
+        {**({"network": network} if network else {}), **options},
+    )
+    _train(kind, to, data, weight, held_out, test, recipe, 500 if every is None else every, device, threads)
 
 
 @app.command("guide")
 @door
 def guide(
     to: Out,
-    data: Data = DIGITS,
+    data: Data = None,
+    weight: Weight = None,
+    held_out: HeldOut = 0,
     test: Test = None,
     loss: Annotated[
         LossName, typer.Option(help="TRADES, adversarial training (Madry et al.), or plain cross-entropy.")
@@ -150,19 +225,26 @@ def guide(
     noise_up_to: Annotated[
         float, typer.Option(help="Train on images noised to a random time up to this, for guidance on noised states.")
     ] = 0.0,
-    network: Annotated[
-        str | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="Returns the network to train; default a small classifier."),
-    ] = None,
-    steps: Steps = 3000,
-    batch: Batch = 128,
-    rate: Rate = 5e-3,
+    network: Network = None,
+    shift: Shift = None,
+    flip: Flip = False,
+    bfloat16: Bf16 = False,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    schedule: Schedule = None,
+    batch: Batch = None,
+    rate: Rate = None,
     seed: Seed = 0,
-    every: Every = 100,
+    every: Every = None,
+    device: Device = None,
+    threads: Threads = 1,
 ) -> None:
     """Train a robust classifier for guidance, by TRADES. Interrupted, the same command goes on."""
-    recipe = Recipe(n_steps=steps, batch=batch, rate=rate, seed=seed)
-    radius = (EPS if data == DIGITS else 8 / 255) if eps is None else eps
+    recipe = _recipe(
+        Recipe(3000, rate=5e-3), steps=steps, minutes=minutes, schedule=schedule, batch=batch, rate=rate, seed=seed
+    )
+    on_digits = data in (None, [DIGITS])
+    radius = (EPS if on_digits else 8 / 255) if eps is None else eps
     _check.number("train", "eps", radius, low=0.0, high=1.0, low_open=True, advice="Such as 0.2 or 8/255.")
     inner = {"step_size": step_size, "attack_steps": attack_steps, "noise_up_to": noise_up_to or None}
     for name, value in {"beta": beta, **(inner if loss is LossName.standard else {})}.items():
@@ -185,34 +267,26 @@ def guide(
         options["beta"] = attack["beta"]
     if noise_up_to:
         options["noise-up-to"] = noise_up_to
-    make = partial(_LOSSES[loss], **attack)
+    moved, more = _moved(shift, flip, bfloat16)
+    make = partial(_LOSSES[loss], **attack, **moved)
     settings = {"loss": repr(make(nn.Identity()))}
-    factory = None
     if network is not None:
-        factory = named("--network", network)
         options["network"] = settings["network"] = network
-
-    def fit(images: ImageSet, recipe: Recipe, kept: Kept) -> tuple[nn.Module, dict[str, Any]]:
-        given = None if factory is None else seeded(factory, recipe.seed)
-        if factory is not None and not isinstance(given, nn.Module):
-            _check.fail("--network", "a function that returns a torch.nn.Module", type(given).__name__)
-        made, about = train_guide(images, recipe, network=given, loss=make, **kept)
-        return made, about | ({} if network is None else {"network": network})
 
     def measure(made: nn.Module, images: ImageSet) -> dict[str, str]:
         found = {**_accuracy(made, images), **_under_attack(made, images, radius)}
-        if data == DIGITS:
+        if on_digits:
             plain = digits_classifier()
             compared = {**_accuracy(plain, images), **_under_attack(plain, images, radius)}
             found |= {f"for comparison, digits-classifier: {key}": value for key, value in compared.items()}
         return found
 
-    _train(
-        _Kind("guide", "robust classifier for guidance", fit, measure, options, settings), to, data, test, recipe, every
-    )
+    fit = partial(_fit_classifier, network=network, loss=make, bfloat16=bfloat16)
+    kind = Kind("guide", "robust classifier for guidance", fit, measure, {**options, **more}, settings)
+    _train(kind, to, data, weight, held_out, test, recipe, 100 if every is None else every, device, threads)
 
 
-_LOSSES: Mapping[LossName, Callable[..., Loss]] = {
+_LOSSES: Mapping[LossName, Callable[..., Augmenting]] = {
     LossName.trades: Trades,
     LossName.at: AdversarialTraining,
     LossName.standard: ShiftedCrossEntropy,
@@ -242,23 +316,50 @@ def accuracy_under_pgd(network: nn.Module, data: ImageSet, *, eps: float, n_step
     return sum(right) / len(right)
 
 
-def _fit_denoiser(images: ImageSet, recipe: Recipe, kept: Kept, *, width: int) -> tuple[nn.Module, dict[str, Any]]:
-    if images.images.shape[2] % 2 or images.images.shape[3] % 2:
-        _check.fail(
-            "train", "images of even height and width", f"{tuple(images.images.shape[2:])}", "Pad or crop them."
-        )
-    return train_denoiser(images, recipe, width=width, **kept)
+def _recipe(
+    usual: Recipe,
+    *,
+    steps: int | None,
+    minutes: float | None,
+    schedule: ScheduleName | None,
+    batch: int | None,
+    rate: float | None,
+    seed: int,
+) -> Recipe:
+    """The usual recipe with what was asked for."""
+    asked = {"batch": batch, "rate": rate, "minutes": minutes}
+    n_steps = steps if steps is not None else UNDECIDED if minutes is not None else usual.n_steps
+    shape = schedule.value if schedule is not None else CONSTANT if minutes is not None else usual.schedule
+    given = {name: value for name, value in asked.items() if value is not None}
+    return replace(usual, n_steps=n_steps, schedule=shape, seed=seed, **given)
 
 
-def _fit_classifier(images: ImageSet, recipe: Recipe, kept: Kept) -> tuple[nn.Module, dict[str, Any]]:
-    return train_classifier(images, recipe, **kept)
+def _moved(shift: int | None, flip: bool, bfloat16: bool) -> tuple[dict[str, Any], dict[str, object]]:
+    """How a loss moves images, and the options that say so."""
+    options: dict[str, object] = {} if shift is None else {"shift": shift}
+    options |= {name: True for name, given in (("flip", flip), ("bfloat16", bfloat16)) if given}
+    return {"shift": 1 if shift is None else shift, "flip": flip}, options
 
 
-def _denoising(made: Any, images: ImageSet) -> dict[str, str]:
-    return {
-        f"root mean square error at sigma {sigma:g}": f"{denoising_error(made, images.images, sigma=sigma):.4f}"
-        for sigma in LEVELS
-    }
+def _fit_classifier(
+    given: Sources,
+    recipe: Recipe,
+    kept: Kept,
+    *,
+    network: str | None,
+    loss: Callable[[nn.Module], Augmenting],
+    bfloat16: bool,
+) -> Made:
+    made = None
+    if network is not None and ":" in network:
+        own = seeded(named("--network", network), recipe.seed)
+        if not isinstance(own, nn.Module):
+            _check.fail("--network", "a function that returns a torch.nn.Module", type(own).__name__)
+        made = Model(own, own, {"network": network})
+    elif network is not None:
+        made = model(network, given.mixture, seed=recipe.seed)
+    fitted, story = train_classifier(given.mixture, recipe, made=made, loss=loss, bfloat16=bfloat16, **kept)
+    return Made(fitted.network.cpu(), fitted.weights, fitted.about, story)
 
 
 def _accuracy(made: nn.Module, images: ImageSet) -> dict[str, str]:
@@ -270,44 +371,25 @@ def _under_attack(made: nn.Module, images: ImageSet, eps: float) -> dict[str, st
     return {name: f"{100 * accuracy_under_pgd(made, images, eps=eps, n_steps=MEASURED_STEPS):.2f} %"}
 
 
-def _train(kind: _Kind, to: Path, data: str, test: Path | None, recipe: Recipe, every: int) -> None:
+def _train(
+    kind: Kind,
+    to: Path,
+    data: list[str] | None,
+    weight: list[float] | None,
+    held_out: int,
+    test: Path | None,
+    recipe: Recipe,
+    every: int,
+    device: str | None,
+    threads: int,
+) -> None:
     """Train, save the weights, measure, and write the card."""
-    one_thread()
+    torch.set_num_threads(threads)
     _check.integer("train", "every", every, low=1)
     _check.writable_folder("train", to)
-    images, held_out = (load_digits("train"), load_digits("test")) if data == DIGITS else (load_npz(data), None)
-    held_out = held_out if test is None else load_npz(test)
-    name = f"{DIGITS if data == DIGITS else Path(data).stem}-{kind.name}"
-    checkpoint = to / f"{name}.checkpoint.safetensors"
-    with progress() as bar:
-        task = bar.add_task(f"training {name}", total=recipe.n_steps)
-
-        def told(step: int, loss: float) -> None:
-            bar.update(task, completed=step, description=f"training {name}, loss {loss:.3f}")
-
-        made, about = kind.fit(images, recipe, Kept(checkpoint=checkpoint, every=every, progress=told))
-    network = made.network if isinstance(made, EdmDenoiser) else made
-    assert isinstance(network, nn.Module)
-    weights = to / f"{name}.safetensors"
-    sha256 = save_weights(network, weights, about)
-    measured = {f"{k}, {images.name}": v for k, v in kind.measure(made, images).items()}
-    if held_out is not None:
-        measured |= {f"{k}, {held_out.name}": v for k, v in kind.measure(made, held_out).items()}
-    options = {"data": data, **kind.options}
-    options |= {"steps": recipe.n_steps, "batch": recipe.batch, "rate": recipe.rate, "seed": recipe.seed}
-    words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
-    write_card(
-        to / f"{name}.md",
-        title=f"{name}: {kind.title}",
-        data=images,
-        recipe=recipe,
-        command=shlex.join(["depura", "train", kind.name, *words, "--out", "DIR"]),
-        parameters=sum(p.numel() for p in network.parameters()),
-        sha256=sha256,
-        measured=measured,
-        settings=kind.settings,
-    )
-    checkpoint.unlink(missing_ok=True)
-    for key, value in measured.items():
-        out.print(f"{key}: {value}", highlight=False)
-    out.print(f"wrote {weights} (sha256 {sha256}) and {to / f'{name}.md'}", highlight=False, soft_wrap=True)
+    own = started()
+    given = fitting.sources(data or [DIGITS], weight or [], test, held_out)
+    options: dict[str, object] = {"batch": recipe.batch, "rate": recipe.rate, "seed": recipe.seed}
+    options |= {"schedule": recipe.schedule if recipe.schedule != COSINE else None}
+    options |= {"weight": weight or None, "held-out": held_out or None, "threads": None if threads == 1 else threads}
+    fitting.fitted(kind, to, given, recipe, every, device=own if device is None else device, options=options)

@@ -1,22 +1,29 @@
-"""Model cards: what a weight file is, written by the command that made it."""
+"""The card of trained weights: what they are, how they were made, how good they are."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from depura.data.imageset import ImageSet
-from depura.training.loop import Recipe
+from depura.training.loop import COSINE, Recipe, Trained
+
+TIME = "- time: "
+"""How the one line begins that differs when the same command is given again."""
 
 
 def write_card(
     path: Path,
     *,
     title: str,
-    data: ImageSet,
+    data: Sequence[ImageSet],
+    weights: Sequence[float],
     recipe: Recipe,
+    story: Trained,
     command: str,
     parameters: int,
     sha256: str,
@@ -29,34 +36,85 @@ def write_card(
         path: Markdown file to write.
         title: what the network is.
         data: what it was trained on.
+        weights: the share of each in a batch.
         recipe: how.
-        command: that trained it.
+        story: how it went.
+        command: that trains it so again.
         parameters: how many.
         sha256: of the weight file.
         measured: results by name, as text.
         settings: what else is to be said of the training, by name.
     """
+    decay = "cosine decay" if recipe.schedule == COSINE else f"constant, then decay over the last {recipe.decay:.0%}"
+    n = torch.get_num_threads()
+    threads = "one thread" if n == 1 else f"{n} threads"
     lines = [
         f"# {title}",
         "",
         f"- parameters: {parameters:,}, stored in half precision (safetensors)",
         f"- sha256 of the weight file: `{sha256}`",
-        f"- trained on: {data.name}, {len(data.images)} images, sha256 `{data.sha256()}`",
+        *[
+            f"- trained on: {source.name}, {len(source.images)} images, sha256 `{source.sha256()}`"
+            + (f", {share:.0%} of each batch" if len(data) > 1 else "")
+            for source, share in zip(data, weights, strict=True)
+        ],
         f"- command: `{command}`",
-        f"- recipe: {recipe.n_steps} steps of {recipe.batch} images, Adam, peak rate {recipe.rate:g}, "
+        f"- recipe: {story.n_steps} steps of {recipe.batch} images, Adam, peak rate {recipe.rate:g}, {decay}, "
         f"moving average {recipe.ema:g}, seed {recipe.seed}",
         *[f"- {name}: {value}" for name, value in (settings or {}).items()],
-        f"- made with: torch {importlib.metadata.version('torch')}, one thread, {platform.machine()}",
+        f"- made with: torch {importlib.metadata.version('torch')}, {threads}, {platform.machine()}",
+        f"{TIME}{story.seconds / 60:.0f} minutes of training, on {_processor()}",
         "",
         "## Measured by the same command",
         "",
         *[f"- {name}: {value}" for name, value in measured.items()],
         "",
+        *_curve(story),
         "## Reproducing",
         "",
-        "The same command gives the same hash on the same kind of processor with the same torch build and one thread:",
-        "batches and noise are addressed by the step number and the seed. On another processor or torch build sums are",
-        "rounded otherwise, so the hash differs while the measured numbers agree to their scatter.",
+        "The same command gives the same hash on the same kind of processor with the same torch build and number of",
+        "threads: batches and noise are addressed by the step number and the seed. On another processor or torch build",
+        "sums are rounded otherwise, so the hash differs while the measured numbers agree to their scatter.",
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+MOST_POINTS = 16
+"""Rows of a card's table of curves, about."""
+
+
+def _curve(story: Trained) -> list[str]:
+    """A table of what was watched, thinned; nothing where nothing was."""
+    last = dict(story.curve[-1])
+    watched = [name for name in last if name not in ("step", "seconds", "loss")]
+    if not watched:
+        return []
+    every = -(-len(story.curve) // MOST_POINTS)
+    points = [*story.curve[every - 1 : -1 : every], story.curve[-1]]
+    return [
+        "## Curves",
+        "",
+        "Loss: mean over the steps since the checkpoint before. The rest: with averaged weights, on images kept away.",
+        "",
+        "| step | loss | " + " | ".join(watched) + " |",
+        "|---|---|" + "---|" * len(watched),
+        *[
+            f"| {point['step']:.0f} | {point['loss']:.4f} | "
+            + " | ".join(f"{point[name]:.4f}" for name in watched)
+            + " |"
+            for point in points
+        ],
+        "",
+    ]
+
+
+def _processor() -> str:
+    """What trained, for people."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,52 +1,147 @@
-"""Training a classifier: cross-entropy on images shifted by at most one pixel."""
+"""Training a classifier: cross-entropy on images moved by a few pixels, and networks for it by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from depura import _check
 from depura.data.imageset import ImageSet
+from depura.networks.resnet import CifarResNet
 from depura.networks.small import SmallClassifier
+from depura.networks.wide_resnet import WideResNet
+from depura.networks.wrappers import Normalised
 from depura.noise import Kind, Noise
-from depura.training.loop import Progress, Recipe, seeded, train
+from depura.training.loop import Progress, Recipe, Trained, Watch, evaluating, seeded, train
+from depura.training.mixture import Mixture
+from depura.training.quick import quick
 
 AT_ONCE = 256
 """Images put through a network together when accuracy is measured."""
 
+NETWORKS = "small, resnetD with D = 6 n + 2, or wrn-D-W with D = 6 n + 4"
+"""What classifiers may be called."""
 
-def shifted(images: Tensor, noise: Noise) -> Tensor:
-    """Images moved by -1, 0 or 1 pixel in each direction, with zeros where nothing moves in.
+
+class Model(NamedTuple):
+    """A classifier to be trained.
+
+    Attributes:
+        network: takes images in [0, 1], gives logits.
+        weights: the module whose weights are its file.
+        about: what the weight file says about itself.
+    """
+
+    network: nn.Module
+    weights: nn.Module
+    about: dict[str, object]
+
+
+def model(name: str, data: Mixture, *, seed: int) -> Model:
+    """A classifier by name, with random weights.
+
+    Args:
+        name: `small`; `resnet20` or another depth 6 n + 2 (He et al. 2016, section 4.2); `wrn-16-4` or another depth
+            6 n + 4 and width (Zagoruyko and Komodakis 2016). The latter two normalise by the mean and deviation of the
+            first source's channels.
+        data: what it will be trained on.
+        seed: of the weights.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        InputError: another name or depth.
+    """
+    channels = data.images.shape[1]
+    if name == "small":
+        architecture = {"channels": channels, "classes": data.n_classes, "width": 24}
+        network = seeded(lambda: SmallClassifier(**architecture), seed)
+        return Model(network, network, {"architecture": architecture})
+    settings: dict[str, Any] = {"n_classes": data.n_classes, "channels": channels}
+    build: Callable[..., nn.Module]
+    if (found := re.fullmatch(r"resnet(\d+)", name)) and (depth := int(found[1])) % 6 == 2 and depth > 2:
+        family, build = "cifar-resnet", CifarResNet
+        settings |= {"n_blocks": (depth - 2) // 6}
+    elif (found := re.fullmatch(r"wrn-(\d+)-(\d+)", name)) and int(found[1]) % 6 == 4 and int(found[1]) > 4:
+        family, build = "wide-resnet", WideResNet
+        settings |= {"depth": int(found[1]), "width": int(found[2])}
+    else:
+        _check.fail("--network", f"{NETWORKS}, or MODULE:FUNCTION", repr(name))
+    first = data.images[: data.sizes[0]].double()
+    options = {
+        "mean": [round(float(m), 4) for m in first.mean((0, 2, 3))],
+        "std": [round(float(s), 4) for s in first.std((0, 2, 3))],
+    }
+    inner = seeded(lambda: build(**settings), seed)
+    about: dict[str, object] = {"family": family, "settings": settings, "options": options}
+    return Model(Normalised(inner, mean=options["mean"], std=options["std"]), inner, about)
+
+
+def augmented(images: Tensor, noise: Noise, *, shift: int = 1, flip: bool = False) -> Tensor:
+    """Images moved by up to `shift` pixels in each direction, with zeros where nothing moves in, and mirrored.
 
     Args:
         images: (B, C, H, W).
         noise: whose addresses decide.
+        shift: most pixels.
+        flip: mirror every second image, left to right.
 
     Returns:
         (B, C, H, W).
     """
-    shifts = noise.bits((len(images), 2), kind=Kind.AUGMENT) % 3
+    if flip:
+        mirrored = noise.bits((len(images),), kind=Kind.AUGMENT, step=1, device=images.device) % 2 == 1
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    at = images.device
+    shifts = noise.bits((len(images), 2), kind=Kind.AUGMENT, device=at) % (2 * shift + 1)
     height, width = images.shape[2:]
-    padded = F.pad(images, (1, 1, 1, 1))
-    rows = (shifts[:, :1] + torch.arange(height))[:, None, :, None]
-    columns = (shifts[:, 1:] + torch.arange(width))[:, None, None, :]
-    batch = torch.arange(len(images))[:, None, None, None]
-    channel = torch.arange(images.shape[1])[None, :, None, None]
+    padded = F.pad(images, 4 * (shift,))
+    rows = (shifts[:, :1] + torch.arange(height, device=at))[:, None, :, None]
+    columns = (shifts[:, 1:] + torch.arange(width, device=at))[:, None, None, :]
+    batch = torch.arange(len(images), device=at)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=at)[None, :, None, None]
     return padded[batch, channel, rows, columns]
 
 
 @dataclass(frozen=True)
-class ShiftedCrossEntropy:
-    """Cross-entropy of a network on images moved by -1, 0 or 1 pixel in each direction (zero padding).
+class Augmenting(ABC):
+    """What losses of classifiers share: a network, and how images are moved before it sees them.
 
     Attributes:
-        network: takes images in [0, 1], gives logits.
+        network: takes images in [0, 1], gives logits (B, K).
+        shift: most pixels that images are moved by, in each direction (zero padding).
+        flip: mirror every second image.
     """
 
     network: nn.Module = field(repr=False)
+    _: KW_ONLY
+    shift: int = 1
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        _check.integer(type(self).__name__, "shift", self.shift, low=0)
+
+    def moved(self, images: Tensor, noise: Noise) -> Tensor:
+        """The images of a batch as the network sees them."""
+        return augmented(images, noise, shift=self.shift, flip=self.flip)
+
+    @abstractmethod
+    def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+        """Loss of a batch, see `depura.training.loop.Loss`."""
+
+
+@dataclass(frozen=True)
+class ShiftedCrossEntropy(Augmenting):
+    """Cross-entropy of a network on moved images."""
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         """Loss of a batch.
@@ -59,7 +154,7 @@ class ShiftedCrossEntropy:
         Returns:
             Scalar.
         """
-        return F.cross_entropy(self.network(shifted(images, noise)), labels)
+        return F.cross_entropy(self.network(self.moved(images, noise)), labels)
 
 
 @torch.no_grad()
@@ -79,27 +174,61 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def train_classifier(
-    data: ImageSet,
+    data: ImageSet | Mixture,
     recipe: Recipe,
     *,
+    made: Model | None = None,
+    loss: Callable[[nn.Module], Augmenting] = ShiftedCrossEntropy,
+    bfloat16: bool = False,
     checkpoint: Path | None = None,
     every: int = 500,
     progress: Progress | None = None,
-) -> tuple[SmallClassifier, dict[str, object]]:
-    """Train a `SmallClassifier`.
+    watch: Watch | None = None,
+    device: str = "cpu",
+) -> tuple[Model, Trained]:
+    """Train a classifier, plainly or robustly.
 
     Args:
         data: training images.
         recipe: how.
+        made: to be trained in place; default a `SmallClassifier`.
+        loss: makes the loss of a network, such as `functools.partial(Trades, eps=8 / 255)`, `AdversarialTraining` or
+            `ShiftedCrossEntropy`. A checkpoint is recognised by the loss's `repr`.
+        bfloat16: run the network in it where it is safe, in the attacks of losses too; weights and losses are float32.
         checkpoint: file to save to and go on from.
         every: steps between checkpoints.
         progress: told of each step.
+        watch: measures the averaged weights at checkpoints.
+        device: where to train.
 
     Returns:
-        The classifier, and what its weight file says about itself.
+        The classifier, and how training went.
+
+    Raises:
+        InputError: the network gives something other than enough logits.
     """
-    architecture = {"channels": data.images.shape[1], "classes": len(data.classes), "width": 24}
-    network = seeded(lambda: SmallClassifier(**architecture), recipe.seed)
-    loss = ShiftedCrossEntropy(network)
-    train(network, loss, data.images, data.labels, recipe, checkpoint=checkpoint, every=every, progress=progress)
-    return network, {"architecture": architecture}
+    mixture = data if isinstance(data, Mixture) else Mixture.of([data])
+    classes = mixture.n_classes
+    chosen = model("small", mixture, seed=recipe.seed) if made is None else made
+    with torch.no_grad(), evaluating(chosen.network):
+        given = chosen.network(mixture.images[:1])
+    if not isinstance(given, Tensor) or given.ndim != 2 or given.shape[1] < classes:
+        _check.fail(
+            "train_classifier",
+            f"a network that gives logits (B, K) of at least {classes} classes",
+            f"shape {tuple(given.shape)} for one image" if isinstance(given, Tensor) else type(given).__name__,
+        )
+    objective = loss(quick(chosen.network, bfloat16=bfloat16, compiled=False))
+    story = train(
+        chosen.network,
+        objective,
+        mixture,
+        recipe,
+        about=f"{objective!r}, {bfloat16=}, {mixture.sizes}, {mixture.weights}",
+        checkpoint=checkpoint,
+        every=every,
+        progress=progress,
+        watch=watch,
+        device=device,
+    )
+    return chosen._replace(about={**chosen.about, "loss": repr(objective)}), story

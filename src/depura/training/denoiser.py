@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from depura import _check
 from depura.data.imageset import ImageSet
 from depura.denoisers import Denoiser, EdmDenoiser, edm_coefficients
+from depura.networks.edm import SongUNet
+from depura.networks.preconditioned import EdmPreconditioned
 from depura.networks.small import SmallUNet
 from depura.noise import Kind, Noise, Stream
-from depura.training.loop import Progress, Recipe, seeded, train
+from depura.training.loop import Progress, Recipe, Report, Trained, seeded, train
+from depura.training.mixture import Mixture
+from depura.training.quick import quick
 
 P_MEAN, P_STD = -1.2, 1.2
 """ln(sigma) ~ N(P_MEAN, P_STD^2) in training; Karras et al. 2022, table 1."""
@@ -25,47 +35,62 @@ class EdmLoss:
     In terms of the raw network F the weight is 1: the loss is |F - (x0 - c_skip x) / c_out|^2, mean over pixels.
     """
 
-    def __init__(self, network: nn.Module, *, sigma_data: float) -> None:
+    def __init__(
+        self, network: Callable[..., Tensor], *, sigma_data: float, flip: bool = False, sources: int = 1
+    ) -> None:
         """Set up.
 
         Args:
             network: raw network, takes (c_in x, ln(sigma) / 4).
             sigma_data: standard deviation of the data in [-1, 1] units.
+            flip: mirror every second image, left to right.
+            sources: kinds of images there are. With more than one, the network is told which by (None, marks) after the
+                label: (B, sources - 1), 1 for the source, and all 0 for the first, which a network that is told nothing
+                therefore serves (the non-leaking augmentation of Karras et al. 2022, appendix F.2, with the defects of
+                the other sources as augmentation).
         """
         self.network = network
         self.sigma_data = sigma_data
+        self.flip = flip
+        self.sources = sources
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         """Loss of a batch.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            labels: not used.
+            labels: (B,), of which source each image is.
             noise: of the training step.
 
         Returns:
             Scalar.
         """
         x0 = 2 * images - 1
+        if self.flip:
+            mirrored = noise.bits((len(x0),), kind=Kind.AUGMENT, step=1, device=x0.device) % 2 == 1
+            x0 = torch.where(_column(mirrored), x0.flip(3), x0)
         levels = noise(torch.empty(len(x0)), kind=Kind.AUGMENT)
         sigma = torch.exp(P_MEAN + P_STD * levels)
-        return self.at(x0, sigma, noise(x0, kind=Kind.FORWARD))
+        marks = None if self.sources == 1 else F.one_hot(labels, self.sources)[:, 1:].to(x0.dtype)
+        return self.at(x0, sigma, noise(x0, kind=Kind.FORWARD), marks)
 
-    def at(self, x0: Tensor, sigma: Tensor, n: Tensor) -> Tensor:
+    def at(self, x0: Tensor, sigma: Tensor, n: Tensor, marks: Tensor | None = None) -> Tensor:
         """Loss at given levels.
 
         Args:
             x0: (B, C, H, W) in [-1, 1].
             sigma: (B,).
             n: standard normal, like x0.
+            marks: of the sources.
 
         Returns:
             Scalar.
         """
         rows = torch.tensor([edm_coefficients(float(s), self.sigma_data) for s in sigma], dtype=x0.dtype)
-        skip, out, into, label = rows.T
-        x = x0 + _column(sigma) * n
-        predicted = self.network(_column(into) * x, label)
+        skip, out, into, label = rows.T.to(x0.device)
+        x = x0 + _column(sigma.to(x0.device)) * n
+        told = () if marks is None else (None, marks)
+        predicted = self.network(_column(into) * x, label, *told)
         return ((predicted - (x0 - _column(skip) * x) / _column(out)) ** 2).mean()
 
 
@@ -78,39 +103,117 @@ def _column(v: Tensor) -> Tensor:
     return v[:, None, None, None]
 
 
+@dataclass(frozen=True)
+class Design:
+    """Which network a denoiser is, and how it is trained.
+
+    Attributes:
+        unet: settings of a `SongUNet` but for its channels and marks; None for a `SmallUNet`.
+        width: of the `SmallUNet`, a multiple of 8; twice as many channels at half the resolution.
+        flip: mirror every second image.
+        bfloat16: run the network in bfloat16, where it is safe; weights, their average and the loss are float32.
+        compiled: by torch.compile, in channels-last memory.
+    """
+
+    unet: Mapping[str, Any] | None = None
+    width: int = 24
+    flip: bool = False
+    bfloat16: bool = False
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if _check.integer("train_denoiser", "width", self.width, low=8) % 8:
+            _check.fail("train_denoiser", "a width that is a multiple of 8", f"{self.width}")
+
+
+class Fitted(NamedTuple):
+    """A trained denoiser.
+
+    Attributes:
+        denoiser: it, in evaluation mode.
+        network: the module whose weights are its file.
+        about: what its weight file says about itself.
+        story: how training went.
+    """
+
+    denoiser: Denoiser
+    network: nn.Module
+    about: dict[str, object]
+    story: Trained
+
+
 def train_denoiser(
-    data: ImageSet,
+    data: ImageSet | Mixture,
     recipe: Recipe,
     *,
-    width: int = 24,
+    design: Design | None = None,
     checkpoint: Path | None = None,
     every: int = 500,
     progress: Progress | None = None,
-) -> tuple[EdmDenoiser, dict[str, object]]:
-    """Train a `SmallUNet` as an EDM denoiser.
+    watch: Callable[[Denoiser, Report], Mapping[str, float]] | None = None,
+    device: str = "cpu",
+) -> Fitted:
+    """Train a U-Net as an EDM denoiser.
 
     Args:
-        data: training images, of even height and width.
+        data: training images of a height and width that the network's levels halve; of several sources, the first is
+            the one that the denoiser is to serve, and the network is told of the others (`SongUNet` only).
         recipe: how.
-        width: channels at the full resolution, a multiple of 8; twice as many at half of it.
+        design: the network; default a `SmallUNet` of width 24.
         checkpoint: file to save to and go on from.
         every: steps between checkpoints.
         progress: told of each step.
+        watch: measures the denoiser with averaged weights at checkpoints, see `depura.training.loop.Watch`.
+        device: where to train.
 
     Returns:
-        The denoiser, and what its weight file says about itself.
+        The denoiser, and what is to be known of it.
 
     Raises:
-        InputError: a width that is no multiple of 8.
+        InputError: a width that is no multiple of 8; images that the network does not take.
     """
-    if _check.integer("train_denoiser", "width", width, low=8) % 8:
-        _check.fail("train_denoiser", "a width that is a multiple of 8", f"{width}")
-    architecture = {"channels": data.images.shape[1], "width": width, "inner": 2 * width, "embed": 32}
-    sigma_data = data_std(data.images)
-    network = seeded(lambda: SmallUNet(**architecture), recipe.seed)
-    loss = EdmLoss(network, sigma_data=sigma_data)
-    train(network, loss, data.images, data.labels, recipe, checkpoint=checkpoint, every=every, progress=progress)
-    return EdmDenoiser(network, sigma_data=sigma_data), {"architecture": architecture, "sigma_data": sigma_data}
+    chosen = design or Design()
+    mixture = data if isinstance(data, Mixture) else Mixture.of([data])
+    first = mixture.images[: mixture.sizes[0]]
+    channels, height, width = first.shape[1:]
+    sigma_data = data_std(first)
+    sources = len(mixture.sizes)
+    if chosen.unet is None:
+        if height % 2 or width % 2:
+            _check.fail("train", "images of even height and width", f"{(height, width)}", "Pad or crop them.")
+        sources = 1
+        architecture: dict[str, Any] = {
+            "channels": channels,
+            "width": chosen.width,
+            "inner": 2 * chosen.width,
+            "embed": 32,
+        }
+        raw: nn.Module = seeded(lambda: SmallUNet(**architecture), recipe.seed)
+        denoiser: Denoiser = EdmDenoiser(raw, sigma_data=sigma_data)
+        weights = raw
+        about: dict[str, object] = {"architecture": architecture, "sigma_data": sigma_data}
+    else:
+        augment = sources - 1 if sources > 1 else None
+        settings: dict[str, Any] = {**chosen.unet, "channels": channels, "outputs": channels, "augment": augment}
+        raw = seeded(lambda: SongUNet(**settings), recipe.seed)
+        denoiser = weights = EdmPreconditioned(raw, sigma_data=sigma_data)
+        kind = {"preconditioner": "EDMPrecond", "network": "SongUNet", "constants": {"sigma_data": sigma_data}}
+        about = {"family": "edm", "settings": {**kind, **settings}, "options": {}}
+    called = quick(raw, bfloat16=chosen.bfloat16, compiled=chosen.compiled)
+    loss = EdmLoss(called, sigma_data=sigma_data, flip=chosen.flip, sources=sources)
+    story = train(
+        raw,
+        loss,
+        mixture.labelled_by_source(),
+        recipe,
+        about=json.dumps([about, chosen.flip, chosen.bfloat16, chosen.compiled, mixture.sizes, mixture.weights]),
+        checkpoint=checkpoint,
+        every=every,
+        progress=progress,
+        watch=None if watch is None else lambda _, report: watch(copy.deepcopy(denoiser), report),  # it may freeze it
+        device=device,
+    )
+    return Fitted(denoiser, weights, about, story)
 
 
 @torch.no_grad()

@@ -11,22 +11,18 @@ Madry et al. 2018, arXiv:1706.06083, equation 2.1: min over weights of mean max 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
-from depura.data.imageset import ImageSet
-from depura.networks.small import SmallClassifier
 from depura.noise import Kind, Noise
 from depura.schedules import VP
-from depura.training.classifier import shifted
-from depura.training.loop import Loss, Progress, Recipe, seeded, train
+from depura.training.classifier import Augmenting
+from depura.training.loop import evaluating
 
 START = 1e-3
 """Standard deviation of TRADES' start around the image, where the divergence and its gradient are zero."""
@@ -36,11 +32,10 @@ Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class _Adversarial:
+class _Adversarial(Augmenting):
     """What both losses share: the network, the threat and the inner attack.
 
     Attributes:
-        network: takes images in [0, 1], gives logits (B, K).
         eps: linf radius of the inner attack, in (0, 1].
         step_size: length of its steps in each pixel.
         n_steps: their number.
@@ -49,7 +44,6 @@ class _Adversarial:
             For guides whose features are read from noised states.
     """
 
-    network: nn.Module = field(repr=False)
     _: KW_ONLY
     eps: float = 8 / 255
     step_size: float = 2 / 255
@@ -57,6 +51,7 @@ class _Adversarial:
     noise_up_to: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         where = type(self).__name__
         _check.number(
             where, "eps", self.eps, low=0.0, high=1.0, low_open=True, advice="It is in [0, 1] units, such as 8/255."
@@ -84,7 +79,7 @@ class _Adversarial:
 
 @dataclass(frozen=True)
 class Trades(_Adversarial):
-    """CE(p(x), y) + beta KL(p(x) || p(x')), x shifted by at most a pixel; differentiated through p(x) and p(x').
+    """CE(p(x), y) + beta KL(p(x) || p(x')), x moved as `Augmenting` does; differentiated through p(x) and p(x').
 
     x' is found by linf PGD on the divergence from x + 1e-3 N(0, 1), in the ball and in [0, 1]. Zhang et al. 2019,
     equation 5 and algorithm 1; 8/255, 2/255, 10 and 6 are their values for CIFAR-10.
@@ -111,7 +106,7 @@ class Trades(_Adversarial):
         Returns:
             Scalar.
         """
-        x = shifted(images, noise)
+        x = self.moved(images, noise)
         attacked = self.attack(x, noise)
         logits = self._logits(noise)
         clean = logits(x)
@@ -137,7 +132,7 @@ class Trades(_Adversarial):
 
 @dataclass(frozen=True)
 class AdversarialTraining(_Adversarial):
-    """CE(p(x'), y) where x' is found by linf PGD on it from a uniform point of the ball, x shifted by at most a pixel.
+    """CE(p(x'), y) where x' is found by linf PGD on it from a uniform point of the ball, x moved as `Augmenting` does.
 
     Madry et al. 2018, section 2.1.
     """
@@ -153,7 +148,7 @@ class AdversarialTraining(_Adversarial):
         Returns:
             Scalar.
         """
-        attacked = self.attack(shifted(images, noise), labels, noise)
+        attacked = self.attack(self.moved(images, noise), labels, noise)
         return F.cross_entropy(self._logits(noise)(attacked), labels)
 
     def attack(self, x: Tensor, labels: Tensor, noise: Noise) -> Tensor:
@@ -214,78 +209,3 @@ def noised(images: Tensor, noise: Noise, *, up_to: float) -> Tensor:
 
 def _into_ball(x: Tensor, origin: Tensor, eps: float) -> Tensor:
     return x.clamp(origin - eps, origin + eps).clamp(0, 1)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Generator[None]:
-    """The network in evaluation mode, and afterwards each of its modules in the mode that it was in.
-
-    Args:
-        network: any module.
-
-    Yields:
-        Nothing.
-    """
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def train_guide(
-    data: ImageSet,
-    recipe: Recipe,
-    *,
-    network: nn.Module | None = None,
-    loss: Callable[[nn.Module], Loss] = Trades,
-    checkpoint: Path | None = None,
-    every: int = 500,
-    progress: Progress | None = None,
-) -> tuple[nn.Module, dict[str, object]]:
-    """Train a robust classifier.
-
-    Args:
-        data: training images.
-        recipe: how.
-        network: to be trained in place; takes images in [0, 1], gives logits (B, K). Default: a `SmallClassifier`.
-        loss: makes the loss of a network, such as `functools.partial(Trades, eps=8 / 255)`, `AdversarialTraining` or
-            `ShiftedCrossEntropy`. A checkpoint is recognised by the loss's `repr`.
-        checkpoint: file to save to and go on from.
-        every: steps between checkpoints.
-        progress: told of each step.
-
-    Returns:
-        The classifier, and what its weight file says about itself.
-
-    Raises:
-        InputError: the network gives something other than enough logits.
-    """
-    about: dict[str, object] = {}
-    if network is None:
-        architecture = {"channels": data.images.shape[1], "classes": len(data.classes), "width": 24}
-        network = seeded(lambda: SmallClassifier(**architecture), recipe.seed)
-        about["architecture"] = architecture
-    with torch.no_grad(), evaluating(network):
-        given = network(data.images[:1])
-    if not isinstance(given, Tensor) or given.ndim != 2 or given.shape[1] < len(data.classes):
-        _check.fail(
-            "train_guide",
-            f"a network that gives logits (B, K) of at least {len(data.classes)} classes",
-            f"shape {tuple(given.shape)} for one image" if isinstance(given, Tensor) else type(given).__name__,
-        )
-    made = loss(network)
-    train(
-        network,
-        made,
-        data.images,
-        data.labels,
-        recipe,
-        about=repr(made),
-        checkpoint=checkpoint,
-        every=every,
-        progress=progress,
-    )
-    return network, {**about, "loss": repr(made)}

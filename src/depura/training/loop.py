@@ -1,8 +1,9 @@
-"""One training loop: Adam, warm-up and cosine decay, moving average of the weights, checkpoints, resume.
+"""One training loop: Adam, warm-up and decay, moving average of the weights, time budget, checkpoints, resume, ranks.
 
 Batches and noise are addressed by the step number (`depura.noise`), and what a network itself draws from torch's
 generator (dropout) is seeded by it, so the loop has no hidden state: stopping and going on from a checkpoint gives the
-same weights as not stopping, on the same machine and thread count.
+same weights as not stopping, on the same machine and thread count. A time budget decides the number of steps while the
+rate is still constant, and a checkpoint keeps the decision: given that number, training again gives the same weights.
 
 Only parameters are averaged. Buffers (the running statistics of batch normalisation) are kept in checkpoints and end as
 the trained network left them: they are moving averages already, and since the learning rate decays to zero they
@@ -14,10 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -26,6 +29,8 @@ from torch import Tensor, nn
 from depura import _atomic, _check
 from depura.data.weights import read_safetensors
 from depura.noise import Kind, Noise, Stream
+from depura.training.mixture import Mixture
+from depura.training.ranks import Ranks
 
 Loss = Callable[[Tensor, Tensor, Noise], Tensor]
 """(images in [0, 1], labels, noise of the step) -> scalar."""
@@ -33,8 +38,37 @@ Loss = Callable[[Tensor, Tensor, Noise], Tensor]
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What Adam remembers of a parameter."""
 
-Progress = Callable[[int, float], None]
-"""Called with (steps done, loss of the last step)."""
+COSINE, CONSTANT = "cosine", "constant-then-decay"
+SCHEDULES = (COSINE, CONSTANT)
+
+UNDECIDED = 10**9
+"""Steps of a recipe whose time budget is to say how many."""
+
+ASKED_EVERY = 10
+"""Steps between looks at the clock."""
+
+
+class Report(NamedTuple):
+    """What a step tells.
+
+    Attributes:
+        step: steps done.
+        n_steps: steps to do; `UNDECIDED` while a time budget has not said.
+        loss: of the last step.
+        seconds: of training so far, what came before an interruption included.
+        left: seconds to go, by the time budget or else by the pace so far.
+    """
+
+    step: int
+    n_steps: int
+    loss: float
+    seconds: float
+    left: float
+
+
+Progress = Callable[[Report], None]
+Watch = Callable[[nn.Module, Report], Mapping[str, float]]
+"""Called at checkpoints with the network at its averaged weights, in evaluation mode; gives numbers for the curves."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +76,16 @@ class Recipe:
     """How to train.
 
     Attributes:
-        n_steps: gradient steps.
+        n_steps: gradient steps; with a time budget, at most.
         batch: images per step, drawn with replacement.
         rate: peak learning rate.
         warmup: steps of linear warm-up.
         ema: decay of the weights' moving average per step (shortened early on).
         seed: seed of the initial weights, the batches and the noise.
+        schedule: "cosine", or "constant-then-decay": constant, then linear to zero.
+        decay: share of the steps over which the latter decays.
+        minutes: time budget: when all but the share of the decay is spent, the number of steps is fixed so that the
+            decay fills the rest. Needs the constant schedule.
     """
 
     n_steps: int
@@ -56,17 +94,70 @@ class Recipe:
     warmup: int = 100
     ema: float = 0.999
     seed: int = 0
+    schedule: str = COSINE
+    decay: float = 0.25
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         _check.integer("Recipe", "n_steps", self.n_steps, low=1)
         _check.integer("Recipe", "batch", self.batch, low=1)
+        _check.integer("Recipe", "warmup", self.warmup, low=0)
         _check.integer("Recipe", "seed", self.seed, low=0)
         _check.number("Recipe", "rate", self.rate, low=0.0, low_open=True)
+        _check.number("Recipe", "ema", self.ema, low=0.0, high=1.0)
+        _check.number("Recipe", "decay", self.decay, low=0.0, high=1.0)
+        if self.schedule not in SCHEDULES:
+            _check.fail("Recipe", f"schedule one of {', '.join(SCHEDULES)}", repr(self.schedule))
+        if self.minutes is not None:
+            _check.number("Recipe", "minutes", self.minutes, low=0.0, low_open=True)
+            if self.schedule != CONSTANT:
+                advice = "A cosine must know its end from the start."
+                _check.fail("Recipe", f"the schedule {CONSTANT} with minutes", self.schedule, advice)
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step."""
+    def rate_at(self, step: int, n_steps: int | None = None) -> float:
+        """Learning rate of a step.
+
+        Args:
+            step: from 0.
+            n_steps: of the whole training, where a time budget has decided; default as the recipe says.
+
+        Returns:
+            The rate.
+        """
+        total = self.n_steps if n_steps is None else n_steps
         warm = min(1.0, (step + 1) / max(1, self.warmup))
-        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
+        if self.schedule == COSINE:
+            return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+        last = max(1.0, self.decay * total)
+        return self.rate * warm * min(1.0, (total - step) / last)
+
+    def decided(self, step: int, seconds: float) -> int | None:
+        """The number of steps, if the time budget now says one.
+
+        Args:
+            step: steps done, all at the constant rate.
+            seconds: they took.
+
+        Returns:
+            The number, or None while there is time.
+        """
+        if self.minutes is None or seconds < 60 * self.minutes * (1 - self.decay):
+            return None
+        return min(self.n_steps, max(step + 1, math.ceil(step / (1 - self.decay)) if self.decay < 1 else step + 1))
+
+
+class Trained(NamedTuple):
+    """What training says of itself.
+
+    Attributes:
+        n_steps: done.
+        seconds: they took, interruptions not counted.
+        curve: at every checkpoint step, seconds, mean loss since the one before, and what was watched.
+    """
+
+    n_steps: int
+    seconds: float
+    curve: tuple[Mapping[str, float], ...]
 
 
 T = TypeVar("T")
@@ -92,98 +183,168 @@ def seeded(build: Callable[[], T], seed: int) -> T:
 def train(
     network: nn.Module,
     loss: Loss,
-    images: Tensor,
-    labels: Tensor,
+    data: Mixture,
     recipe: Recipe,
     *,
     about: str = "",
     checkpoint: Path | None = None,
     every: int = 500,
     progress: Progress | None = None,
-) -> nn.Module:
+    watch: Watch | None = None,
+    device: str | torch.device = "cpu",
+) -> Trained:
     """Train a network in place and give it the averaged weights.
 
+    Under torchrun, with a process group, each rank takes its share of every batch, and gradients are averaged.
+
     Args:
-        network: to be trained; its initial weights are the start. Frozen parameters stay as they are.
+        network: to be trained; its initial weights are the start. Frozen parameters stay as they are. It ends in
+            evaluation mode, on the device.
         loss: of a batch.
-        images: (N, C, H, W) in [0, 1].
-        labels: (N,).
+        data: what batches are drawn from.
         recipe: how.
         about: what a checkpoint must agree on besides the recipe and the network, such as the settings of the loss.
         checkpoint: file to save the state to every `every` steps, and to go on from if it is there.
         every: steps between checkpoints.
         progress: told of each step.
+        watch: measures the averaged weights at every checkpoint and at the end.
+        device: where to train.
 
     Returns:
-        The network, in evaluation mode.
+        How it went.
 
     Raises:
-        InputError: the checkpoint belongs to another recipe, loss or network.
+        InputError: the checkpoint belongs to another recipe, loss or network; a batch that ranks cannot share.
     """
-    _check.images("train", images)
-    _check.labels("train", labels, n_images=len(images))
     _check.integer("train", "every", every, low=1)
-    state = _State(network, json.dumps([asdict(recipe), about]), recipe.rate)
-    start = 0 if checkpoint is None or not checkpoint.exists() else state.restore(checkpoint)
+    ranks = Ranks.here()
+    mine = ranks.share(recipe.batch)
+    network.to(device)
+    state = _State(network, json.dumps([asdict(recipe), about, ranks.n]), recipe)
+    if checkpoint is not None and checkpoint.exists():
+        state.restore(checkpoint)
+    begun = time.monotonic() - state.seconds
     network.train()
-    for step in range(start, recipe.n_steps):
+    while state.step < state.n_steps:
+        step = state.step
+        if state.n_steps == recipe.n_steps and step % ASKED_EVERY == 0:
+            decided = ranks.agreed(recipe.decided(step, time.monotonic() - begun))
+            if decided is not None:
+                state.n_steps, state.seconds = decided, time.monotonic() - begun
+                if checkpoint is not None and ranks.first:
+                    state.save(checkpoint)
         noise = Noise(recipe.seed, tuple(range(recipe.batch)), draws=step, stream=Stream.TRAIN)
-        rows = noise.bits((recipe.batch,), kind=Kind.T_STAR) % len(images)
-        word = int(noise.take([0]).bits((1,), kind=Kind.REVERSE))
-        batch = images[rows], labels[rows], noise
+        rows = data.rows(noise)[mine]
+        word = int(noise.take([0]).bits((1,), kind=Kind.REVERSE)) + ranks.number
+        batch = data.images[rows].to(device), data.labels[rows].to(device), noise.take(mine)
         value = seeded(lambda batch=batch: loss(*batch), word)
-        state.descend(value, rate=recipe.rate_at(step), decay=min(recipe.ema, (1 + step) / (10 + step)))
+        rate = recipe.rate_at(step, state.n_steps)
+        state.descend(value, ranks, rate=rate, decay=min(recipe.ema, (1 + step) / (10 + step)))
+        report = state.report(time.monotonic() - begun)
         if progress is not None:
-            progress(step + 1, float(value.detach()))
-        if checkpoint is not None and (step + 1) % every == 0 and step + 1 < recipe.n_steps:
-            state.save(checkpoint, step + 1)
+            progress(report)
+        if state.step % every == 0 or state.step == state.n_steps:
+            state.point(report, watch)
+            if checkpoint is not None and state.step < state.n_steps and ranks.first:
+                state.save(checkpoint)
     with torch.no_grad():
         for name, p in state.parameters.items():
             p.copy_(state.average[name])
-    return network.eval()
+    network.eval()
+    return Trained(state.step, state.seconds, tuple(state.curve))
 
 
+@dataclass
 class _State:
-    """All that changes in training: weights, their average, Adam's moments, and the network's buffers."""
+    """All that changes in training: weights, their average, Adam's moments, the network's buffers, and the story."""
 
-    def __init__(self, network: nn.Module, identity: str, rate: float) -> None:
-        self.identity = identity
-        self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.buffers = dict(network.named_buffers())
+    network: nn.Module
+    identity: str
+    recipe: Recipe
+    step: int = 0
+    seconds: float = 0.0
+    losses: float = 0.0
+    seen: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+
+    def __post_init__(self) -> None:
+        self.n_steps = self.recipe.n_steps
+        self.parameters = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        self.buffers = dict(self.network.named_buffers())
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimiser = torch.optim.Adam(self.parameters.values(), lr=rate, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.Adam(self.parameters.values(), lr=self.recipe.rate, betas=(0.9, 0.99))
 
-    def descend(self, value: Tensor, *, rate: float, decay: float) -> None:
+    def descend(self, value: Tensor, ranks: Ranks, *, rate: float, decay: float) -> None:
         """One step of Adam, and of the average."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         value.backward()
+        ranks.average([p.grad for p in self.parameters.values()])
         self.optimiser.step()
         for name, p in self.parameters.items():
             self.average[name].lerp_(p.detach(), 1 - decay)
+        self.step += 1
+        self.last = float(value.detach())
+        self.losses += self.last
+        self.seen += 1
+
+    def report(self, seconds: float) -> Report:
+        """What to tell of the step."""
+        self.seconds = seconds
+        undecided = self.recipe.minutes is not None and self.n_steps == self.recipe.n_steps
+        pace = seconds / self.step
+        budget = math.inf if self.recipe.minutes is None else 60 * self.recipe.minutes
+        by_pace = pace * (self.n_steps - self.step)
+        left = min(by_pace, max(0.0, budget - seconds)) if undecided else by_pace
+        return Report(self.step, self.n_steps, self.last, seconds, left)
+
+    def point(self, report: Report, watch: Watch | None) -> None:
+        """A point of the curves."""
+        found: dict[str, float] = {}
+        if watch is not None:
+            with self.averaged():
+                found = dict(watch(self.network, report))
+        mean = self.losses / max(1, self.seen)
+        self.curve.append({"step": report.step, "seconds": round(report.seconds, 1), "loss": mean, **found})
+        self.losses, self.seen = 0.0, 0
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """The network with its averaged weights, in evaluation mode."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        with torch.no_grad(), evaluating(self.network):
+            try:
+                for name, p in self.parameters.items():
+                    p.copy_(self.average[name])
+                yield
+            finally:
+                for name, p in self.parameters.items():
+                    p.copy_(own[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds, but for Adam's moments; writing to these tensors restores it."""
         groups = {"weight": self.parameters, "average": self.average, "buffer": self.buffers}
         return {f"{group}/{name}": t.detach() for group, members in groups.items() for name, t in members.items()}
 
-    def save(self, path: Path, step: int) -> None:
+    def save(self, path: Path) -> None:
         """Write a checkpoint."""
-        tensors = {key: t.clone(memory_format=torch.contiguous_format) for key, t in self.tensors().items()}
+        tensors = {key: t.cpu().clone(memory_format=torch.contiguous_format) for key, t in self.tensors().items()}
         for name, p in self.parameters.items():
             moments: Mapping[str, Tensor] = self.optimiser.state.get(p, {})
-            tensors |= {f"{moment}/{name}": t.contiguous() for moment, t in moments.items()}
-        _atomic.write(path, save(tensors, metadata={"recipe": self.identity, "step": str(step)}))
+            tensors |= {f"{moment}/{name}": t.cpu().contiguous() for moment, t in moments.items()}
+        story = {"step": self.step, "n_steps": self.n_steps, "seconds": self.seconds, "curve": self.curve}
+        story |= {"losses": self.losses, "seen": self.seen}
+        _atomic.write(path, save(tensors, metadata={"recipe": self.identity, "story": json.dumps(story)}))
 
-    def restore(self, path: Path) -> int:
-        """Take up a checkpoint, and say how many steps were done."""
+    def restore(self, path: Path) -> None:
+        """Take up a checkpoint."""
         stored, metadata = read_safetensors(path)
         own = self.tensors()
         same = {key: t.shape for key, t in own.items()} == {
             key: t.shape for key, t in stored.items() if key.partition("/")[0] not in MOMENTS
         }
-        if metadata.get("recipe") != self.identity or not same:
+        if metadata.get("recipe") != self.identity or "story" not in metadata or not same:
             _check.fail(
                 "train",
                 "a checkpoint of the same recipe, loss and network",
@@ -192,11 +353,34 @@ class _State:
             )
         for key, t in own.items():
             t.copy_(stored[key])
-        for name, p in self.parameters.items():
-            moments = {moment: stored[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in stored}
-            if moments:
-                self.optimiser.state[p] = moments
-        return int(metadata["step"])
+        moments = {
+            number: {moment: stored[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in stored}
+            for number, name in enumerate(self.parameters)
+        }
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": {k: v for k, v in moments.items() if v}, "param_groups": groups})
+        story: dict[str, Any] = json.loads(metadata["story"])
+        self.step, self.n_steps, self.seconds = story["step"], story["n_steps"], story["seconds"]
+        self.losses, self.seen, self.curve = story["losses"], story["seen"], story["curve"]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Generator[None]:
+    """The network in evaluation mode, and afterwards each of its modules in the mode that it was in.
+
+    Args:
+        network: any module.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def save_weights(network: nn.Module, path: Path, about: dict[str, object]) -> str:
