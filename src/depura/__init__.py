@@ -38,6 +38,7 @@ from depura.composed import Mixed as Mixed
 from depura.composed import Pinned as Pinned
 from depura.composed import Resized as Resized
 from depura.composed import Sequential as Sequential
+from depura.compression import Jpeg as Jpeg
 from depura.data.digits import digits_classifier as digits_classifier
 from depura.data.digits import digits_denoiser as digits_denoiser
 from depura.data.digits import digits_guide as digits_guide
@@ -92,6 +93,7 @@ from depura.methods.adbm import adbm as adbm
 from depura.methods.agdm import agdm as agdm
 from depura.methods.agdm import agdm_sde as agdm_sde
 from depura.methods.baselines import blur_only as blur_only
+from depura.methods.baselines import jpeg_only as jpeg_only
 from depura.methods.baselines import noise_only as noise_only
 from depura.methods.diffpure import diffpure as diffpure
 from depura.methods.diffpure import diffpure_ode as diffpure_ode

@@ -21,6 +21,7 @@ import depura
 from depura._check import InputError
 from depura.cli import app, claim
 from depura.evaluation.header import header
+from depura.evaluation.imageless import KEPT, examples_of
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.replay import replay
 from depura.evaluation.runner import compute
@@ -305,3 +306,61 @@ def test_replays_in_the_folder_of_a_run_do_not_disturb_it(made: Made) -> None:
     study = StudySource.of(run.header).load()
     again = RunDirectory.create(run.path, header(study, command=run.header["command"]))
     assert again.header == run.header
+
+
+def published(made: Made, to: Path) -> RunDirectory:
+    says(depura_("publish", made.run().path, "--out", to), 0, "no image in it")
+    return RunDirectory.open(to)
+
+
+def test_a_published_record_has_no_image_and_gives_every_example_back_to_the_bit(made: Made, tmp_path: Path) -> None:
+    run, copy = made.run(), published(made, tmp_path / "copy")
+    study, images = StudySource(made.file).load(), 0
+    assert [unit.meta["unit"] for unit in copy.units()] == [unit.meta["unit"] for unit in run.units()]
+    for unit, left in zip(run.units(), copy.units(), strict=True):
+        for name, array in left.arrays.items():
+            assert name == KEPT or np.array_equal(array, unit.arrays[name], equal_nan=array.dtype.kind == "f")
+            assert array.shape[1:] != study.data.images.shape[1:] or array.dtype == np.int32
+        gone = set(unit.arrays) - set(left.arrays)
+        assert gone <= {"adversarial", "picture_rows", "picture_frames", "picture_titles"}
+        if "adversarial" in unit.arrays:
+            images += 1
+            assert np.array_equal(examples_of(left, study).numpy(), unit.arrays["adversarial"])
+            assert np.array_equal(examples_of(unit, study).numpy(), unit.arrays["adversarial"])
+            clean = study.data.images[unit.meta["first"] : unit.meta["last"]].numpy()
+            same = unit.arrays["adversarial"] == clean
+            assert np.array_equal(left.arrays[KEPT] == 0, same)
+    assert images > 4
+
+
+def test_a_published_record_is_verified_replayed_and_rescored_like_the_run(made: Made, tmp_path: Path) -> None:
+    run, copy = made.run(), published(made, tmp_path / "copy")
+    result = depura_("verify", copy.path, "--share", 1)
+    says(result, 0, "The record holds")
+    assert "not run" not in result.output
+    a, b = (replay(directory, image=run.header["data"]["ids"][0], draw=1, row="adaptive") for directory in (run, copy))
+    assert torch.equal(a.given, b.given)
+    assert a.predicted == b.predicted
+    for directory, name in ((run, "a"), (copy, "b")):
+        says(depura_("rescore", directory.path, "--rule", "vote", "--k", 3, "--out", tmp_path / name), 0)
+    for unit in RunDirectory.open(tmp_path / "a").units():
+        again = RunDirectory.open(tmp_path / "b").load(unit.meta["unit"])
+        if "predictions" in unit.arrays:
+            assert np.array_equal(unit.arrays["predictions"], again.arrays["predictions"])
+
+
+def test_a_published_record_that_was_edited_does_not_hold(made: Made, tmp_path: Path) -> None:
+    copy = published(made, tmp_path / "copy")
+    unit = next(unit for unit in copy.units() if KEPT in unit.arrays)
+    far = unit.arrays[KEPT].copy()
+    far.flat[3] += 2**26
+    copy.commit(unit.meta["unit"], Unit({**unit.arrays, KEPT: far}, unit.meta))
+    says(depura_("verify", copy.path), 1, "bounds", "FAIL")
+
+
+def test_what_cannot_be_published_or_extended(made: Made, tmp_path: Path) -> None:
+    copy = published(made, tmp_path / "copy")
+    says(depura_("publish", copy.path, "--out", tmp_path / "again"), 2, "run with its images")
+    says(depura_("extend", copy.path, "-S", "images=8"), 2, "published without")
+    part = RunDirectory.create(tmp_path / "part", made.run().header)
+    says(depura_("publish", part.path, "--out", tmp_path / "third"), 2, "complete run")

@@ -14,6 +14,7 @@ from depura.cli import (
     export,
     extend,
     methods,
+    publish,
     purify,
     replay,
     rescore,
@@ -38,6 +39,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
+app.command("publish")(publish.publish_run)
 app.command("extend")(extend.extend)
 app.command("rescore")(rescore.rescore)
 app.command("audit-gradient")(audit.audit)

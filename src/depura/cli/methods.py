@@ -124,6 +124,7 @@ SETTINGS: tuple[tuple[str, str, Method, Callable[[Denoiser], Cleaner], int], ...
     ("adbm_cifar", "adbm", ADBM, adbm.adbm, 1),
     ("noise", "noise_only(std=...)", BASELINE, lambda _: baselines.noise_only(std=0.1), 1),
     ("blur", "blur_only(std=...)", BASELINE, lambda _: baselines.blur_only(std=1.0), 1),
+    ("jpeg", "jpeg_only(quality=...)", BASELINE, lambda _: baselines.jpeg_only(), 1),
 )
 """Name, call in Python, method, how it is built, and purifications per published prediction (averages, votes)."""
 

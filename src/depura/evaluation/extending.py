@@ -7,6 +7,7 @@ from typing import Any
 
 from depura.evaluation.describe import describe
 from depura.evaluation.header import header
+from depura.evaluation.imageless import LEFT_OUT
 from depura.evaluation.records import RecordError, RunDirectory, difference
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
@@ -45,6 +46,8 @@ def extended(directory: RunDirectory, study: Study, *, source: StudySource, comm
     where = f"extend {directory.path}"
     if "rescored_from" in old:
         raise RecordError(f"{where}: expected a run with attacks, got one rescored. Extend that, and rescore it again.")
+    if LEFT_OUT in old:
+        raise RecordError(f"{where}: expected a run with its images, got one published without. Extend the run itself.")
     reason = _other(old, new, study)
     if reason:
         raise RecordError(

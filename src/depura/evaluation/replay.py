@@ -12,6 +12,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.defence import Defence
+from depura.evaluation.imageless import examples_of
 from depura.evaluation.records import RecordError, RunDirectory, Unit, differences
 from depura.evaluation.rescoring import rebuilt
 from depura.evaluation.scoring import score
@@ -152,7 +153,7 @@ def replay(
     _check.integer("replay", "walk", walk, low=0, high=n_walks - 1, advice=f"The rule makes {n_walks} purifications.")
     position = made.data.ids.index(image)
     original, label = made.data.images[position : position + 1], made.data.labels[position : position + 1]
-    given = original if clean else torch.from_numpy(unit.arrays["adversarial"][place : place + 1])
+    given = original if clean else examples_of(unit, made)[place : place + 1]
     noise = Streams(made.seed).report((image,))
     decided = score(chosen.judged, given, label, noise, draws=range(draw, draw + 1))
     alone = score(

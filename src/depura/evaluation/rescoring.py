@@ -14,6 +14,7 @@ from depura.defence import Defence
 from depura.evaluation.counting import counted
 from depura.evaluation.describe import describe
 from depura.evaluation.header import header
+from depura.evaluation.imageless import examples_of
 from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.runner import missing
 from depura.evaluation.scoring import choose, eight_bit, score
@@ -169,7 +170,7 @@ def _again(study: Study, key: UnitKey, unit: Unit, *, device: str) -> Unit:
         random = score(judged, chosen, labels, noise, draws=range(s + k, s + 2 * k))
         arrays = {"random_predictions": random.predictions.to(torch.int32)}
     else:
-        examples = torch.from_numpy(unit.arrays["adversarial"]).to(device)
+        examples = examples_of(unit, study).to(device)
         clean = score(judged, examples, labels, streams.report(ids), draws=range(k))
         rounded = score(judged, eight_bit(examples), labels, streams.report(ids), draws=study.rounded_draws)
         arrays = {"rounded_predictions": rounded.predictions.to(torch.int32)}

@@ -21,6 +21,7 @@ from depura.defence import Defence
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.fitting import rows_within
 from depura.evaluation.hits import Watched, sees_what_is_judged
+from depura.evaluation.imageless import examples_of
 from depura.evaluation.indicators import compression, pinned_predictions, random_direction
 from depura.evaluation.nothing import identity_difference
 from depura.evaluation.records import Unit
@@ -102,7 +103,7 @@ def _more_draws(study: Study, key: UnitKey, recorded: Unit, *, device: str) -> U
         random = score(judged, choice.images, labels, noise, draws=range(begin + n, begin + 2 * n))
         arrays["random_predictions"] = random.predictions.to(torch.int32)
     else:
-        examples = torch.from_numpy(recorded.arrays["adversarial"]).to(device)
+        examples = examples_of(recorded, study).to(device)
         scores = score(judged, examples, labels, streams.report(ids), draws=draws)
     arrays |= {"predictions": scores.predictions.to(torch.int32), "margins": scores.margins}
     meta = {

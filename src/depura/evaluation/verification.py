@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from depura import _check
+from depura.evaluation.imageless import LEFT_OUT, examples_of
 from depura.evaluation.records import Unit, difference
 from depura.evaluation.scoring import score
 from depura.evaluation.statistics import Recount
@@ -20,7 +21,7 @@ from depura.evaluation.study import Study, with_eps
 CODE = ("versions", "code")
 """Parts of a header that say what computed a record; the others say what was computed."""
 
-NOT_OF_THE_STUDY = ("schema", "command", "source", "extensions")
+NOT_OF_THE_STUDY = ("schema", "command", "source", "extensions", LEFT_OUT)
 """Parts of a header that a study rebuilt says nothing of."""
 
 
@@ -100,7 +101,7 @@ def _made(unit: Unit, study: Study) -> Iterator[tuple[str, bool]]:
     yield "chosen is not one of the candidates", bool(((chosen >= 0) & (chosen < errors.shape[1])).all())
     most = errors[np.arange(len(chosen)), np.clip(chosen, 0, errors.shape[1] - 1)]
     yield "chosen is not a candidate of the most errors", np.array_equal(most, errors.max(1))
-    images, examples = study.data.images[meta["first"] : meta["last"]], torch.from_numpy(arrays["adversarial"])
+    images, examples = study.data.images[meta["first"] : meta["last"]], examples_of(unit, study)
     allowed = row.attack.ball.contains(examples, images)
     out = ", ".join(str(i) for i in arrays["ids"][~allowed.numpy()][:5])
     yield f"examples of image {out} are not within {row.attack.ball} and [0, 1]", bool(allowed.all())
@@ -136,7 +137,7 @@ def recount(study: Study, units: Sequence[Unit], *, share: float = 0.05, seed: i
     if name.startswith("null-"):
         examples = torch.cat([study.data.images[unit.meta["first"] : unit.meta["last"]] for unit in units])
     else:
-        examples = torch.from_numpy(np.concatenate([unit.arrays["adversarial"] for unit in units]))
+        examples = torch.cat([examples_of(unit, study) for unit in units])
     which = picked(len(examples), share, np.random.default_rng(seed))
     ids, predictions = [int(i) for i in joined["ids"][which]], joined["predictions"][which]
     labels = torch.from_numpy(joined["labels"][which]).to(device)

@@ -1,4 +1,4 @@
-"""What one would try without a diffusion model: Gaussian noise, or a blur, before the classifier."""
+"""What one would try without a diffusion model: Gaussian noise, a blur, or JPEG compression before the classifier."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from depura import _check
+from depura.compression import Jpeg
 from depura.filters import Blurred
 from depura.gradients import GradientRoute
 from depura.noise import Noise
 from depura.purifier import Purifier
 from depura.schedules import EDM, Step, steps_at
-from depura.solvers import Stay
-from depura.starts import from_input
+from depura.solvers import Denoise, Stay, StepResult
+from depura.starts import as_it_is, from_input
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,22 @@ class FromBlurred:
     def __call__(self, x_in: Tensor, step: Step, noise: Noise, /) -> Tensor:
         """The blurred input."""
         return self.blur(x_in)
+
+
+@dataclass(frozen=True)
+class Recoded:
+    """A solver whose step is JPEG; the denoiser is not asked.
+
+    Attributes:
+        jpeg: the codec.
+    """
+
+    jpeg: Jpeg
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """x' = what a decoder gives back of x."""
+        decoded = 2 * self.jpeg((x + 1) / 2) - 1
+        return StepResult(decoded, decoded)
 
 
 def unasked(x: Tensor, sigma: float) -> Tensor:
@@ -63,3 +80,21 @@ def blur_only(*, std: float, gradient: GradientRoute | None = None) -> Purifier:
     """
     steps = steps_at(EDM(), [1.0, 0.0])
     return Purifier(unasked, steps=steps, solver=Stay(), start=FromBlurred(Blurred(std)), gradient=gradient)
+
+
+def jpeg_only(*, quality: int = 75, subsampled: bool = True, gradient: GradientRoute | None = None) -> Purifier:
+    """JPEG compression and nothing else (Dziugaite et al. 2016, arXiv:1608.00853, try it as a defence).
+
+    Its exact gradient is zero: attack it through `Relaxed` or `StraightThrough`.
+
+    Args:
+        quality: of libjpeg's scale, 1 .. 100.
+        subsampled: colour at half the resolution.
+        gradient: how it is differentiated.
+
+    Returns:
+        The "purifier".
+    """
+    steps = steps_at(EDM(), [1.0, 0.0])
+    solver = Recoded(Jpeg(quality, subsampled))
+    return Purifier(unasked, steps=steps, solver=solver, start=as_it_is, gradient=gradient)

@@ -1,0 +1,40 @@
+"""The command publish: a record that can be passed on where its images cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depura.cli.doors import door, one_thread, out
+from depura.evaluation.imageless import LEFT_OUT, publish, published_header
+from depura.evaluation.records import RecordError, RunDirectory
+from depura.evaluation.rescoring import rebuilt
+from depura.evaluation.verification import CODE, differences
+from depura.reports import page
+
+
+@door
+def publish_run(
+    directory: Annotated[Path, typer.Argument(help="Run directory, complete.")],
+    to: Annotated[Path, typer.Option("--out", help="New folder.")],
+    study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
+) -> None:
+    """Copy a run without its images: of each adversarial example, how its bits differ from the image's.
+
+    Who has the data can verify, rescore and replay the copy as the run itself; who has not sees all numbers, no image.
+    """
+    one_thread()
+    run = RunDirectory.open(directory)
+    if LEFT_OUT in run.header:
+        raise RecordError(f"publish: expected a run with its images, got one without ({directory}). It can be copied.")
+    made, anew = rebuilt(run.header, path=study)
+    other = [found for found in differences(run.header, anew) if found.part not in CODE]
+    if other:
+        raise RecordError(f"publish: expected the study of {directory}, got another one ({other[0].sentence}).")
+    target = RunDirectory.create(to, published_header(run))
+    publish(run, made, target)
+    page.write(target)
+    size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
+    out.print(f"wrote {to}, {size / 1e6:.1f} MB, no image in it", highlight=False, soft_wrap=True)

@@ -1,0 +1,86 @@
+"""Records without images, for data that may not be passed on: what is kept of an example is how it differs.
+
+An adversarial example is kept as the difference of the bits of its float32 values, read as whole numbers, from those of
+the image it was made of. With the data at hand the example is had back to the bit; without, there is no image in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depura.evaluation.records import RecordError, RunDirectory, Unit
+from depura.evaluation.study import Study
+
+WHOLE, KEPT = "adversarial", "adversarial_bits"
+"""Names of the array of examples, and of what is kept of it."""
+
+LEFT_OUT = "left_out"
+"""Entry of a header that says what is missing."""
+
+PICTURES = "picture_"
+"""How names of arrays with pictures begin."""
+
+
+def examples_of(unit: Unit, study: Study) -> Tensor:
+    """The adversarial examples of a unit, whether its record has images or not.
+
+    Args:
+        unit: of an attack.
+        study: that it is a unit of, with its data.
+
+    Returns:
+        (B, C, H, W), float32.
+    """
+    if KEPT not in unit.arrays:
+        return torch.from_numpy(unit.arrays[WHOLE])
+    bits = _bits(study, unit) + unit.arrays[KEPT]
+    return torch.from_numpy(bits.view(np.float32))
+
+
+def without_images(unit: Unit, study: Study) -> Unit:
+    """A unit without adversarial images and pictures.
+
+    Args:
+        unit: of any kind.
+        study: that it is a unit of, with its data.
+
+    Returns:
+        The rest; null baselines and audits as they are.
+    """
+    arrays: dict[str, Any] = {name: a for name, a in unit.arrays.items() if not name.startswith(PICTURES)}
+    if WHOLE in arrays:
+        arrays[KEPT] = np.ascontiguousarray(arrays.pop(WHOLE)).view(np.int32) - _bits(study, unit)
+    return Unit(arrays, unit.meta)
+
+
+def publish(run: RunDirectory, study: Study, to: RunDirectory) -> None:
+    """Copy a record, unit by unit, without its images.
+
+    Args:
+        run: complete.
+        study: of the run.
+        to: where to, made with `published_header`.
+
+    Raises:
+        RecordError: units are missing.
+    """
+    names = [entry["unit"] for entry in run.header["units"]]
+    missing = [name for name in names if not run.has(name)]
+    if missing:
+        raise RecordError(f"publish: expected a complete run, got one without {missing[0]}. Finish {run.path} first.")
+    for name in names:
+        to.commit(name, without_images(run.read(name), study))
+
+
+def published_header(run: RunDirectory) -> dict[str, Any]:
+    """The header of a record without images."""
+    return {**run.header, LEFT_OUT: "adversarial images and pictures"}
+
+
+def _bits(study: Study, unit: Unit) -> Any:
+    images = study.data.images[unit.meta["first"] : unit.meta["last"]]
+    return np.ascontiguousarray(images.numpy()).view(np.int32)
