@@ -12,12 +12,14 @@ import argparse
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from depura import (
     PGD,
     Ball,
     Cleaner,
     Defence,
+    ImageSet,
     Noise,
     agdm,
     digits_classifier,
@@ -30,6 +32,31 @@ from depura.demo import EPS, T_STAR
 SCALES = (0.0, 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
+def clean_and_transferred(
+    purifier: Cleaner | None, network: torch.nn.Module, data: ImageSet, attacked: Tensor, *, at_once: int = 256
+) -> tuple[float, float]:
+    """Accuracy on clean and on attacked images, each after one purification.
+
+    Args:
+        purifier: or none.
+        network: classifies.
+        data: the images.
+        attacked: examples of them.
+        at_once: images in one call.
+
+    Returns:
+        Two shares.
+    """
+    defence, right = Defence(purifier, network), [0, 0]
+    for k in range(0, len(data.images), at_once):
+        part = slice(k, k + at_once)
+        noise = Noise(0, data.ids[part])
+        with torch.no_grad():
+            for i, images in enumerate((data.images, attacked)):
+                right[i] += int((defence(images[part], noise).argmax(1) == data.labels[part]).sum())
+    return right[0] / len(data.images), right[1] / len(data.images)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -37,14 +64,10 @@ def main() -> None:
     n_images: int = parser.parse_args().images
     torch.set_num_threads(1)
     data, classifier, guide = load_digits("train").first(n_images), digits_classifier(), digits_guide()
-    noise = Noise(0, data.ids)
     attacked = PGD(Ball("linf", EPS), n_steps=20)(Defence(None, classifier), data.images, data.labels).images[-1]
 
     def accuracies(purifier: Cleaner | None, network: torch.nn.Module) -> list[str]:
-        defence = Defence(purifier, network)
-        with torch.no_grad():
-            right = [defence(images, noise).argmax(1) == data.labels for images in (data.images, attacked)]
-        return [f"{100 * float(r.double().mean()):.1f} %" for r in right]
+        return [f"{100 * share:.1f} %" for share in clean_and_transferred(purifier, network, data, attacked)]
 
     table = Table("scale", "clean", "transfer", box=None)
     for scale in SCALES:

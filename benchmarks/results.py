@@ -1,0 +1,281 @@
+"""The page docs/results.md, from records alone:
+
+    python -m benchmarks.results records/cifar10-few records/cifar10-methods ... --out docs/results.md
+
+Records are those that `depura publish` makes of runs of studies/cifar10.py. Every number of the page is computed from
+them, also those in its sentences; published figures are those of the studies in studies/published/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from depura.evaluation.records import RunDirectory
+from depura.evaluation.source import StudySource
+from depura.evaluation.statistics import Estimate
+from depura.judging.metrics import percent
+from depura.judging.ranking import Ranking, Standing
+from depura.judging.summary import Summary, summarise
+from depura.reports import background, ladder, limits, standings, tables
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = {
+    "diffpure": ("diffpure_cifar10_linf_wrn28", "diffpure_cifar10_l2_wrn28"),
+    "mimic": ("mimicdiffusion_cifar10",),
+    "agdm": ("agdm_cifar10_linf", "agdm_cifar10_l2"),
+    "gdmp": ("gdmp_cifar10",),
+    "gradual": ("gradual_cifar10_linf", "gradual_cifar10_l2"),
+}
+"""Studies of published rows, by method."""
+
+INTRO = """# CIFAR-10
+
+Written by `python -m benchmarks.results` from the records in [records/](../records); nothing here was typed in by
+hand.
+
+The classifier is a published ResNet-20 (272,474 weights, Y. Idelbayev's) that nobody here trained. The
+[denoiser](../weights/cifar10-small.md) and the [adversarially trained network](../weights/cifar10-guide.md) are small
+and were trained on a processor, walks are shorter than published ones, and the images are the first of CIFAR-10's test
+images: **read it as methods under equal conditions, not as what they reach with large networks.** Every accuracy under
+attack is an upper bound. All that noise the input noise it to one t*, and AGDM has one strength (its own is not
+public); `python -m benchmarks.cifar10_choices` shows how both were chosen, on training images.
+"""
+
+
+class Record(NamedTuple):
+    """A record and what it says.
+
+    Attributes:
+        path: of its folder.
+        summary: of the run.
+    """
+
+    path: Path
+    summary: Summary
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return str(self.summary.header["name"])
+
+    @property
+    def ball(self) -> str:
+        """The threat model."""
+        said = self.summary.header["threat_model"]
+        return _threat(said["norm"], said["eps"])
+
+
+def page(records: Sequence[Record]) -> str:
+    """The page.
+
+    Args:
+        records: complete ones.
+
+    Returns:
+        Markdown.
+    """
+    alone = [record for record in records if record.summary.ranking is None]
+    compared = [record for record in records if "-methods-" in record.name]
+    curves = [record for record in records if record not in (*alone, *compared)]
+    out = [INTRO]
+    for record in alone:
+        out += [f"## Few-step DiffPure alone, {record.ball}", "", *_alone(record)]
+    for record in compared:
+        out += [f"## All methods, {record.ball}", "", *_compared(record)]
+    out += ["## Published figures", "", *_published()]
+    for record in curves:
+        word = "depth t*" if "-depths-" in record.name else "number of steps"
+        out += [f"## Few-step DiffPure by {word}, {record.ball}", "", *_curve(record)]
+    surprises = [text for record in records for text in _surprises(record)]
+    out += ["## What surprised", "", *(f"- {text}" for text in surprises), ""]
+    out += ["## What was not tested", ""]
+    for record in records:
+        out += [f"- {_title(record)}: {' '.join(limits.sentences(record.summary))}"]
+    out += ["", "## Records", "", *_records(records)]
+    return "\n".join(out)
+
+
+def _threat(norm: str, eps: float) -> str:
+    return f"{norm} {255 * eps:g}/255" if norm == "linf" else f"{norm} {eps:g}"
+
+
+def _title(record: Record) -> str:
+    return f"[{record.path.name}](../records/{record.path.name}/report.md)"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return [*lines, *("| " + " | ".join(cells).replace("*", "\\*") + " |" for cells in rows), ""]
+
+
+def _head(record: Record) -> list[str]:
+    """The headline, the command, what was warned of."""
+    summary = record.summary
+    n = len(summary.header["data"]["ids"])
+    flags = f" Flags: {', '.join(summary.flags)}." if summary.flags else ""
+    counted = background.checks(summary).note
+    return [
+        f"> {'⚠ ' if summary.refused else ''}{summary.headline}",
+        "",
+        f"{n} images, {summary.header['draws']['report']} report draws. Checks: {counted}{flags} {_title(record)} has "
+        "all of it; it was made by",
+        "",
+        f"    {summary.header['command']}",
+        "",
+    ]
+
+
+def _alone(record: Record) -> list[str]:
+    summary = record.summary
+    names = [name for name in tables.columns(summary) if name not in ("random", "nfe")]
+    rows = [[getattr(cells, name) for name in names] for cells in tables.rows(summary)]
+    wanting = [v for v in summary.verdicts if v.status.value in ("WARN", "FAIL")]
+    return [
+        *_head(record),
+        *_table(ladder.HEADINGS, ladder.rows(summary)),
+        *_table([getattr(tables.headings(summary), name) for name in names], rows),
+        f"Accuracy in %; in brackets without attack. {tables.routes(summary)}",
+        "",
+        *(f"- {v.id} {v.name}, {v.status.value}: {v.sentence}" for v in wanting),
+        *([""] if wanting else []),
+    ]
+
+
+def _compared(record: Record) -> list[str]:
+    ranking = record.summary.ranking
+    assert ranking is not None
+    return [*_head(record), *standings.markdown(record.summary, ranking), *_votes(record, ranking)]
+
+
+def _votes(record: Record, ranking: Ranking) -> list[str]:
+    """What a majority of draws and repeated submission make of the strongest attack, beside one draw."""
+    heads = tables.headings(record.summary)
+    rows = [
+        (s.method, percent(s.strongest.single), percent(s.strongest.vote), percent(s.strongest.any))
+        for s in ranking.standings
+    ]
+    return [
+        "Under the strongest attack for each image:",
+        "",
+        *_table(("method", "one draw", heads.vote, heads.any), rows),
+        "The attacks were not made against the vote: that column is a looser bound than the others.",
+        "",
+    ]
+
+
+def _curve(record: Record) -> list[str]:
+    """Methods in the study's order: points of a curve."""
+    ranking = record.summary.ranking
+    assert ranking is not None
+    by_name = {s.method: s for s in ranking.standings}
+    kinds = ("transfer", "bpda", "adaptive")
+    rows = []
+    for method in record.summary.header["methods"]:
+        s = by_name[method["name"]]
+        under = [percent(s.kinds[kind]) if kind in s.kinds else "–" for kind in kinds]
+        rows.append((_point(s.method), standings.nfe(s), percent(s.clean), *under, percent(s.strongest.single)))
+    first = "t*" if "-depths-" in record.name else "steps"
+    heads = (first, "NFE", "clean", "transfer", "BPDA", "exact", "strongest")
+    return [*_head(record), *_table(heads, rows)]
+
+
+def _point(name: str) -> str:
+    """A point by its name in the study: t50 is t* = 0.05, s5 is five steps."""
+    return f"{float(name[1:]) / 1000:g}" if name.startswith("t") else name[1:]
+
+
+def _published() -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    for method, names in PUBLISHED.items():
+        for name in names:
+            study = StudySource(ROOT / "studies" / "published" / f"{name}.py").load()
+            for p in study.published:
+                values = ["–" if value is None else f"{value:g}" for value in (p.clean, p.robust)]
+                threat = _threat(str(study.ball.norm), study.ball.eps)
+                rows.append((method, threat, *values, p.attack, p.source, p.note))
+    return [
+        "**Others' settings**: large denoisers, WideResNets, hundreds of images, attacks of their own, most judged "
+        "by one purification. They are here to be remembered, not to be compared with the tables above.",
+        "",
+        *_table(("method", "threat", "clean", "robust", "attack", "source", "note"), rows),
+    ]
+
+
+def _surprises(record: Record) -> list[str]:
+    """Sentences about what stands out, by rules; nothing where nothing does."""
+    ranking = record.summary.ranking
+    if ranking is None or "-methods-" not in record.name:
+        return []
+    where, found = record.ball, list[str]()
+    falls = [(s.kinds["transfer"].value - s.strongest.single.value, s) for s in ranking.others if "transfer" in s.kinds]
+    if falls:
+        fall, s = max(falls, key=lambda pair: pair[0])
+        found.append(
+            f"{where}: the blind attack flatters {s.method} most: {_value(s.kinds['transfer'])} % under transferred "
+            f"examples, {_value(s.strongest.single)} % under the strongest attack ({100 * fall:.1f} points)."
+        )
+    masked = [s for s in ranking.standings if s.masked]
+    if masked:
+        told = ", ".join(
+            f"{s.method} {_value(s.kinds['adaptive'])} → {_value(s.strongest.single)} %"
+            for s in masked
+            if "adaptive" in s.kinds
+        )
+        found.append(f"{where}: an exact gradient that is zero looks like robustness (exact → strongest): {told}.")
+    ahead = [s for s in ranking.others if ranking.baseline is not None and _above(s, ranking.baseline)]
+    if ranking.baseline is not None:
+        of = f"{len(ahead)} of {len(ranking.others)} purifications are" if ahead else "no purification is"
+        found.append(
+            f"{where}: {of} above the baseline {ranking.baseline.method} "
+            f"({percent(ranking.baseline.strongest.single)}), by the estimate alone; the table has the tests."
+        )
+    worn = max(ranking.others, key=lambda s: s.strongest.single.value - s.strongest.any.value)
+    found.append(
+        f"{where}: repeated submission wears {worn.method} down most: {_value(worn.strongest.single)} % of one draw, "
+        f"{_value(worn.strongest.any)} % of several in a row."
+    )
+    return found
+
+
+def _above(a: Standing, b: Standing) -> bool:
+    return a.strongest.single.value > b.strongest.single.value
+
+
+def _value(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f}"
+
+
+def _records(records: Sequence[Record]) -> list[str]:
+    rows = []
+    for record in records:
+        files = sorted(file for file in record.path.rglob("*.npz"))
+        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+        size = sum(file.stat().st_size for file in record.path.rglob("*") if file.is_file())
+        rows.append((_title(record), f"{len(files)}", f"{size / 1e6:.1f} MB", f"`{digest[:16]}`"))
+    return [
+        "Without images: of each example, how its bits differ from the image's (`depura publish`). With CIFAR-10's "
+        "test images at hand, `depura verify records/NAME` checks them. The digest is of all units.",
+        "",
+        *_table(("record", "units", "size", "sha256"), rows),
+    ]
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
+    given = parser.parse_args()
+    records = [Record(path, summarise(RunDirectory.open(path))) for path in given.records]
+    for record in records:
+        if not record.summary.complete:
+            parser.error(f"{record.path} is not complete: finish the run, and publish it again")
+    given.out.write_text(page(records), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
