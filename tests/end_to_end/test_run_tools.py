@@ -315,7 +315,7 @@ def published(made: Made, to: Path) -> RunDirectory:
 
 def test_a_published_record_has_no_image_and_gives_every_example_back_to_the_bit(made: Made, tmp_path: Path) -> None:
     run, copy = made.run(), published(made, tmp_path / "copy")
-    study, images = StudySource(made.file).load(), 0
+    study, images, pictures = StudySource(made.file).load(), 0, 0
     assert [unit.meta["unit"] for unit in copy.units()] == [unit.meta["unit"] for unit in run.units()]
     for unit, left in zip(run.units(), copy.units(), strict=True):
         for name, array in left.arrays.items():
@@ -323,6 +323,8 @@ def test_a_published_record_has_no_image_and_gives_every_example_back_to_the_bit
             assert array.shape[1:] != study.data.images.shape[1:] or array.dtype == np.int32
         gone = set(unit.arrays) - set(left.arrays)
         assert gone <= {"adversarial", "picture_rows", "picture_frames", "picture_titles"}
+        assert not {"adversarial", "picture_frames"} & set(left.arrays)
+        pictures += "picture_frames" in gone
         if "adversarial" in unit.arrays:
             images += 1
             assert np.array_equal(examples_of(left, study).numpy(), unit.arrays["adversarial"])
@@ -331,6 +333,7 @@ def test_a_published_record_has_no_image_and_gives_every_example_back_to_the_bit
             same = unit.arrays["adversarial"] == clean
             assert np.array_equal(left.arrays[KEPT] == 0, same)
     assert images > 4
+    assert pictures > 1
 
 
 def test_a_published_record_is_verified_replayed_and_rescored_like_the_run(made: Made, tmp_path: Path) -> None:
