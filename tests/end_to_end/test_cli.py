@@ -475,6 +475,10 @@ def test_train_takes_data_of_ones_own(tmp_path: Path) -> None:
         result = depura_("train", kind, *words, "--batch", 4)
         assert result.exit_code == 0, result.output
     assert "mine-classifier.safetensors" in tree(tmp_path / "o")
+    assert f" --test {tmp_path / 'mine.npz'} " in (tmp_path / "o" / "mine-guide.md").read_text()
+    assert depura_("train", "classifier", *words, "--batch", 4, "--name", "own", "--flip").exit_code == 0
+    assert " --flip --steps 2 " in (tmp_path / "o" / "own.md").read_text()
+    assert " --name own " in (tmp_path / "o" / "own.md").read_text()
 
 
 @pytest.mark.parametrize(

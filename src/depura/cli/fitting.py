@@ -214,11 +214,11 @@ def fitted(
 
 
 def _words(option: str, value: object) -> list[str]:
-    """An option as it is written; a list is one that is repeated, True a flag, and None left out."""
+    """An option as it is written; a list is one that is repeated, True a flag, and None and nothing are left out."""
     if isinstance(value, (list, tuple)):
         return [word for each in cast("list[object]", value) for word in _words(option, each)]
-    if value is None or value is True:
-        return [] if value is None else [f"--{option}"]
+    if value is None or value is True or value == "":
+        return [f"--{option}"] if value is True else []
     return [f"--{option}", str(value)]
 
 

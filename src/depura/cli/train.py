@@ -58,6 +58,9 @@ Data = Annotated[
 Weight = Annotated[
     list[float] | None, typer.Option(help="Share of a batch from each --data, in order; default by their sizes.")
 ]
+Name = Annotated[
+    str, typer.Option(help="Stem of the files; default the preset's name, or that of the first --data and the command.")
+]
 HeldOut = Annotated[
     int, typer.Option(help="Images of the first --data to keep away (the last ones) and measure on.", min=0)
 ]
@@ -116,6 +119,7 @@ Bf16 = Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloa
 @door
 def denoiser(
     to: Out,
+    name: Name = "",
     data: Data = None,
     weight: Weight = None,
     held_out: HeldOut = 0,
@@ -149,8 +153,9 @@ def denoiser(
         if steps is None and minutes is None:
             _check.fail("train", "--steps or --minutes with a preset", "neither", "Say how long to train.")
     recipe = _recipe(usual, steps=steps, minutes=minutes, schedule=schedule, batch=batch, rate=rate, seed=seed)
+    options |= {} if classifier is None else {"classifier": classifier}
     judge = None if classifier is None else models.classifier(classifier, where="--classifier")
-    path = to / f"{called or 'denoiser'}.samples.png"
+    path = to / f"{name or called or 'denoiser'}.samples.png"
 
     def fit(given: Sources, recipe: Recipe, kept: Kept) -> Made:
         watching = None if given.held_out is None else Watching(given.held_out, path)
@@ -160,7 +165,7 @@ def denoiser(
         found = fitting.denoising(made, images)
         return found if judge is None else {**found, **fitting.classified(made, judge, images)}
 
-    kind = Kind("denoiser", "EDM-style U-Net denoiser", fit, measure, options, called=called)
+    kind = Kind("denoiser", "EDM-style U-Net denoiser", fit, measure, options, called=name or called)
     _train(kind, to, data, weight, held_out, test, recipe, 500 if every is None else every, device, threads)
 
 
@@ -168,6 +173,7 @@ def denoiser(
 @door
 def classifier(
     to: Out,
+    name: Name = "",
     data: Data = None,
     weight: Weight = None,
     held_out: HeldOut = 0,
@@ -198,6 +204,7 @@ def classifier(
         partial(_fit_classifier, network=network, loss=make, bfloat16=bfloat16),
         _accuracy,
         {**({"network": network} if network else {}), **options},
+        called=name,
     )
     _train(kind, to, data, weight, held_out, test, recipe, 500 if every is None else every, device, threads)
 
@@ -206,6 +213,7 @@ def classifier(
 @door
 def guide(
     to: Out,
+    name: Name = "",
     data: Data = None,
     weight: Weight = None,
     held_out: HeldOut = 0,
@@ -247,10 +255,10 @@ def guide(
     radius = (EPS if on_digits else 8 / 255) if eps is None else eps
     _check.number("train", "eps", radius, low=0.0, high=1.0, low_open=True, advice="Such as 0.2 or 8/255.")
     inner = {"step_size": step_size, "attack_steps": attack_steps, "noise_up_to": noise_up_to or None}
-    for name, value in {"beta": beta, **(inner if loss is LossName.standard else {})}.items():
+    for option, value in {"beta": beta, **(inner if loss is LossName.standard else {})}.items():
         if value is not None and loss is not LossName.trades:
             _check.fail(
-                f"--{name.replace('_', '-')}", "an option of the chosen loss", f"--loss {loss.value}", "Drop it."
+                f"--{option.replace('_', '-')}", "an option of the chosen loss", f"--loss {loss.value}", "Drop it."
             )
     options: dict[str, object] = {"loss": loss.value, "eps": radius}
     attack: dict[str, Any] = {}
@@ -282,7 +290,7 @@ def guide(
         return found
 
     fit = partial(_fit_classifier, network=network, loss=make, bfloat16=bfloat16)
-    kind = Kind("guide", "robust classifier for guidance", fit, measure, {**options, **more}, settings)
+    kind = Kind("guide", "robust classifier for guidance", fit, measure, {**options, **more}, settings, called=name)
     _train(kind, to, data, weight, held_out, test, recipe, 100 if every is None else every, device, threads)
 
 
@@ -392,4 +400,5 @@ def _train(
     options: dict[str, object] = {"batch": recipe.batch, "rate": recipe.rate, "seed": recipe.seed}
     options |= {"schedule": recipe.schedule if recipe.schedule != COSINE else None}
     options |= {"weight": weight or None, "held-out": held_out or None, "threads": None if threads == 1 else threads}
+    options |= {"name": kind.called if kind.called not in PRESETS else None, "test": test}
     fitting.fitted(kind, to, given, recipe, every, device=own if device is None else device, options=options)
