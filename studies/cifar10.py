@@ -30,7 +30,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 THREATS = {"linf": depura.Ball("linf", 8 / 255), "l2": depura.Ball("l2", 0.5)}
 T_STAR = 0.05
 FEW = 5
-AGDM_SCALE = 10.0
+AGDM_SCALE = 1000.0
 DEPTHS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1)
 STEPS = (1, 2, 5, 10, 20)
 SIGN = 4 * 8 / 255
@@ -153,17 +153,18 @@ def study(
         raise depura.InputError(f"studies/cifar10.py: expected methods among {', '.join(purifiers)}, got {unknown}.")
     attack = depura.PGD(ball, n_steps=attack_steps, eot=eot)
     blind = depura.PGD(ball, n_steps=2 * attack_steps)
+    some = max(1, images // 4)
     rows: list[Row] = []
-    for name in chosen:
-        if name == "trades":
-            rows += depura.bare_ladder(Defence(None, robust), blind, method="trades")
-            continue
-        defence = Defence(purifiers[name], plain)
-        method = "" if table == "few" else name
-        relaxed = SIGN if name.startswith(("mimic", "jpeg")) else None
-        without = ("undefended",) if rows else ()
-        rows += depura.ladder(defence, attack, blind=blind, method=method, relaxed=relaxed, without=without)
-        rows += further(method, defence, attack, max(1, images // 4)) if table in ("few", "methods") else ()
+    if table == "few":
+        defence = Defence(purifiers["few"], plain)
+        rows += (*depura.ladder(defence, attack, blind=blind), *further("", defence, attack, some))
+    elif compared := {name: purifiers[name] for name in chosen if name in purifiers}:
+        relaxed = {name: SIGN for name in compared if name.startswith(("mimic", "jpeg"))}
+        rows += depura.ladders(compared, plain, attack, blind=blind, relaxed=relaxed)
+        for name, defence in {row.method: row.judged for row in rows if row.method}.items():
+            rows += further(name, defence, attack, some)
+    if "trades" in chosen:
+        rows += depura.bare_ladder(Defence(None, robust), blind, method="trades")
     judged = {row.judged for row in rows if row.method in ("", "diffpure-few") and row.judged.purifier is not None}
     return depura.Study(
         name=f"cifar10-{table}-{threat}",

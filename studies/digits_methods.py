@@ -10,7 +10,7 @@ noise or a blur before the plain one. 64 images, 32 report draws: sized to end w
 """
 
 import depura
-from depura import DiscreteLinear, Row
+from depura import DiscreteLinear
 from depura.demo import EPS, T_STAR
 from depura.methods.gdmp import released_start
 
@@ -74,19 +74,20 @@ def study(
     ball = depura.Ball("linf", eps)
     attack = depura.PGD(ball, n_steps=attack_steps, eot=eot)
     blind = depura.PGD(ball, n_steps=attack_steps)
-    plain, trades = depura.digits_classifier(), depura.Defence(None, depura.digits_guide())
-    rows: list[Row] = []
-    for name, purifier in purifiers().items():
-        relaxed = 4 * eps if name.startswith("mimic") else None
-        defence = depura.Defence(purifier, plain)
-        without = ("undefended",) if rows else ()
-        rows += depura.ladder(defence, attack, blind=blind, method=name, relaxed=relaxed, without=without)
-    rows += depura.bare_ladder(trades, blind, method="trades")
+    methods = purifiers()
+    rows = depura.ladders(
+        methods,
+        depura.digits_classifier(),
+        attack,
+        blind=blind,
+        relaxed={name: 4 * eps for name in methods if name.startswith("mimic")},
+    )
+    trades = depura.Defence(None, depura.digits_guide())
     return depura.Study(
         name="digits-methods",
         data=depura.load_digits("test").first(images),
         defence=rows[1].judged,
-        rows=tuple(rows),
+        rows=(*rows, *depura.bare_ladder(trades, blind, method="trades")),
         seed=seed,
         select_draws=8,
         report_draws=draws,

@@ -69,6 +69,7 @@ from depura.evaluation.study import Row as Row
 from depura.evaluation.study import Study as Study
 from depura.evaluation.study import bare_ladder as bare_ladder
 from depura.evaluation.study import ladder as ladder
+from depura.evaluation.study import ladders as ladders
 from depura.exact import GaussianDenoiser as GaussianDenoiser
 from depura.exact import MixtureDenoiser as MixtureDenoiser
 from depura.exact import empirical_denoiser as empirical_denoiser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -12,6 +12,7 @@ from torch import Tensor
 from depura import _check
 from depura.attacks.attack import Attack
 from depura.attacks.ball import Threat
+from depura.cleaner import Cleaner
 from depura.defence import Defence
 from depura.evaluation.publications import NeededFile, Published
 from depura.gradients import Relaxed, StraightThrough
@@ -382,6 +383,43 @@ def ladder(
     if unknown:
         _check.fail("ladder", f"without to name rows among {', '.join(kinds)}", ", ".join(map(repr, unknown)))
     return tuple(_of(method, row) for row in rows if row.kind not in without)
+
+
+def ladders(
+    purifiers: Mapping[str, Cleaner],
+    classifier: Callable[[Tensor], Tensor],
+    attack: Attack,
+    *,
+    blind: Attack | None = None,
+    relaxed: Mapping[str, float] | None = None,
+) -> tuple[Row, ...]:
+    """The rows of a comparison of purifiers before one classifier.
+
+    Args:
+        purifiers: what is compared, by name.
+        classifier: what all of them stand before.
+        attack: the adaptive attack.
+        blind: the attack on the bare classifier; default `attack`.
+        relaxed: widths of the smoothed sign, for methods whose exact gradient may be zero.
+
+    Returns:
+        The `ladder` of each, one after another; the undefended row once, before all others.
+
+    Raises:
+        InputError: no purifier, or widths for others than these.
+    """
+    if not purifiers:
+        _check.fail("ladders", "at least one purifier", "none")
+    widths = relaxed or {}
+    unknown = sorted(set(widths) - set(purifiers))
+    if unknown:
+        _check.fail("ladders", f"relaxed for methods among {', '.join(purifiers)}", ", ".join(map(repr, unknown)))
+    rows: list[Row] = []
+    for name, purifier in purifiers.items():
+        defence = Defence(purifier, classifier)
+        without = ("undefended",) if rows else ()
+        rows += ladder(defence, attack, blind=blind, method=name, relaxed=widths.get(name), without=without)
+    return tuple(rows)
 
 
 def bare_ladder(defence: Defence, attack: Attack, *, method: str) -> tuple[Row, ...]:
