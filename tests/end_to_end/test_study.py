@@ -407,6 +407,25 @@ def test_a_ladder_leaves_out_what_it_is_asked_to() -> None:
         depura.bare_ladder(s.methods["bare"], attack, method="")
 
 
+def test_ladders_are_one_after_another_with_the_undefended_row_once() -> None:
+    s, ball = comparison(), depura.Ball("linf", 0.1)
+    attack, blind = depura.PGD(ball), depura.PGD(ball, n_steps=7)
+    purifiers = {name: its.purifier for name, its in s.methods.items() if its.purifier is not None}
+    first, second = list(purifiers)[:2]
+    purifiers = {name: purifiers[name] for name in (first, second)}
+    rows = depura.ladders(purifiers, s.defence.classifier, attack, blind=blind, relaxed={second: 0.2})
+    expected = [f"{first}-{kind}" for kind in ("undefended", "transfer", "adaptive", "bpda")]
+    expected += [f"{second}-{kind}" for kind in ("transfer", "adaptive", "relaxed", "bpda")]
+    assert [row.name for row in rows] == expected
+    for row in rows[1:]:
+        assert row.judged.purifier is purifiers[row.method]
+        assert row.attack is (blind if row.kind == "transfer" else attack)
+    with pytest.raises(depura.InputError, match="ladders: expected at least one purifier"):
+        depura.ladders({}, s.defence.classifier, attack)
+    with pytest.raises(depura.InputError, match="ladders: expected relaxed for methods among"):
+        depura.ladders(purifiers, s.defence.classifier, attack, relaxed={"other": 0.2})
+
+
 def unusable(what: str) -> depura.Study:
     s, attack = comparison(), comparison().row("bare-adaptive").attack
     plain = s.methods["plain"]

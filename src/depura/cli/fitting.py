@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from depura import _atomic
-from depura._check import InputError
 from depura.cli.doors import duration, out, progress
 from depura.data import files
 from depura.data.digits import load_digits
 from depura.data.imageset import ImageSet
 from depura.data.sources import load_images
+from depura.data.table import IfParts
 from depura.denoisers import Denoiser
 from depura.methods.diffpure import diffpure
 from depura.noise import Noise, Stream
@@ -94,10 +94,7 @@ def sources(data: Sequence[str], weights: Sequence[float], test: Path | None, he
 def _training(name: str) -> ImageSet:
     if name == DIGITS:
         return load_digits("train")
-    try:
-        return load_images(name, split="train")
-    except InputError:
-        return load_images(name)  # a data set without parts, or one that says what is wrong with it
+    return load_images(name, split=IfParts("train"))
 
 
 class Kept(TypedDict):

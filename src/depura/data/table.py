@@ -19,6 +19,12 @@ LIKE_TEST = ("test", "validation", "val", "valid")
 """What is read where a data set has several parts and none is asked for: the first of these."""
 
 
+class IfParts(str):
+    """The name of a part that is meant where a data set has parts; where it has none, no part was asked for."""
+
+    __slots__ = ()
+
+
 class Table(NamedTuple):
     """Labels of a whole data set, and how to read some of its images.
 
@@ -67,7 +73,7 @@ def one_part(parts: Sequence[str], split: str | None, *, source: Path, where: st
 
     Args:
         parts: names of those there are.
-        split: the name that was asked for, or None.
+        split: the name that was asked for, or None; an `IfParts` may also be the only part, unless that is for tests.
         source: of the data set, for messages.
         where: who asks, for messages.
 
@@ -77,7 +83,11 @@ def one_part(parts: Sequence[str], split: str | None, *, source: Path, where: st
     Raises:
         InputError: it is not there, or cannot be told.
     """
-    likely = [split] if split is not None else [*parts] if len(parts) == 1 else [*LIKE_TEST]
+    alone = [*parts] if len(parts) == 1 else []
+    if split is None:
+        likely = alone or [*LIKE_TEST]
+    else:
+        likely = [split, *(name for name in alone if isinstance(split, IfParts) and name not in LIKE_TEST)]
     for name in likely:
         if name in parts:
             return name
@@ -95,7 +105,7 @@ def no_parts(split: str | None, *, source: Path, where: str) -> None:
     Raises:
         InputError: one was asked for.
     """
-    if split is not None:
+    if split is not None and not isinstance(split, IfParts):
         _check.fail(where, "split= only where a data set has parts", f"{split!r} of {source}", "Leave it out.")
 
 
