@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import seconds
+from depura.training.card import processor
 
 
 @dataclass(frozen=True)
@@ -115,19 +116,10 @@ def machine(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def processor() -> str:
-    """Its name."""
-    found = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return found[0] if found else platform.processor() or platform.machine()
-
-
 def _flag(name: str) -> bool | None:
-    flags = [line for line in _cpuinfo() if line.startswith("flags")]
-    return name in flags[0].split() if flags else None
-
-
-def _cpuinfo() -> list[str]:
     try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return []
+        return None
+    flags = [line for line in lines if line.startswith("flags")]
+    return name in flags[0].split() if flags else None

@@ -63,7 +63,7 @@ def write_card(
         f"moving average {recipe.ema:g}, seed {recipe.seed}",
         *[f"- {name}: {value}" for name, value in (settings or {}).items()],
         f"- made with: torch {importlib.metadata.version('torch')}, {threads}, {platform.machine()}",
-        f"{TIME}{story.seconds / 60:.0f} minutes of training, on {_processor()}",
+        f"{TIME}{story.seconds / 60:.0f} minutes of training, on {_machine()}",
         "",
         "## Measured by the same command",
         "",
@@ -109,12 +109,15 @@ def _curve(story: Trained) -> list[str]:
     ]
 
 
-def _processor() -> str:
-    """What trained, for people."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def processor() -> str:
+    """The name of the machine's processor, for people."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _machine() -> str:
+    """What trained, for people."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
