@@ -39,7 +39,7 @@ class StopError(Exception):
 
 def weights(folder: Path, name: str, **options: object) -> bytes:
     made = train_denoiser(load_digits("train"), RECIPE, **options)  # type: ignore[arg-type]
-    save_weights(made.network, folder / name, made.about)
+    save_weights(made.weights, folder / name, made.about)
     return (folder / name).read_bytes()
 
 
@@ -54,7 +54,7 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_width_is_that_of_the_network(tmp_path: Path) -> None:
     made = train_denoiser(load_digits("train"), RECIPE, design=Design(width=8))
-    assert {p.shape[0] for p in made.network.parameters() if p.ndim == 4} == {1, 8, 16}
+    assert {p.shape[0] for p in made.weights.parameters() if p.ndim == 4} == {1, 8, 16}
     assert made.about["architecture"] == {"channels": 1, "width": 8, "inner": 16, "embed": 32}
     with pytest.raises(InputError, match="multiple of 8"):
         Design(width=12)
@@ -85,8 +85,8 @@ def guide_weights(folder: Path, name: str, **options: object) -> bytes:
     network = seeded(Judge, RECIPE.seed)
     loss = partial(Trades, eps=0.1, n_steps=2)
     made = Model(network, network, {})
-    given, _ = train_classifier(load_digits("train"), RECIPE, made=made, loss=loss, **options)  # type: ignore[arg-type]
-    assert given.network is network
+    given = train_classifier(load_digits("train"), RECIPE, made=made, loss=loss, **options)  # type: ignore[arg-type]
+    assert given.model is network
     save_weights(network, folder / name, given.about)
     return (folder / name).read_bytes()
 
@@ -247,14 +247,14 @@ def test_a_song_unet_is_trained_stored_and_loaded(tmp_path: Path, bfloat16: bool
     mixture = Mixture.of([digits, digits._replace(images=1 - digits.images)], [1, 1])
     recipe = Recipe(n_steps=30, batch=16, rate=3e-3, warmup=5)
     made = train_denoiser(mixture, recipe, design=Design(SMALLEST, flip=True, bfloat16=bfloat16))
-    save_weights(made.network, tmp_path / "w.safetensors", made.about)
+    save_weights(made.weights, tmp_path / "w.safetensors", made.about)
     loaded = depura.load_denoiser(tmp_path / "w.safetensors")
     x = 2 * load_digits("test").images[:4] - 1
     for sigma in (0.1, 1.0):
-        torch.testing.assert_close(loaded(x, sigma), made.denoiser(x, sigma), rtol=0, atol=1e-6)
+        torch.testing.assert_close(loaded(x, sigma), made.model(x, sigma), rtol=0, atol=1e-6)
         assert not torch.allclose(loaded(x, sigma), x, atol=1e-2)
-    marked = made.denoiser(x, 1.0, augment=torch.ones(4, 1))  # type: ignore[call-arg]
-    assert not torch.allclose(marked, made.denoiser(x, 1.0), atol=1e-4)
+    marked = made.model(x, 1.0, augment=torch.ones(4, 1))  # type: ignore[call-arg]
+    assert not torch.allclose(marked, made.model(x, 1.0), atol=1e-4)
     first, last = (point["loss"] for point in (made.story.curve[0], made.story.curve[-1]))
     assert first == last  # one checkpoint: the mean over all steps
     assert last < 1.0
@@ -263,8 +263,8 @@ def test_a_song_unet_is_trained_stored_and_loaded(tmp_path: Path, bfloat16: bool
 def test_bfloat16_changes_training_a_little() -> None:
     digits, recipe = load_digits("train"), Recipe(n_steps=5, batch=8)
     plain, half = (train_denoiser(digits, recipe, design=Design(SMALLEST, bfloat16=b)) for b in (False, True))
-    a, b = (torch.cat([p.detach().flatten() for p in made.network.parameters()]) for made in (plain, half))
-    assert {p.dtype for p in half.network.parameters()} == {torch.float32}
+    a, b = (torch.cat([p.detach().flatten() for p in made.weights.parameters()]) for made in (plain, half))
+    assert {p.dtype for p in half.weights.parameters()} == {torch.float32}
     assert 0 < float((a - b).norm() / a.norm()) < 0.02
 
 
@@ -275,12 +275,12 @@ def test_bfloat16_changes_training_a_little() -> None:
 def test_classifiers_by_name_are_trained_stored_and_loaded(tmp_path: Path, name: str, family: str) -> None:
     data = Mixture.of([load_digits("train")])
     recipe = Recipe(n_steps=20, batch=32, rate=1e-2, warmup=2)
-    made, _ = train_classifier(data, recipe, made=model(name, data, seed=0))
+    made = train_classifier(data, recipe, made=model(name, data, seed=0))
     save_weights(made.weights, tmp_path / "w.safetensors", made.about)
     x = load_digits("test").images[:50]
     assert depura.checkpoints.identify(tmp_path / "w.safetensors").family == family
     loaded = depura.load_classifier(tmp_path / "w.safetensors")
-    torch.testing.assert_close(loaded(x), made.network(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loaded(x), made.model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["resnet21", "resnet2", "wrn-28", "wrn-27-10", "vgg"])

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import depura
 from depura.noise import Kind, Noise, Stream
-from depura.training.classifier import Model, ShiftedCrossEntropy, augmented, train_classifier
+from depura.training.augmentation import augmented
+from depura.training.classifier import Model, ShiftedCrossEntropy, train_classifier
 from depura.training.guide import AdversarialTraining, Trades, divergence, noised
 from depura.training.loop import Recipe
 

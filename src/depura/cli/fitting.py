@@ -29,7 +29,7 @@ from depura.starts import from_unit_noise
 from depura.training.card import write_card
 from depura.training.classifier import accuracy
 from depura.training.denoiser import denoising_error
-from depura.training.loop import UNDECIDED, Progress, Recipe, Report, Trained, save_weights
+from depura.training.loop import UNDECIDED, Fitted, Progress, Recipe, Report, save_weights
 from depura.training.mixture import Mixture, kept_away, without_copies
 from depura.training.ranks import Ranks
 
@@ -106,22 +106,6 @@ class Kept(TypedDict):
     device: str
 
 
-class Made(NamedTuple):
-    """What was trained.
-
-    Attributes:
-        model: what is measured.
-        weights: the module whose weights are the file.
-        about: what the file says about itself.
-        story: how training went.
-    """
-
-    model: Any
-    weights: nn.Module
-    about: Mapping[str, object]
-    story: Trained
-
-
 @dataclass(frozen=True)
 class Kind:
     """One kind of network: how it is trained and measured, and what its card says.
@@ -138,7 +122,7 @@ class Kind:
 
     name: str
     title: str
-    fit: Callable[[Sources, Recipe, Kept], Made]
+    fit: Callable[[Sources, Recipe, Kept], Fitted[Any]]
     measure: Callable[[Any, ImageSet], dict[str, str]]
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -179,7 +163,9 @@ def fitted(
         made = kind.fit(given, recipe, Kept(checkpoint=checkpoint, every=every, progress=told, device=device))
     if not Ranks.here().first:
         return
-    made.weights.cpu()
+    for module in (made.model, made.weights):
+        if isinstance(module, nn.Module):
+            module.cpu()
     file = to / f"{name}.safetensors"
     sha256 = save_weights(made.weights, file, dict(made.about))
     measured: dict[str, str] = {}
@@ -263,11 +249,11 @@ def _purified(purifier: Purifier, images: ImageSet, at_once: int = 64) -> Tensor
 class Watching:
     """Held-out errors of a denoiser at every checkpoint, and a picture of what it does."""
 
-    def __init__(self, held_out: ImageSet | None, path: Path) -> None:
+    def __init__(self, held_out: ImageSet, path: Path) -> None:
         """Set up.
 
         Args:
-            held_out: images kept away; none: nothing is watched.
+            held_out: images kept away.
             path: PNG file to write.
         """
         self.held_out = held_out
@@ -275,8 +261,6 @@ class Watching:
 
     def __call__(self, denoiser: Denoiser, report: Report) -> dict[str, float]:
         """Measure; see `depura.training.loop.Watch`."""
-        if self.held_out is None:
-            return {}
         device = next(iter(denoiser.parameters())).device if isinstance(denoiser, nn.Module) else "cpu"
         images = self.held_out.images[:WATCHED].to(device)
         if Ranks.here().first:

@@ -18,10 +18,11 @@ from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
 from depura.cli import fitting
 from depura.cli.doors import door, fraction
-from depura.cli.fitting import DIGITS, Kept, Kind, Made, Sources, Watching
+from depura.cli.fitting import DIGITS, Kept, Kind, Sources, Watching
 from depura.data.digits import digits_classifier
 from depura.data.imageset import ImageSet
 from depura.demo import EPS
+from depura.denoisers import Denoiser
 from depura.models import named
 from depura.noise import Noise, Stream
 from depura.training.classifier import (
@@ -36,7 +37,7 @@ from depura.training.classifier import (
 )
 from depura.training.denoiser import Design, train_denoiser
 from depura.training.guide import AdversarialTraining, Trades
-from depura.training.loop import CONSTANT, COSINE, UNDECIDED, Recipe, seeded
+from depura.training.loop import CONSTANT, COSINE, UNDECIDED, Fitted, Recipe, seeded
 from depura.training.presets import PRESETS
 from depura.training.ranks import started
 
@@ -124,7 +125,13 @@ def denoiser(
     weight: Weight = None,
     held_out: HeldOut = 0,
     test: Test = None,
-    preset: Annotated[PresetName | None, typer.Option(help="Network and recipe; default a small one.")] = None,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(
+            help="Network and recipe; default a small one. "
+            + " ".join(f"{name}: {its.about}." for name, its in PRESETS.items())
+        ),
+    ] = None,
     classifier: Annotated[
         str | None, typer.Option(help="Measure what it makes of purified images too, at several t*.")
     ] = None,
@@ -157,9 +164,9 @@ def denoiser(
     judge = None if classifier is None else models.classifier(classifier, where="--classifier")
     path = to / f"{name or called or 'denoiser'}.samples.png"
 
-    def fit(given: Sources, recipe: Recipe, kept: Kept) -> Made:
+    def fit(given: Sources, recipe: Recipe, kept: Kept) -> Fitted[Denoiser]:
         watching = None if given.held_out is None else Watching(given.held_out, path)
-        return Made(*train_denoiser(given.mixture, recipe, design=design, watch=watching, **kept))
+        return train_denoiser(given.mixture, recipe, design=design, watch=watching, **kept)
 
     def measure(made: Any, images: ImageSet) -> dict[str, str]:
         found = fitting.denoising(made, images)
@@ -357,7 +364,7 @@ def _fit_classifier(
     network: str | None,
     loss: Callable[[nn.Module], Augmenting],
     bfloat16: bool,
-) -> Made:
+) -> Fitted[nn.Module]:
     made = None
     if network is not None and ":" in network:
         own = seeded(named("--network", network), recipe.seed)
@@ -366,8 +373,7 @@ def _fit_classifier(
         made = Model(own, own, {"network": network})
     elif network is not None:
         made = model(network, given.mixture, seed=recipe.seed)
-    fitted, story = train_classifier(given.mixture, recipe, made=made, loss=loss, bfloat16=bfloat16, **kept)
-    return Made(fitted.network.cpu(), fitted.weights, fitted.about, story)
+    return train_classifier(given.mixture, recipe, made=made, loss=loss, bfloat16=bfloat16, **kept)
 
 
 def _accuracy(made: nn.Module, images: ImageSet) -> dict[str, str]:

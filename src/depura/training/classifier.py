@@ -19,8 +19,9 @@ from depura.networks.resnet import CifarResNet
 from depura.networks.small import SmallClassifier
 from depura.networks.wide_resnet import WideResNet
 from depura.networks.wrappers import Normalised
-from depura.noise import Kind, Noise
-from depura.training.loop import Progress, Recipe, Trained, Watch, evaluating, seeded, train
+from depura.noise import Noise
+from depura.training.augmentation import augmented
+from depura.training.loop import Fitted, Progress, Recipe, Watch, evaluating, seeded, train
 from depura.training.mixture import Mixture
 from depura.training.quick import quick
 
@@ -84,32 +85,6 @@ def model(name: str, data: Mixture, *, seed: int) -> Model:
     inner = seeded(lambda: build(**settings), seed)
     about: dict[str, object] = {"family": family, "settings": settings, "options": options}
     return Model(Normalised(inner, mean=options["mean"], std=options["std"]), inner, about)
-
-
-def augmented(images: Tensor, noise: Noise, *, shift: int = 1, flip: bool = False) -> Tensor:
-    """Images moved by up to `shift` pixels in each direction, with zeros where nothing moves in, and mirrored.
-
-    Args:
-        images: (B, C, H, W).
-        noise: whose addresses decide.
-        shift: most pixels.
-        flip: mirror every second image, left to right.
-
-    Returns:
-        (B, C, H, W).
-    """
-    if flip:
-        mirrored = noise.bits((len(images),), kind=Kind.AUGMENT, step=1, device=images.device) % 2 == 1
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    at = images.device
-    shifts = noise.bits((len(images), 2), kind=Kind.AUGMENT, device=at) % (2 * shift + 1)
-    height, width = images.shape[2:]
-    padded = F.pad(images, 4 * (shift,))
-    rows = (shifts[:, :1] + torch.arange(height, device=at))[:, None, :, None]
-    columns = (shifts[:, 1:] + torch.arange(width, device=at))[:, None, None, :]
-    batch = torch.arange(len(images), device=at)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=at)[None, :, None, None]
-    return padded[batch, channel, rows, columns]
 
 
 @dataclass(frozen=True)
@@ -185,7 +160,7 @@ def train_classifier(
     progress: Progress | None = None,
     watch: Watch | None = None,
     device: str = "cpu",
-) -> tuple[Model, Trained]:
+) -> Fitted[nn.Module]:
     """Train a classifier, plainly or robustly.
 
     Args:
@@ -202,7 +177,7 @@ def train_classifier(
         device: where to train.
 
     Returns:
-        The classifier, and how training went.
+        The classifier, and what is to be known of it.
 
     Raises:
         InputError: the network gives something other than enough logits.
@@ -231,4 +206,4 @@ def train_classifier(
         watch=watch,
         device=device,
     )
-    return chosen._replace(about={**chosen.about, "loss": repr(objective)}), story
+    return Fitted(chosen.network, chosen.weights, {**chosen.about, "loss": repr(objective)}, story)

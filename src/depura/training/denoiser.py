@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from depura.networks.edm import SongUNet
 from depura.networks.preconditioned import EdmPreconditioned
 from depura.networks.small import SmallUNet
 from depura.noise import Kind, Noise, Stream
-from depura.training.loop import Progress, Recipe, Report, Trained, seeded, train
+from depura.training.augmentation import mirrored
+from depura.training.loop import Fitted, Progress, Recipe, Report, seeded, train
 from depura.training.mixture import Mixture
 from depura.training.quick import quick
 
@@ -67,8 +68,7 @@ class EdmLoss:
         """
         x0 = 2 * images - 1
         if self.flip:
-            mirrored = noise.bits((len(x0),), kind=Kind.AUGMENT, step=1, device=x0.device) % 2 == 1
-            x0 = torch.where(_column(mirrored), x0.flip(3), x0)
+            x0 = mirrored(x0, noise)
         levels = noise(torch.empty(len(x0)), kind=Kind.AUGMENT)
         sigma = torch.exp(P_MEAN + P_STD * levels)
         marks = None if self.sources == 1 else F.one_hot(labels, self.sources)[:, 1:].to(x0.dtype)
@@ -126,22 +126,6 @@ class Design:
             _check.fail("train_denoiser", "a width that is a multiple of 8", f"{self.width}")
 
 
-class Fitted(NamedTuple):
-    """A trained denoiser.
-
-    Attributes:
-        denoiser: it, in evaluation mode.
-        network: the module whose weights are its file.
-        about: what its weight file says about itself.
-        story: how training went.
-    """
-
-    denoiser: Denoiser
-    network: nn.Module
-    about: dict[str, object]
-    story: Trained
-
-
 def train_denoiser(
     data: ImageSet | Mixture,
     recipe: Recipe,
@@ -152,7 +136,7 @@ def train_denoiser(
     progress: Progress | None = None,
     watch: Callable[[Denoiser, Report], Mapping[str, float]] | None = None,
     device: str = "cpu",
-) -> Fitted:
+) -> Fitted[Denoiser]:
     """Train a U-Net as an EDM denoiser.
 
     Args:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -163,6 +163,22 @@ class Trained(NamedTuple):
 T = TypeVar("T")
 
 
+class Fitted(NamedTuple, Generic[T]):
+    """A trained network.
+
+    Attributes:
+        model: what is used, in evaluation mode.
+        weights: the module whose weights are its file.
+        about: what its weight file says about itself.
+        story: how training went.
+    """
+
+    model: T
+    weights: nn.Module
+    about: Mapping[str, object]
+    story: Trained
+
+
 def seeded(build: Callable[[], T], seed: int) -> T:
     """Call what draws from torch's generator, such as initial weights, so that the result depends on the seed alone.
 
@@ -227,9 +243,9 @@ def train(
     network.train()
     while state.step < state.n_steps:
         step = state.step
-        if state.n_steps == recipe.n_steps and step % ASKED_EVERY == 0:
+        if state.undecided and step % ASKED_EVERY == 0:
             decided = ranks.agreed(recipe.decided(step, time.monotonic() - begun))
-            if decided is not None:
+            if decided is not None and decided < state.n_steps:
                 state.n_steps, state.seconds = decided, time.monotonic() - begun
                 if checkpoint is not None and ranks.first:
                     state.save(checkpoint)
@@ -274,6 +290,11 @@ class _State:
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=self.recipe.rate, betas=(0.9, 0.99))
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a time budget may still lower the number of steps."""
+        return self.recipe.minutes is not None and self.n_steps == self.recipe.n_steps
+
     def descend(self, value: Tensor, ranks: Ranks, *, rate: float, decay: float) -> None:
         """One step of Adam, and of the average."""
         for group in self.optimiser.param_groups:
@@ -292,11 +313,10 @@ class _State:
     def report(self, seconds: float) -> Report:
         """What to tell of the step."""
         self.seconds = seconds
-        undecided = self.recipe.minutes is not None and self.n_steps == self.recipe.n_steps
         pace = seconds / self.step
         budget = math.inf if self.recipe.minutes is None else 60 * self.recipe.minutes
         by_pace = pace * (self.n_steps - self.step)
-        left = min(by_pace, max(0.0, budget - seconds)) if undecided else by_pace
+        left = min(by_pace, max(0.0, budget - seconds)) if self.undecided else by_pace
         return Report(self.step, self.n_steps, self.last, seconds, left)
 
     def point(self, report: Report, watch: Watch | None) -> None:
