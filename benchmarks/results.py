@@ -1,6 +1,6 @@
 """The page docs/results.md, from records alone:
 
-    python -m benchmarks.results records/cifar10-few records/cifar10-methods ... --out docs/results.md
+    python -m benchmarks.results
 
 Records are those that `depura publish` makes of runs of studies/cifar10.py. Every number of the page is computed from
 them, also those in its sentences; published figures are those of the studies in studies/published/.
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from depura import InputError
 from depura.evaluation.records import RunDirectory
 from depura.evaluation.source import StudySource
 from depura.evaluation.statistics import Estimate
@@ -23,6 +24,9 @@ from depura.judging.summary import Summary, summarise
 from depura.reports import background, ladder, limits, standings, tables
 
 ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "records"
+RECORDS = ("cifar10-few", "cifar10-methods-linf", "cifar10-methods-l2", "cifar10-depths", "cifar10-steps")
+"""The records of the page, in its order."""
 PUBLISHED = {
     "diffpure": ("diffpure_cifar10_linf_wrn28", "diffpure_cifar10_l2_wrn28"),
     "mimic": ("mimicdiffusion_cifar10",),
@@ -264,17 +268,34 @@ def _records(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def read(paths: Iterable[Path]) -> list[Record]:
+    """Records of finished runs.
+
+    Args:
+        paths: their folders.
+
+    Returns:
+        The records.
+
+    Raises:
+        InputError: one that is not complete.
+    """
+    records = [Record(path, summarise(RunDirectory.open(path))) for path in paths]
+    for record in records:
+        if not record.summary.complete:
+            raise InputError(
+                f"results: expected complete records, got {record.path}. Finish the run, publish it again."
+            )
+    return records
+
+
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", type=Path, nargs="+")
+    parser.add_argument("records", type=Path, nargs="*", default=[FOLDER / name for name in RECORDS])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
     given = parser.parse_args()
-    records = [Record(path, summarise(RunDirectory.open(path))) for path in given.records]
-    for record in records:
-        if not record.summary.complete:
-            parser.error(f"{record.path} is not complete: finish the run, and publish it again")
-    given.out.write_text(page(records), encoding="utf-8")
+    given.out.write_text(page(read(given.records)), encoding="utf-8")
 
 
 if __name__ == "__main__":
