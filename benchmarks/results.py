@@ -25,7 +25,14 @@ from depura.reports import background, ladder, limits, standings, tables
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "records"
-RECORDS = ("cifar10-few", "cifar10-methods-linf", "cifar10-methods-l2", "cifar10-depths", "cifar10-steps")
+RECORDS = (
+    "cifar10-few",
+    "cifar10-transfer",
+    "cifar10-methods-linf",
+    "cifar10-methods-l2",
+    "cifar10-depths",
+    "cifar10-steps",
+)
 """The records of the page, in its order."""
 PUBLISHED = {
     "diffpure": ("diffpure_cifar10_linf_wrn28", "diffpure_cifar10_l2_wrn28"),
@@ -87,7 +94,8 @@ def page(records: Sequence[Record]) -> str:
     curves = [record for record in records if record not in (*alone, *compared)]
     out = [INTRO]
     for record in alone:
-        out += [f"## Few-step DiffPure alone, {record.ball}", "", *_alone(record)]
+        what = "the blind attack alone" if "-transfer-" in record.name else "a ladder of attacks"
+        out += [f"## Few-step DiffPure under {what}, {record.ball}", "", *_alone(record)]
     for record in compared:
         out += [f"## All methods, {record.ball}", "", *_compared(record)]
     out += ["## Published figures", "", *_published()]

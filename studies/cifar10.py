@@ -2,6 +2,7 @@
 
     export DEPURA_CIFAR10=test.npz DEPURA_RESNET20=resnet20.th
     depura run studies/cifar10.py --profile quick --out runs/few              # few-step DiffPure under a ladder
+    depura run studies/cifar10.py -S table=transfer -S images=512 --out runs/t # it under the blind attack, all images
     depura plan studies/cifar10.py -S table=methods                           # the price of the comparison
     depura run studies/cifar10.py -S table=methods --out runs/m --workers 2   # all methods beside baselines, ranked
 
@@ -10,10 +11,11 @@ The images are CIFAR-10's test images, in any form that `depura.load_images` tak
 network are this project's own, small and trained for hours on a processor (weights/): numbers are about methods under
 equal conditions, not about what large networks reach.
 
-`-S table=` chooses: `few` (few-step DiffPure, the default), `methods`, `depths` (few-step DiffPure from several t*),
-`steps` (with several numbers of steps). `-S threat=l2` judges at l2 0.5 instead of linf 8/255. Walks are shorter than
-published ones, and what noises the input noises it to one t*, chosen on training images. Strengths are as released;
-AGDM's, which is not known, was chosen on training images.
+`-S table=` chooses: `few` (few-step DiffPure, the default), `transfer` (the same under the blind attack alone, which is
+cheap enough for all images), `methods`, `depths` (few-step DiffPure from several t*), `steps` (with several numbers of
+steps). `-S threat=l2` judges at l2 0.5 instead of linf 8/255. Walks are shorter than published ones, and what noises
+the input noises it to one t*, chosen on training images. Strengths are as released; AGDM's, which is not known, was
+chosen on training images.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ def study(
         classifier: a file of a classifier; default what DEPURA_RESNET20 names.
         denoiser: a file of a denoiser.
         guide: a file of an adversarially trained CIFAR ResNet.
-        table: `few`, `methods`, `depths` or `steps`.
+        table: `few`, `transfer`, `methods`, `depths` or `steps`.
         only: names of methods, separated by blanks; default all.
         threat: `linf` (8/255) or `l2` (0.5).
         images: how many, the first ones.
@@ -139,6 +141,7 @@ def study(
     robust = depura.load_classifier(guide)
     tables = {
         "few": lambda: {"few": few_step(d, t_star, n_steps)},
+        "transfer": lambda: {"few": few_step(d, t_star, n_steps)},
         "methods": lambda: {**methods(d, robust), "diffpure-few": few_step(d, t_star, n_steps)},
         "depths": lambda: {f"t{1000 * t:g}": few_step(d, t, n_steps) for t in DEPTHS},
         "steps": lambda: {f"s{s}": few_step(d, t_star, s) for s in STEPS},
@@ -155,9 +158,10 @@ def study(
     blind = depura.PGD(ball, n_steps=2 * attack_steps)
     some = max(1, images // 4)
     rows: list[Row] = []
-    if table == "few":
+    if table in ("few", "transfer"):
         defence = Defence(purifiers["few"], plain)
-        rows += (*depura.ladder(defence, attack, blind=blind), *further("", defence, attack, some))
+        rows += depura.ladder(defence, attack, blind=blind, without=() if table == "few" else ("adaptive", "bpda"))
+        rows += further("", defence, attack, some) if table == "few" else ()
     elif compared := {name: purifiers[name] for name in chosen if name in purifiers}:
         relaxed = {name: SIGN for name in compared if name.startswith(("mimic", "jpeg"))}
         rows += depura.ladders(compared, plain, attack, blind=blind, relaxed=relaxed)

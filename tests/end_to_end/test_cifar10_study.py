@@ -74,6 +74,7 @@ def test_all_that_is_asked_for_is_compared(files: dict[str, str]) -> None:
     assert [*loaded(files, table="methods", only="jpeg gdmp").methods] == ["jpeg", "gdmp"]
     kinds = {row.kind for row in loaded(files).rows}
     assert kinds == {"undefended", "transfer", "adaptive", "bpda", "surrogate", "black-box"}
+    assert {row.kind for row in loaded(files, table="transfer").rows} == {"undefended", "transfer"}
 
 
 def test_a_profile_judges_few_step_diffpure(files: dict[str, str]) -> None:
@@ -87,7 +88,7 @@ def test_a_profile_judges_few_step_diffpure(files: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"table": "all"}, "table among few, methods"),
+        ({"table": "all"}, "table among few, transfer, methods"),
         ({"threat": "l1"}, "threat among linf, l2"),
         ({"only": "gdmp nothing", "table": "methods"}, "nothing"),
     ],
@@ -125,7 +126,12 @@ def test_the_page_is_made_of_published_records(files: dict[str, str], tmp_path: 
         assert f"../records/{record.path.name}/report.md" in text
     for name in ("noise", "jpeg", "trades", "likelihood"):
         assert f"| {name}" in text
-    for heading in ("Few-step DiffPure alone, linf 8/255", "All methods, linf 8/255", "by depth t*", "What surprised"):
+    for heading in (
+        "Few-step DiffPure under a ladder of attacks, linf 8/255",
+        "All methods, linf 8/255",
+        "by depth t*",
+        "What surprised",
+    ):
         assert heading in text
     assert "| 0.075 | 1 |" in text
     assert "Others' settings" in text
