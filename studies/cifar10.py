@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import depura
@@ -37,6 +38,8 @@ DEPTHS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1)
 STEPS = (1, 2, 5, 10, 20)
 SIGN = 4 * 8 / 255
 """Width of the smoothed sign that zero gradients are replaced by."""
+MOST_BARE = 64
+"""Of many images under the blind attack, how many are also attacked without a purifier: a few say that none is left."""
 NOTES = {
     "mimic": "the input enters through signs only: its exact gradient is zero, read the relaxed and the BPDA row",
     "mimic-released": "the same; guidance as the released code computes it",
@@ -160,8 +163,11 @@ def study(
     rows: list[Row] = []
     if table in ("few", "transfer"):
         defence = Defence(purifiers["few"], plain)
-        rows += depura.ladder(defence, attack, blind=blind, without=() if table == "few" else ("adaptive", "bpda"))
-        rows += further("", defence, attack, some) if table == "few" else ()
+        if table == "few":
+            rows += (*depura.ladder(defence, attack, blind=blind), *further("", defence, attack, some))
+        else:
+            bare, transferred = depura.ladder(defence, attack, blind=blind, without=("adaptive", "bpda"))
+            rows += (replace(bare, images=MOST_BARE), transferred)
     elif compared := {name: purifiers[name] for name in chosen if name in purifiers}:
         relaxed = {name: SIGN for name in compared if name.startswith(("mimic", "jpeg"))}
         rows += depura.ladders(compared, plain, attack, blind=blind, relaxed=relaxed)
