@@ -466,8 +466,14 @@ def test_an_unusable_comparison_is_refused(what: str, said: str) -> None:
 # Whole processes, as a user has them.
 
 
-def start(out: Path, *extra: str, said: Path | None = None) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "depura", "run", "studies/digits.py", "--out", str(out), *SETTINGS, *extra]
+def start(
+    out: Path,
+    *extra: str,
+    said: Path | None = None,
+    study: str = "studies/digits.py",
+    settings: tuple[str, ...] = tuple(SETTINGS),
+) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "depura", "run", study, "--out", str(out), *settings, *extra]
     with (said or Path(os.devnull)).open("wb") as sink:
         return subprocess.Popen(
             words,
@@ -561,3 +567,41 @@ def test_the_record_says_how_many_rows_were_differentiated_at_once() -> None:
         assert unit.meta["rows_at_once"] == n
         found[n] = unit.arrays
     assert np.array_equal(found[1]["predictions"], found[3]["predictions"])
+
+
+CUT = """
+import depura
+
+
+class Detached:
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, x, sigma):
+        return self.inner(x.detach(), sigma)
+
+
+def study():
+    d = depura.digits_denoiser()
+    purifiers = {name: depura.diffpure(it, t_star=0.02, n_steps=2) for name, it in (("whole", d), ("cut", Detached(d)))}
+    rows = depura.ladders(purifiers, depura.digits_classifier(), depura.PGD(depura.Ball("linf", 0.1), n_steps=1))
+    data = depura.load_digits("test").first(4)
+    return depura.Study(name="cut", data=data, defence=rows[1].judged, rows=rows, select_draws=1, report_draws=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_nothing_is_attacked_where_an_audit_is_red(tmp_path: Path, workers: str) -> None:
+    """All audits are recorded, whoever computes them, and the run is refused until it is told to go on despite."""
+    file, out, said = tmp_path / "cut.py", tmp_path / "run", tmp_path / "said"
+    file.write_text(CUT, encoding="utf-8")
+    for _ in range(2):
+        more = ("--workers", workers, "--yes")
+        assert start(out, *more, said=said, study=str(file), settings=()).wait(120) == 1
+        assert "run refused" in said.read_text(encoding="utf-8")
+        assert "audit-cut" in said.read_text(encoding="utf-8")
+        assert sorted(name.split("_")[0] for name in units_in(out)) == ["audit-cut", "audit-whole"]
+    start(out, *more, "--despite-audit", said=said, study=str(file), settings=()).wait(120)
+    assert "No headline" in said.read_text(encoding="utf-8")
+    assert len(units_in(out)) > 2

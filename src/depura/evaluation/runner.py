@@ -163,7 +163,7 @@ def compute_parallel(
     on_unit: OnUnit | None = None,
     despite_audit: bool = False,
 ) -> None:
-    """Compute units in several processes of one thread each; audits of gradients first, in this one.
+    """Compute units in several processes of one thread each; audits of gradients first.
 
     Args:
         study: the study.
@@ -180,25 +180,28 @@ def compute_parallel(
         RecordError: a worker was killed.
     """
     audits = [key for key in todo if key.row in study.audits]
-    compute(study, directory, audits, device=device, on_unit=on_unit, despite_audit=despite_audit)
-    todo = [key for key in todo if key.row not in study.audits]
-    if not todo:
-        return
+    attacks = [key for key in todo if key.row not in study.audits]
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(todo)),
         mp_context=get_context("spawn"),
         initializer=_begin_worker,
         initargs=(source, directory, device, os.getpid()),
     )
+
+    def done(stage: Sequence[UnitKey]) -> None:
+        with _interrupts_ignored():
+            jobs = {pool.submit(_work, key): key for key in stage}
+        for job in as_completed(jobs):
+            job.result()
+            if on_unit is not None:
+                on_unit(jobs[job])
+
     try:
-        # Further draws of an example need the unit that has it.
-        for stage in ([key for key in todo if not key.since], [key for key in todo if key.since]):
-            with _interrupts_ignored():
-                jobs = {pool.submit(_work, key): key for key in stage}
-            for job in as_completed(jobs):
-                job.result()
-                if on_unit is not None:
-                    on_unit(jobs[job])
+        done(audits)
+        if not despite_audit:
+            admit(study, directory)
+        done([key for key in attacks if not key.since])
+        done([key for key in attacks if key.since])  # further draws of an example need the unit that has it
     except BrokenProcessPool as error:
         raise RecordError(
             "run: expected every worker to live, but one was ended from outside (perhaps for want of memory). "
