@@ -134,5 +134,7 @@ def test_the_page_is_made_of_published_records(files: dict[str, str], tmp_path: 
     ):
         assert heading in text
     assert "| 0.075 | 1 |" in text
+    assert "transferred examples are held best at t* = 0.0" in text
+    assert "through its exact gradient" in text
     assert "Others' settings" in text
     assert "70.64" in text
