@@ -53,7 +53,8 @@ The classifier is a published ResNet-20 (272,474 weights, Y. Idelbayev's) that n
 and were trained on a processor, walks are shorter than published ones, and the images are the first of CIFAR-10's test
 images: **read it as methods under equal conditions, not as what they reach with large networks.** Every accuracy under
 attack is an upper bound. All that noise the input noise it to one t*, and AGDM has one strength (its own is not
-public); `python -m benchmarks.cifar10_choices` shows how both were chosen, on training images.
+public); `python -m benchmarks.cifar10_choices` shows how both were chosen, on training images. The commands expect the
+data and the classifier where [records/](../records/README.md) says.
 """
 
 
@@ -167,7 +168,15 @@ def _alone(record: Record) -> list[str]:
 def _compared(record: Record) -> list[str]:
     ranking = record.summary.ranking
     assert ranking is not None
-    return [*_head(record), *standings.markdown(record.summary, ranking), *_votes(record, ranking)]
+    return [*_head(record), *standings.markdown(record.summary, ranking), *_others(record), *_votes(record, ranking)]
+
+
+def _others(record: Record) -> list[str]:
+    """Rows that the ranking has no column for; nothing where there are none."""
+    lines = [line for line in record.summary.lines if line.kind in ("surrogate", "black-box")]
+    rows = [(line.method, line.title, percent(line.metrics.single), f"{line.images}") for line in lines]
+    heads = ("method", "what else was tried", "one draw (95 % CI)", "images")
+    return _table(heads, rows) if rows else []
 
 
 def _votes(record: Record, ranking: Ranking) -> list[str]:
