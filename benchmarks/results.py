@@ -153,15 +153,15 @@ def _alone(record: Record) -> list[str]:
     summary = record.summary
     names = [name for name in tables.columns(summary) if name not in ("random", "nfe")]
     rows = [[getattr(cells, name) for name in names] for cells in tables.rows(summary)]
-    wanting = [v for v in summary.verdicts if v.status.value in ("WARN", "FAIL")]
+    told = [v for v in summary.verdicts if v.status.value in ("WARN", "FAIL") or v.id == "V13"]
     return [
         *_head(record),
         *_table(ladder.HEADINGS, ladder.rows(summary)),
         *_table([getattr(tables.headings(summary), name) for name in names], rows),
         f"Accuracy in %; in brackets without attack. {tables.routes(summary)}",
         "",
-        *(f"- {v.id} {v.name}, {v.status.value}: {v.sentence}" for v in wanting),
-        *([""] if wanting else []),
+        *(f"- {v.id} {v.name}, {v.status.value}: {v.sentence}" for v in told),
+        *([""] if told else []),
     ]
 
 
