@@ -3,7 +3,8 @@
     python -m benchmarks.results
 
 Records are those that `depura publish` makes of runs of studies/cifar10.py. Every number of the page is computed from
-them, also those in its sentences; published figures are those of the studies in studies/published/.
+them, also those in its sentences; the classifier's size is counted on its network, published figures are those of the
+studies in studies/published/.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from depura.evaluation.statistics import Estimate
 from depura.judging.metrics import percent
 from depura.judging.ranking import Ranking, Standing
 from depura.judging.summary import Summary, summarise
+from depura.networks.resnet import CifarResNet
 from depura.reports import background, ladder, limits, standings, tables
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +50,7 @@ INTRO = """# CIFAR-10
 Written by `python -m benchmarks.results` from the records in [records/](../records); nothing here was typed in by
 hand.
 
-The classifier is a published ResNet-20 (272,474 weights, Y. Idelbayev's) that nobody here trained. The
+The classifier is a published ResNet-20 ({weights:,} weights, Y. Idelbayev's) that nobody here trained. The
 [denoiser](../weights/cifar10-small.md) and the [adversarially trained network](../weights/cifar10-guide.md) are small
 and were trained on a processor, walks are shorter than published ones, and the images are the first of CIFAR-10's test
 images: **read it as methods under equal conditions, not as what they reach with large networks.** Every accuracy under
@@ -56,10 +58,11 @@ attack is an upper bound. All that noise the input noise it to one t*, and AGDM 
 public); `python -m benchmarks.cifar10_choices` shows how both were chosen, on training images. The commands expect the
 data and the classifier where [records/](../records/README.md) says.
 """
+CURVES = {"depths": ("depth t*", "t*"), "steps": ("number of steps", "S")}
+"""Tables of the study that are curves: over what, in words and as a symbol."""
 
-
-UNTESTED = """Beyond what each record lists: large denoisers and WideResNets (their studies are in
-[studies/published](published-rows.md), their files are not at hand); walks of a hundred steps; more than the first
+UNTESTED = """Beyond what each record lists: large denoisers and WideResNets (studies for their published files are in
+[studies/published](published-rows.md)); walks of a hundred steps; more than the first
 images of the test set under adaptive attacks; AutoAttack as a whole on every method; a vote attacked as a vote; under
 l2 the methods that its table lacks; CIFAR-100 and ImageNet.
 """
@@ -82,6 +85,11 @@ class Record(NamedTuple):
         return str(self.summary.header["name"])
 
     @property
+    def table(self) -> str:
+        """Of the study: studies are named cifar10-TABLE-THREAT."""
+        return self.name.split("-")[1]
+
+    @property
     def ball(self) -> str:
         """The threat model."""
         said = self.summary.header["threat_model"]
@@ -97,19 +105,18 @@ def page(records: Sequence[Record]) -> str:
     Returns:
         Markdown.
     """
-    alone = [record for record in records if record.summary.ranking is None]
-    compared = [record for record in records if "-methods-" in record.name]
-    curves = [record for record in records if record not in (*alone, *compared)]
-    out = [INTRO]
+    alone = [record for record in records if record.table in ("few", "transfer")]
+    compared = [record for record in records if record.table == "methods"]
+    curves = [record for record in records if record.table in CURVES]
+    out = [INTRO.format(weights=sum(p.numel() for p in CifarResNet().parameters()))]
     for record in alone:
-        what = "the blind attack alone" if "-transfer-" in record.name else "a ladder of attacks"
+        what = "the blind attack alone" if record.table == "transfer" else "a ladder of attacks"
         out += [f"## Few-step DiffPure under {what}, {record.ball}", "", *_alone(record)]
     for record in compared:
         out += [f"## All methods, {record.ball}", "", *_compared(record)]
     out += ["## Published figures", "", *_published()]
     for record in curves:
-        word = "depth t*" if "-depths-" in record.name else "number of steps"
-        out += [f"## Few-step DiffPure by {word}, {record.ball}", "", *_curve(record)]
+        out += [f"## Few-step DiffPure by {CURVES[record.table][0]}, {record.ball}", "", *_curve(record)]
     surprises = [text for record in records for text in _surprises(record)]
     out += ["## What surprised", "", *(f"- {text}" for text in surprises), ""]
     out += ["## What was not tested", "", UNTESTED]
@@ -206,8 +213,7 @@ def _curve(record: Record) -> list[str]:
         s = by_name[method["name"]]
         under = [percent(s.kinds[kind]) if kind in s.kinds else "–" for kind in kinds]
         rows.append((_point(s.method), standings.nfe(s), percent(s.clean), *under, percent(s.strongest.single)))
-    first = "t*" if "-depths-" in record.name else "steps"
-    heads = (first, "NFE", "clean", "transfer", "BPDA", "exact", "strongest")
+    heads = (CURVES[record.table][1], "NFE", "clean", "transfer", "BPDA", "exact", "strongest")
     return [*_head(record), *_table(heads, rows)]
 
 
@@ -238,7 +244,7 @@ def _surprises(record: Record) -> list[str]:
     ranking = record.summary.ranking
     if ranking is None:
         return _of_one(record)
-    return _of_methods(record, ranking) if "-methods-" in record.name else _of_points(record, ranking)
+    return _of_methods(record, ranking) if record.table == "methods" else _of_points(record, ranking)
 
 
 def _of_one(record: Record) -> list[str]:
@@ -254,13 +260,13 @@ def _of_one(record: Record) -> list[str]:
 
 def _of_points(record: Record, ranking: Ranking) -> list[str]:
     """Where on a curve blind attacks and the strongest ones are held best."""
-    word = "t* =" if "-depths-" in record.name else "S ="
+    symbol = CURVES[record.table][1]
     known = [s for s in ranking.standings if "transfer" in s.kinds]
     blind = max(known, key=lambda s: s.kinds["transfer"].value)
     best = max(known, key=lambda s: s.strongest.single.value)
     return [
-        f"{record.ball}: transferred examples are held best at {word} {_point(blind.method)} "
-        f"({_value(blind.kinds['transfer'])} %), the strongest attack leaves most at {word} {_point(best.method)} "
+        f"{record.ball}: transferred examples are held best at {symbol} = {_point(blind.method)} "
+        f"({_value(blind.kinds['transfer'])} %), the strongest attack leaves most at {symbol} = {_point(best.method)} "
         f"({percent(best.strongest.single)})."
     ]
 
@@ -309,7 +315,7 @@ def _value(estimate: Estimate) -> str:
 def _records(records: Sequence[Record]) -> list[str]:
     rows = []
     for record in records:
-        files = sorted(file for file in record.path.rglob("*.npz"))
+        files = sorted(record.path.rglob("*.npz"))
         digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
         size = sum(file.stat().st_size for file in record.path.rglob("*") if file.is_file())
         rows.append((_title(record), f"{len(files)}", f"{size / 1e6:.1f} MB", f"`{digest[:16]}`"))
