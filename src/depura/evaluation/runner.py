@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -107,10 +107,25 @@ def compute(
     Raises:
         RefusedError: a red audit; nothing is attacked then.
     """
-    _compute(study, directory, [key for key in todo if key.row in study.audits], device, on_unit, on_share)
+    for stage in _stages(study, directory, todo, despite_audit=despite_audit):
+        for key in stage:
+            told = None if on_share is None else partial(on_share, key)
+            recorded = _recorded(directory, key)
+            directory.commit(key.name, run_unit(study, key, device=device, told=told, recorded=recorded))
+            if on_unit is not None:
+                on_unit(key)
+
+
+def _stages(
+    study: Study, directory: RunDirectory, todo: Sequence[UnitKey], *, despite_audit: bool
+) -> Iterator[list[UnitKey]]:
+    """What can be computed in any order, stage by stage; each must be done before the next is asked for."""
+    yield [key for key in todo if key.row in study.audits]
     if not despite_audit:
         admit(study, directory)
-    _compute(study, directory, [key for key in todo if key.row not in study.audits], device, on_unit, on_share)
+    attacks = [key for key in todo if key.row not in study.audits]
+    yield [key for key in attacks if not key.since]
+    yield [key for key in attacks if key.since]  # further draws of an example need the unit that has it
 
 
 def admit(study: Study, directory: RunDirectory) -> None:
@@ -134,22 +149,6 @@ def admit(study: Study, directory: RunDirectory) -> None:
                     f"{found} "
                     "Mend it, or go on without a headline by --despite-audit."
                 )
-
-
-def _compute(
-    study: Study,
-    directory: RunDirectory,
-    todo: Sequence[UnitKey],
-    device: str,
-    on_unit: OnUnit | None,
-    on_share: OnShare | None,
-) -> None:
-    for key in todo:
-        told = None if on_share is None else partial(on_share, key)
-        recorded = _recorded(directory, key)
-        directory.commit(key.name, run_unit(study, key, device=device, told=told, recorded=recorded))
-        if on_unit is not None:
-            on_unit(key)
 
 
 def compute_parallel(
@@ -179,29 +178,20 @@ def compute_parallel(
         RefusedError: a red audit; nothing is attacked then.
         RecordError: a worker was killed.
     """
-    audits = [key for key in todo if key.row in study.audits]
-    attacks = [key for key in todo if key.row not in study.audits]
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(todo)),
         mp_context=get_context("spawn"),
         initializer=_begin_worker,
         initargs=(source, directory, device, os.getpid()),
     )
-
-    def done(stage: Sequence[UnitKey]) -> None:
-        with _interrupts_ignored():
-            jobs = {pool.submit(_work, key): key for key in stage}
-        for job in as_completed(jobs):
-            job.result()
-            if on_unit is not None:
-                on_unit(jobs[job])
-
     try:
-        done(audits)
-        if not despite_audit:
-            admit(study, directory)
-        done([key for key in attacks if not key.since])
-        done([key for key in attacks if key.since])  # further draws of an example need the unit that has it
+        for stage in _stages(study, directory, todo, despite_audit=despite_audit):
+            with _interrupts_ignored():
+                jobs = {pool.submit(_work, key): key for key in stage}
+            for job in as_completed(jobs):
+                job.result()
+                if on_unit is not None:
+                    on_unit(jobs[job])
     except BrokenProcessPool as error:
         raise RecordError(
             "run: expected every worker to live, but one was ended from outside (perhaps for want of memory). "
