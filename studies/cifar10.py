@@ -142,27 +142,28 @@ def study(
     d = depura.load_denoiser(denoiser)
     plain = depura.load_classifier(given(classifier, "DEPURA_RESNET20", "a classifier's file"))
     robust = depura.load_classifier(guide)
+    few = few_step(d, t_star, n_steps)
     tables = {
-        "few": lambda: {"few": few_step(d, t_star, n_steps)},
-        "transfer": lambda: {"few": few_step(d, t_star, n_steps)},
-        "methods": lambda: {**methods(d, robust), "diffpure-few": few_step(d, t_star, n_steps)},
+        "few": lambda: {"few": few},
+        "transfer": lambda: {"few": few},
+        "methods": lambda: {**methods(d, robust), "diffpure-few": few},
         "depths": lambda: {f"t{1000 * t:g}": few_step(d, t, n_steps) for t in DEPTHS},
         "steps": lambda: {f"s{s}": few_step(d, t_star, s) for s in STEPS},
     }
     if table not in tables:
         raise depura.InputError(f"studies/cifar10.py: expected table among {', '.join(tables)}, got {table!r}.")
     purifiers = tables[table]()
-    robust_alone = table == "methods"
-    chosen = only.split() or [*purifiers, *(["trades"] if robust_alone else [])]
-    unknown = sorted(set(chosen) - {*purifiers, *(["trades"] if robust_alone else [])})
+    known = [*purifiers, *(["trades"] if table == "methods" else [])]
+    chosen = only.split() or known
+    unknown = sorted(set(chosen) - set(known))
     if unknown:
-        raise depura.InputError(f"studies/cifar10.py: expected methods among {', '.join(purifiers)}, got {unknown}.")
+        raise depura.InputError(f"studies/cifar10.py: expected methods among {', '.join(known)}, got {unknown}.")
     attack = depura.PGD(ball, n_steps=attack_steps, eot=eot)
     blind = depura.PGD(ball, n_steps=2 * attack_steps)
     some = max(1, images // 4)
     rows: list[Row] = []
     if table in ("few", "transfer"):
-        defence = Defence(purifiers["few"], plain)
+        defence = Defence(few, plain)
         if table == "few":
             rows += (*depura.ladder(defence, attack, blind=blind), *further("", defence, attack, some))
         else:
