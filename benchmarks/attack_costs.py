@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from depura.evaluation.records import RunDirectory
-from depura.judging.metrics import percent
+from depura.judging.results import percent
 from depura.judging.summary import Line, summarise
+from depura.records.directory import RunDirectory
 
-HEADINGS = ("attack", "route", "gradients", "forwards", "network evaluations", "one draw", "null")
+HEADINGS = ("attack", "gradient", "gradients", "forwards", "network evaluations", "one draw", "null")
 
 
 def cells(line: Line, images: int, scoring: int) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def cells(line: Line, images: int, scoring: int) -> tuple[str, ...]:
     forward, backward = line.evaluations
     return (
         line.title.removeprefix("purified; "),
-        line.route,
+        str(line.mode),
         f"{line.examples.gradients:,.0f}",
         f"{line.examples.forwards:,.0f}",
         f"{(forward + backward) / images - scoring:,.0f}",
@@ -35,9 +35,9 @@ def main() -> None:
     summary = summarise(directory)
     assert summary.complete, summary.headline
     units = list(directory.units())
-    images = len(summary.header["data"]["ids"])
+    images = len(summary.header.data.ids)
     scored = {
-        line.name: sum(u.meta["evaluations"]["score"][0] for u in units if u.meta["row"] == line.name) // images
+        line.name: sum(u.facts.evaluations["score"][0] for u in units if u.facts.row == line.name) // images
         for line in summary.lines
     }
     print("| " + " | ".join(HEADINGS) + " |\n|" + "---|" * len(HEADINGS))

@@ -28,11 +28,11 @@ import depura
 from depura import APGD, Ball, Defence, Growth, Row, Study, Warm, diffpure
 from depura.data.imageset import ImageSet
 from depura.denoisers import Denoiser
-from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, mean_with_interval, paired_difference
 from depura.judging.comparison import detectable_gap
-from depura.judging.metrics import joined, outcome
+from depura.judging.results import RowResults
 from depura.models import classifier, denoiser
+from depura.records.directory import RunDirectory, Unit
 from depura.solvers import Ancestral, DpmSolverPP, Euler, EulerMaruyama, Heun, Solver
 
 SOLVERS: dict[str, tuple[str, Solver]] = {
@@ -108,18 +108,18 @@ class Cell(NamedTuple):
 
 def cell(units: Sequence[Unit], row: str) -> Cell:
     """What a run says of a row."""
-    own = [unit for unit in units if unit.meta["row"] == row]
-    null = [unit for unit in units if unit.meta["row"].startswith("null-")]
-    n, clean = len(joined(own, "labels")), [unit.meta["clean"] for unit in null]
-    spent = joined(own, "spent").mean(0)
-    cheap = joined(own, "spent_surrogate").mean(0) if "spent_surrogate" in own[0].arrays else np.zeros(2)
+    own = RowResults(tuple(unit for unit in units if unit.facts.row == row))
+    null = RowResults(tuple(unit for unit in units if unit.facts.row.startswith("null-")))
+    clean = [unit.facts.clean for unit in null.units if unit.facts.clean is not None]
+    spent = own.array("spent").mean(0)
+    cheap = own.array("spent_surrogate").mean(0) if own.has("spent_surrogate") else np.zeros(2)
     return Cell(
-        accuracies=outcome(own).accuracies,
-        clean=outcome(null).accuracies,
-        prediction=sum(c["evaluations"] for c in clean) / sum(c["predictions"] for c in clean),
-        attack=sum(sum(unit.meta["evaluations"]["attack"]) for unit in own) / n,
+        accuracies=own.accuracies,
+        clean=null.accuracies,
+        prediction=sum(c.evaluations for c in clean) / sum(c.predictions for c in clean),
+        attack=sum(sum(unit.facts.evaluations.attack) for unit in own.units) / own.n_images,
         spent=(float(spent[0]), float(spent[1]), float(cheap[0]), float(cheap[1])),
-        finished=int((joined(own, "finished") >= 0).sum()),
+        finished=int((own.array("finished") >= 0).sum()),
     )
 
 
@@ -144,6 +144,7 @@ def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, t
         report_draws=subject.draws,
         unit_images=subject.unit,
         pictures=0,
+        reference=False,  # its rows are compared with one another
     )
 
 

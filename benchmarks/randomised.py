@@ -22,7 +22,7 @@ from depura.demo import digits_purifier
 from depura.evaluation.scoring import choose, score
 from depura.evaluation.statistics import mean_with_interval
 from depura.evaluation.streams import Streams
-from depura.judging.metrics import percent
+from depura.judging.results import percent
 
 SELECT = 32
 """Draws on which depura's judge picks among the candidates."""

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from depura import InputError
-from depura.evaluation.records import RunDirectory
 from depura.evaluation.source import StudySource
 from depura.evaluation.statistics import Estimate
-from depura.judging.metrics import percent
-from depura.judging.ranking import Ranking, Standing
+from depura.judging.ranking import Entry, Ranking
+from depura.judging.results import percent
 from depura.judging.summary import Summary, summarise
+from depura.judging.verdicts import Status, grouped
 from depura.networks.resnet import CifarResNet
+from depura.records.directory import RunDirectory
+from depura.records.kinds import AttackKind
 from depura.reports import background, ladder, limits, standings, tables
 
 ROOT = Path(__file__).parents[1]
@@ -54,9 +56,11 @@ The classifier is a published ResNet-20 ({weights:,} weights, Y. Idelbayev's) th
 [denoiser](../weights/cifar10-small.md) and the [adversarially trained network](../weights/cifar10-guide.md) are small
 and were trained on a processor, walks are shorter than published ones, and the images are the first of CIFAR-10's test
 images: **read it as methods under equal conditions, not as what they reach with large networks.** Every accuracy under
-attack is an upper bound. All that noise the input noise it to one t*, and AGDM has one strength (its own is not
-public); `python -m benchmarks.cifar10_choices` shows how both were chosen, on training images. The commands expect the
-data and the classifier where [records/](../records/README.md) says.
+attack is an upper bound. These records were made before depura ran an attack of its own beside a study's rows: most
+methods have nothing beside their adaptive attack that says whether it is strong, and are called unchecked. All that
+noise the input noise it to one t*, and AGDM has one strength (its own is not public); `python -m
+benchmarks.cifar10_choices` shows how both were chosen, on training images. The commands expect the data and the
+classifier where [records/](../records/README.md) says.
 """
 CURVES = {"depths": ("depth t*", "t*"), "steps": ("number of steps", "S")}
 """Tables of the study that are curves: over what, in words and as a symbol."""
@@ -82,7 +86,7 @@ class Record(NamedTuple):
     @property
     def name(self) -> str:
         """Of the study."""
-        return str(self.summary.header["name"])
+        return self.summary.header.name
 
     @property
     def table(self) -> str:
@@ -92,8 +96,8 @@ class Record(NamedTuple):
     @property
     def ball(self) -> str:
         """The threat model."""
-        said = self.summary.header["threat_model"]
-        return _threat(said["norm"], said["eps"])
+        said = self.summary.header.threat_model
+        return _threat(said.norm, said.eps)
 
 
 def page(records: Sequence[Record]) -> str:
@@ -142,16 +146,16 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def _head(record: Record) -> list[str]:
     """The headline, the command, what was warned of."""
     summary = record.summary
-    n = len(summary.header["data"]["ids"])
-    flags = f" Flags: {', '.join(summary.flags)}." if summary.flags else ""
+    n = len(summary.header.data.ids)
+    flags = f" Flags: {', '.join(map(str, summary.flags))}." if summary.flags else ""
     counted = background.checks(summary).note
     return [
         f"> {'⚠ ' if summary.refused else ''}{summary.headline}",
         "",
-        f"{n} images, {summary.header['draws']['report']} report draws. Checks: {counted}{flags} {_title(record)} has "
+        f"{n} images, {summary.header.draws.report} report draws. Checks: {counted}{flags} {_title(record)} has "
         "all of it; it was made by",
         "",
-        f"    {summary.header['command']}",
+        f"    {summary.header.command}",
         "",
     ]
 
@@ -160,12 +164,12 @@ def _alone(record: Record) -> list[str]:
     summary = record.summary
     names = [name for name in tables.columns(summary) if name not in ("random", "nfe")]
     rows = [[getattr(cells, name) for name in names] for cells in tables.rows(summary)]
-    told = [v for v in summary.verdicts if v.status.value in ("WARN", "FAIL") or v.id == "V13"]
+    told = [v for v in summary.verdicts if v.status in (Status.WARN, Status.FAIL) or v.id == "V13"]
     return [
         *_head(record),
         *_table(ladder.HEADINGS, ladder.rows(summary)),
         *_table([getattr(tables.headings(summary), name) for name in names], rows),
-        f"Accuracy in %; in brackets without attack. {tables.routes(summary)}",
+        f"Accuracy in %; in brackets without attack. {tables.modes(summary)}",
         "",
         *(f"- {v.id} {v.name}, {v.status.value}: {v.sentence}" for v in told),
         *([""] if told else []),
@@ -175,12 +179,24 @@ def _alone(record: Record) -> list[str]:
 def _compared(record: Record) -> list[str]:
     ranking = record.summary.ranking
     assert ranking is not None
-    return [*_head(record), *standings.markdown(record.summary, ranking), *_others(record), *_votes(record, ranking)]
+    return [
+        *_head(record),
+        *standings.markdown(record.summary, ranking),
+        *_warned(record),
+        *_others(record),
+        *_votes(record, ranking),
+    ]
+
+
+def _warned(record: Record) -> list[str]:
+    """What the checks warn of, those of one kind together."""
+    groups = grouped(record.summary.verdicts, Status.WARN, Status.FAIL)
+    return [*(f"- {group.status.value} {group.text}" for group in groups), *([""] if groups else [])]
 
 
 def _others(record: Record) -> list[str]:
     """Rows that the ranking has no column for; nothing where there are none."""
-    lines = [line for line in record.summary.lines if line.kind in ("surrogate", "black-box")]
+    lines = [line for line in record.summary.lines if line.kind in (AttackKind.SURROGATE, AttackKind.BLACK_BOX)]
     rows = [(line.method, line.title, percent(line.metrics.single), f"{line.images}") for line in lines]
     heads = ("method", "what else was tried", "one draw (95 % CI)", "images")
     return _table(heads, rows) if rows else []
@@ -191,7 +207,7 @@ def _votes(record: Record, ranking: Ranking) -> list[str]:
     heads = tables.headings(record.summary)
     rows = [
         (s.method, percent(s.strongest.single), percent(s.strongest.vote), percent(s.strongest.any))
-        for s in ranking.standings
+        for s in ranking.all
     ]
     return [
         "Under the strongest attack for each image:",
@@ -206,15 +222,15 @@ def _curve(record: Record) -> list[str]:
     """Methods in the study's order: points of a curve."""
     ranking = record.summary.ranking
     assert ranking is not None
-    by_name = {s.method: s for s in ranking.standings}
-    kinds = ("transfer", "bpda", "adaptive")
+    by_name = {s.method: s for s in ranking.all}
+    kinds = (AttackKind.TRANSFER, AttackKind.BPDA, AttackKind.ADAPTIVE)
     rows = []
-    for method in record.summary.header["methods"]:
-        s = by_name[method["name"]]
+    for method in record.summary.header.methods:
+        s = by_name[method.name]
         under = [percent(s.kinds[kind]) if kind in s.kinds else "–" for kind in kinds]
         rows.append((_point(s.method), standings.nfe(s), percent(s.clean), *under, percent(s.strongest.single)))
     heads = (CURVES[record.table][1], "NFE", "clean", "transfer", "BPDA", "exact", "strongest")
-    return [*_head(record), *_table(heads, rows)]
+    return [*_head(record), *_table(heads, rows), *_warned(record)]
 
 
 def _point(name: str) -> str:
@@ -261,7 +277,7 @@ def _of_one(record: Record) -> list[str]:
 def _of_points(record: Record, ranking: Ranking) -> list[str]:
     """Where on a curve blind attacks and the strongest ones are held best."""
     symbol = CURVES[record.table][1]
-    known = [s for s in ranking.standings if "transfer" in s.kinds]
+    known = [s for s in ranking.all if "transfer" in s.kinds]
     blind = max(known, key=lambda s: s.kinds["transfer"].value)
     best = max(known, key=lambda s: s.strongest.single.value)
     return [
@@ -281,7 +297,7 @@ def _of_methods(record: Record, ranking: Ranking) -> list[str]:
             f"{where}: the blind attack flatters {s.method} most: {_value(s.kinds['transfer'])} % under transferred "
             f"examples, {_value(s.strongest.single)} % under the strongest attack ({100 * fall:.1f} points)."
         )
-    masked = [s for s in ranking.standings if s.masked]
+    masked = [s for s in ranking.all if s.masked]
     if masked:
         told = ", ".join(
             f"{s.method} {_value(s.kinds['adaptive'])} → {_value(s.strongest.single)} %"
@@ -304,7 +320,7 @@ def _of_methods(record: Record, ranking: Ranking) -> list[str]:
     return found
 
 
-def _above(a: Standing, b: Standing) -> bool:
+def _above(a: Entry, b: Entry) -> bool:
     return a.strongest.single.value > b.strongest.single.value
 
 
@@ -321,7 +337,8 @@ def _records(records: Sequence[Record]) -> list[str]:
         rows.append((_title(record), f"{len(files)}", f"{size / 1e6:.1f} MB", f"`{digest[:16]}`"))
     return [
         "Without images: of each example, how its bits differ from the image's (`depura publish`). With CIFAR-10's "
-        "test images at hand, `depura verify records/NAME` checks them. The digest is of all units.",
+        "test images at hand, `depura verify records/NAME --study studies/cifar10.py` checks them. The digest is of "
+        "all units.",
         "",
         *_table(("record", "units", "size", "sha256"), rows),
     ]

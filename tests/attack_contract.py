@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from depura.attacks.attack import Attack, Candidates
 from depura.defence import Defence
-from depura.noise import Noise, Stream
+from depura.noise import Kind, Noise, Stream
 from depura.purifier import Purifier
 from depura.schedules import VP, uniform_steps
 from depura.solvers import Ancestral
-from toys import TanhClassifier, rand, tanh_eps
+from toys import TanhClassifier, rand, randn, tanh_eps
 
 B = 5
 INIT = Noise(1, images=tuple(range(100, 100 + B)), stream=Stream.INIT)
@@ -88,3 +90,84 @@ def keeps_the_contract(
     assert other.ball.eps == attack.ball.eps / 2
     assert type(other) is type(attack)
     return whole
+
+
+Break = Callable[[Tensor, Noise], Tensor]
+"""(logits (R, K), noise of the rows) -> logits, some of them not finite."""
+
+
+class Breaking(nn.Module):
+    """A classifier of five classes, of images with or without noise, whose logits are then broken.
+
+    Every row is computed by itself, by products and sums of its own: who else is in the batch changes no bit of it.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], broken: Break, *, randomised: bool) -> None:
+        super().__init__()
+        n = shape[0] * shape[1] * shape[2]
+        self.enter = nn.Parameter(randn(n, 6, seed=3) / n**0.5 * 3, requires_grad=False)
+        self.leave = nn.Parameter(randn(6, 5, seed=4), requires_grad=False)
+        self.broken, self.randomised = broken, randomised
+
+    def forward(self, images: Tensor, noise: Noise) -> Tensor:
+        x = images + 0.1 * noise(images, kind=Kind.FORWARD) if self.randomised else images
+        hidden = torch.tanh(((x - 0.5).flatten(1)[:, :, None] * self.enter).sum(1))
+        return self.broken((hidden[:, :, None] * self.leave).sum(1), noise)
+
+    def coarser(self, share: int) -> Breaking:
+        """A surrogate for warm starts: itself."""
+        return self
+
+
+def unbroken(logits: Tensor, noise: Noise) -> Tensor:
+    """Logits as they are."""
+    return logits
+
+
+def draws_of(noise: Noise) -> tuple[int, ...]:
+    """A draw number for each row."""
+    return (noise.draws,) * len(noise) if isinstance(noise.draws, int) else noise.draws
+
+
+def where(
+    image: int, value: float = torch.nan, *, draws: Callable[[int], bool] = lambda _: True, column: int | None = None
+) -> Break:
+    """Logits of one image that are broken on some draws, all of them or those of one class."""
+
+    def broken(logits: Tensor, noise: Noise) -> Tensor:
+        rows = torch.tensor([i == image and draws(d) for i, d in zip(noise.images, draws_of(noise), strict=True)])
+        classes = torch.tensor([column in (None, k) for k in range(logits.shape[1])])
+        return torch.where(rows[:, None] & classes, value, logits)
+
+    return broken
+
+
+def bears_what_is_not_finite(
+    attack: Attack, broken: Break, *, row: int, randomised: bool = True, shape: tuple[int, int, int] = (1, 4, 4)
+) -> Candidates:
+    """Check an attack on a model that breaks down on one image of the batch; its candidates are images all the same.
+
+    Args:
+        attack: small enough to be run twice.
+        broken: breaks logits of the image of that row.
+        row: of the batch.
+        randomised: whether the model's answers are random.
+        shape: of the images.
+
+    Returns:
+        What it found.
+    """
+    whole = Breaking(shape, unbroken, randomised=randomised)
+    images = rand(B, *shape, seed=1)
+    with torch.no_grad():
+        labels = whole(images, EOT).argmax(1)
+    expected = attack(whole, images, labels, init=INIT, eot=EOT)
+    found = attack(Breaking(shape, broken, randomised=randomised), images, labels, init=INIT, eot=EOT)
+    assert bool(found.images.isfinite().all())
+    for candidate in found.images:
+        assert bool(attack.ball.contains(candidate, images).all())
+    others = [k for k in range(B) if k != row]
+    assert torch.equal(found.images[:, others], expected.images[:, others]), "other images are attacked as ever"
+    assert found.finished[others].tolist() == expected.finished[others].tolist()
+    assert found.spent[others].tolist() == expected.spent[others].tolist()
+    return found

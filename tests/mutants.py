@@ -12,6 +12,7 @@ from torch import Tensor
 from depura.gradients import Adjoint
 from depura.guidance import State, pull
 from depura.noise import Noise
+from depura.records.kinds import GradientMode
 from depura.schedules import VP, Step
 from depura.starts import from_input
 from toys import Jittered
@@ -26,7 +27,7 @@ class Rewound:
         to_input: what the image gets of a step, from its own vector-Jacobian product and the cotangent.
     """
 
-    code: ClassVar[str] = "G6"
+    mode: ClassVar[GradientMode] = GradientMode.EXACT
     again: Callable[..., Tensor] = lambda advance, x, x_in, step: advance(x, x_in, step)
     to_input: Callable[[Tensor, Tensor], Tensor] = lambda by_reference, cotangent: by_reference
 
@@ -62,9 +63,9 @@ class _Rewind(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Relabelled:
-    """The adjoint under the exact routes' code."""
+    """The adjoint, which says that it is exact."""
 
-    code: ClassVar[str] = "G6"
+    mode: ClassVar[GradientMode] = GradientMode.EXACT
 
     def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
         return Adjoint()(advance, x, x_in, steps)

@@ -61,8 +61,6 @@ from depura.evaluation import profiles as profiles
 from depura.evaluation.price import plan as plan
 from depura.evaluation.publications import NeededFile as NeededFile
 from depura.evaluation.publications import Published as Published
-from depura.evaluation.records import RecordError as RecordError
-from depura.evaluation.records import RunDirectory as RunDirectory
 from depura.evaluation.runner import RefusedError as RefusedError
 from depura.evaluation.runner import run as run
 from depura.evaluation.study import Row as Row
@@ -118,6 +116,10 @@ from depura.noise import Noise as Noise
 from depura.noise import Stream as Stream
 from depura.optimised import Optimised as Optimised
 from depura.purifier import Purifier as Purifier
+from depura.records.directory import RecordError as RecordError
+from depura.records.directory import RunDirectory as RunDirectory
+from depura.records.kinds import AttackKind as AttackKind
+from depura.records.kinds import GradientMode as GradientMode
 from depura.rules import MeanLogit as MeanLogit
 from depura.rules import MeanProb as MeanProb
 from depura.rules import Single as Single

@@ -11,6 +11,7 @@ from depura import _check
 from depura.cleaner import Cleaner, Leaf, Moment
 from depura.filters import bilinear
 from depura.noise import Kind, Noise
+from depura.records.kinds import GradientMode
 
 
 class Wrapping(Cleaner):
@@ -191,7 +192,7 @@ class Pinned(Wrapping):
         """
         super().__init__(purifier)
         self.seed = _check.integer("Pinned", "seed", seed, high=2**64 - 1)
-        if any(leaf.gradient.code == "G7" for leaf in purifier.leaves):
+        if any(leaf.gradient.mode == GradientMode.GRAFTED for leaf in purifier.leaves):
             _check.fail("Pinned", "a gradient route that takes images one by one", "Grafted", "Take StoredState.")
 
     def map(self, change: Callable[[Leaf], Leaf]) -> Pinned:

@@ -1,4 +1,8 @@
-"""The defence: a purifier, a classifier, and the deployed rule."""
+"""The defence: a purifier, a classifier, and the deployed rule.
+
+A purification with a pixel or a logit that is not finite gives no class. The scores of its image are then NaN; the rule
+is not asked to make sense of it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from torch import Tensor, nn
 from depura import _check
 from depura.cleaner import Cleaner, freeze
 from depura.noise import Noise
+from depura.predictions import all_finite
+from depura.records.kinds import GradientMode
 from depura.rules import Rule, Single
 
 
@@ -79,33 +85,41 @@ class Defence(nn.Module):
         return self.with_(purifier=self.purifier.coarser(share))
 
     @property
-    def route(self) -> str:
-        """Code of the gradient route; G0 for the bare classifier."""
-        return "G0" if self.purifier is None else self.purifier.route.code
+    def mode(self) -> GradientMode:
+        """How the purifier is differentiated; exact for the bare classifier."""
+        return GradientMode.EXACT if self.purifier is None else GradientMode(self.purifier.route.mode)
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits of the deployed rule.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            noise: the randomness, one image id per row; default `Noise.fresh`. A draw of a rule with n draws uses
-                purifications draw * n .. draw * n + n - 1.
+            noise: the randomness, one image id per row; default `Noise.fresh`. A rule of n draws divides each draw into
+                n (see `Noise.split`).
 
         Returns:
-            (B, K).
+            (B, K); NaN for an image of which any purification has a pixel or a logit that is not finite. The bare
+            classifier's logits are as it gives them.
 
         Raises:
-            InputError: images of another range, shape or dtype, or a classifier that does not give (B, K).
+            InputError: images of another range, shape or dtype, a classifier that does not give (B, K), or a rule that
+                does not.
         """
         _check.images("Defence", images)
         if self.purifier is None:
             return self._classify(images)
         n = self.rule.n_draws
         if n == 1:
-            return self.rule.scores(self._classify(self.purifier(images, noise))[:, None])
-        noise = Noise.fresh(len(images)) if noise is None else noise
-        logits = self._classify(self.purifier(images.repeat_interleave(n, dim=0), noise.split(n)))
-        return self.rule.scores(logits.reshape(len(images), n, -1))
+            purified = self.purifier(images, noise)
+        else:
+            noise = Noise.fresh(len(images)) if noise is None else noise
+            purified = self.purifier(images.repeat_interleave(n, dim=0), noise.split(n))
+        logits = self._classify(purified)
+        finite = all_finite(purified) & all_finite(logits)
+        # Zeros in the place of what is not finite: a rule computes with numbers only, and so does its derivative.
+        numbers = logits.masked_fill(~finite[:, None], 0.0)
+        scores = _answer("a rule giving scores", self.rule.scores(numbers.reshape(len(images), n, -1)), len(images))
+        return scores.masked_fill(~finite.reshape(-1, n).all(1)[:, None], torch.nan)
 
     def train(self, mode: bool = True) -> Defence:
         """Defences stay in evaluation mode, whatever is asked."""
@@ -117,7 +131,15 @@ class Defence(nn.Module):
         return f"rule={self.rule}"
 
     def _classify(self, images: Tensor) -> Tensor:
-        logits = self.classifier(images)
-        if logits.ndim != 2 or len(logits) != len(images):
-            _check.fail("Defence", f"a classifier giving logits ({len(images)}, K)", f"shape {tuple(logits.shape)}")
-        return logits
+        return _answer("a classifier giving logits", self.classifier(images), len(images))
+
+
+def _answer(who: str, found: object, n: int) -> Tensor:
+    """An answer to n images, if it is one: (n, K), floating point."""
+    if not isinstance(found, Tensor):
+        _check.fail("Defence", f"{who} ({n}, K)", type(found).__name__)
+    if found.ndim != 2 or len(found) != n:
+        _check.fail("Defence", f"{who} ({n}, K)", f"shape {tuple(found.shape)}")
+    if not found.is_floating_point():
+        _check.fail("Defence", f"{who} of floating point", f"{found.dtype}", "Convert them to float.")
+    return found

@@ -35,7 +35,7 @@ class Fast(nn.Module):
     before, not after. A state in float64, or on the meta device, is given to the plain denoiser.
 
     A defence around it is one of its own. Attack and judge the same one: where only one of the two is fast, the row
-    is told as a surrogate's (G4).
+    is told as a surrogate's.
 
     Compiled networks have no second derivatives (nothing that torch compiles has), which a gradient through guidance
     that differentiates the denoiser needs: give `compiled=False` there. Where compiling fails, a warning says why and

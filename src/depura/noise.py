@@ -9,6 +9,10 @@ counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel random numbe
 The packing is one to one, so no two addresses share bits. A draw therefore depends on nothing else: not on the batch,
 its order, the device, the worker, or what was drawn before. The global generators are never touched.
 
+Draw numbers are two blocks, [0, 2^31) and [2^31, 2^32). A draw that is divided (`Noise.split`) stays in its block.
+Attacks search on draws of the lower block and compare points on draws of the upper one, so the two share no draw,
+however many purifications a deployed rule makes of each.
+
 Integer operations are exact, so the bits (and uniforms) are identical on every device. Normals are made from pairs of
 words by Box and Muller's transform in float64 and then rounded to the asked dtype. log, cos and sin of different maths
 libraries may differ in the last bit of float64; in float32 that changes a value only where the float64 value lies
@@ -32,6 +36,8 @@ from depura import _check
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+BLOCK = 2**31
+"""Draw numbers in each of the two blocks; the upper one begins here."""
 _AT_ONCE = 2**19
 """Numbers that are made ahead: enough that operations are long, few enough that they stay in a processor's cache."""
 
@@ -192,16 +198,33 @@ class Noise:
         return replace(self, images=_repeat(self.images, len(draws)), draws=tuple(draws) * len(self.images))
 
     def split(self, n: int) -> Noise:
-        """Divide each draw d into the n sub-draws d*n .. d*n+n-1, folded into the batch (for votes).
+        """Divide each draw into n sub-draws of the same block, folded into the batch (for votes).
+
+        Draw d of the lower block becomes d*n .. d*n+n-1. Draw 2^31 + d becomes 2^31 + d*n .. 2^31 + d*n+n-1. Different
+        draws have different sub-draws.
 
         Args:
             n: sub-draws per draw.
 
         Returns:
             Noise of len(self) * n rows.
+
+        Raises:
+            InputError: no sub-draws, or a sub-draw beyond the block of its draw.
         """
-        draws = (self.draws,) * len(self) if isinstance(self.draws, int) else self.draws
-        divided = torch.tensor(draws)[:, None] * n + torch.arange(n)
+        _check.integer("Noise.split", "sub-draws", n, low=1)
+        draws = torch.tensor((self.draws,) * len(self) if isinstance(self.draws, int) else self.draws)
+        first = draws // BLOCK * BLOCK
+        place = draws - first
+        most = int(place.max())
+        if most >= BLOCK // n:
+            _check.fail(
+                "Noise.split",
+                f"draws below number {BLOCK // n} of their block, as each is divided into {n} and a block has 2^31",
+                f"number {most}",
+                "Use fewer draws.",
+            )
+        divided = (first + place * n)[:, None] + torch.arange(n)
         return replace(self, images=_repeat(self.images, n), draws=_integers(divided.flatten()))
 
     def bits(self, shape: Sequence[int], *, kind: Kind, step: int = 0, device: torch.device | str = "cpu") -> Tensor:

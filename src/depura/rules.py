@@ -13,7 +13,11 @@ from depura import _check
 
 
 class Rule(Protocol):
-    """How a prediction is made from several purifications of one image."""
+    """How a prediction is made from several purifications of one image.
+
+    A rule of one's own needs no more than the two members below. To be attacked by gradients, its scores must have one:
+    see `Vote` for scores that are counts and have the gradient of mean probabilities.
+    """
 
     @property
     def n_draws(self) -> int:
@@ -24,7 +28,7 @@ class Rule(Protocol):
         """Combine.
 
         Args:
-            logits: (B, n_draws, K).
+            logits: (B, n_draws, K), all finite: a `Defence` sees to images with others itself.
 
         Returns:
             (B, K), whose largest entry is the deployed prediction.

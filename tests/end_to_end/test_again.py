@@ -27,10 +27,9 @@ from depura.cli import app
 from depura.demo import study
 from depura.evaluation import timing
 from depura.evaluation.extending import extended
-from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.source import StudySource
 from depura.evaluation.units import run_unit
-from depura.noise import Stream
+from depura.records.directory import RecordError, RunDirectory, Unit
 
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
 SETTINGS = [word for text in TINY for word in ("-S", text)]
@@ -78,7 +77,7 @@ def edit(run: Path, name: str, **arrays: np.ndarray) -> None:
     """Change a unit as one would who knows how digests are made."""
     directory = RunDirectory.open(run)
     unit = directory.load(name)
-    directory.commit(name, Unit({**unit.arrays, **arrays}, unit.meta))
+    directory.commit(Unit({**unit.arrays, **arrays}, unit.facts))
 
 
 # verify
@@ -92,13 +91,15 @@ def test_a_sound_record_holds_and_is_left_as_it_is(run: Path) -> None:
     assert not verdicts(result, "FAIL") + verdicts(result, "WARN")
     rescored = [line for line in verdicts(result, "PASS") if "rescore, " in line]
     assert [line.split("rescore, ")[1].split(":")[0] for line in rescored] == [
-        "null-undefended",
-        "null-transfer",
         "undefended",
         "transfer",
         "adaptive",
         "bpda",
-    ]
+        "reference",
+        "null-undefended",
+        "null-transfer",
+    ], "what is attacked is scored first"
+    assert [line for line in verdicts(result, "PASS") if f"{ADAPTIVE}: made again, equal bytes" in line]
     assert contents(run) == before
 
 
@@ -107,7 +108,7 @@ def test_an_unfinished_run_is_no_wrong_one(run: Path) -> None:
     assert depura_("report", run).exit_code in JUDGED
     result = depura_("verify", run)
     assert result.exit_code == 0, result.output
-    assert any("10 of 11 units" in line for line in verdicts(result, "WARN"))
+    assert any("11 of 12 units" in line for line in verdicts(result, "WARN"))
 
 
 def flipped(data: bytes) -> bytes:
@@ -172,7 +173,7 @@ def test_a_stale_report_is_named(run: Path) -> None:
 def test_other_weights_fail_and_other_code_warns(run: Path) -> None:
     file = run / "study.json"
     header = json.loads(file.read_text())
-    network = header["defence"]["classifier"]
+    network = header["methods"][0]["defence"]["classifier"]
     assert len(network["weights_sha256"]) == 64
     network["weights_sha256"] = "0" * 64
     file.write_text(json.dumps(header))
@@ -186,10 +187,9 @@ def test_other_weights_fail_and_other_code_warns(run: Path) -> None:
 
 def test_other_code_is_a_warning(finished: Path, tmp_path: Path) -> None:
     old = RunDirectory.open(finished)
-    header = {k: v for k, v in old.header.items() if k != "schema"} | {"code": "0" * 64}
-    copy = RunDirectory.create(tmp_path / "older", header)
-    for entry in header["units"]:
-        copy.commit(entry["unit"], old.load(entry["unit"]))
+    copy = RunDirectory.create(tmp_path / "older", old.header.model_copy(update={"code": "0" * 64}))
+    for unit in old.units():
+        copy.commit(unit)
     result = depura_("verify", copy.path)
     assert result.exit_code == 0, result.output
     assert [line for line in verdicts(result, "WARN") if "another code" in line]
@@ -240,6 +240,125 @@ def test_edited_predictions_disagree_with_fresh_draws(run: Path) -> None:
     assert [line.split(":")[0].split()[-1] for line in verdicts(result, "FAIL")] == ["undefended"]
 
 
+def test_examples_replaced_by_clean_images_are_found_by_making_the_attack_again(run: Path) -> None:
+    """Everything is made to fit: distances, choices, predictions of the clean images, digests, reports."""
+    directory = RunDirectory.open(run)
+    unit, null = directory.load(ADAPTIVE), directory.load(ADAPTIVE.replace("adaptive", "null-transfer"))
+    images = study(images=4).data.images.numpy()
+    clean = null.arrays["predictions"]
+    edit(
+        run,
+        ADAPTIVE,
+        adversarial=images,
+        distance=np.zeros(4, dtype=np.float32),
+        farthest=np.zeros(4, dtype=np.float32),
+        predictions=clean,
+        margins=null.arrays["margins"],
+        rounded_predictions=clean[:, : unit.arrays["rounded_predictions"].shape[1]],
+        select_errors=np.zeros_like(unit.arrays["select_errors"]),
+        chosen=np.zeros_like(unit.arrays["chosen"]),
+    )
+    assert depura_("report", run).exit_code in JUDGED
+    result = depura_("verify", run, "--share", 1)
+    assert result.exit_code == 1, result.output
+    assert ["remake" in line for line in verdicts(result, "FAIL")] == [True], result.output
+    assert "The record does not hold" in result.output
+    assert depura_("verify", run, "--share", 1, "--remake", 0).exit_code == 0, "fresh draws alone do not see it"
+
+
+def test_a_required_check_must_pass(run: Path) -> None:
+    (run / "report.md").unlink()
+    (run / "report.html").unlink()
+    assert depura_("verify", run, "--remake", 0).exit_code == 0
+    for name in ("report", "remake"):
+        result = depura_("verify", run, "--remake", 0, "--require", name)
+        assert result.exit_code == 1, result.output
+        assert any(f"{name}, " in line and "required, and not run" in line for line in verdicts(result, "FAIL"))
+    unknown = depura_("verify", run, "--require", "everything")
+    assert unknown.exit_code == 2
+    assert "a check among digest, complete, report" in unknown.output
+
+
+def test_the_outcome_in_json(run: Path) -> None:
+    result = depura_("verify", run, "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert told["outcome"] == "holds"
+    assert {check["id"] for check in told["checks"]} == {
+        "digest", "complete", "report", "hash", "bounds", "rescore", "remake",
+    }  # fmt: skip
+
+
+MARK = (
+    "from pathlib import Path\n\nfrom depura.demo import study as demo\n\n"
+    "Path(__file__).with_name('mark').touch()\n\n\n"
+    "def study(*, images: int = 2) -> object:\n"
+    "    return demo(images=images, attack_steps=1, eot=1, report_draws=4, curve=(), n_steps=2)\n"
+)
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose study file leaves a mark wherever it is run."""
+    folder = tmp_path_factory.mktemp("strange")
+    (folder / "study.py").write_text(MARK)
+    assert depura_("run", folder / "study.py", "--out", folder / "run", "--workers", 1).exit_code in JUDGED
+    (folder / "mark").unlink()
+    return folder
+
+
+def test_a_record_runs_nothing_that_it_names(strange: Path, tmp_path: Path) -> None:
+    """Every command that takes a run directory, each in its plainest form."""
+    run = strange / "run"
+    image = RunDirectory.open(run).header.data.ids[0]
+    for words, code in {
+        ("verify", run): 3,
+        ("publish", run, "--out", tmp_path / "p"): 2,
+        ("extend", run): 2,
+        ("extend", run, "-S", "images=3", "--dry-run"): 2,
+        ("rescore", run, "--rule", "vote", "--k", 3, "--out", tmp_path / "v"): 2,
+        ("replay", run, "--image", image): 2,
+        ("report", run): 1,
+        ("claim", run): 1,
+        ("compare", run, run): 0,
+        ("export", run, "--out", tmp_path / "t.csv"): 0,
+    }.items():
+        result = depura_(*words)
+        assert result.exit_code in (code, *((0,) if words[0] in ("report", "claim") else ())), (words, result.output)
+        assert not (strange / "mark").exists(), words
+        if code in (2, 3):
+            assert "a study is code" in result.output.replace("\n", " ")
+    assert "The files hold; the numbers were not checked." in depura_("verify", run).output
+
+
+@pytest.mark.parametrize("how", ["--trust", "--study"])
+def test_a_study_that_is_given_or_trusted_is_run(strange: Path, how: str) -> None:
+    words = ["--trust"] if how == "--trust" else ["--study", strange / "study.py"]
+    result = depura_("verify", strange / "run", *words)
+    assert result.exit_code == 0, result.output
+    assert (strange / "mark").exists()
+    (strange / "mark").unlink()
+    if how == "--trust":
+        assert f"runs {strange / 'study.py'}" in result.output.replace("\n", "")
+
+
+def test_a_run_made_from_python_is_verified_by_a_module_that_can_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_study_of_ours.py").write_text(MARK.replace("def study", "def made"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    depura.run(study(images=2, attack_steps=1, eot=1, report_draws=4, curve=(), n_steps=2), tmp_path / "r")
+    alone = depura_("verify", tmp_path / "r")
+    assert alone.exit_code == 3
+    assert "made from Python" in alone.output
+    for given in ("a_study_of_ours:made", f"{tmp_path / 'a_study_of_ours.py'}:made"):
+        result = depura_("verify", tmp_path / "r", "--study", given, "-S", "images=2")
+        assert result.exit_code == 0, result.output
+    lost = depura_("verify", tmp_path / "r", "--study", "no_such_module_here:made")
+    assert lost.exit_code == 3
+    assert "no_such_module_here" in lost.output
+
+
 def test_the_study_file_may_have_moved(tmp_path: Path) -> None:
     text = (
         "from depura.demo import study as demo\n\n\n"
@@ -251,8 +370,8 @@ def test_the_study_file_may_have_moved(tmp_path: Path) -> None:
     assert depura_("run", first, "--out", tmp_path / "r", "--workers", 1).exit_code in JUDGED
     first.rename(second)
     lost = depura_("verify", tmp_path / "r")
-    assert lost.exit_code == 0
-    assert len(verdicts(lost, "not run")) == 3
+    assert lost.exit_code == 3
+    assert len(verdicts(lost, "not run")) == 4
     assert "first.py" in lost.output.replace("\n", "")
     found = depura_("verify", tmp_path / "r", "--study", second)
     assert found.exit_code == 0, found.output
@@ -278,7 +397,7 @@ def test_no_flipped_bit_is_taken_for_a_record(run: Path) -> None:
         except RecordError as error:
             refused.append(str(error))
             continue
-        assert found.meta == unit.meta
+        assert found.facts == unit.facts
         assert found.arrays.keys() == unit.arrays.keys()
         for name, array in found.arrays.items():
             assert array.dtype == unit.arrays[name].dtype
@@ -349,8 +468,8 @@ def test_a_rescored_run_is_a_run_of_its_own(finished: Path, tmp_path: Path) -> N
     assert "one rescored" in again.output.replace("\n", " ")
     # its units are not taken for those of a run that was attacked under that rule
     shutil.copy(tmp_path / "v" / "units" / f"{ADAPTIVE}.npz", tmp_path / "v" / "units" / "kept")
-    header = {k: v for k, v in RunDirectory.open(tmp_path / "v").header.items() if k not in ("schema", "rescored_from")}
-    honest = RunDirectory.create(tmp_path / "w", header)
+    rescored = RunDirectory.open(tmp_path / "v").header
+    honest = RunDirectory.create(tmp_path / "w", rescored.model_copy(update={"rescored_from": None}))
     shutil.copy(tmp_path / "v" / "units" / "kept", honest.file(ADAPTIVE))
     with pytest.raises(RecordError, match="of another one"):
         honest.load(ADAPTIVE)
@@ -360,7 +479,7 @@ def test_a_rescored_run_is_a_run_of_its_own(finished: Path, tmp_path: Path) -> N
     ("words", "said"),
     [
         (("--rule", "single", "--k", 3), "n_draws = 1"),
-        (("--rule", "single"), "another rule than the recorded one"),
+        (("--rule", "single"), "another rule or another number of draws"),
         (("--rule", "vote", "--k", 0), "--k"),
         (("--rule", "vote", "--k", 3, "--draws", 0), "--draws"),
         (("--rule", "mode", "--k", 3), "mode"),
@@ -401,9 +520,9 @@ def test_more_images_are_those_of_a_run_of_all_of_them(tmp_path: Path) -> None:
     result = depura_("extend", tmp_path / "few", "-S", "images=19", "--workers", 1)
     assert result.exit_code in JUDGED, result.output
     extended, whole = RunDirectory.open(tmp_path / "few"), RunDirectory.open(tmp_path / "all")
-    new = [unit["unit"] for unit in extended.header["units"] if f"units/{unit['unit']}.npz" not in before]
+    new = [unit.unit for unit in extended.header.units if f"units/{unit.unit}.npz" not in before]
     assert {name.partition("_eps0.2_")[2] for name in new if "eps0.2" in name} == {"00016-00019"}
-    shared = {unit["unit"] for unit in whole.header["units"]} & {unit["unit"] for unit in extended.header["units"]}
+    shared = {unit.unit for unit in whole.header.units} & {unit.unit for unit in extended.header.units}
     compared = 0
     for name in sorted(shared - {"audit_eps0.2_00000-00002"}):
         a, b = extended.load(name), whole.load(name)
@@ -426,7 +545,7 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
     assert "pgd-steps1-eot1, eps 0.2: 6 images, " in dry.output
     assert "adaptive, eps 0.2: 2 images, " in dry.output
     assert {name: data for name, data in contents(run).items() if name.startswith("units/")} == before
-    assert "extensions" not in RunDirectory.open(run).header
+    assert not RunDirectory.open(run).header.extensions
     result = depura_(*words, "--workers", 1)
     assert result.exit_code in JUDGED, result.output
     assert "pgd-steps1-eot1" in result.output
@@ -435,7 +554,7 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
     directory = RunDirectory.open(run)
     assert directory.load("adaptive_eps0.2_00004-00006").arrays["ids"].tolist() == list(study(images=6).data.ids[4:])
     assert directory.load("pgd-steps1-eot1_eps0.2_00000-00006").arrays["predictions"].shape == (6, 16)
-    assert directory.header["extensions"][0]["images"] == 4
+    assert directory.header.extensions[0].images == 4
     held = depura_("verify", run, "--share", 1)
     assert held.exit_code == 0, held.output
     assert not directory.foreign()
@@ -448,8 +567,8 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
     # and it may be extended once more
     more = depura_("extend", run, "-S", "images=7", "--workers", 1)
     assert more.exit_code in JUDGED, more.output
-    steps = RunDirectory.open(run).header["extensions"]
-    assert [(step["images"], step["rows"]) for step in steps] == [(4, 4), (6, 5)]
+    steps = RunDirectory.open(run).header.extensions
+    assert [(step.images, step.rows) for step in steps] == [(4, 5), (6, 6)]
     assert RunDirectory.open(run).load("pgd-steps1-eot1_eps0.2_00006-00007").arrays["predictions"].shape == (1, 16)
     # and rescored
     rescored = depura_("rescore", run, "--rule", "vote", "--k", 3, "--draws", 2, "--out", run.with_name("v"))
@@ -488,7 +607,7 @@ def test_a_killed_extension_goes_on(run: Path) -> None:
         (("-S", "eps=0.3"), "eps is 0.2 there and 0.3 here"),
         (("-S", "attack_steps=3"), "n_steps is 2 there and 3 here"),
         (("-S", "n_steps=3"), "defence"),
-        (("-S", "report_draws=32"), "draws are [16] there and [32] here; --draws asks for further ones"),
+        (("-S", "report_draws=32"), "draws.report is 16 there and 32 here"),
         (("-S", "curve="), "unit undefended_eps0.1"),
         (("--attack", "sorcery"), "sorcery"),
         (("--steps", 3), "--steps and --eot together with --attack"),
@@ -511,76 +630,67 @@ def test_other_images_under_the_same_ids_are_no_extension(tmp_path: Path) -> Non
         "    return replace(made, data=made.data._replace(images=made.data.images * (1 - shade)))\n"
     )
     assert depura_("run", file, "--out", tmp_path / "r", "--workers", 1).exit_code in JUDGED
-    result = depura_("extend", tmp_path / "r", "-S", "images=3", "-S", "shade=0.5", "--workers", 1)
+    words = ("extend", tmp_path / "r", "--trust", "-S", "images=3", "--workers", 1)
+    result = depura_(*words, "-S", "shade=0.5")
     assert result.exit_code == 2
     assert "data.images.sha256" in result.output.replace("\n", " ")
-    assert depura_("extend", tmp_path / "r", "-S", "images=3", "--workers", 1).exit_code in JUDGED
+    assert depura_(*words).exit_code in JUDGED
 
 
 def test_more_draws_are_those_of_a_run_with_as_many(run: Path, tmp_path: Path) -> None:
-    """The same examples on the same addresses; what was recorded stays, and null and attack never share a draw."""
+    """The same examples on the same addresses, in a run of its own; clean baselines too, to the last bit."""
     before = contents(run)
-    result = depura_("extend", run, "--draws", 24, "--workers", 1)
+    result = depura_("rescore", run, "--draws", 24, "--out", tmp_path / "more")
     assert result.exit_code in JUDGED, result.output
-    after = contents(run)
-    assert {name: data for name, data in after.items() if name in before and name.startswith("units/")} == {
-        name: data for name, data in before.items() if name.startswith("units/")
-    }
+    assert contents(run) == before
     at_once = tmp_path / "whole"
     settings = [word.replace("report_draws=16", "report_draws=24") for word in SETTINGS]
     assert depura_("demo", "--out", at_once, "--workers", 1, *settings).exit_code in JUDGED
-    whole, larger = RunDirectory.open(at_once), RunDirectory.open(run)
-    for name in ("adaptive", "bpda", "transfer"):
-        unit = f"{name}_eps0.2_00000-00004"
-        assert np.array_equal(larger.load(unit).arrays["predictions"], whole.load(unit).arrays["predictions"])
-        np.testing.assert_allclose(larger.load(unit).arrays["margins"], whole.load(unit).arrays["margins"], atol=1e-5)
-    null = larger.load("null-transfer_eps0.2_00000-00004")
-    assert null.arrays["predictions"].shape == null.arrays["random_predictions"].shape == (4, 24)
-    assert "24 others" in (run / "report.md").read_text()
-    assert depura_("verify", run).exit_code == 0, depura_("verify", run).output
-    assert "nothing to do" in depura_("extend", run, "--dry-run").output
+    whole, larger = RunDirectory.open(at_once), RunDirectory.open(tmp_path / "more")
+    for name in ("adaptive", "bpda", "transfer", "reference", "null-transfer", "null-undefended"):
+        a, b = (run.load(f"{name}_eps0.2_00000-00004").arrays for run in (larger, whole))
+        for array in ("predictions", "margins", *(["random_predictions"] if name.startswith("null") else [])):
+            assert a[array].tobytes() == b[array].tobytes(), (name, array)
+    assert [row.kind for row in larger.header.rows] == [row.kind for row in whole.header.rows]
+    assert "24 others" in (tmp_path / "more" / "report.md").read_text()
+    assert "was adapted to the rule" not in (tmp_path / "more" / "report.md").read_text()
+    held = depura_("verify", tmp_path / "more")
+    assert held.exit_code == 0, held.output
 
 
-def test_fewer_draws_are_no_extension(finished: Path) -> None:
-    result = depura_("extend", finished, "--draws", 8)
-    assert result.exit_code == 2
-    assert "at least the 16 that are recorded" in result.output
-
-
-def test_further_draws_of_a_null_are_new_ones() -> None:
-    """Addresses of the null's stream over three stages: select, then clean and random draws, none of them twice."""
+def test_draws_of_a_null_are_never_used_twice() -> None:
+    """Addresses of the null's stream: select draws, asked for every candidate, then clean and random ones, once."""
     heard: list[int] = []
-    whole = study(images=2, report_draws=4, attack_steps=1, eot=1, curve=())
-    staged = replace(whole, draws_kept=(4, 9), report_draws=12)
+    made = study(images=2, report_draws=4, attack_steps=1, eot=1, curve=())
     plain = depura.Defence.forward
 
     def forward(self: depura.Defence, images: torch.Tensor, noise: depura.Noise | None = None) -> torch.Tensor:
-        if noise is not None and noise.stream is Stream.NULL:
+        if noise is not None and noise.stream is depura.Stream.NULL:
             draws = (noise.draws,) * len(noise) if isinstance(noise.draws, int) else noise.draws
             heard.extend(draw for draw, image in zip(draws, noise.images, strict=True) if image == noise.images[0])
         return plain(self, images, noise)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(depura.Defence, "forward", forward)
-        for key in staged.units():
+        for key in made.units():
             if key.row == "null-transfer":
-                run_unit(staged, key, recorded=Unit({}, {}))
-    n_candidates, select = staged.row("transfer").attack.n_candidates, staged.select_draws
+                run_unit(made, key)
+    select = made.select_draws
     counts = Counter(heard)
-    assert sorted(counts) == list(range(select + 2 * 12))
-    assert {counts[k] for k in range(select)} == {3 * n_candidates}
-    assert {counts[k] for k in range(select, select + 24)} == {1}
+    assert sorted(counts) == list(range(select + 2 * 4))
+    assert {counts[k] for k in range(select)} == {made.row("transfer").attack.n_candidates}
+    assert {counts[k] for k in range(select, select + 8)} == {1}
 
 
 def test_an_extension_under_way_can_be_looked_at(run: Path) -> None:
     """Stopped when the record speaks of more images and draws already: what is done is shown, and counted."""
     source = StudySource.of(RunDirectory.open(run).header)
-    source = replace(source, draws=(24,), settings=(*source.settings[1:], ("images", "6")))
+    source = replace(source, settings=(*source.settings[1:], ("images", "6")))
     larger = RunDirectory.open(run)
     larger = larger.extend(extended(larger, source.load(), source=source, command="depura extend DIR"))
     result = depura_("report", run)
     assert result.exit_code == 0, result.output
-    done, total = larger.done, len(larger.header["units"])
+    done, total = larger.done, len(larger.header.units)
     assert 0 < done < total
     assert f"{done} of {total} units are done" in " ".join(result.output.split())
     assert "4 of 6" in result.output
@@ -590,13 +700,13 @@ def test_an_extension_under_way_can_be_looked_at(run: Path) -> None:
 def test_a_decision_of_a_derived_run_can_be_made_again(run: Path, tmp_path: Path, how: str) -> None:
     derived = run
     if how == "extended":
-        assert depura_("extend", run, "--draws", 20, "--workers", 1).exit_code in JUDGED
+        assert depura_("extend", run, "-S", "images=5", "--workers", 1).exit_code in JUDGED
     else:
         derived = tmp_path / "votes"
         words = ("--rule", "vote", "--k", 3, "--draws", 4, "--out", derived)
         assert depura_("rescore", run, *words).exit_code in JUDGED
-    draws = RunDirectory.open(derived).header["draws"]["report"]
-    image = RunDirectory.open(run).header["data"]["ids"][2]
+    draws = RunDirectory.open(derived).header.draws.report
+    image = RunDirectory.open(run).header.data.ids[2]
     result = depura_("replay", derived, "--image", image, "--draw", draws - 1)
     assert result.exit_code == 0, result.output
     assert "the same" in result.output

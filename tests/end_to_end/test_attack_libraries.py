@@ -269,12 +269,12 @@ def test_a_study_judges_every_library_like_an_attack_of_our_own(
         assert unit.arrays["select_errors"].shape == (N, 2)
         assert float(scores.errors(data.labels).float().mean()) / 32 > 0.4, row.name
         evaluations[row.name] = unit.arrays["spent"][0].tolist()
-        assert unit.meta["evaluations"]["attack"][1] > 0
+        assert unit.facts.evaluations.attack[1] > 0
     print(evaluations)
     assert evaluations["torchattacks"][0] == 2 * STEPS * 4
     assert evaluations["foolbox"][0] == 2 * 4 * STEPS
     assert evaluations["art"][0] == 2 * 4 * STEPS
-    described: Any = done.header["rows"][0]["attack"]["make"]
+    described: Any = done.header.rows[0].setting("make")
     assert described["keywords"]["options"] == {"steps": STEPS, "eot_iter": 4}
 
 

@@ -12,13 +12,13 @@ import torch
 from benchmarks import results
 from depura import InputError, Noise, load_npz
 from depura.evaluation.imageless import publish, published_header
-from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import run
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
 from depura.judging.summary import summarise
 from depura.networks.edm import SongUNet
 from depura.networks.preconditioned import EdmPreconditioned
+from depura.records.directory import RunDirectory
 from depura.reports import page
 from depura.training.classifier import model
 from depura.training.loop import save_weights, seeded

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import run
 from depura.evaluation.source import StudySource
-from depura.judging.ranking import Standing
+from depura.judging.ranking import Entry
 from depura.judging.summary import Summary, summarise
+from depura.records.directory import RunDirectory
 from depura.reports import markdown, page
 
 STUDY = Path(__file__).parents[2] / "studies" / "digits_methods.py"
@@ -28,20 +28,20 @@ def summary(finished: RunDirectory) -> Summary:
 
 
 @pytest.fixture(scope="module")
-def standings(summary: Summary) -> tuple[Standing, ...]:
+def entries(summary: Summary) -> tuple[Entry, ...]:
     assert summary.complete
     assert summary.ranking is not None
-    return summary.ranking.standings
+    return summary.ranking.all
 
 
-def test_every_method_is_ranked(standings: tuple[Standing, ...]) -> None:
-    ranked = {standing.method for standing in standings}
+def test_every_method_is_ranked_or_stands_apart(entries: tuple[Entry, ...]) -> None:
+    ranked = {entry.method for entry in entries}
     assert {"diffpure", "mimic", "mimic-released", "agdm", "gdmp", "gradual", "likelihood", "trades", "noise"} <= ranked
     assert len(ranked) == 16
 
 
-def test_price_is_that_of_the_walk(standings: tuple[Standing, ...]) -> None:
-    nfe = {standing.method: standing.nfe for standing in standings}
+def test_price_is_that_of_the_walk(entries: tuple[Entry, ...]) -> None:
+    nfe = {entry.method: entry.nfe for entry in entries}
     expected = {"diffpure": 30, "mimic": 40, "agdm": 10, "gdmp": 20, "gradual": 28, "likelihood": 5, "one-step": 1}
     assert {name: nfe[name] for name in expected} == expected
     assert [nfe[name] for name in ("trades", "noise", "blur")] == [0, 0, 0]
@@ -52,7 +52,17 @@ def test_masked_gradients_are_flagged(summary: Summary) -> None:
     assert lines["mimic-adaptive"].gradients.zero == lines["mimic-released-adaptive"].gradients.zero == 1.0
     assert lines["mimic-relaxed"].gradients.zero == 0.0
     assert lines["diffpure-adaptive"].gradients.zero == 0.0
-    assert any("mimic" in text and "exactly zero" in text for text in summary.warnings)
+    for method in ("mimic", "mimic-released"):
+        assert "masked gradient" in summary.flags_of(method)
+        gradients = next(v for v in summary.verdicts if (v.id, v.method) == ("V12", method))
+        assert "exactly zero" in gradients.sentence
+    assert "masked gradient" not in summary.flags_of("diffpure")
+
+
+def test_every_check_is_made_of_every_method(summary: Summary) -> None:
+    assert {(v.id, v.method) for v in summary.verdicts} == {
+        (f"V{k}", method.name) for k in range(1, 22) for method in summary.header.methods
+    }
 
 
 def test_notes_are_shown(summary: Summary) -> None:

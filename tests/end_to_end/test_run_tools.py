@@ -22,12 +22,14 @@ from depura._check import InputError
 from depura.cli import app, claim
 from depura.evaluation.header import header
 from depura.evaluation.imageless import KEPT, examples_of
-from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.replay import replay
 from depura.evaluation.runner import compute
 from depura.evaluation.source import StudySource
 from depura.judging import exported
-from depura.judging.summary import summarise
+from depura.judging.summary import Summary, summarise
+from depura.judging.verdicts import Conclusion, HeadlineStatus
+from depura.records.directory import RecordError, RunDirectory, Unit
+from depura.records.schema import Header
 from depura.reports.film import CELL, COLUMNS, GAP, film, strip
 
 STUDY = """
@@ -49,6 +51,11 @@ def study(*, n_steps: int = 2, votes: int = 1, images: int = 6, seed: int = 0) -
 """
 
 
+def changed(run: RunDirectory, header: Header) -> RunDirectory:
+    """The same folder under another header."""
+    return RunDirectory(run.path, header, header.as_json())
+
+
 class Made:
     """Runs of one study file with different settings, each made once."""
 
@@ -67,6 +74,10 @@ class Made:
             compute(study, directory, study.units())
             self.done[name] = directory
         return self.done[name]
+
+    def source(self, run: RunDirectory) -> StudySource:
+        """Where the study of a run comes from, given and not taken from the record."""
+        return StudySource.of(run.header, path=self.file)
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +118,14 @@ def test_claim_of_a_run(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary.strongest is not None
     number = f"the robust accuracy of tiny is at most {100 * summary.strongest.single.value:.1f} %"
     for refused in (False, True):
-        judged = replace(summary, refused=refused, headline="No headline: V16.")
-        monkeypatch.setattr(claim, "summarise", lambda _, judged=judged: judged)
+        status = HeadlineStatus.FAILED if refused else HeadlineStatus.GIVEN
+        judged = replace(summary, conclusions=(Conclusion("", status),), headline="No headline: V16.")
+        assert judged.refused is refused
+
+        def given(_: RunDirectory, judged: Summary = judged) -> Summary:
+            return judged
+
+        monkeypatch.setattr(claim, "summarise", given)
         result = depura_("claim", run.path)
         if refused:
             says(result, 1, "No claim. No headline: V16.")
@@ -121,14 +138,14 @@ def test_claim_of_a_run(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_export_reads_back_as_recorded(made: Made, tmp_path: Path, ending: str) -> None:
     run, file = made.run(), tmp_path / f"run.{ending}"
-    says(depura_("export", run.path, "--out", file), 0, "30 lines")
+    says(depura_("export", run.path, "--out", file), 0, "36 lines")
     if ending == "csv":
         with file.open(encoding="utf-8", newline="") as handle:
             lines: list[dict[str, Any]] = list(csv.DictReader(handle))
     else:
         lines = pytest.importorskip("pyarrow.parquet").read_table(file).to_pylist()
     assert list(lines[0]) == list(exported.COLUMNS)
-    assert len(lines) == 3 * (6 + 4)  # three rows, on all images and on those of the curve
+    assert len(lines) == 3 * (6 + 4) + 6  # three rows, on all images and on those of the curve; depura's own attack
     for row, eps, unit_name, null in (
         ("adaptive", 0.2, "adaptive_eps0.2_00004-00006", "null-transfer_eps0.2_00004-00006"),
         ("transfer", 0.1, "transfer_eps0.1_00000-00004", "null-transfer_eps0.2_00000-00004"),
@@ -169,7 +186,7 @@ def test_every_recorded_decision_is_made_again(made: Made, settings: dict[str, i
         unit = run.load(name)
         for i, image in enumerate(unit.arrays["ids"][:2]):
             for draw in (0, 5):
-                found = replay(run, image=int(image), draw=draw, row=unit.meta["row"])
+                found = replay(run, image=int(image), draw=draw, row=unit.facts.row, source=made.source(run))
                 assert found.recorded == unit.arrays["predictions"][i, draw]
                 assert found.agrees
                 assert len(found.seen) == settings.get("votes", 1)
@@ -182,8 +199,8 @@ def test_a_replay_is_the_walk_of_the_purifier(made: Made) -> None:
     run = made.run(votes=3)
     unit = run.load("adaptive_eps0.2_00000-00004")
     x = torch.from_numpy(unit.arrays["adversarial"][1:2])
-    found = replay(run, image=int(unit.arrays["ids"][1]), draw=4, walk=2)
-    defence = StudySource.of(run.header).load().defence
+    found = replay(run, image=int(unit.arrays["ids"][1]), draw=4, walk=2, source=made.source(run))
+    defence = made.source(run).load().defence
     assert defence.purifier is not None
     noise = depura.Noise(0, (found.image,), draws=14, stream=depura.Stream.REPORT)
     assert torch.equal(found.purified, defence.purifier(x, noise)[0])
@@ -201,14 +218,14 @@ def test_a_replay_is_the_walk_of_the_purifier(made: Made) -> None:
 
 def test_a_clean_image_meets_the_same_noise(made: Made) -> None:
     run = made.run()
-    image = run.header["data"]["ids"][2]
-    found = replay(run, image=image, draw=1, clean=True)
+    image = run.header.data.ids[2]
+    found = replay(run, image=image, draw=1, clean=True, source=made.source(run))
     assert found.recorded is None
     assert found.agrees
     assert torch.equal(found.given, found.original)
-    data = StudySource.of(run.header).load().data
+    data = made.source(run).load().data
     assert torch.equal(found.original, data.images[2])
-    attacked = replay(run, image=image, draw=1)
+    attacked = replay(run, image=image, draw=1, source=made.source(run))
     # The first state is signal and noise: under the same noise it differs by the scaled perturbation alone.
     scale = (1 + found.frames[0].sigma ** 2) ** -0.5
     apart = attacked.frames[0].state - found.frames[0].state
@@ -218,7 +235,7 @@ def test_a_clean_image_meets_the_same_noise(made: Made) -> None:
 
 def test_replay_names_what_there_is(made: Made) -> None:
     run = made.run()
-    ids = run.header["data"]["ids"]
+    ids = run.header.data.ids
     for asked, said in (
         (
             {"image": 999},
@@ -230,25 +247,28 @@ def test_replay_names_what_there_is(made: Made) -> None:
         ({"image": ids[0], "walk": 1}, "walk from 0 to 0, got 1"),
         (
             {"image": ids[0], "row": "x"},
-            r"a row that judges a purifier \(transfer, adaptive\), got 'x'",
+            r"a row that judges a purifier \(transfer, adaptive, reference\), got 'x'",
         ),
         ({"image": ids[0], "row": "undefended"}, "'undefended', which judges a bare classifier"),
     ):
         with pytest.raises(InputError, match=said):
-            replay(run, **asked)  # type: ignore[arg-type]
+            replay(run, **asked, source=made.source(run))  # type: ignore[arg-type]
 
 
 def test_replay_refuses_another_study(made: Made, tmp_path: Path) -> None:
     run = made.run()
     other = tmp_path / "other.py"
     other.write_text(STUDY.replace("seed: int = 0", "seed: int = 5"), encoding="utf-8")
-    image = run.header["data"]["ids"][0]
-    with pytest.raises(RecordError, match=r"seed is 0 on record and 5 now\)\. Give the file as it was with --study"):
-        replay(run, image=image, study=other)
-    changed = RunDirectory(run.path, {**run.header, "code": "0", "versions": {**run.header["versions"], "torch": "1"}})
+    image = run.header.data.ids[0]
+    with pytest.raises(RecordError, match=r"seed is 0 there and 5 here\)\. Give the file as it was with --study"):
+        replay(run, image=image, source=StudySource.of(run.header, path=other))
+    versions = {**run.header.versions, "torch": "1"}
+    other_code = changed(run, run.header.model_copy(update={"code": "0", "versions": versions}))
     with pytest.raises(RecordError, match="got that of another one"):  # a unit knows the code that made it
-        replay(changed, image=image)
-    from_python = RunDirectory(run.path, {**run.header, "source": None})
+        replay(other_code, image=image, source=made.source(run))
+    with pytest.raises(InputError, match="which was not run, since a study is code"):
+        replay(run, image=image)
+    from_python = changed(run, run.header.model_copy(update={"source": None}))
     with pytest.raises(InputError, match="a run of a study file, got one made from Python"):
         replay(from_python, image=image)
 
@@ -256,24 +276,23 @@ def test_replay_refuses_another_study(made: Made, tmp_path: Path) -> None:
 def test_replay_tells_a_decision_that_is_not_on_record(made: Made, tmp_path: Path) -> None:
     """An edited record, with a digest of its own, is not what the defence says; the machine is told apart from it."""
     run = made.run()
-    head = {k: v for k, v in run.header.items() if k != "schema"}
-    copy = RunDirectory.create(tmp_path / "copy", {**head, "code": "00"})
+    copy = RunDirectory.create(tmp_path / "copy", run.header.model_copy(update={"code": "00"}))
     name = "adaptive_eps0.2_00000-00004"
     unit = run.load(name)
     wrong = (unit.arrays["predictions"] + 1) % 10
-    copy.commit(name, Unit({**unit.arrays, "predictions": wrong}, unit.meta))
+    copy.commit(Unit({**unit.arrays, "predictions": wrong}, unit.facts))
     image = int(unit.arrays["ids"][0])
-    result = depura_("replay", copy.path, "--image", image, "--out", tmp_path / "out")
-    says(result, 1, "note Not as recorded: the code of depura.", "not the same", "Not the decision on record")
+    result = depura_("replay", copy.path, "--study", made.file, "--image", image, "--out", tmp_path / "out")
+    says(result, 1, "note Not as recorded: code is", "not the same", "Not the decision on record")
 
 
 def test_replay_writes_a_strip_and_a_film(made: Made, tmp_path: Path) -> None:
     run = made.run(votes=3)
-    image = run.header["data"]["ids"][0]
-    result = depura_("replay", run.path, "--image", image, "--draw", 2, "--out", tmp_path)
+    image = run.header.data.ids[0]
+    result = depura_("replay", run.path, "--study", made.file, "--image", image, "--draw", 2, "--out", tmp_path)
     says(result, 0, f"image {image}, class 1, attacked; row adaptive, draw 2 of 6, purification 0 of 3", "the same")
     stem = f"adaptive-image-{image}-draw-2"
-    found = replay(run, image=image, draw=2)
+    found = replay(run, image=image, draw=2, source=made.source(run))
     with Image.open(tmp_path / f"{stem}.png") as picture:
         pixels = np.asarray(picture)
     cell = CELL + GAP
@@ -301,22 +320,23 @@ def test_long_walks_wrap_and_are_thinned() -> None:
 
 def test_replays_in_the_folder_of_a_run_do_not_disturb_it(made: Made) -> None:
     run = made.run()
-    says(depura_("replay", run.path, "--image", run.header["data"]["ids"][0]), 0, f"{run.path}{os.sep}replay")
+    image = run.header.data.ids[0]
+    says(depura_("replay", run.path, "--study", made.file, "--image", image), 0, f"{run.path}{os.sep}replay")
     assert not run.foreign()
-    study = StudySource.of(run.header).load()
-    again = RunDirectory.create(run.path, header(study, command=run.header["command"]))
+    study = made.source(run).load()
+    again = RunDirectory.create(run.path, header(study, command=run.header.command))
     assert again.header == run.header
 
 
 def published(made: Made, to: Path) -> RunDirectory:
-    says(depura_("publish", made.run().path, "--out", to), 0, "no image in it")
+    says(depura_("publish", made.run().path, "--study", made.file, "--out", to), 0, "no image in it")
     return RunDirectory.open(to)
 
 
 def test_a_published_record_has_no_image_and_gives_every_example_back_to_the_bit(made: Made, tmp_path: Path) -> None:
     run, copy = made.run(), published(made, tmp_path / "copy")
     study, images, pictures = StudySource(made.file).load(), 0, 0
-    assert [unit.meta["unit"] for unit in copy.units()] == [unit.meta["unit"] for unit in run.units()]
+    assert [unit.facts.unit for unit in copy.units()] == [unit.facts.unit for unit in run.units()]
     for unit, left in zip(run.units(), copy.units(), strict=True):
         for name, array in left.arrays.items():
             assert name == KEPT or np.array_equal(array, unit.arrays[name], equal_nan=array.dtype.kind == "f")
@@ -329,7 +349,7 @@ def test_a_published_record_has_no_image_and_gives_every_example_back_to_the_bit
             images += 1
             assert np.array_equal(examples_of(left, study).numpy(), unit.arrays["adversarial"])
             assert np.array_equal(examples_of(unit, study).numpy(), unit.arrays["adversarial"])
-            clean = study.data.images[unit.meta["first"] : unit.meta["last"]].numpy()
+            clean = study.data.images[unit.facts.first : unit.facts.last].numpy()
             same = unit.arrays["adversarial"] == clean
             assert np.array_equal(left.arrays[KEPT] == 0, same)
     assert images > 4
@@ -338,16 +358,20 @@ def test_a_published_record_has_no_image_and_gives_every_example_back_to_the_bit
 
 def test_a_published_record_is_verified_replayed_and_rescored_like_the_run(made: Made, tmp_path: Path) -> None:
     run, copy = made.run(), published(made, tmp_path / "copy")
-    result = depura_("verify", copy.path, "--share", 1)
+    result = depura_("verify", copy.path, "--study", made.file, "--share", 1)
     says(result, 0, "The record holds")
     assert "not run" not in result.output
-    a, b = (replay(directory, image=run.header["data"]["ids"][0], draw=1, row="adaptive") for directory in (run, copy))
+    a, b = (
+        replay(directory, image=run.header.data.ids[0], draw=1, row="adaptive", source=made.source(run))
+        for directory in (run, copy)
+    )
     assert torch.equal(a.given, b.given)
     assert a.predicted == b.predicted
     for directory, name in ((run, "a"), (copy, "b")):
-        says(depura_("rescore", directory.path, "--rule", "vote", "--k", 3, "--out", tmp_path / name), 0)
+        words = ("--study", made.file, "--rule", "vote", "--k", 3, "--out", tmp_path / name)
+        says(depura_("rescore", directory.path, *words), 1, "no attack here was adapted to the rule that is judged")
     for unit in RunDirectory.open(tmp_path / "a").units():
-        again = RunDirectory.open(tmp_path / "b").load(unit.meta["unit"])
+        again = RunDirectory.open(tmp_path / "b").load(unit.facts.unit)
         if "predictions" in unit.arrays:
             assert np.array_equal(unit.arrays["predictions"], again.arrays["predictions"])
 
@@ -357,13 +381,13 @@ def test_a_published_record_that_was_edited_does_not_hold(made: Made, tmp_path: 
     unit = next(unit for unit in copy.units() if KEPT in unit.arrays)
     far = unit.arrays[KEPT].copy()
     far.flat[3] += 2**26
-    copy.commit(unit.meta["unit"], Unit({**unit.arrays, KEPT: far}, unit.meta))
-    says(depura_("verify", copy.path), 1, "bounds", "FAIL")
+    copy.commit(Unit({**unit.arrays, KEPT: far}, unit.facts))
+    says(depura_("verify", copy.path, "--study", made.file), 1, "bounds", "FAIL")
 
 
 def test_what_cannot_be_published_or_extended(made: Made, tmp_path: Path) -> None:
     copy = published(made, tmp_path / "copy")
     says(depura_("publish", copy.path, "--out", tmp_path / "again"), 2, "run with its images")
-    says(depura_("extend", copy.path, "-S", "images=8"), 2, "published without")
+    says(depura_("extend", copy.path, "--study", made.file, "-S", "images=8"), 2, "published without")
     part = RunDirectory.create(tmp_path / "part", made.run().header)
-    says(depura_("publish", part.path, "--out", tmp_path / "third"), 2, "complete run")
+    says(depura_("publish", part.path, "--study", made.file, "--out", tmp_path / "third"), 2, "complete run")

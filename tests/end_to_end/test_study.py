@@ -19,13 +19,13 @@ import torch
 import depura
 from depura.demo import digits_purifier, study
 from depura.evaluation.fitting import bytes_per_row
-from depura.evaluation.records import RecordError, RunDirectory
 from depura.evaluation.runner import Shard, missing, run
 from depura.evaluation.scoring import score
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import UnitKey
 from depura.evaluation.units import run_unit
 from depura.judging.summary import summarise
+from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
 
 SMALL = {"images": 6, "attack_steps": 3, "eot": 2, "report_draws": 8, "curve": (0.1,), "n_steps": 2}
@@ -46,9 +46,9 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_every_unit_is_recorded(finished: RunDirectory) -> None:
-    names = {entry["unit"] for entry in finished.header["units"]}
+    names = {entry.unit for entry in finished.header.units}
     assert names == {p.stem for p in (finished.path / "units").iterdir()}
-    assert len(names) == 1 + 2 * (2 + 4) + 4 * 2
+    assert len(names) == 1 + 2 * (2 + 5) + 4 * 2
     unit = finished.load("adaptive_eps0.2_00003-00006")
     assert unit.arrays["ids"].tolist() == list(small().data.ids[3:6])
     assert unit.arrays["predictions"].shape == (3, 8)
@@ -121,13 +121,13 @@ def test_a_second_run_does_nothing_and_changes_nothing(finished: RunDirectory) -
 
 
 def test_missing_units_alone_are_made_again_and_are_the_same(finished: RunDirectory, tmp_path: Path) -> None:
-    copy = RunDirectory.create(tmp_path / "b", {k: v for k, v in finished.header.items() if k != "schema"})
+    copy = RunDirectory.create(tmp_path / "b", finished.header)
     keep = ("transfer_eps0.2_00000-00003", "adaptive_eps0.1_00000-00003")
     for name in keep:
-        copy.commit(name, finished.load(name))
+        copy.commit(finished.load(name))
     done: list[UnitKey] = []
     run(small(), copy.path, command="depura run x", on_unit=done.append)
-    assert {key.name for key in done} == {e["unit"] for e in finished.header["units"]} - set(keep)
+    assert {key.name for key in done} == {entry.unit for entry in finished.header.units} - set(keep)
     assert contents(copy.path) == contents(finished.path)
 
 
@@ -146,7 +146,7 @@ def test_two_shards_into_one_folder_make_the_whole(
 def test_a_unit_does_not_depend_on_the_units_before_it(finished: RunDirectory) -> None:
     key = next(k for k in small().units() if k.name == "bpda_eps0.2_00003-00006")
     alone, recorded = run_unit(small(), key), finished.load(key.name)
-    assert alone.meta == recorded.meta
+    assert alone.facts == recorded.facts
     assert all(np.array_equal(alone.arrays[k], recorded.arrays[k]) for k in recorded.arrays)
 
 
@@ -161,7 +161,7 @@ def test_a_folder_of_another_study_is_refused(finished: RunDirectory, change: di
 
 
 def test_a_damaged_unit_is_found_before_work_begins(finished: RunDirectory, tmp_path: Path) -> None:
-    copy = RunDirectory.create(tmp_path / "b", {k: v for k, v in finished.header.items() if k != "schema"})
+    copy = RunDirectory.create(tmp_path / "b", finished.header)
     name = "bpda_eps0.2_00003-00006"
     copy.file(name).write_bytes(finished.file(name).read_bytes()[:100])
     with pytest.raises(RecordError, match=name):
@@ -183,10 +183,10 @@ def test_an_attack_that_leaves_the_range_of_images_is_refused(tmp_path: Path) ->
 def test_the_plan_counts_exactly_what_is_evaluated(finished: RunDirectory) -> None:
     counted: dict[tuple[str, float], list[int]] = {}
     for unit in finished.units():
-        if unit.meta["row"] == "audit":
+        if unit.facts.row == "audit":
             continue
-        total = counted.setdefault((unit.meta["row"], unit.meta["eps"]), [0, 0])
-        for part in unit.meta["evaluations"].values():
+        total = counted.setdefault((unit.facts.row, unit.facts.eps), [0, 0])
+        for part in (unit.facts.evaluations.attack, unit.facts.evaluations.score):
             total[0] += part[0]
             total[1] += part[1]
     planned = {(p.row, p.eps): [p.forward, p.backward] for p in depura.plan(small())}
@@ -218,25 +218,131 @@ def test_an_unusable_study_is_refused(changes: dict[str, object]) -> None:
 
 
 def test_rows_are_named_by_what_is_differentiated() -> None:
-    """The code is read off the defences: an approximate gradient cannot be called exact."""
+    """The mode is read off the defences: an approximate gradient cannot be called exact."""
     study = small()
     defence, adaptive = study.defence, study.row("adaptive")
-    assert [row.route for row in study.rows] == ["G0", "G0", "G6", "G2"]
+    assert [row.mode.value for row in study.rows] == ["exact", "transfer", "exact", "bpda"]
     steps = defence.purifier.steps
-    codes = {
-        "G4": defence.with_(steps=depura.coarser(steps, 1)),
-        "G5": defence.with_(gradient=depura.Adjoint()),
-        "G7": defence.with_(gradient=depura.Grafted()),
-        "G8": defence.with_(gradient=depura.Relaxed()),
-        "G6": defence.with_(gradient=depura.Direct()),
+    modes = {
+        "surrogate": defence.with_(steps=depura.coarser(steps, 1)),
+        "adjoint": defence.with_(gradient=depura.Adjoint()),
+        "grafted": defence.with_(gradient=depura.Grafted()),
+        "relaxed": defence.with_(gradient=depura.Relaxed()),
+        "exact": defence.with_(gradient=depura.Direct()),
     }
-    assert {replace(adaptive, against=against).route for against in codes.values()} == set(codes)
-    for code, against in codes.items():
-        assert replace(adaptive, against=against).route == code
-    assert replace(adaptive, against=defence.with_(denoiser=depura.digits_denoiser())).route == "G4"
+    for mode, against in modes.items():
+        assert replace(adaptive, against=against).mode == mode
     resized = defence.with_(purifier=depura.Resized(defence.purifier, size=8))
-    assert replace(adaptive, against=resized, judged=resized.with_(clamp=False)).route == "G6"
-    assert replace(adaptive, against=resized).route == "G4"
+    assert replace(adaptive, against=resized, judged=resized.with_(clamp=False)).mode == "exact"
+    assert replace(adaptive, against=resized).mode == "surrogate"
+    assert replace(adaptive, attack=depura.Unchanged(study.ball)).mode == "none"
+    assert replace(adaptive, attack=depura.Square(study.ball)).mode == "none"
+
+
+def other_weights(module: torch.nn.Module) -> torch.nn.Module:
+    """With one weight a little larger."""
+    with torch.no_grad():
+        next(module.parameters()).view(-1)[0] += 1e-3
+    return module
+
+
+ANOTHER = {
+    "the same weights": (lambda d: d.with_(classifier=depura.digits_classifier()), "exact", "adaptive"),
+    "the same denoiser": (lambda d: d.with_(denoiser=depura.digits_denoiser()), "exact", "adaptive"),
+    "other classifier weights": (
+        lambda d: d.with_(classifier=other_weights(depura.digits_classifier())), "transfer", "transfer",
+    ),
+    "other denoiser weights": (
+        lambda d: d.with_(denoiser=other_weights(depura.digits_denoiser())), "transfer", "transfer",
+    ),
+    "another rule": (lambda d: d.with_(rule=depura.Vote(3)), "transfer", "transfer"),
+    "no purifier": (lambda d: d.with_(purifier=None), "transfer", "transfer"),
+    "fewer steps": (lambda d: d.coarser(2), "surrogate", "surrogate"),
+    "BPDA": (lambda d: d.with_(gradient=depura.StraightThrough()), "bpda", "bpda"),
+    "smooth stand-ins": (lambda d: d.with_(gradient=depura.Relaxed()), "relaxed", "relaxed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ANOTHER)
+def test_a_row_that_is_called_adaptive_is_what_the_two_defences_make_it(what: str) -> None:
+    """Purifier, classifier weights and rule are compared: an attack on something else is no adaptive one."""
+    change, mode, kind = ANOTHER[what]
+    row = small().row("adaptive")
+    against = change(row.judged)
+    made = replace(row, against=against)
+    assert (made.mode, made.true_kind) == (mode, kind)
+    square = replace(made, attack=depura.Square(row.attack.ball), kind="black-box")
+    assert square.true_kind == ("black-box" if kind in ("adaptive", "bpda", "relaxed") else kind)
+
+
+def test_guidance_made_by_a_function_is_told_apart() -> None:
+    """Two functions of one name may differ in what they hold: they are the same only if they are one object."""
+
+    def guided(strength: float) -> depura.Guidance:
+        return lambda at: strength * (at.x_in - at.x0)
+
+    defence = small().defence
+    weak, strong = (defence.with_(guidance=guided(strength)) for strength in (0.1, 0.9))
+    row = replace(small().row("adaptive"), judged=weak, against=strong)
+    assert row.mode == "surrogate"
+    assert replace(row, against=weak.with_(gradient=depura.Direct())).mode == "exact"
+
+
+def test_depuras_own_attack_runs_beside_the_rows() -> None:
+    """Through the exact gradient of what is judged, also where the study's own is another one or misleads."""
+    study = small()
+    (own,) = study.references
+    assert (own.name, own.kind, own.mode, study.n_images(own)) == ("reference", "reference", "exact", 6)
+    assert own.judged is study.defence
+    assert [key.eps for key in study.units() if key.row == "reference"] == [0.2, 0.2]
+    assert not replace(study, reference=False).references
+
+    by_bpda = replace(study, defence=study.defence.with_(gradient=depura.StraightThrough()))
+    assert by_bpda.references[0].against.mode == "exact"
+
+    class Counted:
+        n_draws = 3
+
+        def scores(self, logits: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(logits.argmax(2), logits.shape[2]).to(logits).mean(1)
+
+    counting = study.defence.with_(rule=Counted())
+    through = replace(study, defence=counting).references[0]
+    assert through.judged is counting
+    assert through.against.rule == depura.MeanProb(3)
+    assert [row.method for row in comparison().references] == ["plain", "by-sign", "bare"]
+
+
+def test_an_image_that_is_there_twice_is_refused() -> None:
+    s = small()
+    data = s.data._replace(images=s.data.images[[0, 1, 2, 3, 1, 5]])
+    ids = s.data.ids
+    with pytest.raises(depura.InputError, match=f"distinct images, got copies: image {ids[4]} is {ids[1]} again"):
+        replace(s, data=data)
+
+
+def test_a_classifier_of_too_few_classes_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    s = small()
+    few = depura.Defence(s.defence.purifier, lambda images: s.defence.classifier(images)[:, :7])
+    attack = s.row("adaptive").attack
+    wrong = replace(s, defence=few, rows=depura.ladder(few, attack))
+    with pytest.raises(depura.InputError, match="at least the 10 classes of digits-test, got one with 7 logits"):
+        run(wrong, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_classes_that_have_no_name_are_numbers(tmp_path: Path) -> None:
+    """A classifier that knows more than the data: what it says is right or wrong all the same."""
+    s = small()
+    more = lambda images: torch.cat([s.defence.classifier(images), torch.full((len(images), 3), 40.0)], dim=1)  # noqa: E731
+    wide = depura.Defence(s.defence.purifier, more)
+    attack = s.row("adaptive").attack
+    made = replace(s, defence=wide, rows=depura.ladder(wide, attack), curve_eps=(), pictures=2)
+    directory = run(made, tmp_path / "r", despite_audit=True)
+    assert directory.header.data.outputs == 13
+    summary, written = page.write(directory)
+    assert {name for picture in summary.pictures for name, _ in picture.votes} == {"class 10"}
+    assert all("class 10" in file.read_text() for file in written)
 
 
 def test_a_ladder_needs_a_purifier() -> None:
@@ -261,10 +367,10 @@ def test_a_defence_that_votes_can_be_judged(tmp_path: Path) -> None:
     assert summarise(directory).complete
     planned = {p.row: (p.forward, p.backward) for p in depura.plan(s)}
     for unit in directory.units():
-        if unit.meta["row"] == "audit":
+        if unit.facts.row == "audit":
             continue
-        parts = unit.meta["evaluations"].values()
-        assert planned[unit.meta["row"]] == tuple(sum(p[i] for p in parts) for i in (0, 1))
+        parts = (unit.facts.evaluations.attack, unit.facts.evaluations.score)
+        assert planned[unit.facts.row] == tuple(sum(p[i] for p in parts) for i in (0, 1))
 
 
 # Several methods in one study.
@@ -311,37 +417,42 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 
 def test_a_comparison_says_of_every_row_what_it_is(compared: RunDirectory) -> None:
-    rows = [(r["name"], r["kind"], r["method"], r["route"], r["judged"], r["null"]) for r in compared.header["rows"]]
+    rows = [(r.name, r.kind, r.method, r.mode, r.judged, r.null) for r in compared.header.rows]
     assert rows == [
-        ("plain-undefended", "undefended", "", "G0", "bare", "null-plain-undefended"),
-        ("plain-transfer", "transfer", "plain", "G0", "defence", "null-plain-transfer"),
-        ("plain-adaptive", "adaptive", "plain", "G6", "defence", "null-plain-transfer"),
-        ("plain-bpda", "bpda", "plain", "G2", "defence", "null-plain-transfer"),
-        ("by-sign-adaptive", "adaptive", "by-sign", "G6", "defence", "null-by-sign-adaptive"),
-        ("by-sign-relaxed", "relaxed", "by-sign", "G8", "defence", "null-by-sign-adaptive"),
-        ("by-sign-bpda", "bpda", "by-sign", "G2", "defence", "null-by-sign-adaptive"),
-        ("bare-adaptive", "adaptive", "bare", "G0", "defence", "null-bare-adaptive"),
+        ("plain-undefended", "undefended", "", "exact", "bare", "null-plain-undefended"),
+        ("plain-transfer", "transfer", "plain", "transfer", "defence", "null-plain-transfer"),
+        ("plain-adaptive", "adaptive", "plain", "exact", "defence", "null-plain-transfer"),
+        ("plain-bpda", "bpda", "plain", "bpda", "defence", "null-plain-transfer"),
+        ("by-sign-adaptive", "adaptive", "by-sign", "exact", "defence", "null-by-sign-adaptive"),
+        ("by-sign-relaxed", "relaxed", "by-sign", "relaxed", "defence", "null-by-sign-adaptive"),
+        ("by-sign-bpda", "bpda", "by-sign", "bpda", "defence", "null-by-sign-adaptive"),
+        ("bare-adaptive", "adaptive", "bare", "exact", "defence", "null-bare-adaptive"),
+        ("plain-reference", "reference", "plain", "exact", "defence", "null-plain-transfer"),
+        ("by-sign-reference", "reference", "by-sign", "exact", "defence", "null-by-sign-adaptive"),
+        ("bare-reference", "reference", "bare", "exact", "defence", "null-bare-adaptive"),
     ]
-    methods = compared.header["methods"]
-    assert [(m["name"], m["baseline"], m["note"]) for m in methods] == [
+    methods = compared.header.methods
+    assert [(m.name, m.baseline, m.note) for m in methods] == [
         ("plain", False, ""),
         ("by-sign", False, "a toy"),
         ("bare", True, ""),
     ]
-    assert methods[1]["defence"]["purifier"]["guidance"].endswith("by_sign")
-    assert methods[0]["rule"]["n_draws"] == 3
-    assert methods[2]["defence"]["purifier"] is None
-    assert compared.header["defence"] is compared.header["rule"] is None
+    assert methods[1].part("purifier")["guidance"].endswith("by_sign")
+    assert methods[0].rule["n_draws"] == 3
+    assert methods[2].is_bare
 
 
 def test_a_comparison_ranks_its_methods(compared: RunDirectory) -> None:
     summary, written = page.write(compared)
     assert summary.ranking is not None
-    standings = {s.method: s for s in summary.ranking.standings}
-    assert {name: s.nfe for name, s in standings.items()} == {"plain": 3 * 2, "by-sign": 2, "bare": 0}
-    assert standings["bare"].strongest.single.value == min(s.strongest.single.value for s in standings.values())
-    assert standings["by-sign"].masked == {"adaptive"}
-    assert any("row of by-sign (by-sign-adaptive) says nothing: 100.0 %" in w for w in summary.warnings)
+    entries = {entry.method: entry for entry in summary.ranking.all}
+    assert {name: entry.nfe for name, entry in entries.items()} == {"plain": 3 * 2, "by-sign": 2, "bare": 0}
+    assert entries["bare"].strongest.single.value == min(e.strongest.single.value for e in entries.values())
+    assert entries["by-sign"].masked == {"adaptive"}
+    gradients = next(v for v in summary.verdicts if (v.id, v.method) == ("V12", "by-sign"))
+    assert "by-sign-adaptive 100.0 %" in gradients.sentence
+    assert "masked gradient" in summary.flags_of("by-sign")
+    assert len(summary.verdicts) == 21 * 3
     assert {name: len(points) for name, points in summary.curve.items()} == {"plain": 2, "by-sign": 2, "bare": 2}
     # Of each purification up to 2 of the worst images and up to 2 lucky ones; a bare classifier has no walk to show.
     pictured = [(p.row.partition("-adaptive")[0].partition("-transfer")[0].partition("-bpda")[0], p.lucky, p.image)
@@ -370,17 +481,17 @@ def test_the_strongest_attack_is_found_from_the_records_of_a_method_alone(compar
                 wrong = unit["select_errors"][k, unit["chosen"][k]]
                 images.setdefault(int(image), []).append((wrong, unit["select_margins"][k], right[k]))
     expected = np.mean([max(tried)[2] for tried in images.values()])
-    (plain,) = (s for s in ranking.standings if s.method == "plain")
+    (plain,) = (entry for entry in ranking.all if entry.method == "plain")
     assert plain.strongest.single.value == pytest.approx(expected)
 
 
 def test_the_plan_of_a_comparison_counts_exactly(compared: RunDirectory) -> None:
     counted: dict[tuple[str, float], list[int]] = {}
     for unit in compared.units():
-        if unit.meta["row"].startswith("audit"):
+        if unit.facts.row.startswith("audit"):
             continue
-        total = counted.setdefault((unit.meta["row"], unit.meta["eps"]), [0, 0])
-        for part in unit.meta["evaluations"].values():
+        total = counted.setdefault((unit.facts.row, unit.facts.eps), [0, 0])
+        for part in (unit.facts.evaluations.attack, unit.facts.evaluations.score):
             total[0] += part[0]
             total[1] += part[1]
     assert {(p.row, p.eps): [p.forward, p.backward] for p in depura.plan(comparison())} == counted
@@ -430,12 +541,13 @@ def unusable(what: str) -> depura.Study:
     s, attack = comparison(), comparison().row("bare-adaptive").attack
     plain = s.methods["plain"]
     copy = depura.Defence(plain.purifier, plain.classifier, rule=plain.rule)
+    if what == "a kind of its own":
+        return replace(s, rows=(*s.rows, replace(s.row("plain-bpda"), name="more", kind="strange")))
     changed = {
         "another defence": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", judged=copy))},
         "a shared defence": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", method="twin"))},
         "no method": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", method=""))},
         "an unplain name": {"rows": tuple(replace(r, method="my method") if r.method == "bare" else r for r in s.rows)},
-        "a kind of its own": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", kind="strange"))},
         "defence of none": {"defence": copy},
         "unknown baseline": {"baselines": ("plane",)},
         "unknown note": {"notes": {"plane": "x"}},
@@ -451,7 +563,7 @@ def unusable(what: str) -> depura.Study:
         ("a shared defence", "a Defence object of its own for each method, got one for 'plain' and 'twin'"),
         ("no method", "the method of every row that judges a purifier, got none in row 'more'"),
         ("an unplain name", "method names of letters, digits and dashes, got 'my method'"),
-        ("a kind of its own", "rows whose kind is empty or among .*, got 'strange'"),
+        ("a kind of its own", "a kind that is empty or among .*, got 'strange'"),
         ("defence of none", "as defence one of the methods that are judged"),
         ("unknown baseline", r"baselines and notes of its methods \(plain, by-sign, bare\), got 'plane'"),
         ("unknown note", "got 'plane'"),
@@ -564,7 +676,7 @@ def test_the_record_says_how_many_rows_were_differentiated_at_once() -> None:
         study = replace(whole, memory=n * one + one // 2)
         key = next(key for key in study.units() if key.row == "adaptive")
         unit = run_unit(study, key)
-        assert unit.meta["rows_at_once"] == n
+        assert unit.facts.rows_at_once == n
         found[n] = unit.arrays
     assert np.array_equal(found[1]["predictions"], found[3]["predictions"])
 

@@ -23,8 +23,7 @@ from depura.audit.audit import audit_gradient
 from depura.data.imageset import ImageSet
 from depura.denoisers import EpsDenoiser
 from depura.evaluation.nothing import nothing
-from depura.evaluation.profiles import Rungs
-from depura.evaluation.records import RunDirectory
+from depura.evaluation.profiles import Rungs, quick, smoke, under
 from depura.evaluation.runner import RefusedError, Shard, run
 from depura.evaluation.scoring import choose, score
 from depura.evaluation.statistics import any_of, mean_with_interval
@@ -33,11 +32,12 @@ from depura.evaluation.units import run_unit
 from depura.exact import GaussianDenoiser, MixtureDenoiser
 from depura.gradients import Adjoint, Relaxed, StoredState
 from depura.guidance import State
-from depura.judging.metrics import outcome
+from depura.judging.results import RowResults
 from depura.judging.summary import Summary, summarise
 from depura.judging.verdicts import Status
 from depura.noise import Noise, Stream
 from depura.purifier import Purifier
+from depura.records.directory import RunDirectory
 from depura.rules import Vote
 from depura.schedules import VP, Step, TruncatedLabel, uniform_steps
 from depura.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult
@@ -267,7 +267,7 @@ def test_z6_guided_by_a_mean_over_the_batch(tmp_path: Path) -> None:
     defence = depura.Defence(guided.with_(guidance=batch_mean), depura.digits_classifier())
     with pytest.raises(RefusedError, match="alone and in a batch"):
         judged(tmp_path, defence, digits())
-    units = [unit.meta["row"] for unit in RunDirectory.open(tmp_path / "run").units()]
+    units = [unit.facts.row for unit in RunDirectory.open(tmp_path / "run").units()]
     assert units == ["audit"]
 
 
@@ -349,10 +349,11 @@ def test_z11_the_adjoint_is_called_approximate(tmp_path: Path) -> None:
     defence = depura.Defence(walk, depura.digits_classifier())
     rows = tuple(r for r in ladder(defence) if r.kind in ("undefended", "adaptive"))
     found = judged(tmp_path, defence, digits(4), rows)
-    assert next(line.route for line in found.lines if line.name == "adaptive") == "G5"
-    assert "approximate route" in found.flags
-    audit = RunDirectory.open(tmp_path / "run").load(f"audit_eps{EPS:g}_00000-00002").meta["audit"]
-    assert "G5" in " ".join(check[2] for check in audit["checks"])
+    assert next(line.mode for line in found.lines if line.name == "adaptive") == "adjoint"
+    assert "approximate gradient" in found.flags
+    audit = RunDirectory.open(tmp_path / "run").load(f"audit_eps{EPS:g}_00000-00002").facts.audit
+    assert audit is not None
+    assert "adjoint" in " ".join(check.sentence for check in audit.checks)
 
 
 # --- closed forms ---------------------------------------------------------------------------------------------------
@@ -393,7 +394,7 @@ def test_z12_affine_purifier_and_linear_classifier(tmp_path: Path) -> None:
     ball = depura.Ball("linf", eps)
     rows = (Rungs(defence, ball).adaptive(APGD(ball, n_steps=40, eot=4)),)
     found = judged(tmp_path, defence, data, rows, draws=256)
-    units = [u for u in RunDirectory.open(tmp_path / "run").units() if u.meta["row"] == "adaptive"]
+    units = [u for u in RunDirectory.open(tmp_path / "run").units() if u.facts.row == "adaptive"]
     x = torch.tensor(np.concatenate([u.arrays["adversarial"] for u in units]))
     side = (1 - 2 * data.labels)[:, None, None, None]
     best = data.images + eps * side * WEIGHTS.sign().reshape(1, 1, 4, 4)
@@ -416,8 +417,8 @@ def test_z14_a_vote_is_a_binomial_tail(tmp_path: Path) -> None:
     rows = (Rungs(defence, depura.Ball("linf", 0.05)).unchanged(),)
     directory = tmp_path / "single"
     judged(directory, defence, data, rows, draws=640)
-    null_units = [u for u in RunDirectory.open(directory / "run").units() if u.meta["row"].startswith("null")]
-    single = outcome(null_units)
+    null_units = [u for u in RunDirectory.open(directory / "run").units() if u.facts.row.startswith("null")]
+    single = RowResults(tuple(null_units)).outcome()
     votes = depura.evaluation.statistics.majority(single.predictions, single.labels, 5)
     assert votes.mean() == pytest.approx(expected, abs=0.02)
 
@@ -584,9 +585,8 @@ def test_z20_a_robust_model_is_not_broken(tmp_path: Path) -> None:
     weights = torch.linspace(-1, 1, 64, dtype=torch.float64)
     eps = 0.05
     reach = eps * float(weights.abs().sum())
-    images = 0.5 + 0.2 * torch.where(torch.arange(16)[:, None, None, None] % 2 == 1, 1, -1) * weights.sign().reshape(
-        1, 1, 8, 8
-    )
+    side = torch.where(torch.arange(16) % 2 == 1, 1, -1) * (0.2 + 0.01 * torch.arange(16))  # no image twice
+    images = 0.5 + side[:, None, None, None] * weights.sign().reshape(1, 1, 8, 8)
     labels = torch.arange(16) % 2
     assert float((images.flatten(1) @ weights).abs().min()) > 2 * reach
     defence = depura.Defence(nothing(), Linear(weights, 0.0))
@@ -597,3 +597,215 @@ def test_z20_a_robust_model_is_not_broken(tmp_path: Path) -> None:
     assert status(found, "V8") is Status.PASS
     assert status(found, "V11") is Status.PASS
     assert "nothing beyond noise" in found.flags
+
+
+# --- studies that fooled the judge ----------------------------------------------------------------------------------
+#
+# Each prints a number that its defence does not have. Few-step DiffPure around the digits' denoiser keeps about 23 % of
+# these twelve digits under a longer attack.
+
+
+def walk(n_steps: int = 1) -> Purifier:
+    denoiser = depura.digits_denoiser()
+    return depura.diffpure(denoiser, t_star=0.09, n_steps=n_steps, t_end=0.0, solver=Ancestral())
+
+
+LINF = depura.Ball("linf", EPS)
+
+
+def fooled(folder: Path, defence: depura.Defence, rows: tuple[depura.Row, ...], **changed: object) -> Summary:
+    """What is said of a study of twelve digits."""
+    settings: dict[str, object] = {"data": digits(12), "report_draws": 32, "pictures": 0, **changed}
+    return summarise(run(depura.Study(name="fooled", defence=defence, rows=rows, **settings), folder / "run"))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Half(APGD):
+    """An attack that returns every other image as it was."""
+
+    def __call__(self, model, images, labels, **noise):  # type: ignore[no-untyped-def]
+        found = super().__call__(model, images, labels, **noise)
+        kept = torch.arange(len(images)) % 2 == 0
+        return found._replace(images=torch.where(kept[None, :, None, None, None], images[None], found.images))
+
+
+class Rounded(torch.nn.Module):
+    """A classifier whose gradient says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = depura.digits_classifier()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x * 8).round() / 8 + 1e-2 * torch.sin(50 * x))
+
+
+def test_rows_that_judge_another_defence_than_the_one_that_is_audited(tmp_path: Path) -> None:
+    """18: rows built before the defence was built anew."""
+    audited = depura.Defence(nothing(), depura.digits_classifier())
+    rows = quick(depura.Defence(nothing(), Rounded()), LINF).rows
+    found = fooled(tmp_path, audited, tuple(row for row in rows if row.kind in ("undefended", "adaptive")))
+    assert found.refused
+    assert found.headline == "No headline: No row judges the defence."
+
+
+def test_an_attack_on_other_weights_is_a_transfer(tmp_path: Path) -> None:
+    """19: the purifier is that of the defence, the classifier has weights of its own. It printed 87.2 %, as exact."""
+    purifier, other = walk(), depura.digits_classifier()
+    generator = torch.Generator().manual_seed(3)
+    for weight in other.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator) * weight.std()
+    defence = depura.Defence(purifier, depura.digits_classifier())
+    attack = APGD(LINF, n_steps=20, eot=4)
+    rows = (depura.Row("adaptive", "adaptive", attack, depura.Defence(purifier, other), defence, "adaptive"),)
+    found = fooled(tmp_path, defence, rows)
+    assert [(line.kind, line.mode) for line in found.lines] == [("transfer", "transfer")]
+    assert found.refused
+    assert {"no adaptive attack", "weaker than the reference attack"} <= set(found.flags)
+
+
+def test_an_adaptive_attack_on_one_image(tmp_path: Path) -> None:
+    """20: the rest of the headline is that of transferred examples. It printed 44.8 %."""
+    defence = depura.Defence(walk(), depura.digits_classifier())
+    rows = depura.ladder(defence, APGD(LINF, n_steps=20, eot=4), without=("undefended",))
+    rows = tuple(replace(row, images=1) if row.kind in ("adaptive", "bpda") else row for row in rows)
+    found = fooled(tmp_path, defence, rows)
+    assert found.refused
+    assert "adaptive attacks the defence that is judged on 1 of 12 images" in found.headline
+    assert "adaptive attack on some images only" in found.flags
+
+
+def test_three_tiny_steps(tmp_path: Path) -> None:
+    """21: nothing else is run that could say so but depura's own attack. It printed 84.6 %."""
+    defence = depura.Defence(walk(), depura.digits_classifier())
+    weak = PGD(LINF, n_steps=3, step_size=EPS / 10, eot=1, random_start=False)
+    rows = (depura.Row("adaptive", "adaptive attack", weak, defence, defence, "adaptive"),)
+    found = fooled(tmp_path, defence, rows)
+    assert found.refused
+    assert "weaker than the reference attack" in found.flags
+    # Without that attack nothing says whether three steps are enough: no number either.
+    alone = fooled(tmp_path / "alone", defence, rows, reference=False)
+    assert alone.refused
+    assert alone.headline.startswith("Unchecked: ")
+
+
+def test_an_attack_that_returns_half_of_the_images(tmp_path: Path) -> None:
+    """22: it printed 52.1 %."""
+    defence = depura.Defence(walk(), depura.digits_classifier())
+    rows = (depura.Row("adaptive", "adaptive", Half(LINF, n_steps=10, eot=4), defence, defence, "adaptive"),)
+    found = fooled(tmp_path, defence, rows)
+    assert found.refused
+    assert "examples equal to the clean image" in found.flags
+    assert "6 of 11 in row adaptive" in sentence(found, "V19")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A rule of somebody's own: counts of labels, without a gradient; with `sliver`, with next to none."""
+
+    sliver: float = 0.0
+    n_draws: int = 5
+
+    def scores(self, logits: Tensor) -> Tensor:
+        counts = torch.nn.functional.one_hot(logits.argmax(2), logits.shape[2]).to(logits).mean(1)
+        return counts + self.sliver * torch.tanh(logits[:, 0]) if self.sliver else counts
+
+
+def test_a_hard_vote_of_ones_own_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """32: it has no gradient, and an attack would end in a traceback."""
+    defence = depura.Defence(walk(), depura.digits_classifier(), rule=Labels())
+    with pytest.raises(RefusedError, match="To blame: rule Labels") as said:
+        fooled(tmp_path, defence, depura.ladder(defence, PGD(LINF, n_steps=2, eot=2)))
+    assert "Give the rule's scores a gradient, as depura.Vote does" in str(said.value)
+
+
+def test_a_vote_with_a_sliver_of_gradient(tmp_path: Path) -> None:
+    """33: the gradient is the derivative, and leads nowhere. depura's own attack goes by the mean probability."""
+    defence = depura.Defence(walk(), depura.digits_classifier(), rule=Labels(sliver=1e-3))
+    study = depura.Study(
+        name="sliver", data=digits(12), defence=defence, rows=depura.ladder(defence, PGD(LINF)), pictures=0
+    )
+    found = summarise(run(under(study, smoke), tmp_path / "run"))
+    assert found.refused
+    assert sentence(found, "V20").startswith("On 12 images depura's own short attack leaves ")
+    own = next(row for row in found.header.rows if row.kind == "reference")
+    assert own.mode == "transfer", "through another rule than the one that is judged"
+
+
+def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
+    """Few-step DiffPure; a robust classifier behind it; a linear one whose margins the whole ball cannot cross."""
+    plain = depura.Defence(walk(3), depura.digits_classifier())
+    found = fooled(tmp_path / "plain", plain, depura.ladder(plain, PGD(LINF, n_steps=10, eot=2)), data=digits(16))
+    assert not found.refused
+    assert found.headline.startswith("robust accuracy at most 35.2 % (95 % CI 20.2–55.9), null 92.4 %; 16 images, linf")
+    small = depura.Ball("linf", 0.1)
+    robust = depura.Defence(walk(), depura.digits_guide())
+    found = fooled(tmp_path / "robust", robust, depura.ladder(robust, PGD(small, n_steps=10, eot=2)))
+    assert not found.refused
+    assert found.headline.startswith("robust accuracy at most 78.6 % ")
+    weights = torch.linspace(-1, 1, 64)
+    labels = torch.arange(12) % 2
+    side = (2 * labels - 1) * (0.25 + 0.01 * torch.arange(12))
+    images = 0.5 + side[:, None, None, None] * weights.sign().reshape(1, 1, 8, 8)
+    linear = depura.Defence(nothing(), Linear(weights, 0.5 * float(weights.sum())))
+    found = fooled(
+        tmp_path / "linear",
+        linear,
+        depura.ladder(linear, PGD(small, n_steps=10, eot=2)),
+        data=made_up(images.float(), labels),
+    )
+    assert not found.refused
+    assert found.headline.startswith("robust accuracy at most 100.0 % ")
+
+
+@pytest.mark.parametrize("other", ["weak", "strong"])
+def test_a_study_is_judged_the_same_with_and_without_the_name_of_its_method(tmp_path: Path, other: str) -> None:
+    """One judge: a comparison of one method is held to the checks of a study of one defence."""
+    defence = depura.Defence(walk(), depura.digits_classifier())
+    attack = (
+        PGD(LINF, n_steps=1, step_size=1e-4, random_start=False) if other == "weak" else PGD(LINF, n_steps=10, eot=4)
+    )
+    blind = PGD(LINF, n_steps=10)
+    alone = fooled(tmp_path / "alone", defence, depura.ladder(defence, attack, blind=blind))
+    named = fooled(tmp_path / "named", defence, depura.ladder(defence, attack, blind=blind, method="few"))
+    assert [(v.id, v.status, v.flags) for v in named.verdicts] == [(v.id, v.status, v.flags) for v in alone.verdicts]
+    assert [v.sentence.replace("few-", "") for v in named.verdicts] == [v.sentence for v in alone.verdicts]
+    assert [c.status for c in named.conclusions] == [c.status for c in alone.conclusions]
+    assert named.refused is alone.refused is (other == "weak")
+    if other == "weak":
+        assert named.ranking is not None
+        assert [entry.method for entry in named.ranking.apart] == ["few"]
+        assert "V7" in named.headline
+        assert "robust accuracy" not in named.headline
+
+
+class Broken(torch.nn.Module):
+    """A classifier that gives NaN for images whose class is 0 and that an attack has moved a little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = depura.digits_classifier()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(x)
+        lost = (x.flatten(1).sum(1) * 50).long() % 3 == 0
+        return torch.where(lost[:, None], torch.nan, logits)
+
+
+def test_predictions_that_are_not_numbers_are_never_right(tmp_path: Path) -> None:
+    """They used to be class 0, and robust on images of class 0."""
+    zeros = depura.load_digits("test")
+    zeros = zeros.take([k for k, label in enumerate(zeros.labels.tolist()) if label == 0][:12])
+    defence = depura.Defence(None, Broken())
+    rows = depura.bare_ladder(defence, PGD(LINF, n_steps=3), method="broken")
+    study = depura.Study(name="nan", data=zeros, defence=defence, rows=rows, report_draws=4, pictures=0)
+    directory = run(study, tmp_path / "run", despite_audit=True)
+    found = summarise(directory)
+    assert found.refused
+    assert status(found, "V21") is Status.FAIL
+    assert "predictions that are not finite" in found.flags_of("broken")
+    null = next(unit for unit in directory.units() if unit.facts.row.startswith("null-"))
+    lost = null.arrays["predictions"] == -1
+    assert lost.any()
+    assert not lost.all()
+    assert np.array_equal(null.arrays["not_finite"], lost.sum(1))

@@ -14,10 +14,11 @@ from depura._check import InputError
 from depura.composed import Resized
 from depura.defence import Defence
 from depura.denoisers import Clipped
-from depura.gradients import Adjoint, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
+from depura.gradients import Adjoint, Deviated, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
 from depura.guidance import State, pull
 from depura.noise import Noise
 from depura.purifier import Purifier
+from depura.records.kinds import GradientMode
 from depura.solvers import Ancestral, DpmSolverPP
 from depura.starts import from_noise
 from toys import (
@@ -360,21 +361,22 @@ def test_grafted_costs_one_gradient_for_all_draws() -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "code"),
+    ("route", "mode"),
     [
-        (Direct(), "G6"),
-        (StoredState(), "G6"),
-        (StraightThrough(), "G2"),
-        (Adjoint(), "G5"),
-        (Grafted(), "G7"),
-        (Relaxed(), "G8"),
+        (Direct(), GradientMode.EXACT),
+        (StoredState(), GradientMode.EXACT),
+        (StraightThrough(), GradientMode.BPDA),
+        (Adjoint(), GradientMode.ADJOINT),
+        (Grafted(), GradientMode.GRAFTED),
+        (Relaxed(), GradientMode.RELAXED),
+        (Deviated(), GradientMode.DEVIATED),
     ],
 )
-def test_codes_and_values(route: GradientRoute, code: str) -> None:
-    """Every route has a code of its own, gives one and the same value, and leaves no graph where none is asked for."""
+def test_modes_and_values(route: GradientRoute, mode: GradientMode) -> None:
+    """Every route says what it is, gives one and the same value, and leaves no graph where none is asked for."""
     purifier = purifier_of("EulerMaruyamaVP", rounds=2, clamp=True)
     other = Defence(purifier, TanhClassifier(16)).with_(gradient=route)
-    assert (route.code, other.route) == (code, code)
+    assert (route.mode, other.mode) == (mode, mode)
     with torch.no_grad():
         expected = purifier(X, NOISE)
     assert torch.equal(value_and_gradient(other.purifier)[0], expected)

@@ -111,7 +111,7 @@ def test_a_unit_of_a_study_runs_on_cuda() -> None:
     small = replace(study(images=4, attack_steps=2, eot=2, report_draws=8, curve=(), n_steps=3), unit_images=4)
     for key in small.units():
         there = run_unit(small, key, device="cuda")
-        assert there.meta["device"] == "cuda"
+        assert there.facts.device == "cuda"
         assert all(isinstance(a, np.ndarray) for a in there.arrays.values())
         if key.row.startswith("null-"):
             here = run_unit(small, key, device="cpu")
@@ -122,7 +122,7 @@ def test_a_run_may_be_computed_on_cuda(tmp_path: Path) -> None:
     small = study(images=3, attack_steps=1, eot=1, report_draws=2, curve=(), n_steps=1)
     assert all(p.seconds >= 0 for p in depura.plan(small, device="cuda"))
     directory = depura.run(small, tmp_path / "r", device="cuda")
-    assert {unit.meta["device"] for unit in directory.units()} == {"cuda"}
+    assert {unit.facts.device for unit in directory.units()} == {"cuda"}
 
 
 METHODS = {

@@ -36,6 +36,7 @@ from depura.denoisers import EpsDenoiser
 from depura.gradients import Adjoint, Direct, StoredState, StraightThrough, graph_bytes
 from depura.noise import Noise
 from depura.purifier import Purifier
+from depura.records.kinds import GradientMode
 from depura.rules import MeanProb, Vote
 from depura.schedules import VP, DiscreteLinear, IndexLabel, coarser, ddpm_steps, steps_at, uniform_steps
 from depura.solvers import Ancestral, Euler, EulerMaruyamaVP
@@ -201,7 +202,7 @@ def test_t5b_a_walk_from_noise_has_a_gradient_through_the_reference_only() -> No
 class Checkpointed:
     """Exact, by torch's own checkpoints: one for each step."""
 
-    code: ClassVar[str] = "G6"
+    mode: ClassVar[GradientMode] = GradientMode.EXACT
 
     def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
         for step in steps:

@@ -18,6 +18,7 @@ from depura.defence import Defence
 from depura.gradients import Direct, StoredState, StraightThrough
 from depura.noise import Noise
 from depura.purifier import Purifier
+from depura.records.kinds import GradientMode
 from depura.rules import MeanProb, Vote
 from depura.schedules import VP, karras_steps, uniform_steps
 from depura.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun
@@ -216,12 +217,12 @@ def test_with_on_resized_and_defence_reaches_the_purifier() -> None:
     defence = Defence(Resized(digits_purifier(), size=10), classifier, rule=Vote(3))
     other = defence.with_(rounds=2, gradient=StraightThrough())
     assert (other.purifier.size, other.purifier.purifier.rounds) == (10, 2)
-    assert (defence.route, other.route) == ("G6", "G2")
+    assert (defence.mode, other.mode) == (GradientMode.EXACT, GradientMode.BPDA)
     assert other.rule == Vote(3)
     assert other.classifier is classifier
     assert defence.purifier.purifier.rounds == 1
     bare = defence.with_(purifier=None, rule=None)
-    assert bare.route == "G0"
+    assert bare.mode is GradientMode.EXACT
     torch.testing.assert_close(bare(IMAGES), classifier(IMAGES))
 
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.records import ByHand
 from torch import Tensor
 
 import depura
 from depura.evaluation.hits import Watched, sees_what_is_judged
 from depura.evaluation.nothing import nothing
-from depura.evaluation.records import Unit
 from depura.judging.beside import indicators, searches
+from depura.judging.results import Results
 from depura.noise import Noise
+from depura.records.directory import Unit
 
-HEADER = {"rows": [{"name": "a", "null": "null-a"}, {"name": "blind", "null": "null-a"}]}
-LABELS = np.array([0, 1, 2])
-NULL = Unit({"labels": LABELS, "predictions": np.array([[0, 0, 0, 0], [1, 9, 1, 1], [9, 9, 9, 9]])}, {})
+BY_HAND = ByHand([0, 1, 2])
+
+
+def results(*units: Unit) -> Results:
+    """Of some rows, and a null with no, one and four wrong draws of four."""
+    rows = [BY_HAND.row(unit.facts.row, "adaptive") for unit in units]
+    return Results.of(BY_HAND.header(rows), [*units, BY_HAND.null("null-defence", [0, 1, 4])])
 
 
 def test_errors_of_a_search_stand_beside_as_many_draws_of_the_null() -> None:
     """Images first wrong at draw 3, at draw 6 and never, of 8, 8 and 20 draws; the null has 4 of each."""
-    seen = {"labels": LABELS, "seen_draws": np.array([8, 8, 20]), "first_hit": np.array([3, 6, 0])}
-    main = {"a": [Unit(seen, {})], "blind": [Unit({"labels": LABELS}, {})], "null-a": [NULL]}
-    (found,) = searches(HEADER, main)
+    seen = BY_HAND.attacked("a", 0, seen_draws=[8, 8, 20], first_hit=[3, 6, 0])
+    (found,) = searches(results(seen, BY_HAND.attacked("blind", 0)))
     assert (found.row, found.n, found.draws) == ("a", 4, 12.0)
     assert found.untouched.value == pytest.approx(1 / 3)
     assert found.first.value == pytest.approx(2 / 3)
@@ -31,14 +36,12 @@ def test_errors_of_a_search_stand_beside_as_many_draws_of_the_null() -> None:
 
 
 def test_an_error_at_the_last_of_the_first_draws_counts() -> None:
-    seen = {"labels": LABELS, "seen_draws": np.array([8, 8, 8]), "first_hit": np.array([4, 5, 0])}
-    (found,) = searches({"rows": HEADER["rows"][:1]}, {"a": [Unit(seen, {})], "null-a": [NULL]})
+    (found,) = searches(results(BY_HAND.attacked("a", 0, seen_draws=[8, 8, 8], first_hit=[4, 5, 0])))
     assert found.first.value == pytest.approx(2 / 3)
 
 
 def test_a_short_search_is_compared_on_the_draws_it_saw() -> None:
-    seen = {"labels": LABELS, "seen_draws": np.array([2, 3, 2]), "first_hit": np.array([0, 3, 1])}
-    (found,) = searches({"rows": HEADER["rows"][:1]}, {"a": [Unit(seen, {})], "null-a": [NULL]})
+    (found,) = searches(results(BY_HAND.attacked("a", 0, seen_draws=[2, 3, 2], first_hit=[0, 3, 1])))
     assert found.n == 2
     assert found.first.value == pytest.approx(2 / 3)
     assert found.null.value == pytest.approx((1 + 0.5 + 0) / 3)  # of 4 draws, 1 wrong: half of all pairs are right
@@ -46,17 +49,28 @@ def test_a_short_search_is_compared_on_the_draws_it_saw() -> None:
 
 def test_indicators_are_medians_of_what_is_there() -> None:
     arrays = {
-        "labels": LABELS,
-        "pinned_predictions": np.array([0, 0, 0]),
-        "pinned_clean": np.array([0, 1, 0]),
-        "compression": np.array([0.2, np.nan, 0.4]),
-        "compression_random": np.array([0.1, 0.1, 0.7]),
+        "pinned_predictions": [0, 0, 0],
+        "pinned_clean": [0, 1, 0],
+        "compression": [0.2, np.nan, 0.4],
+        "compression_random": [0.1, 0.1, 0.7],
     }
-    (found,) = indicators({"rows": HEADER["rows"][:1]}, {"a": [Unit(arrays, {})]})
+    (found,) = indicators(results(BY_HAND.attacked("a", 0, **arrays), BY_HAND.attacked("without", 0)))
+    assert found.row == "a"
     assert found.pinned.value == pytest.approx(1 / 3)
     assert found.pinned_clean.value == pytest.approx(2 / 3)
     assert found.kept == pytest.approx(0.3)
     assert found.kept_random == pytest.approx(0.1)
+
+
+def test_one_tape_without_a_finite_prediction_is_wrong() -> None:
+    """Also of class 0."""
+    nothing = dict.fromkeys(("compression", "compression_random"), [np.nan] * 3)
+    (found,) = indicators(
+        results(BY_HAND.attacked("a", 0, pinned_predictions=[-1, 1, -1], pinned_clean=[0, 1, 2], **nothing))
+    )
+    assert (found.pinned.value, found.pinned_clean.value) == (pytest.approx(1 / 3), 1)
+    assert np.isnan(found.kept)
+    assert np.isnan(found.kept_random)
 
 
 class Answers(torch.nn.Module):

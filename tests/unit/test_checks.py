@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.records import ByHand, edited, named
 
-from depura.evaluation.records import Unit
 from depura.judging import checks, soundness, strength
-from depura.judging.evidence import Evidence
-from depura.judging.verdicts import Status, Verdict
+from depura.judging.results import Results
+from depura.judging.verdicts import Flag, HeadlineStatus, Status, Verdict, grouped
+from depura.records.directory import Unit
+from depura.records.kinds import NOT_FINITE
+from depura.records.schema import AuditCheck, AuditLight, Curve
 
 N, K, EPS = 40, 16, 0.2
-LABELS = np.arange(N) % 10
-JUDGED = {"undefended": "bare", "pinned": "other", "tiny": "other"}
-ROUTES = {"undefended": "G0", "transfer": "G0", "bpda": "G2"}
-
-
-def predictions(errors: Any, k: int = K) -> np.ndarray:
-    """The first so many draws of each image wrong (class 10), the others right."""
-    errors = np.broadcast_to(errors, N)
-    return np.where(np.arange(k)[None] < errors[:, None], 10, LABELS[:, None])
+BY_HAND = ByHand(np.arange(N) % 10, draws=K, eps=EPS, wrong=10)
+FIRST = 16
+"""Images of the reference attack, the first ones."""
 
 
 def attacked(errors: Any, **more: Any) -> Unit:
-    arrays = {
-        "labels": LABELS,
-        "predictions": predictions(errors),
-        "rounded_predictions": predictions(errors)[:, :8],
-        "chosen": np.zeros(N, dtype=np.int32),
-        "select_errors": np.broadcast_to(errors, N)[:, None],
-        "select_margins": np.full(N, 1.0),
-        "distance": np.full(N, EPS),
-        "farthest": np.full(N, EPS),
-        "zero_gradients": np.zeros(N),
-        "bad_gradients": np.zeros(N),
-        "agreement": np.full((N, 3), 0.6),
-        "spread": np.full((N, 3), 2.0),
-    }
-    return Unit({**arrays, **more}, {})
+    """Any row's results, on all images."""
+    return BY_HAND.attacked("any", errors, **more)
+
+
+def reference(errors: Any) -> Unit:
+    """Results of the reference attack, on its images."""
+    return BY_HAND.attacked("any", np.broadcast_to(errors, FIRST))
 
 
 def null(errors: Any = 0, random: Any = 0) -> Unit:
-    arrays = {"labels": LABELS, "predictions": predictions(errors), "random_predictions": predictions(random)}
-    return Unit({**arrays, "margins": np.full(N, -1.0)}, {})
+    return BY_HAND.null("any", errors, random)
 
 
-def audit(light: str = "GREEN", changed: int = 0, red: str = "") -> Unit:
-    found = {"light": light, "verdict": f"{light}.", "checks": [["batch", "RED", red]] if red else [], "faults": []}
-    return Unit({}, {"row": "audit", "audit": found, "identity": {"images": N, "predictions": changed, "logits": 1e-7}})
+def audit(light: str = "GREEN", *checks: AuditCheck, changed: int = 0) -> Unit:
+    return BY_HAND.audit("audit", light, checks=checks, changed=changed)
+
+
+def check(name: str, light: str, sentence: str = "Said.", measured: float | None = None) -> AuditCheck:
+    return AuditCheck(name=name, light=AuditLight(light), sentence=sentence, measured=measured)
 
 
 SOUND: dict[str, Unit] = {
@@ -64,8 +57,11 @@ SOUND: dict[str, Unit] = {
     "more-steps": attacked(12),
     "pinned": attacked(K),
     "tiny": attacked(K),
+    "reference": reference(12),
 }
 KINDS = {"square": "black-box", "more-steps": "budget"}
+OF_ONE = ("pinned", "tiny")
+"""Rows that a comparison of methods does not have: they judge something else than a method."""
 
 
 def run(
@@ -74,48 +70,65 @@ def run(
     curve: dict[float, Unit] | None = None,
     audited: Unit | None = None,
     without: tuple[str, ...] = (),
-    methods: tuple[str, ...] = (),
-) -> Evidence:
-    """A sound run, with some rows replaced or left out."""
-    units = {name: unit for name, unit in {**SOUND, **(rows or {})}.items() if name not in without}
+    methods: tuple[str, ...] = ("",),
+    nulls: dict[str, Unit] | None = None,
+) -> Results:
+    """A sound run, with some rows and clean baselines replaced or left out; of a comparison, the same of each method.
+
+    Methods share the row of the classifier by itself.
+    """
+    own = {kind: unit for kind, unit in {**SOUND, **(rows or {})}.items() if kind not in without}
     curve = {0.4: attacked(15), 1.0: attacked(K)} if curve is None else curve
-    header = {
-        "data": {"ids": list(range(N)), "classes": list("abcdefghij"), "shape": [1, 8, 8]},
-        "threat_model": {"norm": "linf", "eps": EPS},
-        "draws": {"select": 4, "report": K},
-        "methods": list(methods),
-        "curve": {"eps": list(curve), "images": N, "rows": ["adaptive"]},
-        "rows": [
-            {
-                "name": name,
-                "kind": KINDS.get(name, name),
-                "route": ROUTES.get(name, "G6"),
-                "judged": JUDGED.get(name, "defence"),
-                "null": f"null-{name if name in JUDGED else 'unchanged'}",
-                "images": N,
-            }
-            for name in units
-        ],
-    }
-    records = {(name, EPS): [unit] for name, unit in units.items()}
-    records |= {("adaptive", eps): [unit] for eps, unit in curve.items()}
-    records |= {(f"null-{name}", EPS): [null()] for name in JUDGED}
-    records["null-unchanged", EPS] = [null(1, 2)]
-    if audited is not None:
-        records["audit", EPS] = [audited]
-    return Evidence(header, records)
+    clean = {"bare": null(), "pinned": null(), "tiny": null(), "defence": null(1, 2), **(nulls or {})}
+    made, units = {}, dict[tuple[str, float], Unit]()
+    for method in methods:
+        begin = f"{method}-" if method else ""
+        for kind, unit in own.items():
+            if method and kind in OF_ONE:
+                continue
+            shared = kind == "undefended"
+            name, whose = (kind, "") if shared else (f"{begin}{kind}", method)
+            row = BY_HAND.row(name, KINDS.get(kind, kind), method=whose, images=unit.facts.last)
+            made[name] = row
+            units[name, EPS] = named(unit, name)
+            units[row.null, EPS] = named(clean.get(row.null.removeprefix("null-"), clean["defence"]), row.null)
+        if "adaptive" in own:
+            units |= {(f"{begin}adaptive", eps): at_radius(eps, f"{begin}adaptive", its) for eps, its in curve.items()}
+        if audited is not None:
+            name = f"audit-{method}" if method else "audit"
+            units[name, EPS] = named(audited, name)
+    further = tuple(name for name, row in made.items() if row.kind == "adaptive")
+    head = BY_HAND.header(tuple(made.values()), curve=Curve(eps=tuple(curve), images=N, rows=further))
+    return Results.of(head, units.values())
+
+
+def at_radius(eps: float, row: str, unit: Unit) -> Unit:
+    """The same results of a row at another radius."""
+    arrays = {**unit.arrays, "distance": np.full(N, eps), "farthest": np.full(N, eps)}
+    return Unit(arrays, BY_HAND.facts(row, eps=eps))
 
 
 def by_id(found: tuple[Verdict, ...]) -> dict[str, Verdict]:
     return {v.id: v for v in found}
 
 
+IDS = [f"V{i}" for i in range(1, 22)]
+
+
+def concluded(at: Results) -> tuple[HeadlineStatus, str]:
+    """Whether a study of one defence has a headline, and what stands in its place."""
+    found = checks.conclusion(checks.verdicts(at), at)
+    return found.status, checks.refusal(found)
+
+
 def test_a_sound_run_passes_every_check() -> None:
-    found = checks.verdicts(run(audited=audit()))
-    assert [v.id for v in found] == [f"V{i}" for i in range(1, 18)]
+    at = run(audited=audit())
+    found = checks.verdicts(at)
+    assert [v.id for v in found] == IDS
     assert {v.id: v.status for v in found if v.status is not Status.PASS} == {}
-    assert checks.refusal(found) == ""
-    assert checks.flags(found, run(audited=audit())) == ()
+    assert {v.id: v.flags for v in found if v.flags} == {}
+    assert concluded(at) == (HeadlineStatus.GIVEN, "")
+    assert checks.flags(found, at) == ()
 
 
 def weak(errors: int) -> dict[str, Unit]:
@@ -126,7 +139,33 @@ def weak(errors: int) -> dict[str, Unit]:
 HALF = np.where(np.arange(N) < N // 2, K, 0)
 FEW = np.where(np.arange(N) < 4, K, 12)
 
-FAULTS: dict[str, tuple[str, Status, Evidence, str]] = {
+
+def first(n: int, errors: int = 12) -> Unit:
+    """Results of the first images."""
+    return BY_HAND.attacked("any", [errors] * n)
+
+
+def moved(still: int, **more: Any) -> Unit:
+    """An adaptive attack that leaves the first so many images as they are."""
+    distance = np.where(np.arange(N) < still, 0.0, EPS)
+    return attacked(12, distance=distance, farthest=distance, **more)
+
+
+def without_a_number(draws: int, **more: Any) -> Unit:
+    """An adaptive attack of whose wrong predictions so many are not finite."""
+    predictions = BY_HAND.predictions(12)
+    predictions.reshape(-1)[np.flatnonzero(predictions == 10)[:draws]] = NOT_FINITE
+    return attacked(12, predictions=predictions, **more)
+
+
+def clean_without_a_number(draws: int) -> Unit:
+    """A clean baseline whose first image has so many draws that are not finite."""
+    predictions = BY_HAND.predictions(0)
+    predictions[0, :draws] = NOT_FINITE
+    return BY_HAND.null("any", 0, predictions=predictions)
+
+
+FAULTS: dict[str, tuple[str, Status, Results, str]] = {
     "undefended stands": ("V1", Status.WARN, run({"undefended": attacked(HALF)}), "undefended classifier 50.0 %"),
     "identity changes": ("V2", Status.FAIL, run(audited=audit(changed=1)), f"1 of {N} predictions"),
     "judge is biased": ("V3", Status.FAIL, run({"unchanged": attacked(3)}), "12.5 points"),
@@ -150,59 +189,106 @@ FAULTS: dict[str, tuple[str, Status, Evidence, str]] = {
         run({"adaptive": attacked(12, zero_gradients=np.full(N, 0.02)), "relaxed": attacked(12)}),
         "the row to read is relaxed",
     ),
-    "not finite": ("V12", Status.WARN, run({"adaptive": attacked(12, bad_gradients=np.full(N, 0.5))}), "50.00 %"),
     "exploding": ("V12", Status.WARN, run({"adaptive": attacked(12, spread=np.full((N, 3), 1001.0))}), "exploding"),
     "draws disagree": ("V12", Status.WARN, run({"adaptive": attacked(12, agreement=np.full((N, 3), 0.19))}), "0.19"),
     "nothing found": (
         "V14",
         Status.WARN,
-        run({name: attacked(1) for name in SOUND if name not in JUDGED}),
+        run({name: attacked(1) for name in SOUND if name not in ("undefended", *OF_ONE)}),
         "The attack found nothing beyond noise",
     ),
     "outside": ("V15", Status.FAIL, run({"bpda": attacked(6, farthest=np.full(N, 0.2001))}), "bpda 0.2001"),
     "undone by rounding": (
         "V15",
         Status.WARN,
-        run({"adaptive": attacked(12, rounded_predictions=predictions(2, 8))}),
+        run({"adaptive": attacked(12, rounded_predictions=BY_HAND.predictions(2, 8))}),
         "adaptive 75.0 points",
     ),
-    "red audit": ("V16", Status.FAIL, run(audited=audit("RED", red="An image alone differs.")), "An image alone"),
+    "red audit": ("V16", Status.FAIL, run(audited=audit("RED", check("slopes", "RED", "It differs."))), "It differs."),
+    "red batch": ("V16", Status.FAIL, run(audited=audit("RED", check("batch", "RED", "One alone."))), "One alone."),
     "amber audit": ("V16", Status.WARN, run(audited=audit("AMBER")), "AMBER"),
     "last step shields": ("V17", Status.WARN, run({"tiny": attacked(HALF)}), "50.0 %"),
+    "no adaptive attack": (
+        "V18", Status.WARN, run(without=("adaptive", "more-steps")), "No attack differentiates the defence",
+    ),
+    "adaptive attack on some": ("V18", Status.WARN, run({"adaptive": first(39)}, curve={}), "on 39 of 40 images"),
+    "examples stay": ("V19", Status.WARN, run({"adaptive": moved(2)}), "without an attack: 2 of 40 in row adaptive."),
+    "weaker than the reference": (
+        "V20", Status.WARN, run({"reference": reference(14)}), "leaves 12.5 %, the study's rows together 25.0 %",
+    ),
+    "some not finite": ("V21", Status.WARN, run({"adaptive": without_a_number(6)}), "0.94 % of the predictions in row"),
+    "many not finite": ("V21", Status.FAIL, run({"adaptive": without_a_number(7)}), "1.09 % of the predictions in row"),
+    "null not finite": (
+        "V21", Status.FAIL, run(nulls={"tiny": clean_without_a_number(K)}), "predictions without an attack in row tiny",
+    ),
+    "gradients not finite": (
+        "V21", Status.FAIL, run({"adaptive": attacked(12, bad_gradients=np.full(N, 0.5))}), "50.00 % of the gradients",
+    ),
 }  # fmt: skip
+
+
+@cache
+def verdicts_of(fault: str) -> tuple[Verdict, ...]:
+    """All verdicts on a faulty run."""
+    return checks.verdicts(FAULTS[fault][2])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_wrong_is_said_by_its_check(fault: str) -> None:
-    id, status, at, said = FAULTS[fault]
-    verdict = by_id(checks.verdicts(at))[id]
+    id, status, _, said = FAULTS[fault]
+    verdict = by_id(verdicts_of(fault))[id]
     assert verdict.status is status, verdict
     assert said in verdict.sentence
+
+
+WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failure_takes_the_headlines_place(fault: str) -> None:
     id, status, at, _ = FAULTS[fault]
-    verdict = by_id(checks.verdicts(at))[id]
-    said = checks.refusal((verdict,))
+    verdict = by_id(verdicts_of(fault))[id]
+    found = checks.conclusion((verdict,), at)
+    said = checks.refusal(found)
     if status is Status.FAIL:
+        assert found.status is HeadlineStatus.FAILED
         assert said.startswith(f"No headline: {id} (")
-    elif id in ("V6", "V7", "V8"):
+        assert verdict.sentence in said
+        assert verdict.advice in said
+    elif id in WITHHOLDING:
+        assert found.status is HeadlineStatus.WITHHELD
         assert said.startswith(f"Headline withheld: {id} (")
+        assert verdict.sentence in said
     else:
+        assert found.status is HeadlineStatus.GIVEN
         assert said == ""
+
+
+def test_a_failure_weighs_more_than_a_weak_attack() -> None:
+    at = run({"adaptive": moved(2, zero_gradients=np.full(N, 0.02)), "reference": reference(14)})
+    status, said = concluded(at)
+    assert status is HeadlineStatus.FAILED
+    assert said.startswith("No headline: V12 (")
+    assert "V19" not in said
+    weak = run({"adaptive": moved(2), "reference": reference(14)})
+    status, said = concluded(weak)
+    assert status is HeadlineStatus.WITHHELD
+    assert said.startswith("Headline withheld: V19 (")
+    assert " V20 (" in said
 
 
 ROWS_OF = {
     "V1": "undefended", "V3": "unchanged", "V5": "one-step", "V6": "more-steps", "V9": "random", "V10": "pinned",
-    "V17": "tiny",
+    "V17": "tiny", "V20": "reference",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("id", ROWS_OF)
 def test_a_check_without_its_row_is_not_run(id: str) -> None:
-    found = by_id(checks.verdicts(run(audited=audit(), without=(ROWS_OF[id],))))
+    at = run(audited=audit(), without=(ROWS_OF[id],))
+    found = by_id(checks.verdicts(at))
     assert {i for i, v in found.items() if v.status is Status.NOT_RUN} == {id}
+    assert concluded(at)[0] is HeadlineStatus.GIVEN
 
 
 def test_without_an_audit_two_checks_are_not_run() -> None:
@@ -210,10 +296,22 @@ def test_without_an_audit_two_checks_are_not_run() -> None:
     assert {i for i, v in found.items() if v.status is Status.NOT_RUN} == {"V2", "V16"}
 
 
+def test_without_an_attack_by_gradients_nothing_is_said_of_them() -> None:
+    found = by_id(checks.verdicts(run(audited=audit(), without=("adaptive", "more-steps"), curve={})))
+    not_run = {"V4", "V5", "V6", "V7", "V8", "V9", "V11", "V12", "V19"}
+    assert {i for i, v in found.items() if v.status is Status.NOT_RUN} == not_run
+    assert found["V18"].status is Status.WARN
+
+
+def test_where_no_row_judges_the_defence_there_is_no_headline() -> None:
+    at = run(without=tuple(name for name in SOUND if name not in ("undefended", "unchanged", "reference")), curve={})
+    assert concluded(at) == (HeadlineStatus.FAILED, "No headline: No row judges the defence.")
+    found = by_id(checks.verdicts(at))
+    assert {found[id].status for id in ("V13", "V14", "V20")} == {Status.NOT_RUN}
+
+
 def test_a_last_step_that_is_no_purification_says_nothing() -> None:
-    at = run({"tiny": attacked(K)})
-    records = dict(at.units) | {("null-tiny", EPS): [null(12)]}
-    assert soundness.tiny(Evidence(at.header, records)).status is Status.NOT_RUN
+    assert soundness.tiny(run({"tiny": attacked(K)}, nulls={"tiny": null(12)})).status is Status.NOT_RUN
 
 
 @pytest.mark.parametrize(("errors", "alone"), [(9, False), (14, True)])
@@ -230,37 +328,258 @@ def test_an_image_that_both_break_is_not_broken_alone() -> None:
     assert found.status is Status.PASS
 
 
+@pytest.mark.parametrize("kind", ["adaptive", "relaxed", "targeted", "selective"])
+def test_any_attack_through_the_defence_covers_its_images(kind: str) -> None:
+    rows = {name: unit for name, unit in SOUND.items() if name not in ("adaptive", "more-steps")}
+    without = tuple(name for name in ("adaptive", "more-steps") if name != kind)
+    found = strength.coverage(run({**rows, kind: attacked(12)}, without=without))
+    assert found.status is Status.PASS
+    assert found.sentence == f"Row {kind} attacks the defence that is judged on 40 of 40 images."
+
+
+def test_more_budget_and_what_is_judged_on_something_else_cover_no_images() -> None:
+    """V18 looks at the attacks on the defence; the headline is of as many images as the longest of these."""
+    more = strength.coverage(run(without=("adaptive",), curve={}))
+    assert more.status is Status.WARN
+    assert more.flags == (Flag.NOT_ADAPTIVE,)
+    head = run().header
+    bare = edited(head, "rows", [row.name for row in head.rows].index("adaptive"), "judged", to="bare")
+    assert strength.coverage(replace(run(), header=bare)).flags == (Flag.NOT_ADAPTIVE,)
+    few = {name: first(39, 4) for name in ("transfer", "bpda", "square", "random", "one-step", "more-steps")}
+    assert strength.coverage(run({**few, "adaptive": first(39)}, curve={})).status is Status.PASS
+    assert strength.coverage(run({**few, "adaptive": first(38)}, curve={})).flags == (Flag.PARTIAL,)
+
+
+def test_attacks_are_compared_on_the_images_that_both_were_run_on() -> None:
+    """The adaptive attack on 20 images; the others break the images after these."""
+    late = attacked(np.where(np.arange(N) < 20, 4, K))
+    rows = dict.fromkeys(("one-step", "more-steps", "transfer", "bpda", "square"), late)
+    found = by_id(checks.verdicts(run({**rows, "adaptive": first(20, 12)}, curve={})))
+    assert {found[id].status for id in ("V5", "V6", "V7", "V8")} == {Status.PASS}
+    assert found["V5"].sentence == "One step leaves 75.0 %, many steps 25.0 %."
+    assert found["V6"].sentence.startswith("On 20 images: more-steps takes -50.0 points more")
+    assert "transfer 75.0 %, bpda 75.0 %" in found["V7"].sentence
+
+
+def test_an_image_that_is_wrong_anyway_may_be_left_as_it_is() -> None:
+    """3 % of 40 images are 1.2: one may stay. Of images that are wrong in half of their draws any may."""
+    assert soundness.moved(run({"adaptive": moved(1)})).status is Status.PASS
+    assert soundness.moved(run({"adaptive": moved(2)})).status is Status.WARN
+    wrong = np.where(np.arange(N) < 10, K // 2, 1)
+    assert soundness.moved(run({"adaptive": moved(10)}, nulls={"defence": null(wrong)})).status is Status.PASS
+    some = soundness.moved(run({"adaptive": moved(12)}, nulls={"defence": null(wrong)}))
+    assert "2 of 30 in row adaptive" in some.sentence
+
+
+def test_rows_without_a_gradient_may_leave_images_as_they_are() -> None:
+    still = attacked(4, distance=np.zeros(N), farthest=np.zeros(N))
+    found = soundness.moved(run(dict.fromkeys(("transfer", "square", "random", "one-step", "unchanged"), still)))
+    assert found.status is Status.PASS
+
+
+def test_the_reference_attack_is_held_against_all_rows_on_its_own_images() -> None:
+    """It is run on the first 16 images: what the study's rows leave of the others does not count."""
+    late = np.where(np.arange(N) < FIRST, 14, 0)
+    rows = {"adaptive": attacked(late), "more-steps": attacked(late)}
+    assert strength.reference(run({**rows, "reference": reference(14)})).status is Status.PASS
+    early = run({"adaptive": attacked(12), "square": attacked(14), "reference": reference(14)})
+    assert strength.reference(early).status is Status.PASS  # another row takes as much
+    found = strength.reference(run({"reference": reference(14)}))
+    assert "On 16 images" in found.sentence
+    assert found.flags == (Flag.REFERENCE,)
+
+
+def test_a_reference_attack_that_is_better_by_chance_says_nothing() -> None:
+    """One image of 16 has two more wrong draws; then all, by less than 2 points."""
+    one = np.where(np.arange(FIRST) == 0, 14, 12)
+    assert strength.reference(run({"reference": reference(one)})).status is Status.PASS
+    fine = ByHand(BY_HAND.labels, draws=100, eps=EPS, wrong=10)
+    rows = [fine.row("adaptive"), fine.row("reference")]
+    for more, status in ((1, Status.PASS), (3, Status.WARN)):
+        units = [fine.attacked("adaptive", 50), fine.attacked("reference", 50 + more)]
+        assert strength.reference(Results.of(fine.header(rows), units)).status is status
+
+
+def test_numbers_that_are_not_finite_are_counted_by_row() -> None:
+    """640 draws: 6 are 0.94 %, on one image of 12 wrong draws; 7 are more than 1 %."""
+    few = soundness.finite(run({"adaptive": without_a_number(6)}))
+    assert few.sentence == "Not finite: 0.94 % of the predictions in row adaptive, on 1 images."
+    many = soundness.finite(run({"adaptive": without_a_number(13)}))
+    assert many.sentence == (
+        "Not finite: 2.03 % of the predictions in row adaptive, on 2 images. No more than 1 % is allowed."
+    )
+    gradients = soundness.finite(run({"bpda": attacked(6, bad_gradients=np.full(N, 0.01))}))
+    assert gradients.status is Status.WARN
+    assert gradients.sentence == "Not finite: 1.00 % of the gradients in row bpda."
+    both = soundness.finite(run({"adaptive": without_a_number(6)}, nulls={"tiny": clean_without_a_number(1)}))
+    assert both.status is Status.WARN
+    assert "; 0.16 % of the predictions without an attack in row tiny, on 1 images." in both.sentence
+
+
+def test_a_prediction_that_is_not_finite_is_wrong_and_one_above_the_classes_is_finite() -> None:
+    at = run({"adaptive": without_a_number(7)})
+    assert at.accuracies(at.header.row("adaptive")).tolist() == [1 - 12 / K] * N
+    assert soundness.finite(run()).status is Status.PASS  # wrong draws say class 10 of ten classes, 0 to 9
+
+
+def test_without_anything_that_tries_the_attack_a_study_is_unchecked() -> None:
+    """Further radii, an attack of depura's own, or one without gradients: each of the three is enough."""
+    at = run(without=("reference", "square"), curve={})
+    status, said = concluded(at)
+    assert status is HeadlineStatus.UNCHECKED
+    assert said.startswith("Unchecked: The attack was run at one radius, ")
+    for tried in (
+        run(without=("reference", "square")),
+        run(without=("square",), curve={}),
+        run(without=("reference",), curve={}),
+    ):
+        assert concluded(tried) == (HeadlineStatus.GIVEN, "")
+    weak = run({"bpda": attacked(14)}, without=("reference", "square"), curve={})
+    assert concluded(weak)[0] is HeadlineStatus.WITHHELD  # what is known to be weak is not called unchecked
+
+
 FLAGGED = {
-    "masked": "masked gradient",
-    "bpda is better": "weak white-box attack",
-    "more steps find more": "not converged",
-    "nothing found": "nothing beyond noise",
-    "outside": "examples outside the ball",
-    "undone by rounding": "undone by 8 bits",
-    "box keeps": "accuracy does not fall with the radius",
-    "red audit": "gradient is not the derivative",
+    "masked": Flag.MASKED,
+    "masked beside relaxed": Flag.MASKED,
+    "exploding": Flag.GRADIENTS,
+    "draws disagree": Flag.GRADIENTS,
+    "bpda is better": Flag.WEAK,
+    "noise is better": Flag.WEAK,
+    "square alone breaks": Flag.WEAK,
+    "more steps find more": Flag.NOT_CONVERGED,
+    "nothing found": Flag.NOISE,
+    "outside": Flag.OUTSIDE,
+    "undone by rounding": Flag.ROUNDED,
+    "box keeps": Flag.RADIUS,
+    "large radius keeps": Flag.RADIUS,
+    "rises with radius": Flag.RADIUS,
+    "red audit": Flag.WRONG_GRADIENT,
+    "red batch": Flag.BATCH,
+    "no adaptive attack": Flag.NOT_ADAPTIVE,
+    "adaptive attack on some": Flag.PARTIAL,
+    "examples stay": Flag.UNMOVED,
+    "weaker than the reference": Flag.REFERENCE,
+    "some not finite": Flag.NOT_FINITE,
+    "many not finite": Flag.NOT_FINITE,
+    "null not finite": Flag.NOT_FINITE,
+    "gradients not finite": Flag.NOT_FINITE,
 }
 
 
 @pytest.mark.parametrize("fault", FLAGGED)
 def test_flags(fault: str) -> None:
-    at = FAULTS[fault][2]
-    assert FLAGGED[fault] in checks.flags(checks.verdicts(at), at)
+    id, _, at, _ = FAULTS[fault]
+    found = verdicts_of(fault)
+    assert by_id(found)[id].flags == (FLAGGED[fault],)
+    raised = checks.flags(found, at)
+    assert FLAGGED[fault] in raised
+    assert all(isinstance(flag, Flag) for flag in raised)
+    assert len(set(raised)) == len(raised)
 
 
-def test_a_red_audit_of_the_batch_is_flagged_as_such() -> None:
-    at = run(audited=audit("RED", red="An image alone against the same image in the batch: ..."))
-    assert "batch-dependent" in checks.flags(checks.verdicts(at), at)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in FLAGGED])
+def test_other_faults_raise_no_flag_of_their_own(fault: str) -> None:
+    assert by_id(verdicts_of(fault))[FAULTS[fault][0]].flags == ()
 
 
-def test_approximate_and_missing_attacks_are_flagged() -> None:
+def test_a_flag_is_printed_as_its_text() -> None:
+    assert f"{Flag.MASKED}" == str(Flag.MASKED) == "masked gradient"
+    assert Flag.MASKED == "masked gradient"
+
+
+def test_flags_of_checks_that_pass_or_were_not_run_are_not_raised() -> None:
+    told = [Verdict("V0", "a check", status, "Said.", flags=(Flag.WEAK,)) for status in (Status.PASS, Status.NOT_RUN)]
+    assert checks.flags(told, run()) == ()
+
+
+def test_what_is_approximate_or_deterministic_is_flagged() -> None:
     at = run()
-    for row in at.header["rows"]:
-        row["route"] = "G5"
-    assert checks.flags((), at) == ("approximate route",)
-    without = run(without=("adaptive",))
-    assert checks.flags((), without) == ("no adaptive attack",)
+    rows = [{**row, "mode": "adjoint"} for row in at.header.as_json()["rows"]]
+    assert checks.flags((), replace(at, header=edited(at.header, "rows", to=rows))) == (Flag.APPROXIMATE,)
+    assert checks.flags((), at) == ()
+    same = check("randomness", "GREEN", measured=0.0)
+    assert checks.flags((), run(audited=audit("GREEN", same))) == (Flag.DETERMINISTIC,)
+    for other in (check("randomness", "GREEN", measured=0.1), check("zeros", "GREEN", measured=0.0)):
+        assert checks.flags((), run(audited=audit("GREEN", other))) == ()
 
 
-def test_a_comparison_makes_three_checks_of_all_methods() -> None:
-    assert [v.id for v in checks.verdicts(run(audited=audit(), methods=("a",)))] == ["V2", "V15", "V16"]
+OF_METHODS = [id for id in IDS if id not in ("V10", "V17")]
+
+
+def test_a_comparison_makes_every_check_of_every_method() -> None:
+    at = run(audited=audit(), methods=("zz", "yy"))
+    found = checks.verdicts(at)
+    assert [(v.method, v.id) for v in found] == [(method, id) for method in ("zz", "yy") for id in IDS]
+    assert {v.id for v in found if v.status is not Status.PASS} == {"V10", "V17"}  # a comparison has no such rows
+    for method, its in at.each():
+        own = checks.of_method(found, method.name)
+        assert [v.id for v in own] == IDS
+        assert checks.conclusion(own, its) == (method.name, HeadlineStatus.GIVEN, "")
+        assert checks.flags(own, its) == ()
+
+
+@pytest.mark.parametrize("fault", {its[0]: fault for fault, its in FAULTS.items() if its[0] in OF_METHODS}.values())
+def test_verdicts_are_the_same_whether_a_method_is_named_or_not(fault: str) -> None:
+    """The records of a study of one defence, and the same as those of the one method of a comparison."""
+    one = FAULTS[fault][2]
+    names = {row.name: row.name if row.kind in ("undefended", *OF_ONE) else f"zz-{row.name}" for row in one.header.rows}
+    rows = [
+        {**row, "name": names[row["name"]], "method": "zz" if names[row["name"]] != row["name"] else ""}
+        for row in one.header.as_json()["rows"]
+    ]
+    head = edited(edited(one.header, "rows", to=rows), "methods", 0, "name", to="zz")
+    head = edited(head, "curve", "rows", to=[names[name] for name in one.header.curve.rows])
+    names["audit"] = "audit-zz"
+    units = [named(unit, names.get(row, row)) for (row, _), its in one.by_row.items() for unit in its.units]
+    compared = Results.of(head, units)
+    plain, found = verdicts_of(fault), checks.verdicts(compared)
+    assert {v.method for v in plain} == {""}
+    assert {v.method for v in found} == {"zz"}
+    said = [(v.id, v.status, v.flags, v.sentence.replace("zz-", ""), v.advice.replace("zz-", "")) for v in found]
+    assert said == [(v.id, v.status, v.flags, v.sentence, v.advice) for v in plain]
+    (_, its) = compared.each()[0]
+    assert checks.flags(found, its) == checks.flags(plain, one)
+    assert checks.conclusion(found, its).status is checks.conclusion(plain, one).status
+
+
+def test_a_fault_of_one_method_is_none_of_another() -> None:
+    """Only "zz" has a weak adaptive attack; the row of the classifier is shared, and its fault is that of both."""
+    at = run({"undefended": attacked(HALF)}, methods=("zz", "yy"))
+    weak = named(attacked(0), "zz-adaptive")
+    by_row = {**at.by_row, ("zz-adaptive", EPS): replace(at.by_row["zz-adaptive", EPS], units=(weak,))}
+    found = checks.verdicts(replace(at, by_row=by_row))
+    assert [v.method for v in found if v.id == "V7" and v.status is Status.WARN] == ["zz"]
+    assert [v.method for v in found if v.id == "V1" and v.status is Status.WARN] == ["zz", "yy"]
+    assert "zz-bpda" in next(v.sentence for v in found if v.id == "V7")
+    assert not any("zz-" in v.sentence for v in checks.of_method(found, "yy"))
+
+
+def test_an_audit_is_that_of_its_method() -> None:
+    at = run(audited=audit(), methods=("zz", "yy"))
+    red = BY_HAND.audit("audit-yy", "RED", checks=[check("slopes", "RED", "It differs.")], changed=1)
+    by_row = {**at.by_row, ("audit-yy", EPS): replace(at.by_row["audit-yy", EPS], units=(red,))}
+    found = checks.verdicts(replace(at, by_row=by_row))
+    assert [(v.id, v.method) for v in found if v.status is Status.FAIL] == [("V2", "yy"), ("V16", "yy")]
+
+
+def test_verdicts_of_one_check_and_status_are_one_line() -> None:
+    def said(id: str, status: Status, method: str) -> Verdict:
+        return Verdict(id, f"check {id}", status, f"Of {method}.", "Do it.", method=method)
+
+    found = (
+        said("V1", Status.PASS, "a"), said("V2", Status.WARN, "a"), said("V3", Status.WARN, "a"),
+        said("V1", Status.WARN, "b"), said("V2", Status.WARN, "b"), said("V3", Status.FAIL, "b"),
+        said("V1", Status.PASS, "c"), said("V2", Status.WARN, "c"), said("V3", Status.WARN, "c"),
+    )  # fmt: skip
+    lines = grouped(found, Status.WARN, Status.FAIL)
+    assert [(line.id, line.status, line.methods) for line in lines] == [
+        ("V1", Status.WARN, ("b",)),
+        ("V2", Status.WARN, ("a", "b", "c")),
+        ("V3", Status.WARN, ("a", "c")),
+        ("V3", Status.FAIL, ("b",)),
+    ]
+    assert lines[0].text == "V1 check V1, b: Of b. Do it."
+    assert lines[1].text == "V2 check V2, 3 methods (a, b, c). a: Of a. Do it."
+    assert len(grouped(found)) == 5
+    alone = grouped((said("V1", Status.WARN, "")._replace(sentence="Said."),))
+    assert [(line.methods, line.text) for line in alone] == [((), "V1 check V1: Said. Do it.")]

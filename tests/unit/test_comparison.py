@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import math
@@ -12,90 +11,69 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.records import SINGLE, ByHand, edited, method
 
 from depura._check import InputError
-from depura.evaluation.records import RecordError, RunDirectory, Unit, differences
 from depura.judging.comparison import as_json, compare, detectable_gap
+from depura.records.directory import RecordError, RunDirectory, differences
+from depura.records.schema import Header
 from depura.reports.comparisons import sentences
 
-N, K, EPS = 8, 4, 0.1
-LABELS = np.arange(N)
-SINGLE = {"type": "depura.rules.Single", "n_draws": 1}
-DEFENCE = {"classifier": {"weights_sha256": "aa"}, "purifier": {"t_star": 0.1}}
+N, K = 8, 4
+BY_HAND = ByHand(range(N), draws=K)
 
 Errors = dict[str, list[int]]
+Change = Callable[[Header], Header]
 
 A: Errors = {
-    "null-transfer": [0, 0, 0, 0, 0, 0, 0, 1],
+    "null-defence": [0, 0, 0, 0, 0, 0, 0, 1],
     "undefended": [4] * N,
     "transfer": [4, 0, 0, 0, 0, 0, 0, 0],
     "adaptive": [2, 3, 1, 1, 2, 1, 4, 2],
 }
 B: Errors = {
-    "null-transfer": [0, 0, 0, 0, 0, 0, 0, 1],
+    "null-defence": [0, 0, 0, 0, 0, 0, 0, 1],
     "undefended": [4] * N,
     "transfer": [0, 0, 0, 0, 0, 0, 0, 0],
     "adaptive": [0, 0, 0, 0, 0, 0, 0, 0],
 }
+KINDS = {"square": "black-box"}
 
 
-def predictions(errors: list[int]) -> np.ndarray:
-    """K draws per image, the first `errors` of them wrong."""
-    return np.array([[9] * e + [y] * (K - e) for e, y in zip(errors, LABELS, strict=False)], dtype=np.int32)
+def header(errors: Errors, of: str = "") -> Header:
+    """Of the rows of one defence, or of one method of a comparison; the bare classifier has its clean baseline too."""
+    begin = f"{of}-" if of else ""
+    rows = [
+        BY_HAND.row(
+            f"{begin}{name}",
+            KINDS.get(name, name),
+            method="" if name == "undefended" else of,
+            images=len(found),
+            null=f"null-{of or 'defence'}",
+        )
+        for name, found in errors.items()
+        if not name.startswith("null-")
+    ]
+    return BY_HAND.header(rows, methods=[method(of)])
 
 
-def described(name: str, images: int) -> dict[str, Any]:
-    bare = name == "undefended"
-    return {
-        "name": name,
-        "title": name,
-        "kind": name,
-        "method": "",
-        "route": "G0" if bare else "G6",
-        "judged": "bare" if bare else "defence",
-        "null": "null-transfer",
-        "images": images,
-        "attack": {"type": "PGD", "n_steps": 20, "eot": 5},
-    }
-
-
-def header(errors: Errors) -> dict[str, Any]:
-    rows = [described(name, len(e)) for name, e in errors.items() if not name.startswith("null-")]
-    return {
-        "command": "depura run study.py --out DIR",
-        "name": "by-hand",
-        "seed": 7,
-        "data": {"name": "eight", "ids": list(range(N)), "labels": LABELS.tolist(), "images": {"sha256": "00"}},
-        "threat_model": {"norm": "linf", "eps": EPS},
-        "defence": DEFENCE,
-        "rule": SINGLE,
-        "methods": [],
-        "rows": rows,
-        "draws": {"select": 2, "report": K},
-        "memory": 1,
-        "units": [{"unit": f"{name}_eps0.1"} for name in errors],
-        "versions": {"depura": "0"},
-        "code": "00",
-    }
-
-
-def made(path: Path, errors: Errors, change: Callable[[dict[str, Any]], None] = lambda _: None) -> RunDirectory:
+def run(path: Path, head: Header, errors: Errors) -> RunDirectory:
     """A run whose attacks found, on the select draws, as many errors as are reported."""
-    head = copy.deepcopy(header(errors))
-    change(head)
-    run = RunDirectory.create(path, head)
-    for name, found in errors.items():
-        n = len(found)
-        arrays = {
-            "ids": np.arange(n),
-            "labels": LABELS[:n],
-            "predictions": predictions(found),
-            "select_errors": np.array(found)[:, None],
-            "chosen": np.zeros(n, dtype=np.int32),
-            "select_margins": np.zeros(n),
-        }
-        run.commit(f"{name}_eps0.1", Unit(arrays, {"unit": f"{name}_eps0.1", "row": name, "eps": EPS}))
-    return run
+    units = [
+        BY_HAND.null(name, found) if name.startswith("null-") else BY_HAND.attacked(name, found)
+        for name, found in errors.items()
+    ]
+    return BY_HAND.run(path, head, units)
+
+
+def made(path: Path, errors: Errors, change: Change = lambda head: head) -> RunDirectory:
+    """A run of one defence."""
+    return run(path, change(header(errors)), errors)
+
+
+def changed(*path: str | int, to: Any) -> Change:
+    """What sets one value of a header."""
+    return lambda head: edited(head, *path, to=to)
 
 
 def swapped_p(differences: np.ndarray) -> float:
@@ -160,42 +138,46 @@ def test_a_run_is_no_different_from_itself(tmp_path: Path) -> None:
         (("data", "labels"), [1] * N, r"same images, got labels\[0\]"),
         (("data", "images"), {"sha256": "11"}, r'same images, got images\.sha256 "00" in .*a and "11" in .*b'),
         (("threat_model", "eps"), 0.2, r"same threat model, got eps 0\.1 in .*a and 0\.2 in .*b"),
-        (("rule",), {**SINGLE, "n_draws": 3}, r"same deployed rule, got deployed rule\.n_draws 1 in .* and 3 in"),
-        (("defence", "classifier", "weights_sha256"), "bb", r"same classifier, got classifier\.weights_sha256"),
+        (
+            ("methods", 0, "rule"),
+            {**SINGLE, "n_draws": 3},
+            r"same deployed rule, got deployed rule\.n_draws 1 in .* and 3 in",
+        ),
+        (
+            ("methods", 0, "defence", "classifier", "weights_sha256"),
+            "bb",
+            r"same classifier, got classifier\.weights_sha256",
+        ),
     ],
 )
-def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, path: tuple[str, ...], value: Any, said: str) -> None:
-    def change(head: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            head = head[key]
-        head[path[-1]] = value
-
-    a = made(tmp_path / "a", A)
-    b = RunDirectory(tmp_path / "b", made(tmp_path / "b", B, change).header)
+def test_runs_that_cannot_be_compared_are_refused(
+    tmp_path: Path, path: tuple[str | int, ...], value: Any, said: str
+) -> None:
+    a, b = made(tmp_path / "a", A), made(tmp_path / "b", B, changed(*path, to=value))
     with pytest.raises(InputError, match=said):
         compare(a, b)
 
 
 def test_another_purifier_is_what_comparisons_are_for(tmp_path: Path) -> None:
-    def change(head: dict[str, Any]) -> None:
-        head["defence"]["purifier"]["t_star"] = 0.2
-
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B, change))
+    other = changed("methods", 0, "defence", "purifier", "t_star", to=0.2)
+    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B, other))
     assert not any("purifiers" in note for note in found.notes)
 
 
 def test_unequal_attacks_are_told(tmp_path: Path) -> None:
-    def change(head: dict[str, Any]) -> None:
-        head["seed"] = 8
-        head["draws"]["report"] = 5
-        head["versions"]["depura"] = "1"
-        next(row for row in head["rows"] if row["name"] == "adaptive")["attack"]["eot"] = 1
+    def change(head: Header) -> Header:
+        head = edited(head, "seed", to=8)
+        head = edited(head, "draws", "report", to=5)
+        head = edited(head, "versions", "depura", to="1")
+        head = edited(head, "rows", 2, "mode", to="bpda")
+        return edited(head, "rows", 2, "attack", "eot", to=1)
 
     b = {**B, "transfer": B["transfer"][:6], "square": [1] * N}
     found = compare(made(tmp_path / "a", A), made(tmp_path / "b", b, change))
     assert found.warnings == (
         "Row transfer was run on 8 images in A and 6 in B; the first 6 are compared.",
         "Row adaptive is another attack in B than in A (eot: 5 in A, 1 in B).",
+        "Row adaptive has gradient mode exact in A and bpda in B.",
         "Only B has square: 'strongest' is under unequal sets of attacks, 'strongest of shared' is under those that "
         "both have.",
     )
@@ -213,40 +195,24 @@ def test_unequal_attacks_are_told(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_attack_is_told_by_its_type_alone(tmp_path: Path) -> None:
-    def change(head: dict[str, Any]) -> None:
-        next(row for row in head["rows"] if row["name"] == "adaptive")["attack"] = {"type": "APGD", "n_steps": 10}
+    other = changed("rows", 2, "attack", to={"type": "depura.APGD", "n_steps": 10})
+    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B, other))
+    assert found.warnings == (
+        'Row adaptive is another attack in B than in A (type: "depura.PGD" in A, "depura.APGD" in B).',
+    )
 
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B, change))
-    assert found.warnings == ('Row adaptive is another attack in B than in A (type: "PGD" in A, "APGD" in B).',)
 
-
-def of_methods(errors: Errors, *names: str) -> tuple[Errors, Callable[[dict[str, Any]], None]]:
+def of_methods(path: Path, errors: Errors, *names: str) -> RunDirectory:
     """The rows of a run, once for each of several methods."""
-    own = {
-        f"{m}-{n}" if not n.startswith("null-") else f"null-{m}-{n[5:]}": e for m in names for n, e in errors.items()
-    }
-
-    def change(head: dict[str, Any]) -> None:
-        head["defence"] = head["rule"] = None
-        head["methods"] = [
-            {"name": m, "baseline": False, "note": "", "defence": DEFENCE, "rule": SINGLE} for m in names
-        ]
-        for row in head["rows"]:
-            method, _, kind = row["name"].partition("-")
-            bare = kind == "undefended"
-            row.update(
-                kind=kind,
-                method="" if bare else method,
-                judged="bare" if bare else "defence",
-                null=f"null-{method}-transfer",
-            )
-
-    return own, change
+    heads = [header(errors, name) for name in names]
+    rows = [row for head in heads for row in head.rows]
+    own = {f"{m}-{n}" if not n.startswith("null-") else f"null-{m}": e for m in names for n, e in errors.items()}
+    return run(path, BY_HAND.header(rows), own)
 
 
 def test_methods_of_comparisons(tmp_path: Path) -> None:
-    a = made(tmp_path / "a", *of_methods(A, "old", "new"))
-    b = made(tmp_path / "b", *of_methods(B, "new", "other"))
+    a = of_methods(tmp_path / "a", A, "old", "new")
+    b = of_methods(tmp_path / "b", B, "new", "other")
     both = compare(a, b)
     assert {pair.methods for pair in both.pairs} == {("new", "new")}
     assert [pair.row for pair in both.pairs] == ["null", "transfer", "adaptive", "strongest"]
@@ -270,7 +236,7 @@ def test_methods_of_comparisons(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     a, b = made(tmp_path / "a", A), made(tmp_path / "b", B)
-    b.file("adaptive_eps0.1").unlink()
+    b.file("adaptive_eps0.1_00000-00008").unlink()
     with pytest.raises(RecordError, match="b: expected a finished run, got one that lacks 1 of its 4 units"):
         compare(a, b)
 

@@ -17,11 +17,11 @@ from depura.cleaner import Cleaner
 from depura.composed import Averaged, Mixed, Pinned, Resized, Sequential
 from depura.defence import Defence
 from depura.evaluation.counting import counted
-from depura.evaluation.describe import describe
 from depura.gradients import Advance, Direct, Grafted, StoredState, StraightThrough
 from depura.methods.baselines import blur_only, noise_only
 from depura.methods.likelihood import likelihood
 from depura.noise import Kind, Noise
+from depura.records.describe import describe
 from depura.rules import MeanLogit
 from depura.schedules import Step
 from toys import CLEAN, NOISES, STEPS, VS, XS, TanhClassifier, numerical, purifier_of, rand, randn, value_and_gradient

@@ -1,10 +1,11 @@
 import json
+from functools import partial
 
 import torch
 from torch import nn
 
 import depura
-from depura.evaluation.describe import describe, weights_sha256
+from depura.records.describe import describe, weights_sha256
 
 
 def defence(**changes: object) -> depura.Defence:
@@ -15,6 +16,15 @@ def defence(**changes: object) -> depura.Defence:
 def test_equal_defences_are_described_equally_and_in_json() -> None:
     assert json.dumps(describe(defence()), sort_keys=True) == json.dumps(describe(defence()), sort_keys=True)
     assert "0x" not in json.dumps(describe(defence()))
+
+
+def test_parts_are_called_by_names_that_say_no_file() -> None:
+    described = describe(defence())
+    assert (described["type"], described["rule"]["type"]) == ("depura.Defence", "depura.Single")
+    assert described["classifier"]["type"] == "depura.SmallClassifier"
+    assert described["purifier"]["start"] == "depura.from_input"
+    assert describe(depura.PGD(depura.Ball("linf", 0.1)))["loss"] == "depura.margin"
+    assert describe(partial(depura.from_noise, 1, depth=2))["function"] == "depura.from_noise"
 
 
 def test_every_part_is_in_the_description() -> None:

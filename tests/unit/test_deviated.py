@@ -15,6 +15,7 @@ from depura.gradients import Deviated, Direct, Relaxed, StoredState
 from depura.methods.likelihood import likelihood
 from depura.noise import Noise
 from depura.purifier import Purifier
+from depura.records.kinds import GradientMode
 from depura.solvers import Before
 from toys import NOISES, VS, XS, TanhClassifier, purifier_of, tanh_edm, value_and_gradient
 
@@ -133,7 +134,7 @@ def test_rows_do_not_see_each_other() -> None:
 def test_in_a_defence() -> None:
     purifier = purifier_of("Ancestral", "toward")
     defence = Defence(purifier, TanhClassifier(16))
-    assert defence.with_(gradient=Deviated()).route == "G6d"
+    assert defence.with_(gradient=Deviated()).mode is GradientMode.DEVIATED
     leaf = XS.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(defence.with_(gradient=Deviated(0.5))(leaf, NOISES)[:, 0].sum(), leaf)
     with torch.no_grad():

@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from depura.evaluation.error_rates import error_shares, submissions
-from depura.evaluation.statistics import any_of, mean_with_interval
+from depura.evaluation.statistics import any_of, errors_of, majority, mean_with_interval, single_draw
+from depura.records.kinds import NOT_FINITE
 
 
 def drawn(errors: list[int], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,3 +64,29 @@ def test_a_number_that_was_not_reached_is_told() -> None:
     assert str(submissions(*drawn([16] * 64, 16))) == "1"
     half = submissions(*drawn([16, 0] * 10, 16))
     assert str(half) == "1 (1–never within 16)"
+
+
+def test_a_prediction_that_is_not_finite_is_never_right() -> None:
+    """Whatever the class, also 0; the other predictions of an image are right."""
+    n, k = 4, 6
+    labels = np.arange(n)
+    predictions = np.repeat(labels[:, None], k, axis=1)
+    for image in range(n):
+        predictions[image, : image + 1] = NOT_FINITE
+    assert errors_of(predictions, labels).tolist() == [1, 2, 3, 4]
+    assert single_draw(predictions, labels) == pytest.approx([5 / 6, 4 / 6, 3 / 6, 2 / 6])
+    # Of 15 pairs of 6 draws those that are right: 5 of 5, 4 of 4 and so on choose 2.
+    assert any_of(predictions, labels, 2) == pytest.approx([10 / 15, 6 / 15, 3 / 15, 1 / 15])
+    assert [share.value for share in error_shares(predictions, labels)] == [0, 3 / 4, 1 / 4]
+
+
+def test_a_vote_for_what_is_not_finite_is_wrong() -> None:
+    """Votes of three: none finite, also for class 0; one of three finite; two of three; three different answers."""
+    lost = [NOT_FINITE] * 3
+    assert majority(np.array([lost, lost]), np.array([0, 1]), 3).tolist() == [0, 0]
+    one, two = [NOT_FINITE, NOT_FINITE, 2], [NOT_FINITE, 2, 2]
+    assert majority(np.array([one, two]), np.array([2, 2]), 3).tolist() == [0, 1]
+    assert majority(np.array([[*one, *two]]), np.array([2]), 3).tolist() == [1 / 2]
+    tied = [NOT_FINITE, 0, 1]  # ties go to the lowest label, and this one is the lowest of all
+    assert majority(np.array([tied]), np.array([0]), 3).tolist() == [0]
+    assert majority(np.array([[NOT_FINITE, 3, 3]]), np.array([0]), 3).tolist() == [0]

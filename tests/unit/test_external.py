@@ -20,8 +20,8 @@ from depura.attacks.ball import Ball
 from depura.attacks.external import UNPRICED, External, Source
 from depura.attacks.library_model import ModelForLibraries
 from depura.attacks.losses import cross_entropy
-from depura.evaluation.describe import describe
 from depura.evaluation.study import Row, Study
+from depura.records.describe import describe
 from toys import rand
 
 LINF, L2 = Ball("linf", 0.1), Ball("l2", 0.5)
@@ -375,8 +375,8 @@ def test_in_a_study_its_candidates_are_judged_like_any_other(tmp_path: object) -
     assert unit.arrays["spent"].tolist() == [[2 * STEPS, 2]] * 4
     predicted = defence(torch.from_numpy(unit.arrays["adversarial"])).argmax(1).numpy()
     assert np.array_equal(unit.arrays["predictions"], np.stack([predicted] * 2, axis=1))
-    head = done.header["rows"][0]["attack"]
-    assert head["type"] == "depura.attacks.external.External"
+    head = done.header.rows[0].attack
+    assert head["type"] == "depura.External"
     assert head["make"].endswith("by_steps")
 
 

@@ -18,7 +18,6 @@ from depura import Clipped, Defence, Direct, EpsDenoiser, Fast, InputError, Nois
 from depura.audit import audit
 from depura.audit.audit import audit_gradient
 from depura.audit.checks import Light
-from depura.evaluation.describe import describe
 from depura.exact import GaussianDenoiser
 from depura.fast import Deviation, deviation
 from depura.networks.adapters import OfClass
@@ -26,6 +25,7 @@ from depura.networks.edm import SongUNet
 from depura.networks.preconditioned import EdmPreconditioned
 from depura.networks.score_sde import NcsnPP
 from depura.noise import Stream
+from depura.records.describe import describe
 from depura.schedules import VP, TimeLabel, uniform_steps
 from toys import TanhNet, rand, randn
 

@@ -14,12 +14,12 @@ from depura.cleaner import modules_in
 from depura.composed import Sequential
 from depura.data.imageset import ImageSet
 from depura.defence import Defence
-from depura.evaluation.describe import describe
 from depura.evaluation.header import header
 from depura.evaluation.runner import run
 from depura.evaluation.study import Row, Study, ladder
 from depura.judging.summary import summarise
 from depura.methods.agdm import RobustGuide, agdm
+from depura.records.describe import describe
 from toys import NOISES, XS, TanhClassifier, tanh_eps
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from depura import noise as noise_module
 from depura._check import InputError, InputTypeError
@@ -133,6 +135,47 @@ def test_expand_split_draw_and_streams_address_the_same_draws() -> None:
     assert torch.equal(moved, torch.stack([one(8, 4, Stream.NULL, 3), one(1, 6, Stream.NULL, 3)]))
 
 
+@pytest.mark.parametrize(
+    ("draw", "n", "first"),
+    [
+        (0, 3, 0),
+        (7, 3, 21),
+        (2**31 - 1, 1, 2**31 - 1),
+        (2**30 - 1, 2, 2**31 - 2),
+        (2**31, 1, 2**31),
+        (2**31, 3, 2**31),
+        (2**31 + 7, 3, 2**31 + 21),
+        (2**32 - 1, 1, 2**32 - 1),
+        (2**31 + 2**30 - 1, 2, 2**32 - 2),
+    ],
+)
+def test_a_divided_draw_stays_in_its_block(draw: int, n: int, first: int) -> None:
+    """Among them the last draws of both blocks that can be divided."""
+    assert Noise(0, images=(5,), draws=draw).split(n).draws == tuple(range(first, first + n))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.data())
+def test_blocks_and_draws_stay_apart_when_they_are_divided(n: int, m: int, data: st.DataObject) -> None:
+    """Divided once, and once more, as a vote over averaged purifications does; in plain integers."""
+    half = 2**31
+    within = st.integers(0, half // (n * m) - 1)
+    numbers = st.one_of(within, within.map(lambda d: half + d))
+    draws = data.draw(st.lists(numbers, min_size=1, max_size=6, unique=True))
+    once = Noise(0, images=(0,) * len(draws), draws=tuple(draws)).split(n)
+    twice = once.split(m)
+    assert isinstance(once.draws, tuple)
+    assert isinstance(twice.draws, tuple)
+    for divided, parts in ((once.draws, n), (twice.draws, n * m)):
+        assert len(set(divided)) == len(draws) * parts, "two draws share a sub-draw"
+        owners = [draw for draw in draws for _ in range(parts)]
+        assert all((number >= half) == (draw >= half) for number, draw in zip(divided, owners, strict=True))
+    lower = [k for k, draw in enumerate(draws) if draw < half]
+    assert [once.draws[k * n : (k + 1) * n] for k in lower] == [
+        tuple(range(draws[k] * n, (draws[k] + 1) * n)) for k in lower
+    ]
+
+
 def test_every_field_of_the_address_changes_every_draw() -> None:
     base = Noise(2, images=(8,), draws=1)
     draws = {"base": base(like(1), kind=Kind.REVERSE, step=1)}
@@ -230,7 +273,13 @@ def test_fresh_follows_manual_seed() -> None:
         (lambda: Noise(0, images=(0,))(like(1), kind=Kind.FORWARD, step=65536), r"expected step .*65535, got 65536"),
         (lambda: Noise(0, images=(0,))(like(1), kind=Kind.FORWARD, step=-1), r"expected step .*65535, got -1"),
         (lambda: Noise(0, images=(0,)).draw(-2), r"Noise: expected draw numbers"),
-        (lambda: Noise(0, images=(0,), draws=2**31).split(2), r"Noise: expected draw numbers"),
+        (
+            lambda: Noise(0, images=(0, 1), draws=(3, 2**30)).split(2),
+            r"Noise\.split: expected draws below number 1073741824 of their block, .* into 2 .* got number 1073741824",
+        ),
+        (lambda: Noise(0, images=(0,), draws=2**31 + 2**30).split(2), r"Noise\.split: expected draws below number"),
+        (lambda: Noise(0, images=(0,)).split(2**31 + 1), r"Noise\.split: expected draws below number 0 "),
+        (lambda: Noise(0, images=(0,)).split(0), r"Noise\.split: expected sub-draws at least 1, got 0"),
     ],
 )
 def test_refusals(call, message: str) -> None:

@@ -25,6 +25,7 @@ from depura.gradients import Direct, StoredState, StraightThrough
 from depura.guidance import State, pull
 from depura.noise import Kind, Noise
 from depura.purifier import Purifier
+from depura.records.kinds import GradientMode
 from depura.rules import MeanProb, Vote
 from depura.schedules import VP, Step, TimeLabel, uniform_steps
 from depura.solvers import Ancestral, Heun, StepResult
@@ -336,10 +337,54 @@ class Loudest:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """A rule that counts labels: its scores have no gradient, and the slope of its counts is zero."""
+
+    n_draws: int = 3
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return nn.functional.one_hot(logits.argmax(2), logits.shape[2]).to(logits).mean(1)
+
+
+class Labels(nn.Module):
+    """A classifier that gives its label in the place of scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = TanhClassifier(16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.inner(images)
+        return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(images)
+
+
+class Holes(nn.Module):
+    """A block that loses a pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(torch.arange(4) == 1, torch.nan, x)
+
+
+class Blind(TanhClassifier):
+    """A classifier that takes pixels that are not finite for grey ones."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.nan_to_num(0.5))
+
+
+class DarkFails(TanhClassifier):
+    """A classifier that has no answer for images with a pixel of exactly 0, which audited images are kept away from."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        black = (images == 0).flatten(1).any(1)
+        return torch.where(black[:, None], torch.nan, super().forward(images))
+
+
+@dataclass(frozen=True)
 class Mislabelled:
     """A route that claims to be exact."""
 
-    code: ClassVar[str] = "G6"
+    mode: ClassVar[GradientMode] = GradientMode.EXACT
 
     def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
         return StraightThrough()(advance, x, x_in, steps)
@@ -513,6 +558,19 @@ PLANTED: dict[str, tuple[Callable[[], Defence], set[str], set[str]]] = {
         {"denoiser.network.body.1 (Detached)"},
     ),
     "detach in the rule": (lambda: defence(rule=Loudest()), {"differences"}, {"rule Loudest"}),
+    "counts in the rule": (lambda: defence(rule=Counts()), {"gradient"}, {"rule Counts"}),
+    "labels for scores": (lambda: defence(classifier=Labels()), {"gradient"}, {"classifier Labels"}),
+    "labels for scores, bare": (lambda: Defence(None, Labels()), {"gradient"}, {"classifier Labels"}),
+    "labels for scores, counted": (
+        lambda: defence(classifier=Labels(), rule=Counts()),
+        {"gradient"},
+        {"classifier Labels", "rule Counts"},
+    ),
+    "a lost pixel that the classifier hides": (
+        lambda: defence(body(Holes()), Blind(16), guidance=None),
+        {"finite logits"},
+        {"denoiser.network.body.1 (Holes)"},
+    ),
     "a route that is not exact": (lambda: defence(gradient=Mislabelled()), {"second way"}, set()),
 }
 
@@ -527,6 +585,29 @@ def test_planted_faults_are_named(name: str) -> None:
     for fault in audit.faults:
         assert fault.sentence.startswith(f"{fault.part}: expected ")
         assert fault.part in audit.verdict
+
+
+def test_logits_that_are_not_finite_are_looked_for_at_the_images_themselves() -> None:
+    images = X.clone()
+    images[0, 0, 1, 1] = 0.0
+    audit = audit_gradient(Defence(None, DarkFails(16)), images)
+    assert red(audit) == {"finite logits"}
+    assert {fault.part for fault in audit.faults} == {"classifier DarkFails"}
+    assert audit_gradient(Defence(None, DarkFails(16)), X).light is Light.GREEN
+
+
+def test_what_to_do_without_a_gradient_is_said() -> None:
+    (fault,) = audit_gradient(defence(rule=Counts()), X).faults
+    assert fault.sentence == (
+        "rule Counts: expected a result with a gradient path to the logits, got one without. Give the rule's scores a "
+        "gradient, as depura.Vote does (its counts have that of depura.MeanProb), or deploy depura.Vote or "
+        "depura.MeanProb."
+    )
+    (fault,) = audit_gradient(defence(classifier=Labels()), X).faults
+    assert fault.sentence == (
+        "classifier Labels: expected a result with a gradient path to the images, got one without. Give it scores with "
+        "a gradient, such as logits or probabilities, in the place of labels."
+    )
 
 
 def test_one_image_is_enough_to_see_a_mean_over_the_batch() -> None:
@@ -688,7 +769,8 @@ def test_jumps_are_not_taken_for_a_wrong_gradient_in_float32() -> None:
 def test_the_studys_own_route_is_named_if_it_is_an_approximation() -> None:
     audit = audit_gradient(defence(gradient=StraightThrough()), X)
     assert (audit.light, light(audit, "route")) == (Light.AMBER, Light.AMBER)
-    assert "G2" in next(check.sentence for check in audit.checks if check.name == "route")
+    said = next(check.sentence for check in audit.checks if check.name == "route")
+    assert "gradient is BPDA, not the exact gradient" in said
 
 
 def test_training_mode_and_weights_that_require_grad() -> None:

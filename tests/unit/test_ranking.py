@@ -4,125 +4,89 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.records import DEFENCE, ByHand, Errors, edited, method
 
-from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import mean_with_interval
+from depura.judging.ranking import Ranking
 from depura.judging.summary import Summary, summarise
+from depura.judging.verdicts import Flag, HeadlineStatus, Status, Verdict
+from depura.records.directory import RunDirectory, Unit
+from depura.records.schema import Curve, Header
 from depura.reports import figures, markdown, page, standings, tables
 
 N, K = 12, 4
-LABELS = np.arange(N) % 10
-METHODS = {"new": (False, "a toy"), "old": (False, ""), "at": (True, "")}
-ROWS = (
-    ("new-undefended", "undefended", "", "G0"),
-    ("new-transfer", "transfer", "new", "G0"),
-    ("new-adaptive", "adaptive", "new", "G6"),
-    ("new-relaxed", "relaxed", "new", "G8"),
-    ("old-transfer", "transfer", "old", "G0"),
-    ("old-adaptive", "adaptive", "old", "G6"),
-    ("at-adaptive", "adaptive", "at", "G0"),
+BY_HAND = ByHand(np.arange(N) % 10, draws=K, wrong=10)
+METHODS = (
+    method("new", note="a toy"),
+    method("old"),
+    method("at", baseline=True, defence={**DEFENCE, "purifier": None}),
 )
-NULLS = {"": "null-new-undefended", "new": "null-new-transfer", "old": "null-old-transfer", "at": "null-at-adaptive"}
-SINGLE = {"type": "depura.rules.Single", "n_draws": 1}
+ROWS = (
+    ("new-undefended", "undefended", ""),
+    ("new-transfer", "transfer", "new"),
+    ("new-adaptive", "adaptive", "new"),
+    ("new-relaxed", "relaxed", "new"),
+    ("old-transfer", "transfer", "old"),
+    ("old-adaptive", "adaptive", "old"),
+    ("at-adaptive", "adaptive", "at"),
+    ("new-reference", "reference", "new"),
+    ("old-reference", "reference", "old"),
+    ("at-reference", "reference", "at"),
+)
+FAR = np.full(N, 0.2)
+"""Distances outside the ball."""
 
 
-def predictions(errors: list[int]) -> np.ndarray:
-    """K draws per image, the first `errors` of them wrong (class 10)."""
-    return np.array([[10] * e + [y] * (K - e) for e, y in zip(errors, LABELS, strict=True)], dtype=np.int32)
+def header(rows: Sequence[tuple[str, str, str]] = ROWS, **changed: Any) -> Header:
+    made = [BY_HAND.row(name, kind, method=method, title=kind) for name, kind, method in rows]
+    curve = Curve(images=4, rows=tuple(name for name, kind, _ in rows if kind != "reference"))
+    return BY_HAND.header(made, **{"methods": METHODS, "curve": curve, **changed})
 
 
-def header(**changed: Any) -> dict[str, Any]:
-    units = [f"{n}_eps0.1_00000-00012" for n in (*NULLS.values(), *(row[0] for row in ROWS))]
-    return {
-        "command": "depura run study.py --out DIR",
-        "name": "by-hand",
-        "seed": 7,
-        "data": {"name": "twelve", "ids": list(range(N)), "labels": LABELS.tolist(), "classes": list("abcdefghijk")},
-        "threat_model": {
-            "norm": "linf", "eps": 0.1, "box": [0, 1], "targeted": False, "quantised": False, "knows": "all",
-            "class": "l_p", "queries": "no limit",
-            "resubmissions": "no limit", "stateful_detection": False, "time_per_image": "no limit",
-        },
-        "defence": None,
-        "rule": None,
-        "note": "",
-        "methods": [
-            {"name": name, "baseline": baseline, "note": note, "defence": {}, "rule": SINGLE}
-            for name, (baseline, note) in METHODS.items()
-        ],
-        "rows": [
-            {"name": name, "title": kind, "kind": kind, "method": method, "route": route,
-             "judged": "defence" if method else "bare", "null": NULLS[method]}
-            for name, kind, method, route in ROWS
-        ],
-        "draws": {"select": 2, "report": K},
-        "curve": {"eps": [], "images": 4, "rows": [row[0] for row in ROWS]},
-        "units": [{"unit": u} for u in units],
-        "versions": {"depura": "0"},
-        **changed,
-    }  # fmt: skip
-
-
-def attacked(row: str, errors: list[int], select: list[int], *, zero: float = 0.0) -> Unit:
-    arrays = {
-        "ids": np.arange(N),
-        "labels": LABELS,
-        "predictions": predictions(errors),
-        "select_errors": np.array([[0, s] for s in select]),
-        "chosen": np.ones(N, dtype=np.int32),
-        "select_margins": np.zeros(N),
-        "distance": np.full(N, 0.1),
-        "rounded_predictions": predictions(errors)[:, :2],
-        "spent": np.full((N, 2), 10),
-        "finished": np.full(N, -1),
-        "zero_gradients": np.full(N, zero),
-        "bad_gradients": np.zeros(N),
-        "zero_pixels": np.zeros(N),
-        "agreement": np.full((N, 3), 0.9),
-        "spread": np.full((N, 3), 1.5),
-    }
-    return Unit(arrays, meta(row))
-
-
-def null(row: str, errors: list[int], evaluations: int) -> Unit:
-    arrays = {"ids": np.arange(N), "labels": LABELS, "predictions": predictions(errors)}
-    clean = {"clean": {"predictions": N * K, "evaluations": evaluations}}
-    return Unit({**arrays, "random_predictions": predictions(errors)}, {**meta(row), **clean})
-
-
-def meta(row: str) -> dict[str, Any]:
-    counts = {"attack": [10, 4], "score": [9999, 0]}
-    return {"unit": f"{row}_eps0.1_00000-00012", "row": row, "eps": 0.1, "device": "cpu", "evaluations": counts}
+def attacked(row: str, errors: Errors, select: Errors, *, zero: float = 0.0, **arrays: Any) -> Unit:
+    return BY_HAND.attacked(row, errors, select, zero_gradients=np.full(N, zero), **arrays)
 
 
 RIGHT_ON_FOUR = [0] * 4 + [4] * 8
 
 
-def made(tmp_path: Path, head: dict[str, Any] | None = None, **changed: Unit) -> RunDirectory:
+def made(tmp_path: Path, head: Header | None = None, **changed: Unit) -> RunDirectory:
     units = {
-        "null-new-undefended": null("null-new-undefended", [0] * N, 0),
-        "null-new-transfer": null("null-new-transfer", [1] + [0] * 11, 20 * N * K),
-        "null-old-transfer": null("null-old-transfer", [0] * N, 7 * N * K // 2),
-        "null-at-adaptive": null("null-at-adaptive", [4] + [0] * 11, 0),
-        "new-undefended": attacked("new-undefended", [4] * N, [2] * N),
+        "null-bare": BY_HAND.null("null-bare"),
+        "null-new": BY_HAND.null("null-new", [1] + [0] * 11, evaluations=20 * N * K),
+        "null-old": BY_HAND.null("null-old", evaluations=7 * N * K // 2),
+        "null-at": BY_HAND.null("null-at", [4] + [0] * 11),
+        "new-undefended": attacked("new-undefended", 4, 2),
         "new-transfer": attacked("new-transfer", [0] * 11 + [4], [0] * 11 + [2]),
-        "new-adaptive": attacked("new-adaptive", [1] * N, [1] * N, zero=0.9),
+        "new-adaptive": attacked("new-adaptive", 1, 1, zero=0.9),
         "new-relaxed": attacked("new-relaxed", [2] * 11 + [0], [2] * 11 + [1]),
-        "old-transfer": attacked("old-transfer", [0] * N, [0] * N),
-        "old-adaptive": attacked("old-adaptive", [3] * N, [2] * N),
-        "at-adaptive": attacked("at-adaptive", RIGHT_ON_FOUR, [1] * N),
+        "old-transfer": attacked("old-transfer", 0, 0),
+        "old-adaptive": attacked("old-adaptive", 3, 2),
+        "at-adaptive": attacked("at-adaptive", RIGHT_ON_FOUR, 1),
+        **{f"{name}-reference": attacked(f"{name}-reference", 0, 2) for name in ("new", "old", "at")},
         **{name.replace("_", "-"): unit for name, unit in changed.items()},
     }
-    run = RunDirectory.create(tmp_path / "run", head or header())
-    for name, unit in units.items():
-        run.commit(f"{name}_eps0.1_00000-00012", unit)
-    return run
+    head = header() if head is None else head
+    return BY_HAND.run(tmp_path / "run", head, [units[entry.row] for entry in head.units])
+
+
+def ranked(tmp_path: Path, head: Header | None = None, **changed: Unit) -> Ranking:
+    ranking = summarise(made(tmp_path, head, **changed)).ranking
+    assert ranking is not None
+    return ranking
+
+
+def verdict(summary: Summary, id: str, method: str) -> Verdict:
+    """What a check says of a method."""
+    (found,) = (v for v in summary.verdicts if (v.id, v.method) == (id, method))
+    return found
 
 
 def printed(summary: Summary, width: int = 100) -> str:
@@ -144,10 +108,11 @@ AT = [1.0] * 4 + [0.0] * 8
 
 def test_methods_are_ranked_under_the_strongest_attack_on_each_image(tmp_path: Path) -> None:
     """For the last image that is the transferred example, by select draws: it counts with all its report draws."""
-    ranking = summarise(made(tmp_path)).ranking
-    assert ranking is not None
-    assert [(s.rank, s.method) for s in ranking.standings] == [(1, "new"), (2, "at"), (3, "old")]
-    new, at, old = ranking.standings
+    ranking = ranked(tmp_path)
+    assert [(s.rank, s.method) for s in ranking.entries] == [(1, "new"), (2, "at"), (3, "old")]
+    assert ranking.apart == ()
+    assert ranking.all == ranking.entries
+    new, at, old = ranking.entries
     assert new.strongest.single == mean_with_interval(np.array(NEW))
     assert at.strongest.single.value == pytest.approx(1 / 3)
     assert old.strongest.single.value == 0.25
@@ -160,29 +125,26 @@ def test_methods_are_ranked_under_the_strongest_attack_on_each_image(tmp_path: P
     assert not old.masked
     assert set(at.kinds) == {"adaptive"}
     assert (at.baseline, new.baseline, new.note) == (True, False, "a toy")
+    assert {s.conclusion.status for s in ranking.entries} == {HeadlineStatus.GIVEN}
 
 
 def test_rows_of_one_kind_are_taken_together(tmp_path: Path) -> None:
-    head = header()
-    head["rows"][3]["kind"] = "adaptive"
-    ranking = summarise(made(tmp_path, head)).ranking
-    assert ranking is not None
-    assert ranking.best.kinds["adaptive"].value == pytest.approx((11 * 0.5 + 0.75) / 12)
-    assert "relaxed" not in ranking.best.kinds
+    best = ranked(tmp_path, edited(header(), "rows", 3, "kind", to="adaptive")).best
+    assert best is not None
+    assert best.kinds["adaptive"].value == pytest.approx((11 * 0.5 + 0.75) / 12)
+    assert "relaxed" not in best.kinds
 
 
 def test_the_price_is_counted_on_clean_images_alone(tmp_path: Path) -> None:
-    summary = summarise(made(tmp_path))
-    assert summary.ranking is not None
-    assert {s.method: s.nfe for s in summary.ranking.standings} == {"new": 20, "old": 3.5, "at": 0}
-    assert {s.method: standings.nfe(s) for s in summary.ranking.standings} == {"new": "20", "old": "3.5", "at": "0"}
+    entries = ranked(tmp_path).entries
+    assert {s.method: s.nfe for s in entries} == {"new": 20, "old": 3.5, "at": 0}
+    assert {s.method: standings.nfe(s) for s in entries} == {"new": "20", "old": "3.5", "at": "0"}
 
 
 def test_p_values_are_of_paired_tests_and_corrected_for_all_of_them(tmp_path: Path) -> None:
-    ranking = summarise(made(tmp_path)).ranking
-    assert ranking is not None
+    ranking = ranked(tmp_path)
     assert ranking.comparisons == 3
-    new, at, old = ranking.standings
+    new, at, old = ranking.entries
     plain = [swaps([a - b for a, b in zip(*pair, strict=True)]) for pair in ((AT, NEW), (OLD, NEW), (OLD, AT))]
     order = np.argsort(plain)
     expected = np.empty(3)
@@ -201,21 +163,25 @@ def test_p_values_are_of_paired_tests_and_corrected_for_all_of_them(tmp_path: Pa
     assert (new.to_baseline.low, new.to_baseline.high) == (-at.to_best.high, -at.to_best.low)
 
 
+CONDITIONS = "12 images, linf ball of radius 0.1, the strongest attack on each method"
+
+
 def test_a_baseline_that_is_not_detectably_worse_is_told(tmp_path: Path) -> None:
     summary = summarise(made(tmp_path))
     assert summary.headline.startswith("new is the first of 3 methods: robust accuracy at most 45.8 % (95 % CI ")
-    assert summary.headline.endswith("null 97.9 %; but the baseline at alone, at most 33.3 %, is not detectably worse")
+    assert summary.headline.endswith(
+        f"null 97.9 %; but the baseline at alone, at most 33.3 %, is not detectably worse; {CONDITIONS}"
+    )
     assert "The baseline at alone is not detectably worse than any purification here." in summary.warnings
     assert "No detectable difference from the first, new: at." in summary.warnings
 
 
 def test_a_baseline_that_is_best_takes_the_headline(tmp_path: Path) -> None:
-    strong = attacked("at-adaptive", [0] * N, [0] * N)
-    summary = summarise(made(tmp_path, at_adaptive=strong))
+    summary = summarise(made(tmp_path, at_adaptive=attacked("at-adaptive", 0, 0)))
     assert summary.headline.startswith(
         "no purification here is better than the baseline at alone: robust accuracy at most 100.0 %"
     )
-    assert summary.headline.endswith("the best purification, new, at most 45.8 % (detectably worse)")
+    assert summary.headline.endswith(f"the best purification, new, at most 45.8 % (detectably worse); {CONDITIONS}")
     assert "The baseline at alone is not detectably worse than any purification here." in summary.warnings
     assert "Detectably worse than the baseline at alone: new, old." in summary.warnings
     assert summary.ranking is not None
@@ -226,21 +192,19 @@ def test_a_baseline_that_is_best_takes_the_headline(tmp_path: Path) -> None:
 
 
 def test_a_baseline_that_is_beaten_is_only_named(tmp_path: Path) -> None:
-    summary = summarise(made(tmp_path, at_adaptive=attacked("at-adaptive", [4] * N, [2] * N)))
-    assert summary.headline.endswith("null 97.9 %; the strongest baseline, at, at most 0.0 %")
+    summary = summarise(made(tmp_path, at_adaptive=attacked("at-adaptive", 4, 2)))
+    assert summary.headline.endswith(f"null 97.9 %; the strongest baseline, at, at most 0.0 %; {CONDITIONS}")
     assert not any("baseline" in w for w in summary.warnings)
 
 
 def test_some_methods_may_beat_the_baseline_and_others_not(tmp_path: Path) -> None:
-    weak = attacked("old-adaptive", [4] * N, [2] * N)
-    summary = summarise(made(tmp_path, at_adaptive=attacked("at-adaptive", [4] * N, [2] * N), old_adaptive=weak))
+    weak = attacked("old-adaptive", 4, 2)
+    summary = summarise(made(tmp_path, at_adaptive=attacked("at-adaptive", 4, 2), old_adaptive=weak))
     assert "Not detectably better than the baseline at alone: old." in summary.warnings
 
 
 def test_without_baselines_there_is_nothing_to_beat(tmp_path: Path) -> None:
-    head = header()
-    head["methods"][2]["baseline"] = False
-    summary = summarise(made(tmp_path, head))
+    summary = summarise(made(tmp_path, edited(header(), "methods", 2, "baseline", to=False)))
     assert "baseline" not in summary.headline + " ".join(summary.warnings)
     assert summary.ranking is not None
     assert summary.ranking.comparisons == 2
@@ -249,11 +213,13 @@ def test_without_baselines_there_is_nothing_to_beat(tmp_path: Path) -> None:
 
 def test_a_masked_row_is_not_taken_for_robustness(tmp_path: Path) -> None:
     summary = summarise(made(tmp_path))
-    (said,) = (w for w in summary.warnings if "exactly zero" in w)
-    assert said.startswith(
-        "The exact-gradient row of new (new-adaptive) says nothing: 90.0 % of its gradients are exactly zero."
-    )
-    assert "not robustness; the relaxed row (new-relaxed) is the one to read" in said
+    said = verdict(summary, "V12", "new")
+    assert said.status is Status.WARN
+    assert "exactly zero: new-adaptive 90.0 %" in said.sentence
+    assert said.sentence.endswith("What these rows leave is no robustness; the row to read is new-relaxed.")
+    assert [verdict(summary, "V12", name).status for name in ("old", "at")] == [Status.PASS, Status.PASS]
+    assert Flag.MASKED in summary.flags_of("new")
+    assert Flag.MASKED not in summary.flags_of("old") + summary.flags_of("at")
     assert summary.ranking is not None
     assert "75.0†" in standings.rows(summary, summary.ranking)[0]
     for text in (markdown.markdown(summary), page.html(summary), printed(summary)):
@@ -261,20 +227,140 @@ def test_a_masked_row_is_not_taken_for_robustness(tmp_path: Path) -> None:
         assert "no measure of robustness" in " ".join(text.split())
 
 
-def test_an_adaptive_attack_weaker_than_transfer_is_told_by_method(tmp_path: Path) -> None:
-    weak = attacked("old-adaptive", [0] * N, [0] * N)
-    strong = attacked("old-transfer", [4] * N, [2] * N)
-    found = [w for w in summarise(made(tmp_path, old_adaptive=weak, old_transfer=strong)).warnings if "weaker" in w]
-    assert found == [
-        "The adaptive attack on old is weaker than the transferred one: the gradient or the attack is broken."
-    ]
-
-
 def test_a_relaxed_row_stands_in_for_a_masked_one(tmp_path: Path) -> None:
     """The transferred examples beat the exact gradient, but not the relaxed one."""
-    weak = attacked("new-adaptive", [0] * N, [0] * N, zero=1.0)
-    strong = attacked("new-transfer", [2] * N, [1] * N)
-    assert not any("weaker" in w for w in summarise(made(tmp_path, new_adaptive=weak, new_transfer=strong)).warnings)
+    weak = attacked("new-adaptive", 0, 0, zero=1.0)
+    strong = attacked("new-transfer", 2, 1)
+    summary = summarise(made(tmp_path, new_adaptive=weak, new_transfer=strong))
+    assert verdict(summary, "V7", "new").status is Status.PASS
+    assert summary.ranking is not None
+    assert summary.ranking.apart == ()
+
+
+def test_an_adaptive_attack_weaker_than_transfer_is_told_by_method(tmp_path: Path) -> None:
+    """Its method is not ranked, and the others are; the p-value is of the one comparison that is left."""
+    weak = attacked("old-adaptive", 0, 0)
+    strong = attacked("old-transfer", 4, 2)
+    summary = summarise(made(tmp_path, old_adaptive=weak, old_transfer=strong))
+    assert [v.method for v in summary.verdicts if v.id == "V7" and v.status is Status.WARN] == ["old"]
+    assert "weaker than old-transfer" in verdict(summary, "V7", "old").sentence
+    assert summary.flags_of("old") == (Flag.WEAK,)
+    ranking = summary.ranking
+    assert ranking is not None
+    assert [(s.rank, s.method) for s in ranking.all] == [(1, "new"), (2, "at"), (0, "old")]
+    (old,) = ranking.apart
+    assert old.conclusion.status is HeadlineStatus.WITHHELD
+    assert old.strongest.single.value == 0
+    assert (old.to_best, old.to_baseline) == (None, None)
+    assert ranking.comparisons == 1
+    at = ranking.entries[1]
+    assert at.to_best is not None
+    assert at.to_best.p == pytest.approx(swaps([a - b for a, b in zip(AT, NEW, strict=True)]))
+    assert not any("old" in warning for warning in summary.warnings)
+
+
+def test_a_method_whose_checks_fail_stands_apart_with_its_reason(tmp_path: Path) -> None:
+    """The best of all leaves the ball with its examples: the next is the first, and nothing is compared with it."""
+    far = attacked("new-adaptive", 1, 1, farthest=FAR)
+    summary = summarise(made(tmp_path, new_adaptive=far))
+    ranking = summary.ranking
+    assert ranking is not None
+    assert [(s.rank, s.method) for s in ranking.all] == [(1, "at"), (2, "old"), (0, "new")]
+    assert ranking.comparisons == 1
+    assert ranking.best is not None
+    assert ranking.best.method == "at"
+    assert not summary.refused
+    assert summary.headline.startswith("no purification here is better than the baseline at alone: robust accuracy at ")
+    assert summary.headline.endswith(f"; 1 more without a rank, as checks do not pass; {CONDITIONS}")
+    cells = standings.rows(summary, ranking)
+    heads = standings.headings(summary, ranking)
+    assert [line[0] for line in cells] == ["1", "2", "apart"]
+    assert [len(line) for line in cells] == [len(heads)] * 3
+    assert "minus at (first)" in heads
+    assert cells[2][-1] == "–"
+    notes = standings.notes(summary, ranking)
+    assert notes[0] == "* new: a toy"
+    assert notes[1].startswith("Apart: new. No headline: V15 (constraint): Examples leave the ball: new-adaptive 0.2 ")
+    for text in (markdown.markdown(summary).replace("\\*", "*"), page.html(summary), printed(summary)):
+        assert notes[1] in " ".join(text.split())
+        assert "apart: its checks do not pass" in " ".join(text.split())
+    drawn = figures.ranking_svg(ranking)
+    assert drawn is not None
+    assert "new (apart)" in drawn
+
+
+def test_a_baseline_that_stands_apart_is_none_to_beat(tmp_path: Path) -> None:
+    summary = summarise(made(tmp_path, at_adaptive=attacked("at-adaptive", RIGHT_ON_FOUR, 1, farthest=FAR)))
+    assert summary.ranking is not None
+    assert summary.ranking.baseline is None
+    assert summary.ranking.comparisons == 1
+    assert summary.headline.startswith("new is the first of 2 methods: robust accuracy at most 45.8 %")
+    assert "baseline" not in summary.headline + " ".join(summary.warnings)
+    assert not any("(baseline)" in heading for heading in standings.headings(summary, summary.ranking))
+
+
+def test_where_all_stand_apart_there_is_no_headline(tmp_path: Path) -> None:
+    far = {
+        "new_adaptive": attacked("new-adaptive", 1, 1, farthest=FAR),
+        "old_adaptive": attacked("old-adaptive", 3, 2, farthest=FAR),
+        "at_adaptive": attacked("at-adaptive", RIGHT_ON_FOUR, 1, farthest=FAR),
+    }
+    summary = summarise(made(tmp_path, **far))
+    reasons = "new: V15 (constraint); at: V15 (constraint); old: V15 (constraint)"
+    assert summary.headline == f"No headline: none of 3 methods passed its checks ({reasons})"
+    assert summary.refused
+    assert summary.warnings == ()
+    assert summary.ranking is not None
+    assert summary.ranking.entries == ()
+    assert [s.method for s in summary.ranking.apart] == ["new", "at", "old"]
+    assert not any("(first)" in heading for heading in standings.headings(summary, summary.ranking))
+    for text in (markdown.markdown(summary), page.html(summary), printed(summary)):
+        assert "apart" in text
+
+
+def test_methods_whose_attack_nothing_tries_are_ranked_and_marked(tmp_path: Path) -> None:
+    """Without a reference attack nothing tries the attack on "new", which is the first; then that on "at"."""
+    summary = summarise(made(tmp_path, header([row for row in ROWS if row[0] != "new-reference"])))
+    assert summary.ranking is not None
+    assert [s.unchecked for s in summary.ranking.all] == [True, False, False]
+    assert summary.headline.startswith(
+        "Unchecked: new is the first of 3 methods, but nothing says whether the attack on it is strong"
+    )
+    assert summary.refused
+    assert [line[0] for line in standings.rows(summary, summary.ranking)] == ["1?", "2", "3"]
+    unsure = "Unchecked, as nothing says whether their attacks are strong: new."
+    assert unsure in summary.warnings
+    assert "?: unchecked, as nothing says whether its attack is strong." in standings.explanation(
+        summary, summary.ranking
+    )
+    other = summarise(made(tmp_path / "b", header(ROWS[:-1])))
+    assert other.ranking is not None
+    assert [line[0] for line in standings.rows(other, other.ranking)] == ["1", "2?", "3"]
+    assert not other.refused
+    assert other.headline.startswith("new is the first of 3 methods")
+    none = summarise(made(tmp_path / "c", header(ROWS[:7])))
+    assert none.refused
+    assert not any("Unchecked" in warning for warning in none.warnings)  # the headline says so of all
+
+
+def test_methods_are_compared_on_the_images_that_both_were_attacked_on(tmp_path: Path) -> None:
+    """The baseline is attacked on the first 8 images alone; the p-value is that of these."""
+    few = BY_HAND.attacked("at-adaptive", RIGHT_ON_FOUR[:8], 1 + np.zeros(8, dtype=int))
+    rows = [
+        BY_HAND.row(name, kind, method=method, images=8 if name == "at-adaptive" else N) for name, kind, method in ROWS
+    ]
+    ranking = ranked(tmp_path, BY_HAND.header(rows, methods=METHODS), at_adaptive=few)
+    assert [(s.rank, s.method) for s in ranking.entries] == [(1, "at"), (2, "new"), (3, "old")]
+    new, old = ranking.entries[1:]
+    plain = [swaps([a - b for a, b in zip(other, AT[:8], strict=True)]) for other in (NEW[:8], OLD[:8])]
+    assert new.to_best is not None
+    assert old.to_best is not None
+    assert new.to_best.value == pytest.approx(0.5 - 0.5)
+    assert old.to_best.value == pytest.approx(0.25 - 0.5)
+    # Holm: the smaller p of two twice, the larger once, and no smaller than that.
+    low, high = sorted(plain)
+    corrected = [min(1, 2 * low), max(high, min(1, 2 * low))]
+    assert sorted([new.to_best.p, old.to_best.p]) == pytest.approx(corrected)
 
 
 def test_all_texts_hold_the_ranking(tmp_path: Path) -> None:
@@ -308,9 +394,7 @@ def test_all_texts_hold_the_ranking(tmp_path: Path) -> None:
 
 
 def test_rows_are_grouped_by_method_with_the_strongest_last(tmp_path: Path) -> None:
-    head = header()
-    head["rows"] = head["rows"][::-1]
-    names = [cells.name for cells in tables.rows(summarise(made(tmp_path, head)))]
+    names = [cells.name for cells in tables.rows(summarise(made(tmp_path, header(ROWS[::-1]))))]
     assert names == [
         "new-undefended", "new-relaxed", "new-adaptive", "new-transfer", "new-strongest", "at-adaptive",
         "old-adaptive", "old-transfer", "old-strongest",
@@ -321,9 +405,7 @@ def test_rows_are_grouped_by_method_with_the_strongest_last(tmp_path: Path) -> N
 
 
 def test_approximate_adaptive_rows_are_not_called_exact(tmp_path: Path) -> None:
-    head = header()
-    head["rows"][5]["route"] = "G5"
-    summary = summarise(made(tmp_path, head))
+    summary = summarise(made(tmp_path, edited(header(), "rows", 5, "mode", to="adjoint")))
     assert summary.ranking is not None
     assert "adaptive" in standings.headings(summary, summary.ranking)
     assert "exact" not in standings.headings(summary, summary.ranking)
@@ -340,9 +422,9 @@ def test_the_terminal_table_keeps_to_its_width(tmp_path: Path) -> None:
 
 def test_rules_are_named_by_method_where_they_differ(tmp_path: Path) -> None:
     head = header()
-    assert "Deployed rule: one draw. linf ball" in tables.conditions(summarise(made(tmp_path, head)))
-    head["methods"][1]["rule"] = {"type": "depura.rules.Vote", "n_draws": 5}
-    assert tables.rule(summarise(made(tmp_path / "b", head))) == "new: one draw, old: vote of 5 draws, at: one draw"
+    assert "Deployed rule: one draw. Linf ball" in tables.conditions(summarise(made(tmp_path, head)))
+    head = edited(head, "methods", 1, "rule", to={"type": "depura.Vote", "n_draws": 5})
+    assert tables.rules(summarise(made(tmp_path / "b", head))) == "new: one draw, old: vote of 5 draws, at: one draw"
 
 
 def test_the_curve_has_one_line_per_method(tmp_path: Path) -> None:
@@ -362,8 +444,7 @@ def test_the_ranking_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_single_method_is_not_compared(tmp_path: Path) -> None:
-    head = header()
-    head["methods"], head["rows"] = head["methods"][:1], head["rows"][:4]
+    head = header([row for row in ROWS if row[0].startswith("new-")], methods=METHODS[:1])
     summary = summarise(made(tmp_path, head))
     assert summary.headline.startswith("new: robust accuracy at most 45.8 %")
     assert summary.ranking is not None

@@ -13,15 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tests.records import ByHand, edited, method
 
 from depura.evaluation.error_rates import Shares, Submissions
 from depura.evaluation.statistics import Estimate
-from depura.judging.details import Audit, Budget, Details, ErrorRates, Price, Trace
-from depura.judging.kinds import WORDS
-from depura.judging.metrics import Metrics
+from depura.judging.details import Audited, Budget, Details, ErrorRates, Price, Trace
 from depura.judging.progress import Progress
+from depura.judging.ranking import Entry, Ranking
+from depura.judging.results import Metrics
 from depura.judging.summary import Examples, Line, Picture, Point, Summary, _extremes
-from depura.judging.verdicts import Status, Verdict
+from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.judging.words import KINDS
+from depura.records.kinds import AttackKind, GradientMode
+from depura.records.schema import Audit, AuditCheck, AuditLight, Curve, Header
 from depura.reports import background, charts, figures, ladder, limits, page, tables, theatre
 from depura.reports.markdown import markdown
 
@@ -35,53 +39,55 @@ def three(value: float) -> Metrics:
     return Metrics(about(value), about(value), about(value), shares, Submissions(4, 2, np.inf, 8))
 
 
-def line(name: str, kind: str, value: float, *, images: int = 40, route: str = "G6") -> Line:
+BY_HAND = ByHand([0] * 40, draws=8)
+
+
+def line(name: str, kind: str, value: float, *, images: int = 40, mode: str = "exact", method: str = "") -> Line:
     made = Examples(0.1, about(value), about(value), 0, 10.0, 2.0)
     null, random = three(0.9), three(0.8)
     return Line(
-        name, f"title of {name}", kind, "", route, images, three(value), null, random, made, None, (400, 80), (0, 0.1)
+        name=name,
+        title=f"title of {name}",
+        kind=AttackKind(kind),
+        method=method,
+        mode=GradientMode(mode),
+        images=images,
+        metrics=three(value),
+        null=null,
+        random=random,
+        examples=made,
+        gradients=None,
+        evaluations=(400, 80),
+        gain=(0, 0.1),
     )
 
 
 LINES = (
-    line("undefended", "undefended", 0.0, route="G0"),
+    line("undefended", "undefended", 0.0),
     line("targets", "targeted", 0.31, images=20),
     line("adaptive", "adaptive", 0.33),
-    line("bpda", "bpda", 0.52, route="G2"),
-    line("unchanged", "unchanged", 0.89),
-    line("transfer", "transfer", 0.61),
+    line("bpda", "bpda", 0.52, mode="bpda"),
+    line("unchanged", "unchanged", 0.89, mode="none"),
+    line("transfer", "transfer", 0.61, mode="transfer"),
     line("more-steps", "budget", 0.32, images=20),
 )
 
 
-def header(lines: tuple[Line, ...] = LINES, *, eps: tuple[float, ...] = (0.05, 0.2)) -> dict[str, Any]:
-    return {
-        "command": "depura run study.py --out DIR",
-        "name": "by-hand",
-        "seed": 7,
-        "data": {"name": "forty", "ids": list(range(40))},
-        "threat_model": {"norm": "linf", "eps": 0.1, "targeted": False, "quantised": False, "knows": "all",
-            "class": "l_p", "queries": "no limit",
-            "resubmissions": "no limit", "stateful_detection": False, "time_per_image": "no limit"},
-        "rule": {"type": "depura.rules.Single", "n_draws": 1},
-        "methods": [],
-        "rows": [
-            {"name": its.name, "kind": its.kind, "route": its.route, "method": "", "title": its.title,
-             "judged": "bare" if its.kind == "undefended" else "defence"} for its in lines
-        ],
-        "draws": {"select": 2, "report": 8},
-        "curve": {"eps": list(eps), "images": 20, "rows": ["adaptive"]},
-        "units": [],
-        "versions": {"depura": "0"},
-    }  # fmt: skip
+def header(lines: tuple[Line, ...] = LINES, *, eps: tuple[float, ...] = (0.05, 0.2), **changed: Any) -> Header:
+    rows = [
+        BY_HAND.row(its.name, its.kind, method=its.method, mode=its.mode, title=its.title, images=its.images)
+        for its in lines
+    ]
+    return BY_HAND.header(rows, curve=Curve(eps=eps, images=20, rows=("adaptive",)), **changed)
 
 
+CHECK = AuditCheck(name="zeros", light=AuditLight.GREEN, sentence="No zeros.")
 DETAILS = Details(
     error_rates=(ErrorRates("", (0.0, 0.0, 0.049, 0.05, 0.9), (0.04, 0.05, 0.5, 0.51, 1.0)),),
     budgets=(Budget("more-steps", "adaptive", "steps", 10, 20, 20, about(0.33), about(0.32), (-0.01, 0.04)),),
     traces=(Trace("adaptive", tuple(range(1, 10)), tuple(float(k * k) for k in range(1, 10))),),
     prices=(Price("no defence", 0.0), Price("the defence", 7.5)),
-    audits=(Audit("audit", "GREEN", "Sound.", (("zeros", "GREEN", "No zeros."),)),),
+    audits=(Audited("", Audit(light=AuditLight.GREEN, verdict="Sound.", checks=(CHECK,))),),
 )
 VERDICTS = (
     Verdict("V1", "undefended", Status.PASS, "Broken."),
@@ -120,7 +126,8 @@ def summary(**changed: Any) -> Summary:
         warnings=(),
         devices=("cpu",),
         verdicts=VERDICTS,
-        flags=("not converged",),
+        conclusions=(Conclusion("", HeadlineStatus.GIVEN),),
+        flagged={"": (Flag.NOT_CONVERGED,)},
         details=DETAILS,
     )
     return replace(whole, **changed)
@@ -186,7 +193,7 @@ def test_error_rates_are_those_of_the_null_and_of_the_strongest_attack() -> None
 
 def test_published_figures_stand_beside_those_of_the_run() -> None:
     said = {"clean": 89.02, "robust": None, "attack": "AutoAttack", "source": "a paper", "note": "unverified"}
-    made = summary(header=header() | {"published": [said]})
+    made = summary(header=edited(header(), "published", to=[said]))
     first, ours = background.published(made).rows
     assert first == ("89.02", "", "AutoAttack", "a paper", "unverified")
     assert made.strongest is not None
@@ -227,13 +234,13 @@ def test_limits_name_what_was_not_run_and_nothing_else() -> None:
     text = " ".join(limits.sentences(summary()))
     missing = text[len("Not run: ") : text.index(".")]
     assert missing.split(", ") == [
-        WORDS[k] for k in ("surrogate", "selective", "black-box", "random", "one-step", "pinned", "tiny")
+        KINDS[AttackKind(k)] for k in ("surrogate", "selective", "black-box", "random", "one-step", "pinned", "tiny")
     ]
     assert "more steps" not in text
     assert "Run on the first images only: targets (20), more-steps (20)." in text
     assert "One seed (7)" in text
     assert "Other radii" not in text
-    few = (LINES[0], line("adaptive", "adaptive", 0.3, route="G5"))
+    few = (LINES[0], line("adaptive", "adaptive", 0.3, mode="adjoint"))
     text = " ".join(limits.sentences(summary(lines=few, header=header(few, eps=()))))
     assert "Whether more steps, more draws per step or another restart would find more was not tried." in text
     assert "Other radii were not tried." in text
@@ -308,15 +315,101 @@ def test_both_texts_hold_every_part() -> None:
 
 
 def test_a_refused_report_alarms_and_another_does_not() -> None:
-    refused = page.html(summary(refused=True))
-    assert 'class="headline refused"' in refused
+    for status in (HeadlineStatus.FAILED, HeadlineStatus.WITHHELD, HeadlineStatus.UNCHECKED):
+        refused = summary(conclusions=(Conclusion("", status, "A reason."),))
+        assert refused.refused
+        assert 'class="headline refused"' in page.html(refused)
+        assert "**⚠ robust accuracy" in markdown(refused)
     assert 'class="headline refused"' not in page.html(summary())
+    assert "⚠" not in markdown(summary())
+
+
+def test_flags_are_printed_as_their_texts() -> None:
+    flagged = summary(flagged={"": (Flag.MASKED, Flag.NOT_FINITE), "another": (Flag.BATCH,)})
+    assert "Flags: masked gradient, predictions that are not finite." in markdown(flagged)
+    assert "<li>masked gradient</li><li>predictions that are not finite</li>" in page.html(flagged)
+    for text in (markdown(flagged), page.html(flagged)):
+        assert "Flag." not in text
+        assert "batch-dependent" not in text
+
+
+def compared(*verdicts: Verdict) -> Summary:
+    """Two methods, the second of which stands apart."""
+    made = [
+        Entry(
+            rank=rank,
+            method=name,
+            baseline=False,
+            note="",
+            nfe=1,
+            clean=about(0.9),
+            kinds={AttackKind.ADAPTIVE: about(0.3)},
+            masked=frozenset(),
+            strongest=three(0.3),
+            to_best=None,
+            to_baseline=None,
+            conclusion=Conclusion(name, status, reason),
+        )
+        for rank, name, status, reason in (
+            (1, "one", HeadlineStatus.GIVEN, ""), (0, "two", HeadlineStatus.WITHHELD, "V6 (budget): More is better."),
+        )
+    ]  # fmt: skip
+    lines = tuple(line(f"{name}-adaptive", "adaptive", 0.3, method=name) for name in ("one", "two"))
+    return summary(
+        header=header(lines, methods=[method("one"), method("two")]),
+        lines=lines,
+        strongest=None,
+        ranking=Ranking(tuple(made[:1]), tuple(made[1:]), 0),
+        conclusions=tuple(entry.conclusion for entry in made),
+        verdicts=verdicts,
+        flagged={},
+        details=Details(),
+        curve={},
+        pictures=(),
+    )
+
+
+def test_checks_of_several_methods_are_told_one_by_one_where_they_want_attention() -> None:
+    """What passes, or was not run, is one line for all methods that it is said of."""
+    verdicts = [
+        Verdict(id, "a check", status, f"{id} of {name}.", f"Mend {name}.", method=name)
+        for name, statuses in (
+            ("one", (Status.PASS, Status.WARN, Status.NOT_RUN)), ("two", (Status.PASS, Status.WARN, Status.FAIL)),
+        )
+        for id, status in zip(("V1", "V2", "V3"), statuses, strict=True)
+    ]  # fmt: skip
+    table = background.checks(compared(*verdicts))
+    assert table.headings == ("", "check", "", "methods", "found", "what to do")
+    assert table.rows == (
+        ("V1", "a check", "PASS", "one, two", "one: V1 of one.", "Mend one."),
+        ("V2", "a check", "WARN", "one", "V2 of one.", "Mend one."),
+        ("V2", "a check", "WARN", "two", "V2 of two.", "Mend two."),
+        ("V3", "a check", "not run", "one", "V3 of one.", "Mend one."),
+        ("V3", "a check", "FAIL", "two", "V3 of two.", "Mend two."),
+    )
+    assert table.note == "2 PASS, 2 WARN, 1 FAIL, 1 not run."
+    for text in (markdown(compared(*verdicts)), page.html(compared(*verdicts))):
+        assert "V2 of two." in text
+        assert "Apart: two. Headline withheld: V6 (budget): More is better." in text
+        assert "⚠" not in text
+        assert "headline refused" not in text
+
+
+def test_audits_of_several_methods_say_whose_they_are() -> None:
+    audits = tuple(
+        Audited(name, Audit(light=AuditLight.GREEN, verdict=f"Sound, {name}.", checks=(CHECK,)))
+        for name in ("one", "two")
+    )
+    table = background.audits(replace(compared(), details=Details(audits=audits)))
+    assert table.headings == ("method", "test", "light", "found")
+    assert table.rows == (("one", "zeros", "GREEN", "No zeros."), ("two", "zeros", "GREEN", "No zeros."))
+    assert table.note == "one: Sound, one. two: Sound, two."
 
 
 def test_what_is_said_of_an_image_cannot_become_part_of_the_page() -> None:
     evil = "<img src=x onerror=alert(1)>"
     web = page.html(
-        summary(headline=evil, flags=(evil,), pictures=(picture(1, 3)._replace(label=evil, votes=((evil, 64),)),))
+        summary(headline=evil, warnings=(evil,), pictures=(picture(1, 3)._replace(label=evil, votes=((evil, 64),)),))
     )
     assert evil not in web
     assert web.count("&lt;img") >= 4

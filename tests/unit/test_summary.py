@@ -9,98 +9,54 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.records import ByHand, edited, method
 
-from depura.evaluation.records import RunDirectory, Unit
-from depura.judging.metrics import Outcome
+from depura.judging.results import Outcome
 from depura.judging.summary import summarise
+from depura.judging.verdicts import Flag, HeadlineStatus, Status
+from depura.records.directory import RunDirectory, Unit
+from depura.records.kinds import NOT_FINITE
+from depura.records.schema import Header, RescoredFrom, Source
 from depura.reports import markdown, page, tables
 
 LABELS = [0, 1, 2, 3]
-ROWS = (("undefended", "bare"), ("transfer", "defence"), ("adaptive", "defence"))
-NULLS = {"bare": "null-undefended", "defence": "null-transfer"}
-K = 4
+BY_HAND = ByHand(LABELS, ids=[10, 11, 12, 13])
+ROWS = ("undefended", "transfer", "adaptive", "reference")
+VOTE = {"type": "depura.Vote", "n_draws": 5}
 
 
-def predictions(errors: list[int]) -> np.ndarray:
-    """K draws per image, the first `errors` of them wrong (class 9)."""
-    return np.array([[9] * e + [y] * (K - e) for e, y in zip(errors, LABELS, strict=True)], dtype=np.int32)
+def header(**changed: Any) -> Header:
+    rows = [BY_HAND.row(name) for name in ROWS]
+    return BY_HAND.header(rows, **{"methods": [method(rule=VOTE)], **changed})
 
 
-def header() -> dict[str, Any]:
-    names = [name for name, _ in ROWS]
-    units = ("null-undefended", "null-transfer", *names)
-    return {
-        "command": "depura run study.py --out DIR",
-        "name": "by-hand",
-        "seed": 7,
-        "data": {"name": "four", "ids": [10, 11, 12, 13], "labels": LABELS, "classes": list("abcdefghij")},
-        "threat_model": {
-            "norm": "linf", "eps": 0.1, "box": [0, 1], "targeted": False, "quantised": False, "knows": "all",
-            "class": "l_p", "queries": "no limit",
-            "resubmissions": "no limit", "stateful_detection": False, "time_per_image": "no limit",
-        },
-        "rule": {"type": "depura.rules.Vote", "n_draws": 5},
-        "note": "",
-        "methods": [],
-        "rows": [
-            {"name": n, "title": n, "kind": n, "method": "", "route": "G0", "judged": j, "null": NULLS[j]}
-            for n, j in ROWS
-        ],
-        "draws": {"select": 2, "report": K},
-        "curve": {"eps": [], "images": 4, "rows": ["undefended", "transfer", "adaptive"]},
-        "units": [
-            {"unit": f"{n}_eps0.1_00000-00004", "row": n, "eps": 0.1, "first": 0, "last": 4} for n in units
-        ],
-        "versions": {"depura": "0"},
-    }  # fmt: skip
-
-
-def attacked(row: str, errors: list[int], select: list[int], margins: list[float], **more: Any) -> Unit:
+def attacked(row: str, errors: list[int], select: list[int], select_margins: list[float], **more: Any) -> Unit:
     arrays = {
-        "ids": np.array([10, 11, 12, 13]),
-        "labels": np.array(LABELS),
-        "predictions": predictions(errors),
-        "select_errors": np.array([[0, s] for s in select]),
-        "chosen": np.ones(4, dtype=np.int32),
-        "select_margins": np.array(margins),
-        "distance": np.array([0.1, 0.05, 0.1, 0.1]),
-        "rounded_predictions": predictions([min(e + 1, K) for e in errors])[:, :2],
-        "spent": np.array([[10, 2], [20, 0], [20, 2], [30, 0]]),
-        "finished": np.array([3, -1, 0, -1]),
-        "zero_gradients": np.zeros(4),
-        "bad_gradients": np.zeros(4),
-        "zero_pixels": np.zeros(4),
-        "agreement": np.array([[0.1, 0.2, 0.3], [0.3, 0.4, 0.5], [0.5, np.nan, 0.6], [0.9, np.nan, np.nan]]),
-        "spread": np.array([[1.0, 2.0, 3.0], [1.0, np.nan, 2.0], [1.5, 1.5, 1.5], [1.0, 1.0, 1.0]]),
+        "select_margins": select_margins,
+        "distance": [0.1, 0.05, 0.1, 0.1],
+        "rounded_predictions": BY_HAND.predictions([min(e + 1, 4) for e in errors])[:, :2],
+        "spent": [[10, 2], [20, 0], [20, 2], [30, 0]],
+        "finished": [3, -1, 0, -1],
+        "agreement": [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5], [0.5, np.nan, 0.6], [0.9, np.nan, np.nan]],
+        "spread": [[1.0, 2.0, 3.0], [1.0, np.nan, 2.0], [1.5, 1.5, 1.5], [1.0, 1.0, 1.0]],
         **more,
     }
-    return Unit(arrays, meta(row))
+    return BY_HAND.attacked(row, errors, select, **arrays)
 
 
-def null(row: str, errors: list[int], random: list[int]) -> Unit:
-    arrays = {"ids": np.array([10, 11, 12, 13]), "labels": np.array(LABELS), "predictions": predictions(errors)}
-    return Unit({**arrays, "random_predictions": predictions(random)}, meta(row))
-
-
-def meta(row: str) -> dict[str, Any]:
-    counts = {"attack": [10, 4], "score": [5, 0]}
-    return {"unit": f"{row}_eps0.1_00000-00004", "row": row, "eps": 0.1, "device": "cpu", "evaluations": counts}
-
-
-def made(tmp_path: Path, **changed: Unit) -> RunDirectory:
+def made(tmp_path: Path, head: Header | None = None, **changed: Unit) -> RunDirectory:
     units = {
-        "null-undefended": null("null-undefended", [0, 0, 0, 0], [0, 0, 0, 0]),
-        "null-transfer": null("null-transfer", [0, 0, 1, 0], [0, 1, 1, 0]),
+        "null-bare": BY_HAND.null("null-bare"),
+        "null-defence": BY_HAND.null("null-defence", [0, 0, 1, 0], [0, 1, 1, 0]),
         "undefended": attacked("undefended", [4, 4, 4, 4], [2, 2, 2, 2], [1, 1, 1, 1]),
         # On the select draws transfer is worse for image 0, adaptive for 1 and 2; image 3 is tied and goes by margin.
         "transfer": attacked("transfer", [3, 0, 1, 2], [2, 0, 0, 1], [0.5, -1, -1, 0.9]),
         "adaptive": attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2]),
+        "reference": attacked("reference", [1, 0, 0, 0], [2, 2, 2, 2], [9, 9, 9, 9]),
         **changed,
     }
-    run = RunDirectory.create(tmp_path / "run", header())
-    for name, unit in units.items():
-        run.commit(f"{name}_eps0.1_00000-00004", unit)
-    return run
+    head = header() if head is None else head
+    return BY_HAND.run(tmp_path / "run", head, [units[entry.row] for entry in head.units])
 
 
 def test_every_number_of_the_table(tmp_path: Path) -> None:
@@ -126,7 +82,7 @@ def test_every_row_says_how_its_errors_are_spread(tmp_path: Path) -> None:
     assert line.metrics.submissions.value == 1
     assert [share.value for share in line.null.shares] == [3 / 4, 1 / 4, 0]
     assert line.null.submissions.value == math.inf
-    right = Outcome(predictions([1, 4, 3, 4]).astype(np.int64), np.array(LABELS))
+    right = Outcome(BY_HAND.predictions([1, 4, 3, 4]).astype(np.int64), np.array(LABELS))
     assert right.spread.within == pytest.approx((1 / 4 + 0 + 1 / 4 + 0) / 4)
     assert right.spread.half_width() == pytest.approx(1.959964 * np.std(right.accuracies, ddof=1) / 2)
 
@@ -140,12 +96,79 @@ def test_the_strongest_attack_is_chosen_on_select_and_reported_on_report(tmp_pat
     assert ", null 93.8 %" in summary.headline
 
 
+def test_an_image_without_a_finite_margin_is_as_wrong_as_can_be(tmp_path: Path) -> None:
+    """Image 3 is tied on the select draws: a margin that is no number says that no draw was finite."""
+    broken = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, math.nan])
+    summary = summarise(made(tmp_path, adaptive=broken))
+    assert summary.strongest is not None
+    assert summary.strongest.single.value == pytest.approx(1 - (3 + 4 + 3 + 4) / 16)
+
+
+def test_a_headline_says_on_what_and_by_what(tmp_path: Path) -> None:
+    """Of the two attacks the adaptive one leaves less."""
+    attack, end = "adaptive (PGD, 20 steps, 5 draws per gradient)", "; the attack found nothing beyond noise"
+    both = f"the strongest of 2 attacks, most by {attack}"
+    assert summarise(made(tmp_path)).headline.endswith(f"; 4 images, linf ball of radius 0.1, {both}{end}")
+    quick = header(source=Source(file="study.py", profile="quick"))
+    told = summarise(made(tmp_path / "b", quick)).headline
+    assert told.endswith(f"; 4 images, linf ball of radius 0.1, profile quick, {both}{end}")
+    flows = edited(edited(header(), "threat_model", "norm", to="flow"), "rows", 1, "kind", to="unchanged")
+    told = summarise(made(tmp_path / "c", flows)).headline
+    assert told.endswith(f"; 4 images, flows of at most 0.1 grid units, {attack}{end}")
+
+
+def test_the_reference_attack_is_no_line_and_no_part_of_the_headline(tmp_path: Path) -> None:
+    """On the select draws it is the strongest for every image, and 15 of 16 of its report draws are right."""
+    summary = summarise(made(tmp_path))
+    assert summary.strongest is not None
+    assert summary.strongest.single.value == pytest.approx(1 / 4)
+    assert [line.name for line in summary.lines] == ["undefended", "transfer", "adaptive"]
+    assert "null" in summary.curve
+    assert "reference" not in summary.curve
+    assert "reference" not in [trace.row for trace in summary.details.traces]
+
+
+def test_without_anything_that_tries_the_attack_a_study_is_unchecked(tmp_path: Path) -> None:
+    rows = [BY_HAND.row(name) for name in ROWS[:3]]
+    head = BY_HAND.header(rows, methods=[method(rule=VOTE)])
+    summary = summarise(made(tmp_path, head))
+    assert [c.status for c in summary.conclusions] == [HeadlineStatus.UNCHECKED]
+    assert summary.headline.startswith("Unchecked: The attack was run at one radius, ")
+    assert summary.refused
+    assert "robust accuracy" not in summary.headline
+    assert not summarise(made(tmp_path / "b")).refused
+
+
+def test_a_failed_check_takes_the_headlines_place(tmp_path: Path) -> None:
+    far = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], farthest=np.full(4, 0.11))
+    summary = summarise(made(tmp_path, adaptive=far))
+    assert summary.headline.startswith("No headline: V15 (constraint): Examples leave the ball: adaptive 0.11")
+    assert summary.refused
+    assert summary.flags == summary.flags_of("") == (Flag.NOISE, Flag.OUTSIDE)
+    assert summary.flags_of("another") == ()
+    for text in (markdown.markdown(summary), page.html(summary)):
+        assert "No headline: V15" in text
+        assert "examples outside the ball" in text
+
+
+def test_warnings_are_remarks_and_what_checks_say_is_not_among_them(tmp_path: Path) -> None:
+    assert summarise(made(tmp_path)).warnings == ()
+    noted = header(methods=[method(rule=VOTE, note="The gradient is masked")])
+    rescored = RescoredFrom(report=4, rules=(VOTE,), warning="Another rule was attacked.")
+    masked = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], zero_gradients=np.ones(4))
+    summary = summarise(made(tmp_path / "b", noted.model_copy(update={"rescored_from": rescored}), adaptive=masked))
+    assert summary.warnings == ("The gradient is masked.", "Another rule was attacked.")
+    (verdict,) = (v for v in summary.verdicts if v.id == "V12")
+    assert verdict.status is Status.FAIL
+
+
 def test_a_missing_unit_takes_the_headline_away(tmp_path: Path) -> None:
     run = made(tmp_path)
     run.file("adaptive_eps0.1_00000-00004").unlink()
     summary = summarise(run)
-    assert summary.headline.startswith("No headline: 4 of 5 units are done")
+    assert summary.headline.startswith("No headline: 5 of 6 units are done")
     assert not summary.lines
+    assert not summary.refused
     assert "robust accuracy" not in markdown.markdown(summary) + page.html(summary)
 
 
@@ -158,13 +181,12 @@ def test_what_attacks_made_and_spent(tmp_path: Path) -> None:
 
 
 def test_an_attack_without_gradients_has_none_to_show(tmp_path: Path) -> None:
-    unit = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2])
-    for name in ("zero_gradients", "bad_gradients", "zero_pixels", "agreement", "spread"):
-        del unit.arrays[name]
+    without = dict.fromkeys(("zero_gradients", "bad_gradients", "zero_pixels", "agreement", "spread"))
+    unit = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **without)
     summary = summarise(made(tmp_path, adaptive=unit))
     assert [cells[0] for cells in tables.gradient_rows(summary)] == ["undefended", "transfer"]
     assert [cells[0] for cells in tables.example_rows(summary)] == ["undefended", "transfer", "adaptive"]
-    assert not any("row adaptive are exactly zero" in w for w in summary.warnings)
+    assert next(v for v in summary.verdicts if v.id == "V12").status is Status.NOT_RUN
     page.html(summary)
 
 
@@ -179,7 +201,9 @@ def test_gradient_facts(tmp_path: Path) -> None:
     assert facts["adaptive"].surrogate == pytest.approx(0.75)
     assert np.isnan(facts["transfer"].bpda)
     shown = {cells[0]: cells for cells in tables.gradient_rows(summary)}
-    assert shown["adaptive"][2:] == ("0.00 %", "0.00 %", "0.00 %", "0.40 / 0.30 / 0.50", "3.00", "0.20", "0.75")
+    assert shown["adaptive"][1:] == (
+        "exact", "0.00 %", "0.00 %", "0.00 %", "0.40 / 0.30 / 0.50", "3.00", "0.20", "0.75",
+    )  # fmt: skip
     assert shown["transfer"][-2:] == ("–", "–")
 
 
@@ -188,18 +212,39 @@ def test_no_draws_to_compare_is_shown_as_nothing(tmp_path: Path) -> None:
     adaptive = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **silent)
     summary = summarise(made(tmp_path, adaptive=adaptive))
     assert tables.gradient_rows(summary)[2][5:7] == ("– / – / –", "–")
-    assert not any("more draws" in w for w in summary.warnings)
+    assert next(v for v in summary.verdicts if v.id == "V12").status is Status.PASS
 
 
-def test_approximate_routes_are_called_so(tmp_path: Path) -> None:
-    run = made(tmp_path)
-    for row, code in zip(run.header["rows"], ("G5", "G7", "G2"), strict=True):
-        row["route"] = code
-    summary = summarise(run)
+def test_approximate_gradients_are_called_so(tmp_path: Path) -> None:
+    head = header()
+    for k, mode in enumerate(("adjoint", "grafted", "bpda")):
+        head = edited(head, "rows", k, "mode", to=mode)
+    summary = summarise(made(tmp_path, head))
+    assert [line.mode for line in summary.lines] == ["adjoint", "grafted", "bpda"]
     for text in (markdown.markdown(summary), page.html(summary)):
-        assert "G5 continuous adjoint (approximate)" in text
-        assert "G7 grafted, one Jacobian for all draws (approximate)" in text
-        assert "G2 BPDA (approximate)" in text
+        assert "adjoint: continuous adjoint (approximate)" in text
+        assert "grafted: one Jacobian for all draws (approximate)" in text
+        assert "bpda: BPDA (approximate)" in text
+        assert "exact:" not in text
+
+
+def test_pictures_call_classes_and_what_is_no_class(tmp_path: Path) -> None:
+    """Of image 11 (class 1, "b") the draws say: not finite, 12 (there are 10 classes), 0, 12."""
+    predictions = BY_HAND.predictions([1, 4, 3, 4])
+    predictions[1] = [NOT_FINITE, 12, 0, 12]
+    walk = {
+        "picture_rows": np.array([1]),
+        "picture_frames": np.zeros((1, 3, 1, 8, 8), dtype=np.uint8),
+        "picture_titles": np.array(["clean", "adversarial", "purified"]),
+    }
+    unit = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], predictions=predictions, **walk)
+    summary = summarise(made(tmp_path, adaptive=unit))
+    (picture,) = summary.pictures
+    assert (picture.image, picture.label, picture.seen_as, picture.errors) == (11, "b", "not finite", 4)
+    assert picture.votes == (("class 12", 2), ("not finite", 1), ("a", 1))
+    for text in (markdown.markdown(summary), page.html(summary)):
+        assert "not finite" in text
+        assert "class 12" in text
 
 
 def test_both_texts_hold_the_same_numbers(tmp_path: Path) -> None:

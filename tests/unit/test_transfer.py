@@ -13,8 +13,8 @@ from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
 from depura.attacks.queries import COMMON
 from depura.attacks.transfer import Transfer
-from depura.evaluation.describe import describe
 from depura.noise import Noise, Stream
+from depura.records.describe import describe
 from toys import TanhClassifier
 
 SHAPE = (1, 4, 4)

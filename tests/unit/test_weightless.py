@@ -68,7 +68,8 @@ def purifiers() -> dict[str, depura.Cleaner]:
 def small(purifier: depura.Cleaner, *, device: str = "cpu", relaxed: float | None = None) -> depura.Study:
     """A study on grey images, its networks and images on a device."""
     defence = depura.Defence(purifier, classifier(1), rule=depura.Vote(2)).to(device)
-    images = torch.full((3, 3, SIZE, SIZE), 0.5, device=device)
+    levels = torch.tensor([0.4, 0.5, 0.6], device=device)[:, None, None, None]
+    images = levels.expand(3, 3, SIZE, SIZE).contiguous()
     data = ImageSet("grey", images, torch.zeros(3, dtype=torch.int64), (0, 1, 2), tuple("0123456789"))
     attack = depura.PGD(depura.Ball("linf", 0.1), n_steps=2, eot=2)
     rows = depura.ladder(defence, attack, relaxed=relaxed, without=("transfer", "bpda"))
@@ -159,7 +160,8 @@ def test_weights_that_are_there_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["networks", "images"])
 def test_a_run_without_weights_is_refused(tmp_path: Path, part: str) -> None:
     study = small(purifiers()["diffpure"], device="meta" if part == "networks" else "cpu")
-    images = torch.full((3, 3, SIZE, SIZE), 0.5, device="meta" if part == "images" else "cpu")
+    images = torch.arange(3.0, device="meta" if part == "images" else "cpu")[:, None, None, None] / 3
+    images = images.expand(3, 3, SIZE, SIZE).contiguous()
     study = replace(study, data=study.data._replace(images=images))  # type: ignore[attr-defined]
     with pytest.raises(depura.InputError, match="which can only be planned"):
         run(study, tmp_path / "run")

@@ -21,7 +21,7 @@ from depura.attacks.climb import Asking, Climb
 from depura.attacks.eot import Combine, Model, RandomModel, mean
 from depura.attacks.growth import Growth
 from depura.attacks.history import History
-from depura.attacks.losses import Loss, margin, targeted_dlr
+from depura.attacks.losses import Loss, comparable, margin, targeted_dlr
 from depura.attacks.queries import Queries, common
 from depura.attacks.warm import Warm
 from depura.noise import Noise
@@ -269,7 +269,7 @@ class TargetedAPGD:
             start = self.ball.surface(images, init, step=k)[at]
             climb = _climb(settings, queries, images[at], start, at, k, history, targets[at, k], share)
             answers = queries.answers(climb.settled, margin, draws=tape, at=at)
-            wrong, by = answers.wrong.double().mean(1), answers.losses.mean(1, dtype=torch.float64)
+            wrong, by = answers.wrong.double().mean(1), comparable(answers.losses.mean(1, dtype=torch.float64))
             worse = (wrong > errors[at]) | ((wrong == errors[at]) & (by > margins[at]))
             worst[at] = torch.where(per_image(worse), climb.settled, worst[at])
             errors[at], margins[at] = torch.where(worse, wrong, errors[at]), torch.where(worse, by, margins[at])
@@ -282,6 +282,8 @@ class TargetedAPGD:
         n_classes = logits.shape[1]
         if self.n_targets > n_classes - 1:
             _check.fail("TargetedAPGD", f"at most {n_classes - 1} targets for {n_classes} classes", f"{self.n_targets}")
+        # Classes without a finite mean logit come last, and only the label after them.
+        logits = torch.where(logits.isfinite(), logits, torch.finfo(logits.dtype).min)
         own = F.one_hot(queries.labels, n_classes).bool()
         return logits.masked_fill(own, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : self.n_targets]
 

@@ -53,7 +53,8 @@ class Candidates(NamedTuple):
 
     Attributes:
         images: (n, B, C, H, W), n candidates for each image, in the ball and in [0, 1].
-        loss: (steps, B), the attack's own mean loss at each step; NaN where an image was finished.
+        loss: (steps, B), the attack's own mean loss at each step; NaN where an image was finished, or where one of the
+            draws was not finite.
         spent: (B, 2) int64, evaluations of the model on each image: with a gradient, and without.
         finished: (B,) int64, the step at which the attack was content with an image and left it; -1 where it never was.
         gradients: of attacks that use them.
@@ -114,7 +115,8 @@ class Attack(Protocol):
     """A frozen dataclass of hyper-parameters that proposes candidates.
 
     Images are attacked one by one: what is found for an image depends neither on the batch that it is in nor on the
-    order of the batch, but for rounding. No attack ends an image on a single lucky draw of a randomised model.
+    order of the batch, but for rounding. No attack ends an image on a single lucky draw of a randomised model. Where
+    the model's answers are not finite candidates are finite all the same.
     """
 
     @property

@@ -2,7 +2,8 @@
 
 On a randomised model the mean over an iterate's own draws is a noisy number, and the largest of many noisy numbers is
 too large. So the point to return to is settled on a common tape: the best iterate since the last time meets the one
-kept so far on draws that are the same for both and that nothing has ascended.
+kept so far on draws that are the same for both and that nothing has ascended. A loss that is not a number is smaller
+than any other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from depura.attacks.ball import per_image
 from depura.attacks.eot import Combine, mean
 from depura.attacks.growth import Growth, look
 from depura.attacks.history import History
-from depura.attacks.losses import Loss
+from depura.attacks.losses import Loss, comparable
 from depura.attacks.queries import Queries, common
 
 
@@ -50,7 +51,7 @@ class Climb:
         x: where they are.
         before: where the last step began.
         gradient: at x.
-        loss: (R,), at x.
+        loss: (R,), at x; minus infinity where it is not a number.
         kept: the point to return to.
         kept_gradient: its gradient.
         improved: (R,), whether `kept` changed when it was last settled.
@@ -150,11 +151,12 @@ class Climb:
         )
         self._drawn = seen.drawn
         self._history.add(seen.loss, seen.health, at=self.at)
-        return seen.gradient, seen.loss, seen.wrong
+        return seen.gradient, comparable(seen.loss), seen.wrong
 
     def _on_common(self, x: Tensor) -> Tensor:
         draws = common(self._asking.common)
-        return mean(self._queries.losses(x, self._asking.loss, draws=draws, at=self.at, targets=self._targets))
+        losses = self._queries.losses(x, self._asking.loss, draws=draws, at=self.at, targets=self._targets)
+        return comparable(mean(losses))
 
     def _leave(self, wrong: Tensor) -> None:
         """Images whose every draw was wrong here are asked on the common tape, and leave with this point if beaten."""

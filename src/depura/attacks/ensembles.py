@@ -82,7 +82,8 @@ class Together:
 class InTurn:
     """Attacks one after another on a deterministic model: an image that one of them breaks is left to it.
 
-    The candidate of an image is the first that is misclassified, else the one of the largest margin.
+    The candidate of an image is the first that is misclassified, else the one of the largest margin. A candidate whose
+    logits are not finite is misclassified.
 
     Attributes:
         attacks: of one threat model, at least one. Attack k starts from round k of the start's noise.
@@ -170,6 +171,7 @@ class InTurn:
                 parts.append(_Part(k, active, part))
                 for candidate in part.images:
                     margins = queries.losses(candidate, margin, draws=range(1), at=active)[:, 0]
+                    margins = torch.where(margins.isnan(), torch.inf, margins)  # no class, so it is broken
                     better = margins > best_margin[active]
                     best[active] = torch.where(per_image(better), candidate, best[active])
                     best_margin[active] = torch.where(better, margins, best_margin[active])

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from depura import _check
 from depura._memory import unless_out_of_memory
+from depura.attacks.ball import per_image
 from depura.attacks.losses import Loss
 from depura.noise import Noise
+from depura.predictions import all_finite, predicted
 
 T = TypeVar("T")
 
@@ -37,6 +39,8 @@ Combine = Callable[[Tensor], Tensor]
 
 class Draws(NamedTuple):
     """Loss and gradient of m draws of each of B images.
+
+    A draw with a logit that is not finite has a loss and a gradient of NaN, and is misclassified: it names no class.
 
     Attributes:
         losses: (B, m).
@@ -235,8 +239,12 @@ def _pull(
                 where,
                 "logits with a gradient path to the images",
                 "logits without one",
-                "Look for a detach or no_grad in the model, or attack it through StraightThrough.",
+                "Look for a detach, no_grad or argmax in the model. A purifier without a gradient can be attacked "
+                "through StraightThrough, a rule without one as if it were depura.MeanProb, and a classifier without "
+                "one by its scores alone, as Square does.",
             )
         values = loss(logits, labels, *targets)
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), gradient, logits.detach().argmax(1) != labels
+    broken, values = ~all_finite(logits), values.detach()
+    gradient = gradient.masked_fill(per_image(broken), torch.nan)
+    return values.masked_fill(broken, torch.nan), gradient, predicted(logits.detach()) != labels

@@ -21,6 +21,7 @@ from depura.attacks.hyperplane import dual_norm, to_hyperplane
 from depura.attacks.losses import margin, targeted_margin
 from depura.attacks.queries import Queries
 from depura.noise import Kind, Noise
+from depura.predictions import all_finite, predicted
 
 ONE = range(1)
 """A deterministic model is asked for a single draw."""
@@ -142,8 +143,8 @@ class FAB:
         clean = queries.logits(images, draws=ONE)[:, 0]
         targets = self._targets(clean, queries.labels)
         history = History(len(images), 1 + self._n_runs * self.n_steps)
-        found = Found(images, clean.argmax(1) != queries.labels)
-        history.add(margin(clean, queries.labels))
+        found = Found(images, predicted(clean) != queries.labels)
+        history.add(torch.where(all_finite(clean), margin(clean, queries.labels), torch.nan))
         for run in range(self._n_runs):
             at = self._left(found, history)
             if not len(at):
@@ -170,6 +171,8 @@ class FAB:
         order = torch.arange(k - 1, device=clean.device)[None, :]
         if not self.n_targets:
             return order + (order >= labels[:, None])
+        # Classes without a finite logit come last, and only the label after them.
+        clean = torch.where(clean.isfinite(), clean, torch.finfo(clean.dtype).min)
         ranked = clean.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)
         return ranked[:, : self.n_targets]
 
@@ -202,12 +205,12 @@ class FAB:
         told: Told | None,
     ) -> None:
         """One run from x, of the images `at`, for which found.closest and found.worst are brought up to date."""
-        origin, labels = found.images[at], queries.labels[at]
+        origin = found.images[at]
         for i in range(self.n_steps):
             difference, normal = self._nearest(queries, x, at, classes)
             x = self._step(x, origin, difference, normal)
-            logits = queries.logits(x, draws=ONE, at=at)[:, 0]
-            loss, wrong = margin(logits, labels), logits.argmax(1) != labels
+            answers = queries.answers(x, margin, draws=ONE, at=at)
+            loss, wrong = answers.losses[:, 0], answers.wrong[:, 0]
             history.add(loss, normal[:, None], at=at)
             found.see(x, loss, wrong, at, self.ball)
             x = torch.where(per_image(wrong), origin + self.beta * (x - origin), x)

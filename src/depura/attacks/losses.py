@@ -92,6 +92,11 @@ def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return _at(logits, targets) - _at(logits, labels)
 
 
+def comparable(losses: Tensor) -> Tensor:
+    """Losses as points are compared by them: NaN becomes minus infinity, so that it is never the larger one."""
+    return losses.masked_fill(losses.isnan(), -torch.inf)
+
+
 def _at(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None])[:, 0]
 

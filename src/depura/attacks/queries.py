@@ -10,10 +10,14 @@ from torch import Tensor
 from depura import _check
 from depura.attacks.eot import Draws, Model, RandomModel, by_draw, logits_by_draw
 from depura.attacks.losses import Loss, margin
-from depura.noise import Noise
+from depura.noise import BLOCK, Noise
+from depura.predictions import all_finite, predicted, same_answers
 
-COMMON = 2**31
-"""Draws of the model's noise from here on are the common tape: candidates are compared on it, nothing is ascended."""
+COMMON = BLOCK
+"""Draws of the model's noise from here on are the common tape: candidates are compared on it, nothing is ascended.
+
+They are the upper block of draw numbers. A rule of several draws divides them within it (`Noise.split`).
+"""
 
 
 def common(n: int) -> range:
@@ -22,7 +26,7 @@ def common(n: int) -> range:
 
 
 class Answers(NamedTuple):
-    """What m draws of each of R points said.
+    """What m draws of each of R points said; a draw with a logit that is not finite has a loss of NaN and is wrong.
 
     Attributes:
         losses: (R, m).
@@ -132,7 +136,8 @@ class Queries:
         logits = self.logits(x, draws=draws, at=at).flatten(0, 1)
         labels = self.labels[at].repeat_interleave(m)
         given = () if targets is None else (targets.repeat_interleave(m),)
-        losses, wrong = loss(logits, labels, *given), logits.argmax(1) != labels
+        losses = loss(logits, labels, *given).masked_fill(~all_finite(logits), torch.nan)
+        wrong = predicted(logits) != labels
         return Answers(losses.reshape(-1, m), wrong.reshape(-1, m))
 
     def losses(
@@ -167,7 +172,7 @@ class Queries:
         spent = self.spent.clone()
         first, second = (self.logits(x, draws=draws) for draws in (common(1), range(COMMON + 1, COMMON + 2)))
         self.spent = spent
-        return torch.equal(first, second)
+        return same_answers(first, second)
 
     def _limit(self, rows: int, asked: int) -> None:
         """Keep to fewer rows in one call from now on, if memory ran out."""

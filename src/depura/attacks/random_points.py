@@ -14,7 +14,7 @@ from depura.attacks.ball import Ball, per_image
 from depura.attacks.eot import Model, RandomModel, mean
 from depura.attacks.flow import Flow
 from depura.attacks.history import History
-from depura.attacks.losses import Loss, margin
+from depura.attacks.losses import Loss, comparable, margin
 from depura.attacks.queries import Queries, common
 from depura.noise import Kind, Noise
 
@@ -139,8 +139,7 @@ class RandomPoints:
             if self._compares:
                 value = mean(queries.losses(point, self.loss, draws=common(self.eot)))
                 history.add(value)
-            # A loss that is not a number ranks last, so that no comparison with it decides.
-            together = torch.cat([values, value.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)[None]])
+            together = torch.cat([values, comparable(value)[None]])
             order = together.argsort(dim=0, descending=True, stable=True)[: self.keep]
             kept, values = torch.cat([kept, point[None]])[order, every], together.gather(0, order)
             if told is not None:

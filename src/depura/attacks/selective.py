@@ -19,10 +19,11 @@ from depura.attacks.attack import Candidates, Cost, Told
 from depura.attacks.ball import Ball, per_image
 from depura.attacks.eot import Draws, Model, RandomModel
 from depura.attacks.history import History
-from depura.attacks.losses import Loss, cross_entropy, dlr, margin
+from depura.attacks.losses import Loss, comparable, cross_entropy, dlr, margin
 from depura.attacks.queries import Queries
 from depura.attacks.shared import shared_step
 from depura.noise import Noise
+from depura.predictions import all_finite
 
 
 class Turning(NamedTuple):
@@ -212,17 +213,19 @@ class Selective:
 
     def _ascent(self, draws: Draws, border: float, size: float) -> tuple[Tensor, Tensor]:
         """Weighted mean gradient, (R, C, H, W), and whether all that it is made of is finite, (R, 1, 1, 1)."""
-        finite = draws.gradients.flatten(1).isfinite().all(1) & draws.losses.isfinite().all(1)
+        finite = all_finite(draws.gradients) & all_finite(draws.losses)
+        losses = torch.where(finite[:, None], draws.losses, 0.0)
+        gradients = torch.where(per_image(finite)[..., None], draws.gradients, 0.0)
         shared = shared_step(
             self.ball,
-            draws.losses - border,
-            draws.gradients,
+            losses - border,
+            gradients,
             size=size,
             sharpness=self.sharpness,
             n_rounds=self.n_rounds,
         )
         weights = shared.weights[:, :, None, None, None]
-        return (weights * draws.gradients.double()).sum(1).to(draws.gradients.dtype), per_image(finite)
+        return (weights * gradients.double()).sum(1).to(gradients.dtype), per_image(finite)
 
     def _going(self, queries: Queries, x: Tensor, draws: Draws, left: Tensor, history: History) -> Tensor:
         """Which images go on, (R,)."""
@@ -241,7 +244,7 @@ class Best:
 
     def see(self, x: Tensor, draws: Draws, *, at: Tensor) -> None:
         """Compare points of some images with what is kept."""
-        wrong, loss = draws.wrong.double().mean(1), draws.loss()
+        wrong, loss = draws.wrong.double().mean(1), comparable(draws.loss())
         equal = wrong == self._wrong[at]
         better = (wrong > self._wrong[at]) | (equal & (loss > self._loss[at]))
         rows = at[better]

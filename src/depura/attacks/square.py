@@ -15,7 +15,7 @@ from depura.attacks.attack import Candidates, Cost, Told
 from depura.attacks.ball import Ball, only
 from depura.attacks.eot import Model, RandomModel, mean
 from depura.attacks.history import History
-from depura.attacks.losses import Loss, margin
+from depura.attacks.losses import Loss, comparable, margin
 from depura.attacks.numbers import numbered
 from depura.attacks.queries import Queries
 from depura.attacks.squares import Bumps, FlatSquares, Moves
@@ -209,7 +209,7 @@ class _Search:
         self._draws = range(self._draws.stop, self._draws.stop + self._attack.eot)
         best = self.best[self.at]
         value, wrong = self._ask(best)
-        self._value[self.at], self._promising[self.at] = value, wrong
+        self._value[self.at], self._promising[self.at] = comparable(value), wrong
         better = value > self._renewed_value[self.at]
         at = self.at[better]
         self.renewed[at], self._renewed_value[at] = best[better], value[better]

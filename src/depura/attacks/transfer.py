@@ -11,7 +11,7 @@ from depura import _check
 from depura.attacks.attack import Attack, Candidates, Cost, Told, part_of
 from depura.attacks.ball import Threat
 from depura.attacks.eot import Model, RandomModel
-from depura.attacks.losses import Loss, margin
+from depura.attacks.losses import Loss, comparable, margin
 from depura.attacks.queries import Queries, common
 from depura.noise import Noise, Stream
 
@@ -123,5 +123,5 @@ class Transfer:
         """The `keep` candidates of the largest mean loss, (keep, B, C, H, W), on the same draws for all."""
         draws = common(self.eot)
         losses = torch.stack([queries.losses(c, self.loss, draws=draws).double().mean(1) for c in candidates])
-        order = torch.sort(losses, dim=0, descending=True, stable=True).indices[:keep]
+        order = torch.sort(comparable(losses), dim=0, descending=True, stable=True).indices[:keep]
         return candidates[order, torch.arange(candidates.shape[1], device=candidates.device)]

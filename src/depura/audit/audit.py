@@ -19,12 +19,22 @@ from depura.defence import Defence
 from depura.fast import deviation, is_fast
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
+from depura.records.kinds import GradientMode
 from depura.rules import MeanProb, Vote
 
 MARGIN = 0.05
 """How far audited images keep from 0 and 1, so that finite differences stay in range."""
 CLOSE = 2.0
 """Median deviation of a faster network's purified images, in units of 1/255, above which the light is amber."""
+
+_WORDS = {
+    GradientMode.BPDA: "BPDA",
+    GradientMode.ADJOINT: "the continuous adjoint",
+    GradientMode.DEVIATED: "that of the loss and the deviated reconstruction together",
+    GradientMode.GRAFTED: "one Jacobian for all draws",
+    GradientMode.RELAXED: "that of smooth stand-ins",
+}
+"""Gradients that are not exact, in words."""
 
 
 class Audit(NamedTuple):
@@ -97,8 +107,9 @@ def audit_gradient(
         faults: tuple[Fault, ...] = ()
         red = [check.name for check in checks if check.light is Light.RED]
         if red or any(check.name in ("differences", "zeros") and check.light is Light.AMBER for check in checks):
-            where = subject.images if red == ["finite gradient"] else subject.inner
-            faults = localise(subject.defence, where, subject.noise, precision=subject.precision, seed=seed)
+            for where in _places(subject, red):
+                if not faults:
+                    faults = localise(subject.defence, where, subject.noise, precision=subject.precision, seed=seed)
     return Audit(subject.precision, tuple(checks), faults)
 
 
@@ -182,6 +193,13 @@ def _modes(defence: Defence) -> Check:
     return Check("modes", Light.AMBER, " ".join(f"{text[0].upper()}{text[1:]}." for text in said))
 
 
+def _places(subject: Subject, red: list[str]) -> tuple[Tensor, ...]:
+    """The images at which parts are tried: where what is red was seen."""
+    if red == ["finite gradient"]:
+        return (subject.images,)
+    return (subject.inner, subject.images) if red == ["finite logits"] else (subject.inner,)
+
+
 def _fast(defence: Defence, images: Tensor, noise: Noise, device: str) -> list[Check]:
     """By how much a faster network moves purified images; nothing where there is none."""
     purifier = defence.purifier
@@ -195,14 +213,11 @@ def _fast(defence: Defence, images: Tensor, noise: Noise, device: str) -> list[C
 
 
 def _route(defence: Defence) -> Check:
-    code = defence.route
-    if code in ("G0", "G6"):
-        return Check("route", Light.GREEN, f"The study's own route is {code}.")
-    return Check(
-        "route",
-        Light.AMBER,
-        f"The study's own route is {code}, not the loss's exact gradient; what was audited is the exact route, G6.",
-    )
+    if defence.mode is GradientMode.EXACT:
+        return Check("route", Light.GREEN, "The study's own gradient is the exact gradient of the loss.")
+    own = _WORDS.get(defence.mode, defence.mode.value)
+    sentence = f"The study's own gradient is {own}, not the exact gradient of the loss. Audited was the exact gradient."
+    return Check("route", Light.AMBER, sentence)
 
 
 def _some(names: list[str]) -> str:

@@ -13,6 +13,7 @@ from depura.audit.derivatives import relative, slope, watched
 from depura.audit.probes import error_line
 from depura.audit.subject import Checkpointed, Subject
 from depura.gradients import Direct, GradientRoute, StoredState
+from depura.records.kinds import GradientMode
 
 EOT_DRAWS = 3
 MASK_DRAWS = 4
@@ -64,6 +65,11 @@ def run(subject: Subject) -> Iterator[Check]:
     finite = _finite("gradient", gradient)
     yield finite
     if finite.light is Light.RED:
+        return
+    if not bool(gradient.any()) and not subject.is_connected():
+        yield Check(
+            "gradient", Light.RED, "Expected logits with a gradient path to the images, got logits without one."
+        )
         return
     for check in (
         lambda: _differences(subject, gradient),
@@ -172,7 +178,7 @@ def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
         return Check("second way", Light.GREEN, "There is no walk to differentiate in a second way.")
     routes: list[GradientRoute] = [Checkpointed(), StoredState(), StoredState(segment=2), StoredState(segment=5)]
     own = subject.route
-    if own is not None and own.code == "G6" and not isinstance(own, (StoredState, Direct)):
+    if own is not None and own.mode == GradientMode.EXACT and not isinstance(own, (StoredState, Direct)):
         routes.append(own)
     drift = 0.0
     for route in routes:
@@ -230,10 +236,11 @@ def _randomness(subject: Subject, logits: Tensor) -> Check:
 def _masked(subject: Subject) -> Check:
     """Zeros and non-finite entries, at the images themselves."""
     draws = [subject.noise] if subject.defence.purifier is None else [subject.noise.draw(d) for d in range(MASK_DRAWS)]
-    gradients = torch.stack([subject.gradient(subject.images, noise, subject.weights)[1] for noise in draws])
-    finite = _finite("gradient", gradients)
-    if finite.light is Light.RED:
-        return finite
+    found = [subject.gradient(subject.images, noise, subject.weights) for noise in draws]
+    logits, gradients = (torch.stack(values) for values in zip(*found, strict=True))
+    for finite in (_finite("logits", logits), _finite("gradient", gradients)):
+        if finite.light is Light.RED:
+            return finite
     pixels = float((gradients == 0).double().mean())
     images = float((gradients == 0).flatten(2).all(2).double().mean())
     counted = f"{images:.0%} of images and {pixels:.0%} of pixels have a gradient of exactly zero"

@@ -21,6 +21,12 @@ from depura.purifier import Purifier
 from depura.rules import MeanLogit, MeanProb, Single, Vote
 from depura.solvers import AncestralLearned, Before, Denoise, Multistep, solve
 
+NO_SCORES = "Give it scores with a gradient, such as logits or probabilities, in the place of labels."
+NO_SLOPE = (
+    "Give the rule's scores a gradient, as depura.Vote does (its counts have that of depura.MeanProb), or deploy "
+    "depura.Vote or depura.MeanProb."
+)
+
 
 def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
     """The parts of a defence at the first, middle and last step of a walk, then classifier and rule."""
@@ -35,13 +41,18 @@ def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
     def classify(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
         return (defence.classifier(inputs[0]),)
 
-    yield Probe(_label("classifier", defence.classifier), classify, (purified,), ("images",), n, defence.classifier)
+    name, network = _label("classifier", defence.classifier), defence.classifier
+    yield Probe(name, classify, (purified,), ("images",), n, network, advice=NO_SCORES)
     if not isinstance(defence.rule, (Single, MeanLogit, MeanProb, Vote)) and defence.purifier is not None:
         with torch.no_grad():
             m = defence.rule.n_draws
             many = defence.purifier(images.repeat_interleave(m, dim=0), noise.split(m))
             logits = defence.classifier(many).reshape(n, m, -1)
-        yield Probe(_label("rule", defence.rule), lambda t, _: (defence.rule.scores(t[0]),), (logits,), ("logits",), n)
+
+        def score(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
+            return (defence.rule.scores(inputs[0]),)
+
+        yield Probe(_label("rule", defence.rule), score, (logits,), ("logits",), n, advice=NO_SLOPE)
 
 
 def _of_purifier(core: Purifier, images: Tensor, noise: Noise) -> Iterator[Probe]:

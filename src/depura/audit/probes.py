@@ -45,6 +45,7 @@ class Probe:
         thing: the object that is tried, to look into; None where there is nothing to look into.
         strict: whether a batch of one image must be accepted.
         together: whether it is several parts, to be tried where none of them fails by itself.
+        advice: what to do where nothing connects its outputs with its inputs, a sentence; empty where that may be.
     """
 
     part: str
@@ -55,6 +56,7 @@ class Probe:
     thing: object = None
     strict: bool = True
     together: bool = False
+    advice: str = ""
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -77,6 +79,7 @@ def examine(probe: Probe, precision: Precision, seed: int) -> Fault | None:
         return None
     try:
         sentence = _unreplayed(probe, precision) or _mixed(probe, precision) or _underived(probe, precision, seed)
+        sentence = sentence or _unconnected(probe)
     except Exception as error:
         sentence = f"expected a value and a derivative, got {error_line(error)}"
         sentence += f" {ADVICE_SECOND}" if "is not implemented" in sentence else ""
@@ -162,6 +165,18 @@ def _underived(probe: Probe, precision: Precision, seed: int) -> str | None:
         f"expected the derivative that finite differences give, got {got} (relative error {worst:.2g}). "
         "Look for a detach or no_grad there."
     )
+
+
+def _unconnected(probe: Probe) -> str | None:
+    """Of a part that must have a gradient: whether it has none, not even one of zero."""
+    if not probe.advice:
+        return None
+    with torch.enable_grad():
+        outputs = probe.call(tuple(t.clone().requires_grad_() for t in probe.inputs), probe.rows)
+    if any(out.requires_grad for out in outputs):
+        return None
+    path = f"a result with a gradient path to the {' and '.join(probe.names)}"
+    return f"expected {path}, got one without. {probe.advice}"
 
 
 def _flat(probe: Probe, k: int, x: Tensor, unit: float, moved: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
@@ -14,6 +15,7 @@ from depura.cleaner import Cleaner, Leaf
 from depura.defence import Defence
 from depura.gradients import Advance, GradientRoute
 from depura.noise import Noise
+from depura.records.kinds import GradientMode
 from depura.schedules import Step
 
 M = TypeVar("M", bound=nn.Module)
@@ -58,12 +60,17 @@ class Subject:
         (gradient,) = pull(call, (x,), (weights,))
         return values[0], gradient
 
+    def is_connected(self) -> bool:
+        """Whether the logits have a gradient path to the images, be the gradient zero or not."""
+        with torch.enable_grad():
+            return self.defence(self.inner.clone().requires_grad_(), self.noise).requires_grad
+
 
 @dataclass(frozen=True)
 class Checkpointed:
     """Exact, by torch's own checkpointing of each step: a second way to the gradient, independent of `StoredState`."""
 
-    code: ClassVar[str] = "G6"
+    mode: ClassVar[GradientMode] = GradientMode.EXACT
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
         """The state after the last step."""

@@ -90,11 +90,11 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _persistent(meta: Mapping[str, Any], *_: Any) -> _Record:
-    """In the place of `_reconstruct_persistent_obj`: the source in `meta` is left alone."""
+def _persistent(pickled: Mapping[str, Any], *_: Any) -> _Record:
+    """In the place of `_reconstruct_persistent_obj`: the source in it is left alone."""
     record = _Record()
-    record.name = str(meta["class_name"])
-    record.__setstate__(meta["state"])
+    record.name = str(pickled["class_name"])
+    record.__setstate__(pickled["state"])
     return record
 
 

@@ -18,6 +18,7 @@ from depura.cli import (
     purify,
     replay,
     rescore,
+    schema,
     studies,
     train,
     verify,
@@ -42,6 +43,7 @@ app.command("verify")(verify.verify)
 app.command("publish")(publish.publish_run)
 app.command("extend")(extend.extend)
 app.command("rescore")(rescore.rescore)
+app.command("schema")(schema.schema)
 app.command("audit-gradient")(audit.audit)
 app.command("methods")(methods.methods)
 app.command("purify")(purify.purify)

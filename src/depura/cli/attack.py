@@ -26,6 +26,8 @@ from depura.evaluation.scoring import Scores, choose, eight_bit, score
 from depura.models import DENOISERS, FORMS
 from depura.models import classifier as classifier_named
 from depura.noise import Noise, Stream
+from depura.predictions import predicted, same_answers
+from depura.records.kinds import NOT_FINITE
 
 AT_ONCE = 64
 """Images attacked in one call."""
@@ -168,7 +170,11 @@ def _labels(loaded: list[files.Loaded], given: list[int] | None, defence: Defenc
             own = torch.from_numpy(arrays["label"])
             labels.append(_check.labels(f"attack: {item.path.name}", own, n_images=len(item.images)).long())
         else:
-            labels.append(torch.cat([bare(part).argmax(1) for part in torch.split(item.images, AT_ONCE)]))
+            seen = torch.cat([predicted(bare(part)) for part in torch.split(item.images, AT_ONCE)])
+            if bool((seen == NOT_FINITE).any()):
+                got = f"{int((seen == NOT_FINITE).sum())} with NaN or infinite ones"
+                _check.fail(f"attack: {item.path.name}", "finite logits of the clean images", got, "Give --label.")
+            labels.append(seen)
     guessed = "what the classifier takes the clean images for, as no label is given; it may be wrong already"
     if stored == len(loaded):
         return labels, "from the files"
@@ -178,7 +184,7 @@ def _labels(loaded: list[files.Loaded], given: list[int] | None, defence: Defenc
 @torch.no_grad()
 def _is_random(defence: Defence, images: Tensor) -> bool:
     """Whether a classifier answers differently when it is asked twice."""
-    return not torch.equal(defence(images), defence(images))
+    return not same_answers(defence(images), defence(images))
 
 
 def _attack_all(
@@ -231,7 +237,7 @@ def _attacked(
 def _row(judged: Judged, row: int) -> Judged:
     """One image of a group."""
     at = slice(row, row + 1)
-    before, after, rounded = (Scores(s.predictions[at], s.margins[at]) for s in judged.scores)
+    before, after, rounded = (Scores(*(values[at] for values in s)) for s in judged.scores)
     return Judged(judged.images[at], (before, after, rounded), None if judged.zero is None else judged.zero[at])
 
 
@@ -243,7 +249,8 @@ def _words(result: Judged, clean: Tensor, label: Tensor, ball: Threat, *, random
     """One line about one image."""
     parts = [f"label {int(label)}"]
     for when, scores in zip(("before", "after", "8-bit"), result.scores, strict=True):
-        seen = int(scores.predictions.mode(1).values)
+        most = int(scores.predictions.mode(1).values)
+        seen = "no class (not finite)" if most == NOT_FINITE else most
         wrong = f" ({float(scores.errors(label)) / scores.predictions.shape[1]:.0%} of draws wrong)" if random else ""
         parts.append(f"{when} {seen}{wrong}")
     sizes = [float(ball.distance(x, clean)) for x in (result.images, eight_bit(result.images))]

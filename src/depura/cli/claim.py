@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from depura.cli.doors import door, err
-from depura.evaluation.records import RunDirectory
 from depura.judging.claims import claims
 from depura.judging.summary import summarise
+from depura.records.directory import RunDirectory
 from depura.reports.claims import COLUMNS, bibtex, latex, paragraph
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from depura.cli.doors import door, out
-from depura.evaluation.records import RunDirectory
 from depura.judging.comparison import as_json
 from depura.judging.comparison import compare as compared
+from depura.records.directory import RunDirectory
 from depura.reports.comparisons import sentences, terminal
 
 

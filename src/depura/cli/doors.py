@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from depura._check import InputError
-from depura.evaluation.records import RecordError
 from depura.evaluation.runner import RefusedError
+from depura.records.directory import RecordError
 
 P = ParamSpec("P")
 

@@ -9,8 +9,8 @@ import typer
 
 from depura.cli.doors import door, out
 from depura.data import files
-from depura.evaluation.records import RunDirectory
 from depura.judging.exported import table
+from depura.records.directory import RunDirectory
 from depura.reports import datafiles
 
 

@@ -1,4 +1,4 @@
-"""The command extend: more images, attacks, radii or draws on the same record."""
+"""The command extend: more images, attacks or radii on the same record."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import typer
 
 from depura import _check
 from depura.cli.doors import door, duration, one_thread, out, seconds
+from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Budget, Device, Machine, Settings, Workers, go_on, pairs, workers_of
 from depura.evaluation import price
 from depura.evaluation.extending import extended
-from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import Shard
-from depura.evaluation.source import Added, StudySource
+from depura.evaluation.source import Added
 from depura.evaluation.study import Study, UnitKey
+from depura.records.directory import RunDirectory
 
 
 @door
@@ -29,40 +30,35 @@ def extend(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of these attacks; default: the attack's.")] = None,
     eot: Annotated[int | None, typer.Option(help="Draws per step of these attacks.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Report draws of every example, in all.")] = None,
-    study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
+    study: StudyFile = None,
+    trust: Trust = False,
     workers: Workers = None,
     device: Device = "cpu",
     budget: Budget = "1h",
     yes: Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")] = False,
 ) -> None:
-    """Extend a run: more images (-S images=128), a further attack (--attack, or a row more in the study file), more
-    report draws (--draws 128).
+    """Extend a run: more images (-S images=128), a further attack (--attack, or a row more in the study file).
 
     What was recorded stays and is not computed again. Kill it at any time; the same command, or `depura extend DIR`,
-    goes on. Exit code 1: a check failed, so that there is no headline.
+    goes on. More draws of the same examples are made by `depura rescore --draws`. Exit code 1: there is no headline.
     """
     one_thread()
     _check.device("--device", device)
     n_workers = workers_of(workers, device)
     allowed = None if yes else seconds("--budget", budget)
     run = RunDirectory.open(directory)
-    was = StudySource.of(run.header, path=study)
+    was = source_of(run.header, study=study, trust=trust)
     named = tuple(Added(name, steps, eot) for name in attack or [])
     if not named and (steps is not None or eot is not None):
         _check.fail("extend", "--steps and --eot together with --attack", "them without")
-    had = int(run.header["draws"]["report"])
-    if draws is not None and draws < had:
-        _check.fail("extend", f"--draws of at least the {had} that are recorded", f"{draws}")
     source = replace(
         was,
-        draws=was.draws if draws in (None, had) else (*was.draws, draws),
         settings=tuple({**dict(was.settings), **dict(pairs(settings))}.items()),
         attacks=tuple(dict.fromkeys((*was.attacks, *named))),
     )
     larger = source.load()
-    words = ["depura", "extend", "DIR", *([] if draws is None else ["--draws", str(draws)])]
+    words = ["depura", "extend", "DIR"]
     words += [word for text in settings or [] for word in ("-S", text)]
     words += [word for name in attack or [] for word in ("--attack", name)]
     words += [

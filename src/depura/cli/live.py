@@ -8,10 +8,10 @@ from types import TracebackType
 from rich.progress import TaskID
 
 from depura.cli.doors import out, progress
-from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.study import Study, UnitKey
-from depura.judging.metrics import percent
 from depura.judging.progress import so_far
+from depura.judging.results import percent
+from depura.records.directory import RunDirectory, Unit
 
 SAID = 4
 """How often a run says where it is, where the output is not a terminal."""
@@ -55,7 +55,7 @@ class Live:
         self._finished[at] = self._finished.get(at, 0) + 1
         found = self._units.setdefault(at, {})
         for other in self._all:
-            new = (other.row, other.eps) == at and not other.since and other.name not in found
+            new = (other.row, other.eps) == at and other.name not in found
             if new and self._directory.has(other.name):
                 found[other.name] = self._directory.read(other.name)
         said = f"{_title(key)}  {accuracy(list(found.values()))}"

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from depura.cli.doors import door, one_thread, out
-from depura.evaluation.imageless import LEFT_OUT, publish, published_header
-from depura.evaluation.records import RecordError, RunDirectory
+from depura.cli.recorded import StudyFile, Trust, source_of
+from depura.evaluation.imageless import publish, published_header
 from depura.evaluation.rescoring import rebuilt
 from depura.evaluation.verification import CODE, differences
+from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
 
 
@@ -19,7 +20,8 @@ from depura.reports import page
 def publish_run(
     directory: Annotated[Path, typer.Argument(help="Run directory, complete.")],
     to: Annotated[Path, typer.Option("--out", help="New folder.")],
-    study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
+    study: StudyFile = None,
+    trust: Trust = False,
 ) -> None:
     """Copy a run without its images: of each adversarial example, how its bits differ from the image's.
 
@@ -27,9 +29,9 @@ def publish_run(
     """
     one_thread()
     run = RunDirectory.open(directory)
-    if LEFT_OUT in run.header:
+    if run.header.left_out:
         raise RecordError(f"publish: expected a run with its images, got one without ({directory}). It can be copied.")
-    made, anew = rebuilt(run.header, path=study)
+    made, anew = rebuilt(run.header, source_of(run.header, study=study, trust=trust))
     other = [found for found in differences(run.header, anew) if found.part not in CODE]
     if other:
         raise RecordError(f"publish: expected the study of {directory}, got another one ({other[0].sentence}).")

@@ -23,6 +23,8 @@ from depura.data.table import no_parts
 from depura.fast import Fast, deviation
 from depura.models import DENOISERS
 from depura.noise import Noise
+from depura.predictions import all_finite, predicted
+from depura.records.kinds import NOT_FINITE
 from depura.reports.sketch import LARGEST, side_by_side
 
 AT_ONCE = 64
@@ -141,8 +143,13 @@ def _targets(source: Path, to: Path, loaded: list[files.Loaded], one_set: bool) 
 def _clean(purifier: Cleaner, item: files.Loaded, seed: int, told: Callable[[int], None]) -> Tensor:
     parts: list[Tensor] = []
     for k in range(0, len(item.images), AT_ONCE):
-        parts.append(purifier(item.images[k : k + AT_ONCE], Noise(seed, item.ids[k : k + AT_ONCE])).clamp(0, 1))
-        told(len(parts[-1]))
+        cleaned = purifier(item.images[k : k + AT_ONCE], Noise(seed, item.ids[k : k + AT_ONCE]))
+        broken = int((~all_finite(cleaned)).sum())
+        if broken:
+            got, advice = f"{broken} with NaN or infinite pixels", "Try other --steps, or leave --fast out."
+            _check.fail(f"purify: {item.path.name}", "finite purified images", got, advice)
+        parts.append(cleaned.clamp(0, 1))
+        told(len(cleaned))
     return torch.cat(parts)
 
 
@@ -156,8 +163,13 @@ def _show(before: Tensor, after: Tensor, title: str, classifier: Any) -> None:
         soft_wrap=True,
     )
     if classifier is not None and len(before) == 1:
-        seen, now = (int(classifier(x).argmax(1)) for x in (before, after))
+        seen, now = (_class(predicted(classifier(x))) for x in (before, after))
         out.print(f"the bundled classifier sees a {seen} before and a {now} after", highlight=False)
     if len(before) == 1 and max(before.shape[2:]) <= LARGEST and out.is_terminal:
         for line in side_by_side(before[0], after[0]):
             out.print(line)
+
+
+def _class(prediction: Tensor) -> str:
+    """A prediction, (1,), in words."""
+    return "nothing it knows" if int(prediction) == NOT_FINITE else str(int(prediction))

@@ -13,10 +13,12 @@ from rich.text import Text
 from torch import Tensor
 
 from depura.cli.doors import door, err, fraction, one_thread, out
+from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.data import files
-from depura.evaluation.records import RunDirectory
 from depura.evaluation.replay import Replay
 from depura.evaluation.replay import replay as replayed
+from depura.records.directory import RunDirectory
+from depura.records.schema import Data
 from depura.reports.film import film, strip
 from depura.reports.sketch import LARGEST, sketch
 
@@ -33,17 +35,19 @@ def replay(
     eps: Annotated[float | None, typer.Option(parser=fraction, help="Radius; default: the study's own.")] = None,
     walk: Annotated[int, typer.Option(help="Which purification, where the rule makes several.")] = 0,
     clean: Annotated[bool, typer.Option("--clean", help="Put in the clean image, under the same noise.")] = False,
-    study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
+    study: StudyFile = None,
+    trust: Trust = False,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures; default: DIR/replay.")] = None,
 ) -> None:
     """Make one recorded decision again, picture its walk, and check that it comes out as recorded (or exit 1)."""
     one_thread()
     run = RunDirectory.open(directory)
-    found = replayed(run, image=image, draw=draw, row=row, eps=eps, walk=walk, clean=clean, study=study)
+    source = source_of(run.header, study=study, trust=trust)
+    found = replayed(run, image=image, draw=draw, row=row, eps=eps, walk=walk, clean=clean, source=source)
     for note in found.notes:
         out.print(f"note     {note}", highlight=False, markup=False, soft_wrap=True)
-    classes = run.header["data"]["classes"]
-    _tell(found, classes, run.header["draws"]["report"])
+    data = run.header.data
+    _tell(found, data, run.header.draws.report)
     columns = [(_pixels(a, found.given), _pixels(b, found.given)) for a, b in _columns(found)]
     folder = directory / "replay" if to is None else to
     stem = f"{found.row}-image-{image}-draw-{draw}{'-clean' if clean else ''}" + (f"-walk-{walk}" if walk else "")
@@ -55,7 +59,8 @@ def replay(
         out.print(f"wrote    {file}", highlight=False, soft_wrap=True)
     if not found.agrees:
         err.print(
-            f"Not the decision on record: {classes[found.predicted]} now, {classes[found.recorded or 0]} then. A label "
+            f"Not the decision on record: {data.class_name(found.predicted)} now, "
+            f"{data.class_name(found.recorded or 0)} then. A label "
             "may tip where two classes are all but level and sums are rounded otherwise (another machine or batch).",
             style="red",
             markup=False,
@@ -65,25 +70,29 @@ def replay(
         raise typer.Exit(1)
 
 
-def _tell(found: Replay, classes: list[str], draws: int) -> None:
+def _tell(found: Replay, data: Data, draws: int) -> None:
     """What was put in, how it walked and what came out."""
     of = f", purification {found.walk} of {len(found.seen)}" if len(found.seen) > 1 else ""
     given = "clean" if found.clean else "attacked"
     rounds = len({frame.round for frame in found.frames})
     again = f" in {rounds} rounds" if rounds > 1 else ""
     lines = [
-        f"image    {found.image}, class {classes[found.label]}, {given}; row {found.row}, draw {found.draw} of "
+        f"image    {found.image}, class {data.class_name(found.label)}, {given}; row {found.row}, draw {found.draw} of "
         f"{draws}{of}",
         f"walk     {len(found.frames)} steps{again}: sigma {_levels([frame.sigma for frame in found.frames])}",
     ]
     if len(found.seen) > 1:
-        seen = ", ".join(f"{name} {count}x" for name, count in _counted([classes[k] for k in found.seen]))
+        seen = ", ".join(f"{name} {count}x" for name, count in _counted([data.class_name(k) for k in found.seen]))
         lines.append(f"seen as  {seen}, one purification at a time")
     if found.recorded is None:
-        lines.append(f"decision {classes[found.predicted]}; not on record, as clean images are judged on other draws")
+        lines.append(
+            f"decision {data.class_name(found.predicted)}; not on record, as clean images are judged on other draws"
+        )
     else:
         verdict = "the same" if found.agrees else "not the same"
-        lines.append(f"decision {classes[found.predicted]}; on record {classes[found.recorded]}: {verdict}")
+        lines.append(
+            f"decision {data.class_name(found.predicted)}; on record {data.class_name(found.recorded)}: {verdict}"
+        )
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 

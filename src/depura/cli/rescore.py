@@ -1,4 +1,4 @@
-"""The command rescore: recorded examples under another deployed rule."""
+"""The command rescore: recorded examples under another deployed rule, or on other draws."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import typer
 
 from depura import _check
 from depura.cli.doors import door, one_thread, out, progress
+from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import conclude
 from depura.evaluation.header import header
-from depura.evaluation.records import RecordError, RunDirectory
 from depura.evaluation.rescoring import rescore as rescore_units
 from depura.evaluation.rescoring import rescored_header, rule_named, under
-from depura.evaluation.source import StudySource
 from depura.evaluation.study import UnitKey
 from depura.evaluation.verification import CODE, differences
+from depura.records.directory import RecordError, RunDirectory
 
 
 class RuleName(str, Enum):
@@ -33,38 +33,44 @@ class RuleName(str, Enum):
 @door
 def rescore(
     directory: Annotated[Path, typer.Argument(help="Run directory, complete.")],
-    rule: Annotated[RuleName, typer.Option(help="How a prediction is made from K purifications.")],
+    rule: Annotated[
+        RuleName | None, typer.Option(help="How a prediction is made from K purifications; default as deployed.")
+    ] = None,
     k: Annotated[int, typer.Option("--k", help="K.")] = 1,
     to: Annotated[Path | None, typer.Option("--out", help="New run directory; default beside it.")] = None,
     draws: Annotated[int | None, typer.Option(help="Predictions per image; default as many as recorded.")] = None,
-    study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
+    study: StudyFile = None,
+    trust: Trust = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Score the recorded examples and the clean images under another deployed rule. No attack is run.
+    """Score the recorded examples and the clean images under another deployed rule or on other draws. No attack.
 
-    The examples were not made against that rule, and the report says so. Kill it at any time; the same command goes on.
+    Examples were not made against another rule, and the report says so. Kill it at any time; the same command goes on.
     """
     one_thread()
     _check.device("--device", device)
     recorded = RunDirectory.open(directory)
-    if "rescored_from" in recorded.header:
+    if recorded.header.rescored_from is not None:
         raise RecordError(f"rescore: expected a run with attacks, got one rescored ({directory}). Take the first one.")
-    deployed = rule_named(rule.value, _check.integer("rescore", "--k", k, low=1))
+    if rule is None and draws is None:
+        _check.fail("rescore", "--rule, --draws or both", "neither")
+    _check.integer("rescore", "--k", k, low=1)
+    deployed = None if rule is None else rule_named(rule.value, k)
     if draws is not None:
         _check.integer("rescore", "--draws", draws, low=1)
-    source = StudySource.of(recorded.header, path=study)
+    source = source_of(recorded.header, study=study, trust=trust)
     loaded = source.load()
     other = [d for d in differences(recorded.header, header(loaded, command="")) if d.part not in CODE]
     if other:
         raise RecordError(f"rescore: expected the study of {directory}, got another one ({other[0].sentence}).")
-    target = directory.with_name(f"{directory.name}-{rule.value}{deployed.n_draws}") if to is None else to
-    words = ["depura", "rescore", "DIR", "--rule", rule.value, "--k", str(k)]
+    words = ["depura", "rescore", "DIR"]
+    words += [] if rule is None else ["--rule", rule.value, "--k", str(k)]
     words += [] if draws is None else ["--draws", str(draws)]
     said = rescored_header(loaded, deployed, report_draws=draws, source=source, command=shlex.join(words))
-    new = RunDirectory.create(target, said)
-    had, n = recorded.header["draws"]["report"], deployed.n_draws
-    if rule is RuleName.vote and loaded.defence.rule.n_draws == 1 and n <= had:
-        out.print(f"majority of {n}: of {had // n} disjoint groups of the {had} recorded draws it needs no new ones")
+    new = RunDirectory.create(directory.with_name(_beside(directory, rule, k, draws)) if to is None else to, said)
+    had = recorded.header.draws.report
+    if rule is RuleName.vote and loaded.defence.rule.n_draws == 1 and k <= had:
+        out.print(f"majority of {k}: of {had // k} disjoint groups of the {had} recorded draws it needs no new ones")
     derived = under(loaded, deployed, report_draws=draws)
     with progress() as bar:
         task = bar.add_task("rescoring", total=len(derived.units()))
@@ -74,3 +80,9 @@ def rescore(
 
         rescore_units(derived, recorded, new, device=device, on_unit=done)
     conclude(new)
+
+
+def _beside(directory: Path, rule: RuleName | None, k: int, draws: int | None) -> str:
+    """Name of the new run directory, beside the old one."""
+    parts = [directory.name, *([] if rule is None else [f"{rule.value}{k}"])]
+    return "-".join([*parts, *([] if draws is None else [f"draws{draws}"])])

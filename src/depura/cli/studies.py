@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -22,12 +23,13 @@ from depura.data import files
 from depura.evaluation import price
 from depura.evaluation.header import header
 from depura.evaluation.profiles import PROFILES
-from depura.evaluation.records import RunDirectory
 from depura.evaluation.runner import Shard, compute, compute_parallel, missing
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
 from depura.judging.summary import Summary
-from depura.judging.verdicts import Status
+from depura.judging.verdicts import Status, grouped
+from depura.records.directory import RunDirectory
+from depura.records.schema import Plan, PlannedRow
 from depura.reports import page
 from depura.reports.background import progress_terminal
 from depura.reports.tables import terminal
@@ -89,7 +91,7 @@ def _program() -> str:
 
 def _attacked_digits(directory: RunDirectory, folder: Path) -> dict[Path, bytes]:
     """Pictures of the first attacked images of the undefended row, named by image and class."""
-    unit = next(unit for unit in directory.units() if unit.meta["row"] == "undefended")
+    unit = next(unit for unit in directory.units() if unit.facts.row == "undefended")
     pictures: dict[Path, bytes] = {}
     for image, label, pixels in list(zip(*(unit.arrays[k] for k in ("ids", "labels", "adversarial")), strict=True))[:8]:
         path = folder / f"digit-{image:04d}-a-{label}.png"
@@ -114,7 +116,7 @@ def run(
 ) -> None:
     """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on.
 
-    Exit code 1: a check failed, so that there is no headline.
+    Exit code 1: there is no headline, as a check failed, the attack was too weak, or nothing says whether it was.
     """
     source = StudySource(study, pairs(settings), profile)
     _check.device("--device", device)
@@ -130,6 +132,7 @@ def plan(
     device: Device = "cpu",
     profile: Profile = "",
     budget: Annotated[str | None, typer.Option(help="Say whether it is within this time, e.g. 12h.")] = None,
+    as_text: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Print what a study costs before it is run: denoiser evaluations, memory, and time from a short probe.
 
@@ -140,13 +143,16 @@ def plan(
     allowed = None if budget is None else seconds("--budget", budget)
     loaded, n_workers = StudySource(study, pairs(settings), profile).load(), workers_of(workers, device)
     prices = price.plan(loaded, device=device)
-    _print_plan(loaded, prices, n_workers)
-    _print_published(loaded)
-    if allowed is not None:
-        beyond = sum(p.seconds for p in prices) / n_workers > allowed
-        out.print(f"{'beyond' if beyond else 'within'} the budget of {duration(allowed)}")
-        if beyond:
-            raise typer.Exit(1)
+    beyond = allowed is not None and sum(p.seconds for p in prices) / n_workers > allowed
+    if as_text:
+        typer.echo(json.dumps(_as_plan(loaded, prices, n_workers).as_json(), indent=1))
+    else:
+        _print_plan(loaded, prices, n_workers)
+        _print_published(loaded)
+        if allowed is not None:
+            out.print(f"{'beyond' if beyond else 'within'} the budget of {duration(allowed)}")
+    if beyond:
+        raise typer.Exit(1)
 
 
 @door
@@ -250,20 +256,21 @@ def conclude(directory: RunDirectory) -> Summary | None:
         return None
     out.print(terminal(summary))
     for warning in summary.warnings:
-        out.print(f"warning  {warning}", style="yellow")
-    for verdict in summary.verdicts:
-        if verdict.status in (Status.WARN, Status.FAIL):
-            style = "red" if verdict.status is Status.FAIL else "yellow"
-            text = (
-                f"{verdict.status.value}     {verdict.id} {verdict.name}: {verdict.sentence} {verdict.advice}".rstrip()
-            )
-            out.print(text, style=style, markup=False, highlight=False)
+        out.print(f"warning  {warning}", style="yellow", markup=False, highlight=False)
+    for group in grouped(summary.verdicts, Status.WARN, Status.FAIL):
+        style = "red" if group.status is Status.FAIL else "yellow"
+        out.print(f"{group.status.value}     {group.text}", style=style, markup=False, highlight=False)
     out.print(f"\n{summary.headline}\n", style="bold red" if summary.refused else "bold", markup=False, highlight=False)
     for file in written:
         out.print(f"wrote    {file}")
     if summary.refused:
         raise typer.Exit(1)
     return summary
+
+
+def _as_plan(study: Study, prices: Sequence[price.Price], workers: int) -> Plan:
+    rows = (PlannedRow(**{key: value for key, value in p._asdict().items() if key != "rate"}) for p in prices)
+    return Plan(study=study.name, workers=workers, rows=tuple(rows), rate=prices[0].rate)
 
 
 def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> None:

@@ -25,6 +25,7 @@ from depura.demo import EPS
 from depura.denoisers import Denoiser
 from depura.models import named
 from depura.noise import Noise, Stream
+from depura.predictions import predicted
 from depura.training.classifier import (
     AT_ONCE,
     NETWORKS,
@@ -326,7 +327,7 @@ def accuracy_under_pgd(network: nn.Module, data: ImageSet, *, eps: float, n_step
         images, labels = data.images[k : k + AT_ONCE], data.labels[k : k + AT_ONCE]
         found = attack(network, images, labels, init=Noise(0, data.ids[k : k + AT_ONCE], stream=Stream.INIT))
         with torch.no_grad():
-            all_right = torch.stack([network(x).argmax(1) == labels for x in (images, *found.images)]).all(0)
+            all_right = torch.stack([predicted(network(x)) == labels for x in (images, *found.images)]).all(0)
         right += all_right.tolist()
     return sum(right) / len(right)
 

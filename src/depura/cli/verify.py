@@ -1,7 +1,8 @@
-"""The command verify: whether a record holds, without attacking anything again."""
+"""The command verify: whether a record holds."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,57 +10,95 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.cli.doors import door, one_thread, out
+from depura.cli.doors import cores, door, one_thread, out
+from depura.cli.recorded import StudyFile, Trust, source_of
+from depura.cli.studies import Settings, pairs
 from depura.evaluation import verification
-from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.rescoring import rebuilt
-from depura.evaluation.statistics import Recount
+from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
 from depura.judging import recheck
+from depura.judging.recheck import Outcome
 from depura.judging.summary import summarise
 from depura.judging.verdicts import Status, Verdict
+from depura.records.directory import RunDirectory, Unit
 from depura.reports import page
 
 STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.NOT_RUN: "yellow"}
+CODES = {Outcome.HOLDS: 0, Outcome.DOES_NOT_HOLD: 1, Outcome.NOT_CHECKED: 3}
+"""Exit codes; 2 is for input that cannot be used."""
 
 
 @door
 def verify(
     directory: Annotated[Path, typer.Argument(help="Run directory.")],
     share: Annotated[float, typer.Option(help="Of the images of each row that are scored again, in (0, 1].")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the choice of these images.")] = 0,
-    study: Annotated[Path | None, typer.Option(help="The study file, if it is not where it was.")] = None,
+    remake: Annotated[int, typer.Option(help="Units of the adaptive attack that are made again, attack and all.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the choice of these images and units.")] = 0,
+    study: StudyFile = None,
+    trust: Trust = False,
+    settings: Settings = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A check that must pass, not warn or be left out: {', '.join(recheck.IDS)}.", metavar="ID"),
+    ] = None,
+    as_text: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Check that a record holds: files, reports, study, examples, and some images scored again. No attack is run.
+    """Check that a record holds: files, reports, study, examples; some images scored and a unit made again.
 
-    Prints a line for each check. Exit code 0 where none failed, 1 where one did.
+    A study is code: it is run only if it is given (--study) or trusted (--trust). Exit code 0: the record holds. 1: it
+    does not. 3: its files hold, its numbers were not checked.
     """
     one_thread()
     _check.device("--device", device)
     _check.number("verify", "--share", share, low=0.0, high=1.0, low_open=True)
     _check.integer("verify", "--seed", seed)
+    _check.integer("verify", "--remake", remake)
+    unknown = [name for name in require or [] if name not in recheck.IDS]
+    if unknown:
+        _check.fail("--require", f"a check among {', '.join(recheck.IDS)}", repr(unknown[0]))
     run = RunDirectory.open(directory)
-    failed = 0
-    for verdict in _verdicts(run, study, share=share, seed=seed, device=device):
-        failed += verdict.status is Status.FAIL
-        _print(verdict)
-    if failed:
-        out.print(f"\nThe record does not hold: {failed} check{'s' if failed > 1 else ''} failed.", style="bold red")
-        raise typer.Exit(1)
-    out.print("\nThe record holds.", style="bold")
+    done: list[Verdict] = []
+    given = pairs(settings)
+    for plain in _verdicts(run, study, trust, given, share=share, remake=remake, seed=seed, device=device):
+        verdict = recheck.required(plain, require or [])
+        done.append(verdict)
+        if not as_text:
+            _print(verdict)
+    outcome = recheck.outcome(done)
+    if as_text:
+        typer.echo(json.dumps(recheck.as_json(outcome, done), indent=1))
+    else:
+        style = (
+            "bold" if outcome is Outcome.HOLDS else "bold red" if outcome is Outcome.DOES_NOT_HOLD else "bold yellow"
+        )
+        out.print(f"\n{recheck.closing(outcome, done)}", style=style, highlight=False, markup=False, soft_wrap=True)
+    if outcome is not Outcome.HOLDS:
+        raise typer.Exit(CODES[outcome])
 
 
-def _verdicts(run: RunDirectory, file: Path | None, *, share: float, seed: int, device: str) -> Iterator[Verdict]:
+def _verdicts(
+    run: RunDirectory,
+    file: Path | None,
+    trust: bool,
+    settings: tuple[tuple[str, str], ...],
+    *,
+    share: float,
+    remake: int,
+    seed: int,
+    device: str,
+) -> Iterator[Verdict]:
     said, units = recheck.files(run)
     yield said
-    yield recheck.complete(run.done, len(run.header["units"]))
+    yield recheck.complete(run.done, len(run.header.units))
     if said.status is Status.PASS:
         yield _report(run)
     try:
-        study, anew = rebuilt(run.header, path=file)
+        source = source_of(run.header, study=file, trust=trust, settings=settings)
+        study, anew = rebuilt(run.header, source)
     except _check.InputError as error:
-        yield from recheck.not_rebuilt(f"the study cannot be built anew: {error}")
+        yield from recheck.not_rebuilt(str(error))
         return
     hashes = recheck.study(verification.differences(run.header, anew))
     yield from hashes
@@ -67,10 +106,13 @@ def _verdicts(run: RunDirectory, file: Path | None, *, share: float, seed: int, 
         why = "the study built anew is another one"
         yield from (verdict for verdict in recheck.not_rebuilt(why) if verdict.id != "hash")
         return
-    wrong = {unit.meta["unit"]: verification.faults(unit, study) for unit in units}
+    wrong = {unit.facts.unit: verification.faults(unit, study, outputs=anew.data.outputs or 0) for unit in units}
     yield recheck.bounds([fault for faults in wrong.values() for fault in faults], len(units))
-    sound = [unit for unit in units if not wrong[unit.meta["unit"]]]
-    yield from recheck.rescored(_recounts(study, sound, share=share, seed=seed, device=device))
+    sound = [unit for unit in units if not wrong[unit.facts.unit]]
+    names = _rows(study, sound)
+    again = verification.recounts(run, source, names, share=share, seed=seed, device=device, processes=cores())
+    yield from recheck.rescored(again)
+    yield _remade(run, source, sound, remake, seed=seed, device=device)
 
 
 def _report(run: RunDirectory) -> Verdict:
@@ -82,15 +124,22 @@ def _report(run: RunDirectory) -> Verdict:
     return recheck.report(present, [n for n in present if (run.path / n).read_bytes() != texts[n].encode()])
 
 
-def _recounts(study: Study, units: Sequence[Unit], *, share: float, seed: int, device: str) -> list[Recount]:
-    """Of every row and null baseline at the main radius of which there is a unit."""
-    names = (*study.nulls(), *(row.name for row in study.rows))
-    found: list[Recount] = []
-    for name in names:
-        own = [unit for unit in units if unit.meta["row"] == name and unit.meta["eps"] == study.ball.eps]
-        if own:
-            found.append(verification.recount(study, own, share=share, seed=seed, device=device))
-    return found
+def _rows(study: Study, units: Sequence[Unit]) -> list[str]:
+    """Rows at the main radius of which there is a unit, then clean baselines: what is attacked is scored first."""
+    there = {unit.facts.row for unit in units if unit.facts.eps == study.ball.eps}
+    return [name for name in (*(row.name for row in study.all_rows), *study.nulls()) if name in there]
+
+
+def _remade(
+    run: RunDirectory, source: StudySource, units: Sequence[Unit], n: int, *, seed: int, device: str
+) -> Verdict:
+    sound = {unit.facts.unit for unit in units}
+    entries = [entry for entry in run.header.units if entry.unit in sound]
+    chosen = verification.to_remake(run.header, entries, n=n, seed=seed)
+    if not chosen:
+        why = "no unit was asked for" if n == 0 else "the run holds no attack that could be made again"
+        return recheck.not_remade(why)
+    return recheck.remade(verification.remakes(run, source, [entry.unit for entry in chosen], device=device))
 
 
 def _print(verdict: Verdict) -> None:

@@ -1,33 +1,19 @@
-"""More of the same study on the same record: what was recorded stays, and only what is new is computed."""
+"""More of the same study on the same record: what was recorded stays, and only units that are new are computed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from depura.evaluation.describe import describe
 from depura.evaluation.header import header
-from depura.evaluation.imageless import LEFT_OUT
-from depura.evaluation.records import RecordError, RunDirectory, difference
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
+from depura.records.describe import describe
+from depura.records.directory import RecordError, RunDirectory, difference
+from depura.records.schema import Extension, Header
 
-SAME = (
-    "name",
-    "seed",
-    "threat_model",
-    "defence",
-    "rule",
-    "note",
-    "methods",
-    "memory",
-    "versions",
-    "code",
-)
+SAME = ("name", "seed", "threat_model", "methods", "draws", "memory", "versions", "code")
 """Parts of a header that an extension leaves as they are."""
 
 
-def extended(directory: RunDirectory, study: Study, *, source: StudySource, command: str) -> dict[str, Any]:
+def extended(directory: RunDirectory, study: Study, *, source: StudySource, command: str) -> Header:
     """What a run directory will say of its study once it is extended.
 
     Args:
@@ -44,55 +30,44 @@ def extended(directory: RunDirectory, study: Study, *, source: StudySource, comm
     """
     old, new = directory.header, header(study, command="", source=source)
     where = f"extend {directory.path}"
-    if "rescored_from" in old:
+    if old.rescored_from is not None:
         raise RecordError(f"{where}: expected a run with attacks, got one rescored. Extend that, and rescore it again.")
-    if LEFT_OUT in old:
+    if old.left_out:
         raise RecordError(f"{where}: expected a run with its images, got one published without. Extend the run itself.")
     reason = _other(old, new, study)
     if reason:
         raise RecordError(
             f"{where}: expected the same study with more to it, got another one ({reason}). "
-            "Start a new run, by depura run."
+            "Start a new run, by depura run; other draws of the same examples are made by depura rescore."
         )
-    own = {key: value for key, value in old.items() if key not in ("command", "source", "schema", "extensions")}
-    if not difference(own, {key: value for key, value in new.items() if key in own}):
+    if new.units == old.units and new.rows == old.rows and new.data == old.data and new.curve == old.curve:
         return old
-    step = {
-        "command": command,
-        "source": old["source"],
-        "images": len(old["data"]["ids"]),
-        "rows": len(old["rows"]),
-        "units": len(old["units"]),
-    }
-    return {
-        **new,
-        "schema": old["schema"],
-        "command": f"{old['command']}\n    {command}",
-        "extensions": [*old.get("extensions", []), step],
-    }
+    step = Extension(
+        command=command, source=old.source, images=len(old.data.ids), rows=len(old.rows), units=len(old.units)
+    )
+    return new.model_copy(update={"command": f"{old.command}\n    {command}", "extensions": (*old.extensions, step)})
 
 
-def _other(old: Mapping[str, Any], new: Mapping[str, Any], study: Study) -> str:
+def _other(old: Header, new: Header, study: Study) -> str:
     """The first thing that the recorded study has otherwise, in words; empty if the new one only has more."""
+    before, now = old.as_json(), new.as_json()
     for part in SAME:
-        found = difference(old[part], new[part], part)
-        if found:
-            return found
-    before, now = ([*its["draws"].get("kept", []), its["draws"]["report"]] for its in (old, new))
-    if old["draws"]["select"] != new["draws"]["select"] or now[: len(before)] != before:
-        return f"draws are {before} there and {now} here; --draws asks for further ones"
-    data, n = dict(new["data"]), len(old["data"]["ids"])
-    data |= {"ids": data["ids"][:n], "labels": data["labels"][:n], "images": describe(study.data.images[:n])}
-    rows = {row["name"]: row for row in new["rows"]}
-    kept = [rows.get(row["name"]) for row in old["rows"]]
-    same = [
-        None if its is None else {**its, "images": row["images"]} for its, row in zip(kept, old["rows"], strict=True)
-    ]
-    found = difference(old["data"], data, "data") or difference(old["rows"], same, "rows")
-    if found:
-        return found
-    order = [row["name"] for row in new["rows"] if row["name"] in {row["name"] for row in old["rows"]}]
-    if order != [row["name"] for row in old["rows"]]:
+        differing = difference(before[part], now[part], part)
+        if differing:
+            return differing
+    n = len(old.data.ids)
+    first = {"ids": new.data.ids[:n], "labels": new.data.labels[:n], "images": describe(study.data.images[:n])}
+    if new.data.model_copy(update=first) != old.data:
+        return difference(before["data"], new.data.model_copy(update=first).as_json(), "data")
+    rows = {row.name: row for row in new.rows}
+    for row in old.rows:
+        if row.name not in rows:
+            return f"row {row.name} is there and not here"
+        same = rows[row.name].model_copy(update={"images": row.images})
+        if same != row:
+            return difference(row.as_json(), same.as_json(), f"row {row.name}")
+    order = [row.name for row in new.rows if row.name in {row.name for row in old.rows}]
+    if order != [row.name for row in old.rows]:
         return "rows are in another order"
-    gone = [unit["unit"] for unit in old["units"] if unit["unit"] not in {unit["unit"] for unit in new["units"]}]
-    return f"unit {gone[0]} is there and not here" if gone else ""
+    units = {unit.unit for unit in new.units}
+    return next((f"unit {unit.unit} is there and not here" for unit in old.units if unit.unit not in units), "")

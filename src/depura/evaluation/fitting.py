@@ -42,4 +42,6 @@ def bytes_per_row(defence: Defence, image: Tensor) -> int:
 def _pull(defence: Defence, image: Tensor, noise: Noise) -> None:
     with torch.enable_grad():
         leaf = image.detach().clone().requires_grad_()
-        torch.autograd.grad(defence(leaf, noise).sum(), leaf)
+        total = defence(leaf, noise).sum()
+        if total.requires_grad:  # what has no gradient holds its graph on the way forward all the same
+            torch.autograd.grad(total, leaf)

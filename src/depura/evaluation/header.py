@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Any
 
+import torch
+
+from depura import _check
 from depura.defence import Defence
-from depura.evaluation.describe import code_sha256, describe
 from depura.evaluation.source import StudySource
-from depura.evaluation.study import Row, Study
+from depura.evaluation.study import Row, Study, same_function
 from depura.evaluation.weightless import refuse_weightless
+from depura.records.describe import code_sha256, describe
+from depura.records.schema import (
+    Curve,
+    Data,
+    DrawCounts,
+    Header,
+    Judged,
+    Method,
+    PublishedFigure,
+    RowFacts,
+    ThreatModel,
+    UnitEntry,
+)
 
 
-def header(study: Study, *, command: str, source: StudySource | None = None) -> dict[str, Any]:
+def header(study: Study, *, command: str, source: StudySource | None = None) -> Header:
     """What a run directory says of its study.
 
     Args:
@@ -21,92 +35,113 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
         source: the study file it came from, if any.
 
     Returns:
-        A JSON value; all but the command and the source must agree for two runs to be of one study. A comparison
-        describes each of its methods once, under "methods", and has no "defence" and no "rule" of its own.
+        The header; all but the command and the source must agree for two runs to be of one study.
 
     Raises:
-        InputError: networks or images on the meta device, which cannot be run.
+        InputError: networks or images on the meta device, which cannot be run; or a classifier that has fewer logits
+            than the data have classes.
     """
     refuse_weightless(study)
     data, ball, compared = study.data, study.ball, study.methods
-    return {
-        "command": command,
-        "source": None if source is None else source.describe(),
-        "name": study.name,
-        "seed": study.seed,
-        "data": {
-            "name": data.name,
-            "ids": list(data.ids),
-            "labels": data.labels.tolist(),
-            "classes": list(data.classes),
-            "shape": list(data.images.shape[1:]),
-            "images": describe(data.images),
-        },
-        "threat_model": {
-            "norm": ball.norm,
-            "eps": ball.eps,
-            "box": [0, 1],
-            "targeted": False,
-            "quantised": False,
-            "knows": "weights, purifier, step table, law of the noise; not the noise itself",
-            "class": "spatial" if ball.norm == "flow" else "l_p",
-            "queries": "no limit",
-            "resubmissions": "no limit; any-of-N counts N of them",
-            "stateful_detection": False,
-            "time_per_image": "no limit beyond the attacks' steps",
-        },
-        "defence": None if compared else describe(study.defence),
-        "rule": None if compared else describe(study.defence.rule),
-        "note": "" if compared else _remarks(study.defence),
-        "methods": [
-            {
-                "name": name,
-                "baseline": name in study.baselines,
-                "note": study.notes.get(name, _remarks(defence)),
-                "defence": describe(defence),
-                "rule": describe(defence.rule),
-            }
-            for name, defence in compared.items()
-        ],
-        "rows": [
-            {
-                "name": row.name,
-                "title": row.title,
-                "kind": row.kind,
-                "method": row.method,
-                "route": row.route,
-                "null": study.null_of(row),
-                "images": study.n_images(row),
-                "judged": "defence" if row.method else _judged(study, row),
-                "attack": describe(row.attack),
-            }
-            for row in study.rows
-        ],
-        "draws": {
-            "select": study.select_draws,
-            "report": study.report_draws,
-            **({"kept": list(study.draws_kept)} if study.draws_kept else {}),
-        },
-        "memory": study.memory,
-        "curve": {
-            "eps": list(study.curve_eps),
-            "images": min(study.curve_images, len(data.images)),
-            "rows": list(study.curve_rows or (row.name for row in study.rows)),
-        },
-        "units": [{"unit": key.name, **key._asdict()} for key in study.units()],
-        **({"published": [its._asdict() for its in study.published]} if study.published else {}),
-        "versions": {name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
-        "code": code_sha256(),
-    }
+    return Header(
+        command=command,
+        source=None if source is None else source.describe(),
+        name=study.name,
+        seed=study.seed,
+        data=Data(
+            name=data.name,
+            ids=data.ids,
+            labels=tuple(int(label) for label in data.labels),
+            classes=data.classes,
+            shape=tuple(data.images.shape[1:]),
+            images=describe(data.images),
+            outputs=n_outputs(study),
+        ),
+        threat_model=ThreatModel(
+            norm=ball.norm,
+            eps=ball.eps,
+            knows="weights, purifier, step table, law of the noise; not the noise itself",
+            family="spatial" if ball.norm == "flow" else "l_p",
+            queries="no limit",
+            resubmissions="no limit; any-of-N counts N of them",
+            time_per_image="no limit beyond the attacks' steps",
+        ),
+        methods=tuple(
+            Method(
+                name=name,
+                baseline=name in study.baselines,
+                note=study.notes.get(name, _remarks(defence)),
+                defence=describe(defence),
+                rule=describe(defence.rule),
+            )
+            for name, defence in (compared or {"": study.defence}).items()
+        ),
+        rows=tuple(
+            RowFacts(
+                name=row.name,
+                title=row.title,
+                kind=row.true_kind,
+                method=row.method,
+                mode=row.mode,
+                null=study.null_of(row),
+                images=study.n_images(row),
+                judged=_judged(study, row),
+                attack=describe(row.attack),
+            )
+            for row in study.all_rows
+        ),
+        draws=DrawCounts(select=study.select_draws, report=study.report_draws),
+        memory=study.memory,
+        curve=Curve(
+            eps=study.curve_eps,
+            images=min(study.curve_images, len(data.images)),
+            rows=study.curve_rows or tuple(row.name for row in study.rows),
+        ),
+        units=tuple(UnitEntry(unit=key.name, **key._asdict()) for key in study.units()),
+        published=tuple(PublishedFigure(**its._asdict()) for its in study.published),
+        versions={name: importlib.metadata.version(name) for name in ("depura", "torch", "numpy")},
+        code=code_sha256(),
+    )
+
+
+@torch.no_grad()
+def n_outputs(study: Study) -> int:
+    """How many logits the classifiers of a study give, asked with its first image.
+
+    Args:
+        study: the study.
+
+    Returns:
+        The largest number.
+
+    Raises:
+        InputError: a classifier with fewer logits than the data have classes, which no prediction could name.
+    """
+    n, known = len(study.data.classes), dict[int, int]()
+    for row in study.all_rows:
+        for defence in (row.judged, row.against):
+            if id(defence.classifier) in known:
+                continue
+            bare = Defence(None, defence.classifier)
+            weight = next(bare.parameters(), study.data.images)
+            image = study.data.images[:1].to(weight.device)
+            known[id(defence.classifier)] = k = bare(image).shape[1]
+            if k < n:
+                _check.fail(
+                    f"Study {study.name!r}",
+                    f"a classifier of at least the {n} classes of {study.data.name}",
+                    f"one with {k} logits (row {row.name})",
+                    "Give the data and the classifier the same classes, in the same order.",
+                )
+    return max(known.values())
 
 
 def _remarks(defence: Defence) -> str:
     return "" if defence.purifier is None else "; ".join(defence.purifier.remarks)
 
 
-def _judged(study: Study, row: Row) -> str:
-    """What a row of no method judges: the undefended classifier, the study's defence or another one."""
-    if study.methods:
-        return "bare"
-    bare = next((other.judged for other in study.rows if other.judged.purifier is None), None)
-    return "bare" if row.judged is bare else "defence" if row.judged is study.defence else "other"
+def _judged(study: Study, row: Row) -> Judged:
+    """What a row judges: a method, the study's defence, the undefended classifier or something else."""
+    if row.method or (not study.methods and same_function(row.judged, study.defence)):
+        return Judged.DEFENCE
+    return Judged.BARE if row.judged.purifier is None else Judged.OTHER

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depura.defence import Defence
 from depura.evaluation.study import Row
 from depura.noise import Noise
+from depura.predictions import predicted
 
 
 class Watched(nn.Module):
@@ -22,7 +22,7 @@ class Watched(nn.Module):
 
     Attributes:
         draws: (B,) int64, draws of the deployed rule that were answered for each image.
-        errors: (B,) int64, how many of them were wrong.
+        errors: (B,) int64, how many of them were wrong; an answer that is not finite is.
         first: (B,) int64, number of the first wrong draw, from 1; 0 where none was.
     """
 
@@ -53,7 +53,7 @@ class Watched(nn.Module):
         logits = self.defence(images, noise)
         if noise is not None:
             at = np.array([self._rows[identity] for identity in noise.images])
-            self._note(at, torch.argmax(logits, 1).cpu().numpy() != self._labels[at])
+            self._note(at, predicted(logits).cpu().numpy() != self._labels[at])
         return logits
 
     def coarser(self, share: int) -> Defence:

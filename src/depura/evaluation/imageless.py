@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.study import Study
+from depura.records.directory import RecordError, RunDirectory, Unit
+from depura.records.schema import LAYOUT, Header
 
 WHOLE, KEPT = "adversarial", "adversarial_bits"
 """Names of the array of examples, and of what is kept of it."""
-
-LEFT_OUT = "left_out"
-"""Entry of a header that says what is missing."""
 
 PICTURES = "picture_"
 """How names of arrays with pictures begin."""
@@ -54,7 +52,7 @@ def without_images(unit: Unit, study: Study) -> Unit:
     arrays: dict[str, Any] = {name: a for name, a in unit.arrays.items() if not name.startswith(PICTURES)}
     if WHOLE in arrays:
         arrays[KEPT] = np.ascontiguousarray(arrays.pop(WHOLE)).view(np.int32) - _bits(study, unit)
-    return Unit(arrays, unit.meta)
+    return Unit(arrays, unit.facts)
 
 
 def publish(run: RunDirectory, study: Study, to: RunDirectory) -> None:
@@ -68,19 +66,18 @@ def publish(run: RunDirectory, study: Study, to: RunDirectory) -> None:
     Raises:
         RecordError: units are missing.
     """
-    names = [entry["unit"] for entry in run.header["units"]]
-    missing = [name for name in names if not run.has(name)]
-    if missing:
-        raise RecordError(f"publish: expected a complete run, got one without {missing[0]}. Finish {run.path} first.")
-    for name in names:
-        to.commit(name, without_images(run.read(name), study))
+    if run.missing:
+        got = f"one without {run.missing[0]}"
+        raise RecordError(f"publish: expected a complete run, got {got}. Finish {run.path} first.")
+    for unit in run.units():
+        to.commit(without_images(unit, study))
 
 
-def published_header(run: RunDirectory) -> dict[str, Any]:
+def published_header(run: RunDirectory) -> Header:
     """The header of a record without images."""
-    return {**run.header, LEFT_OUT: "adversarial images and pictures"}
+    return run.header.model_copy(update={"layout": LAYOUT, "left_out": "adversarial images and pictures"})
 
 
 def _bits(study: Study, unit: Unit) -> Any:
-    images = study.data.images[unit.meta["first"] : unit.meta["last"]]
+    images = study.data.images[unit.facts.first : unit.facts.last]
     return np.ascontiguousarray(images.numpy()).view(np.int32)

@@ -15,6 +15,7 @@ from depura import _check
 from depura.defence import Defence
 from depura.evaluation.streams import for_scoring
 from depura.noise import Kind, Noise
+from depura.predictions import predicted
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def compression(defence: Defence, images: Tensor, perturbed: Tensor, noise: Nois
         noise: w, one image id per row.
 
     Returns:
-        (B,) float64; NaN where there is no purifier or no perturbation.
+        (B,) float64; NaN where there is no purifier or no perturbation, or where a purified pixel is not finite.
 
     Raises:
         InputError: images out of range, or of two shapes.
@@ -43,7 +44,7 @@ def compression(defence: Defence, images: Tensor, perturbed: Tensor, noise: Nois
     if defence.purifier is None:
         return torch.full_like(before, torch.nan)
     after = _lengths(defence.purifier.purify(perturbed, noise) - defence.purifier.purify(images, noise))
-    return torch.where(before > 0, after / before, torch.nan)
+    return torch.where((before > 0) & after.isfinite(), after / before, torch.nan)
 
 
 def random_direction(images: Tensor, length: Tensor, noise: Noise) -> Tensor:
@@ -87,7 +88,7 @@ def pinned_predictions(defence: Defence, images: Tensor, noise: Noise) -> Tensor
         noise: its seed, stream and draw name the tape; one image id per row, which do not matter.
 
     Returns:
-        (B,) int64.
+        (B,) int64; -1 where a logit or a purified pixel is not finite.
 
     Raises:
         InputError: images out of range, noise of a stream that is not for scoring, or of another number of rows.
@@ -96,7 +97,7 @@ def pinned_predictions(defence: Defence, images: Tensor, noise: Noise) -> Tensor
     if len(noise) != len(images):
         _check.fail("pinned_predictions", f"noise of {len(images)} rows, one per image", f"{len(noise)}")
     draw = noise.draws if isinstance(noise.draws, int) else noise.draws[0]
-    return defence(images, replace(noise, images=(0,) * len(noise), draws=draw)).argmax(1)
+    return predicted(defence(images, replace(noise, images=(0,) * len(noise), draws=draw)))
 
 
 def _lengths(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from depura.defence import Defence
 from depura.noise import Noise, Stream
+from depura.predictions import predicted
 from depura.purifier import Purifier
 from depura.rules import Single
 from depura.schedules import VP, Step, uniform_steps
@@ -22,8 +23,9 @@ class Difference(TypedDict):
 
     Attributes:
         images: how many were tried.
-        predictions: how many are given another label than the classifier alone gives them.
-        logits: largest change of a logit, over the largest logit.
+        predictions: how many are given another label than the classifier alone gives them; no label, where a logit is
+            not finite, is another one.
+        logits: largest change of a logit, over the largest logit; of those that are finite in both.
     """
 
     images: int
@@ -55,9 +57,10 @@ def identity_difference(defence: Defence, images: Tensor, *, seed: int) -> Diffe
         part = images[k : k + ROWS_PER_CALL]
         noise = Noise(seed, tuple(range(len(part))), stream=Stream.PROBE)
         alone, behind = bare(part), empty(part, noise)
-        changed += int((alone.argmax(1) != behind.argmax(1)).sum())
-        largest = max(largest, float((alone - behind).abs().max()))
-        scale = max(scale, float(alone.abs().max()))
+        changed += int((predicted(alone) != predicted(behind)).sum())
+        both = alone.isfinite() & behind.isfinite()
+        largest = max(largest, float(torch.where(both, (alone - behind).abs(), 0.0).max()))
+        scale = max(scale, float(torch.where(both, alone.abs(), 0.0).max()))
     return {"images": len(images), "predictions": changed, "logits": largest / scale}
 
 

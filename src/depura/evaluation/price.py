@@ -114,17 +114,11 @@ def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None =
 
 
 def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: Sequence[UnitKey]) -> Price:
-    further = [key for key in keys if key.since]
-    keys = [key for key in keys if not key.since]
     n = sum(key.last - key.first for key in keys)
-    cost, s, k = row.attack.cost, study.select_draws, study.first_draws
+    cost, s, k = row.attack.cost, study.select_draws, study.report_draws
     null, main = name.startswith("null-"), eps == study.ball.eps
     again = k if null else len(study.rounded_draws)
     work: list[tuple[int, _Rate]] = [(n * (row.attack.n_candidates * s + k + again), rates.judge)]
-    for key in further:
-        draws = len(study.draws_of(key))
-        draws = 2 * draws + row.attack.n_candidates * s if null else draws
-        work.append(((key.last - key.first) * draws, rates.judge))
     if not null:
         work += [(n * cost.gradients, rates.pull), (n * cost.forwards, rates.look)]
         for cheap, (pull, look) in zip(cost.surrogates, rates.attacked, strict=True):
@@ -139,7 +133,7 @@ def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: S
     return Price(
         row=name,
         eps=eps,
-        images=n or sum(key.last - key.first for key in further),
+        images=n,
         forward=sum(count * rate.forward for count, rate in work),
         backward=sum(count * rate.backward for count, rate in work),
         seconds=sum(count * rate.seconds for count, rate in work),

@@ -26,7 +26,7 @@ from depura.attacks.unchanged import Unchanged
 from depura.composed import Pinned
 from depura.defence import Defence
 from depura.evaluation.shortcuts import SHARE, surrogate
-from depura.evaluation.study import Row, Study
+from depura.evaluation.study import OWN_RULES, Row, Study
 from depura.gradients import StraightThrough
 from depura.rules import Single
 
@@ -244,6 +244,8 @@ def under(study: Study, profile: Profile) -> Study:
         curve_eps=tuple(eps for eps in ladder.curve_eps if f"{eps:.6g}" != f"{study.ball.eps:.6g}"),
         curve_images=ladder.curve_images,
         curve_rows=ladder.curve_rows,
+        # The profile's own adaptive attack is as strong; of a rule that somebody wrote the gradient may mislead.
+        reference=study.reference and not isinstance(study.defence.rule, OWN_RULES),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +12,15 @@ from torch import Tensor
 from depura import _check
 from depura.defence import Defence
 from depura.evaluation.imageless import examples_of
-from depura.evaluation.records import RecordError, RunDirectory, Unit, differences
 from depura.evaluation.rescoring import rebuilt
 from depura.evaluation.scoring import score
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Row, Study
-from depura.evaluation.verification import CODE, NOT_OF_THE_STUDY
+from depura.evaluation.verification import CODE
+from depura.evaluation.verification import differences as header_differences
 from depura.noise import Noise
+from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.rules import Single
 from depura.schedules import vp_scale
 
@@ -82,37 +82,29 @@ class Replay(NamedTuple):
         return self.recorded in (None, self.predicted)
 
 
-def as_recorded(directory: RunDirectory, *, study: Path | None = None) -> tuple[Study, tuple[str, ...]]:
-    """The study of a run, made anew from its file, and what of the machine is not as recorded.
+def as_recorded(directory: RunDirectory, source: StudySource) -> tuple[Study, tuple[str, ...]]:
+    """The study of a run, made anew, and what of the machine is not as recorded.
 
     Args:
         directory: the run.
-        study: the study file, if it is not where it was.
+        source: where its study comes from.
 
     Returns:
         The study; sentences about versions and code that differ.
 
     Raises:
-        InputError: the run was not made from a study file, or the file is not there.
-        RecordError: the file gives another study than the one on record.
+        InputError: the study cannot be made.
+        RecordError: another study than the one on record.
     """
-    made, now = rebuilt(directory.header, path=study)
-    skipped = (*NOT_OF_THE_STUDY, *CODE)
-    found, wanted = ({k: v for k, v in h.items() if k not in skipped} for h in (directory.header, now))
-    first = next(differences(found, wanted), None)
+    made, now = rebuilt(directory.header, source)
+    other = header_differences(directory.header, now)
+    first = next((its for its in other if its.part not in CODE), None)
     if first is not None:
-        file = StudySource.of(directory.header, path=study).path
         raise RecordError(
-            f"run directory {directory.path}: expected the study that {file} makes, got a record of another one "
-            f"({first.where} is {first.found} on record and {first.wanted} now). Give the file as it was with --study."
+            f"run directory {directory.path}: expected the study that {source.path} makes, got a record of another one "
+            f"({first.sentence}). Give the file as it was with --study."
         )
-    notes = [
-        f"Not as recorded: {d.where} ({d.found} on record, {d.wanted} now)."
-        for d in differences(directory.header["versions"], now["versions"], "versions")
-    ]
-    if directory.header["code"] != now["code"]:
-        notes.append("Not as recorded: the code of depura.")
-    return made, tuple(notes)
+    return made, tuple(f"Not as recorded: {its.sentence}." for its in other)
 
 
 def replay(
@@ -124,7 +116,7 @@ def replay(
     eps: float | None = None,
     walk: int = 0,
     clean: bool = False,
-    study: Path | None = None,
+    source: StudySource | None = None,
 ) -> Replay:
     """Make one recorded decision again, from the recorded example and the noise of a report draw.
 
@@ -136,7 +128,8 @@ def replay(
         eps: radius; default the study's own.
         walk: which of the purifications of a rule of several draws to show.
         clean: put in the clean image instead of the adversarial one, under the same noise.
-        study: the study file, if it is not where it was.
+        source: where the run's study comes from; default `StudySource.of` its header, which runs nothing that the
+            record names.
 
     Returns:
         The decision with its walk.
@@ -145,7 +138,7 @@ def replay(
         InputError: unknown image, draw, row, radius or walk; the message says what there is.
         RecordError: the study cannot be rebuilt as recorded, or the unit is missing or damaged.
     """
-    made, notes = as_recorded(directory, study=study)
+    made, notes = as_recorded(directory, StudySource.of(directory.header) if source is None else source)
     chosen = _row(made, row)
     unit, place = _recorded(directory, chosen, image, made.ball.eps if eps is None else eps)
     n_draws, n_walks = unit.arrays["predictions"].shape[1], chosen.judged.rule.n_draws
@@ -196,7 +189,7 @@ def _walked(defence: Defence, given: Tensor, noise: Noise) -> tuple[tuple[Frame,
 
 def _row(study: Study, name: str) -> Row:
     """The row of a name; without one, the first adaptive row, or else the first that attacks a purified defence."""
-    purified = [row for row in study.rows if row.judged.purifier is not None]
+    purified = [row for row in study.all_rows if row.judged.purifier is not None]
     if not purified:
         _check.fail("replay", "a study that judges a defence with a purifier", "one without", "Nothing walks there.")
     if not name:
@@ -212,17 +205,17 @@ def _row(study: Study, name: str) -> Row:
 
 def _recorded(directory: RunDirectory, row: Row, image: int, eps: float) -> tuple[Unit, int]:
     """The unit of a row that holds an image, and the image's place in it."""
-    entries = [entry for entry in directory.header["units"] if entry["row"] == row.name]
-    radii = sorted({entry["eps"] for entry in entries})
-    if eps not in radii:
-        _check.fail("--eps", f"a radius of row {row.name} ({', '.join(f'{r:g}' for r in radii)})", f"{eps:g}")
-    ids: list[int] = directory.header["data"]["ids"]
-    own = [entry for entry in entries if entry["eps"] == eps and not entry.get("since")]
+    entries = [entry for entry in directory.header.units if entry.row == row.name]
+    there = sorted({entry.eps for entry in entries})
+    if eps not in there:
+        _check.fail("--eps", f"a radius of row {row.name} ({', '.join(f'{r:g}' for r in there)})", f"{eps:g}")
+    ids = directory.header.data.ids
+    own = [entry for entry in entries if entry.eps == eps]
     for entry in own:
-        if image in ids[entry["first"] : entry["last"]]:
-            unit = directory.load(entry["unit"])
+        if image in ids[entry.first : entry.last]:
+            unit = directory.load(entry.unit)
             return unit, int(np.flatnonzero(unit.arrays["ids"] == image)[0])
-    known = [k for entry in own for k in ids[entry["first"] : entry["last"]]]
+    known = [k for entry in own for k in ids[entry.first : entry.last]]
     return _check.fail("--image", f"the id of an image of row {row.name} at eps {eps:g} ({_listed(known)})", f"{image}")
 
 

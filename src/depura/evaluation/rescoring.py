@@ -1,26 +1,26 @@
-"""Recorded examples under another deployed rule: no new attacks, and therefore no attack on that rule."""
+"""Recorded examples under another deployed rule or on more draws: no new attacks, into a new run directory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from depura import _check
 from depura.defence import Defence
 from depura.evaluation.counting import counted
-from depura.evaluation.describe import describe
 from depura.evaluation.header import header
 from depura.evaluation.imageless import examples_of
-from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.runner import missing
-from depura.evaluation.scoring import choose, eight_bit, score
+from depura.evaluation.scoring import eight_bit, score
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Study, UnitKey, with_eps
+from depura.evaluation.units import null, on_cpu
+from depura.records.describe import describe
+from depura.records.directory import RecordError, RunDirectory, Unit
+from depura.records.schema import Evaluations, Header, RescoredFrom
 from depura.rules import MeanLogit, MeanProb, Rule, Single, Vote
 
 RULES: Mapping[str, type[Single | Vote | MeanProb | MeanLogit]] = {
@@ -50,70 +50,75 @@ def rule_named(name: str, k: int) -> Rule:
     return RULES[name](k)
 
 
-def under(study: Study, rule: Rule, *, report_draws: int | None = None) -> Study:
-    """A study with another deployed rule; its attacks stay those on the rule it had.
+def under(study: Study, rule: Rule | None = None, *, report_draws: int | None = None) -> Study:
+    """A study with another deployed rule or other report draws; its attacks stay those that were made.
 
     Args:
         study: the study.
         rule: what is to be deployed; takes the place of the rule of the study's defence, or of every method that has a
-            purifier. Rows that judge something else stay as they are.
+            purifier. Rows that judge something else stay as they are. None: the rules that there are.
         report_draws: predictions per image; default the study's.
 
     Returns:
         The study; attacks of its changed rows still differentiate the defence with the old rule.
 
     Raises:
-        InputError: there is nothing to purify, or every rule is this one already.
+        InputError: there is nothing to purify, or nothing changes.
     """
     judged = [defence for defence in (study.methods.values() or [study.defence]) if defence.purifier is not None]
+    draws = study.report_draws if report_draws is None else report_draws
     if not judged:
         _check.fail("rescore", "a study of a defence with a purifier", "one without")
-    if all(defence.rule == rule for defence in judged):
-        _check.fail("rescore", "another rule than the recorded one", f"{rule}")
+    kept = rule is None or all(defence.rule == rule for defence in judged)
+    if kept and draws == study.report_draws:
+        _check.fail("rescore", "another rule or another number of draws than is recorded", f"{judged[0].rule}, {draws}")
+    # No attack is made again: those of depura's own are rows as the others are, and keep to the radius of the table.
+    curve_rows = study.curve_rows or tuple(row.name for row in study.rows)
+    recorded = replace(study, rows=study.all_rows, reference=False, curve_rows=curve_rows, report_draws=draws)
+    if kept or rule is None:
+        return recorded
     changed: dict[int, Defence] = {id(defence): defence.with_(rule=rule) for defence in judged}
     rows = tuple(
         replace(row, judged=changed[id(row.judged)], title=f"{row.title} (examples made against {row.judged.rule})")
         if id(row.judged) in changed
         else row
-        for row in study.rows
+        for row in recorded.rows
     )
-    draws = study.report_draws if report_draws is None else report_draws
-    return replace(
-        study, defence=changed.get(id(study.defence), study.defence), rows=rows, report_draws=draws, draws_kept=()
-    )
+    return replace(recorded, defence=changed.get(id(study.defence), study.defence), rows=rows)
 
 
 def rescored_header(
-    study: Study, rule: Rule, *, report_draws: int | None, source: StudySource | None, command: str = ""
-) -> dict[str, Any]:
+    study: Study, rule: Rule | None, *, report_draws: int | None, source: StudySource | None, command: str = ""
+) -> Header:
     """What a run directory of rescored examples says of its study.
 
     Args:
         study: the study as it was run.
-        rule: what is deployed instead.
+        rule: what is deployed instead; None: what was deployed.
         report_draws: predictions per image; default the study's.
         source: where the study comes from.
         command: how to repeat it.
 
     Returns:
-        A JSON value: that of `under`, and under "rescored_from" the rule that was attacked and what a reader must know.
+        That of `under`, and under `rescored_from` the rule that was attacked and what a reader must know.
     """
-    old = sorted({str(defence.rule) for defence in (study.methods.values() or [study.defence])})
-    said = (
-        f"The examples were made against, and chosen under, {' and '.join(old)}, not {rule}: no attack here was "
-        "adapted to the rule that is judged, and one that is may leave less."
+    rules = [defence.rule for defence in (study.methods.values() or [study.defence])]
+    warning = ""
+    if rule is not None and any(its != rule for its in rules):
+        old = " and ".join(sorted({str(its) for its in rules}))
+        warning = (
+            f"The examples were made against, and chosen under, {old}, not {rule}: no attack here was adapted to the "
+            "rule that is judged, and one that is may leave less."
+        )
+    said = RescoredFrom(
+        name=None if rule is None else next(name for name, kind in RULES.items() if isinstance(rule, kind)),
+        k=None if rule is None else rule.n_draws,
+        report=study.report_draws,
+        rules=tuple(describe(its) for its in rules),
+        warning=warning,
     )
-    derived = under(study, rule, report_draws=report_draws)
-    return {
-        **header(derived, command=command, source=source),
-        "rescored_from": {
-            "name": next(name for name, kind in RULES.items() if isinstance(rule, kind)),
-            "k": rule.n_draws,
-            "report": study.report_draws,
-            "rules": [describe(defence.rule) for defence in (study.methods.values() or [study.defence])],
-            "warning": said,
-        },
-    }
+    derived = header(under(study, rule, report_draws=report_draws), command=command, source=source)
+    return derived.model_copy(update={"rescored_from": said})
 
 
 def rescore(
@@ -124,10 +129,10 @@ def rescore(
     device: str = "cpu",
     on_unit: Callable[[UnitKey], None] | None = None,
 ) -> None:
-    """Score recorded examples, and the clean images, under another rule; one unit at a time, each committed at once.
+    """Score recorded examples and clean images anew; one unit at a time, each committed at once.
 
     Args:
-        study: the study under the other rule (see `under`).
+        study: the study under the other rule or with other draws (see `under`).
         recorded: where the examples are.
         directory: where the new scores go; units that are there are left alone.
         device: where to compute.
@@ -142,7 +147,7 @@ def rescore(
                 f"unit {recorded.file(key.name)}: expected a complete run, got none of this unit. "
                 "Run the rest first, by the command that made the run."
             )
-        directory.commit(key.name, _again(study, key, recorded.load(key.name), device=device))
+        directory.commit(_again(study, key, recorded.load(key.name), device=device))
         if on_unit is not None:
             on_unit(key)
 
@@ -159,45 +164,42 @@ def _again(study: Study, key: UnitKey, unit: Unit, *, device: str) -> Unit:
     images = study.data.images[key.first : key.last].to(device)
     labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]
-    s, k, streams = study.select_draws, study.report_draws, Streams(study.seed)
-    meta = {**unit.meta, "device": device.partition(":")[0]}
+    k, streams, clean = study.report_draws, Streams(study.seed), None
     if key.row.startswith("null-"):
-        noise = streams.null(ids)
-        clean = score(judged, images, labels, noise, draws=range(s, s + k))
-        meta["clean"] = {"predictions": clean.predictions.numel(), "evaluations": counts.forward}
-        corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
-        chosen = choose(judged, corners, labels, noise, draws=range(s)).images
-        random = score(judged, chosen, labels, noise, draws=range(s + k, s + 2 * k))
-        arrays = {"random_predictions": random.predictions.to(torch.int32)}
+        arrays, clean = null(study, row, judged, images, labels, ids, counts=counts)
     else:
         examples = examples_of(unit, study).to(device)
-        clean = score(judged, examples, labels, streams.report(ids), draws=range(k))
+        scores = score(judged, examples, labels, streams.report(ids), draws=range(k))
         rounded = score(judged, eight_bit(examples), labels, streams.report(ids), draws=study.rounded_draws)
-        arrays = {"rounded_predictions": rounded.predictions.to(torch.int32)}
-    arrays |= {"predictions": clean.predictions.to(torch.int32), "margins": clean.margins}
-    meta["evaluations"] = {
-        "attack": unit.meta["evaluations"]["attack"],
-        "score": [counts.forward, counts.backward],
-    }
-    return Unit({**unit.arrays, **{name: array.cpu().numpy() for name, array in arrays.items()}}, meta)
+        arrays = {
+            "predictions": scores.predictions.to(torch.int32),
+            "margins": scores.margins,
+            "not_finite": scores.not_finite,
+            "rounded_predictions": rounded.predictions.to(torch.int32),
+        }
+    spent = Evaluations(attack=unit.facts.evaluations.attack, score=(counts.forward, counts.backward))
+    new = {"device": device.partition(":")[0], "evaluations": spent}
+    facts = unit.facts.model_copy(update=new if clean is None else {**new, "clean": clean})
+    return Unit({**unit.arrays, **on_cpu(arrays)}, facts)
 
 
-def rebuilt(recorded: Mapping[str, Any], *, path: Path | None = None) -> tuple[Study, dict[str, Any]]:
+def rebuilt(recorded: Header, source: StudySource) -> tuple[Study, Header]:
     """The study of a run, built anew, and its header.
 
     Args:
         recorded: header of the run.
-        path: the study file, if it is not where it was.
+        source: where its study comes from (see `StudySource.of`).
 
     Returns:
         The study as it is judged, and what a run directory says of it.
 
     Raises:
-        InputError: the run was not made from a study file, or that cannot be read.
+        InputError: the study cannot be made.
     """
-    source = StudySource.of(recorded, path=path)
-    study, derived = source.load(), recorded.get("rescored_from")
+    study, derived, draws = source.load(), recorded.rescored_from, recorded.draws.report
     if derived is None:
+        # Layout 5 had draws beyond the study's own, of examples that were recorded already.
+        study = replace(study, report_draws=max(draws, study.report_draws))
         return study, header(study, command="", source=source)
-    rule, draws = rule_named(derived["name"], derived["k"]), recorded["draws"]["report"]
+    rule = None if derived.name is None or derived.k is None else rule_named(derived.name, derived.k)
     return under(study, rule, report_draws=draws), rescored_header(study, rule, report_draws=draws, source=source)

@@ -19,10 +19,11 @@ import torch
 
 from depura import _check
 from depura.evaluation.header import header
-from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
 from depura.evaluation.units import run_unit
+from depura.records.directory import RecordError, RunDirectory
+from depura.records.schema import AuditLight
 
 
 class RefusedError(RecordError):
@@ -110,8 +111,7 @@ def compute(
     for stage in _stages(study, directory, todo, despite_audit=despite_audit):
         for key in stage:
             told = None if on_share is None else partial(on_share, key)
-            recorded = _recorded(directory, key)
-            directory.commit(key.name, run_unit(study, key, device=device, told=told, recorded=recorded))
+            directory.commit(run_unit(study, key, device=device, told=told))
             if on_unit is not None:
                 on_unit(key)
 
@@ -123,9 +123,7 @@ def _stages(
     yield [key for key in todo if key.row in study.audits]
     if not despite_audit:
         admit(study, directory)
-    attacks = [key for key in todo if key.row not in study.audits]
-    yield [key for key in attacks if not key.since]
-    yield [key for key in attacks if key.since]  # further draws of an example need the unit that has it
+    yield [key for key in todo if key.row not in study.audits]
 
 
 def admit(study: Study, directory: RunDirectory) -> None:
@@ -140,13 +138,13 @@ def admit(study: Study, directory: RunDirectory) -> None:
     """
     for key in study.units():
         if key.row in study.audits:
-            audit = directory.load(key.name).meta["audit"]
-            if audit["light"] == "RED":
-                found = " ".join(fault[1] for fault in audit["faults"])
-                found = found or " ".join(check[2] for check in audit["checks"] if check[1] == "RED")
+            audit = directory.load(key.name).facts.audit
+            if audit is not None and audit.light is AuditLight.RED:
+                reasons = " ".join(fault.sentence for fault in audit.faults)
+                reasons = reasons or " ".join(c.sentence for c in audit.checks if c.light is AuditLight.RED)
                 raise RefusedError(
-                    f"run refused: an attack by this gradient would say nothing ({key.row}). {audit['verdict']} "
-                    f"{found} "
+                    f"run refused: an attack by this gradient would say nothing ({key.row}). {audit.verdict} "
+                    f"{reasons} "
                     "Mend it, or go on without a headline by --despite-audit."
                 )
 
@@ -227,8 +225,7 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
         )
     audits = [key for key in study.units() if key.row in study.audits]
     others = [key for key in study.units() if key.row not in study.audits]
-    part = {key._replace(since=0) for key in [k for k in others if not k.since][shard.index :: shard.count]}
-    keys = (*audits, *(key for key in others if key._replace(since=0) in part))
+    keys = (*audits, *others[shard.index :: shard.count])
     for key in keys:
         if directory.has(key.name):
             directory.read(key.name)
@@ -263,12 +260,7 @@ def _interrupts_ignored() -> Generator[None, None, None]:
 
 def _work(key: UnitKey) -> None:
     study, directory, device = _worker[0]
-    directory.commit(key.name, run_unit(study, key, device=device, recorded=_recorded(directory, key)))
-
-
-def _recorded(directory: RunDirectory, key: UnitKey) -> Unit | None:
-    """The examples that a unit of further draws is about."""
-    return directory.read(key._replace(since=0).name) if key.since else None
+    directory.commit(run_unit(study, key, device=device))
 
 
 def _end_with(parent: int) -> None:

@@ -12,6 +12,8 @@ from depura.attacks.losses import margin
 from depura.defence import Defence
 from depura.evaluation.streams import for_scoring
 from depura.noise import Noise
+from depura.predictions import predicted
+from depura.records.kinds import NOT_FINITE
 
 ROWS_PER_CALL = 512
 """Images times draws put through the defence at once. Fixed, so that a unit's floating-point sums are too."""
@@ -20,16 +22,20 @@ ROWS_PER_CALL = 512
 class Scores(NamedTuple):
     """Outcome of K draws for each image.
 
+    A draw with a purified pixel, a logit or a margin that is not finite has an outcome of its own, never a right one.
+
     Attributes:
-        predictions: (B, K) int64, the deployed label of each draw.
-        margins: (B,), mean over draws of max_{j != y} z_j - z_y.
+        predictions: (B, K) int64, the deployed label of each draw; -1 where the outcome is not finite.
+        margins: (B,) float64, mean over the other draws of max_{j != y} z_j - z_y; NaN where there are none.
+        not_finite: (B,) int64, draws whose outcome is not finite.
     """
 
     predictions: Tensor
     margins: Tensor
+    not_finite: Tensor
 
     def errors(self, labels: Tensor) -> Tensor:
-        """Wrong draws of each image, (B,)."""
+        """Wrong draws of each image, (B,); among them those that are not finite."""
         return (self.predictions != labels[:, None]).sum(1)
 
 
@@ -64,14 +70,18 @@ def score(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, dra
     at_once = max(1, ROWS_PER_CALL // len(images))
     predictions: list[Tensor] = []
     total = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+    finite = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     for k in range(0, len(draws), at_once):
         part = draws[k : k + at_once]
         logits = defence(images.repeat_interleave(len(part), dim=0), noise.expand(part))
         _check.labels("score", labels, n_images=len(images), n_classes=logits.shape[1])
-        predictions.append(logits.argmax(1).reshape(len(images), len(part)))
         margins = margin(logits, labels.repeat_interleave(len(part)))
-        total += margins.reshape(len(images), len(part)).to(torch.float64).sum(1)
-    return Scores(torch.cat(predictions, dim=1), total / len(draws))
+        outcome = torch.where(margins.isfinite(), predicted(logits), NOT_FINITE).reshape(len(images), len(part))
+        predictions.append(outcome)
+        margins = torch.where(outcome != NOT_FINITE, margins.reshape(outcome.shape), 0.0)
+        total += margins.to(torch.float64).sum(1)
+        finite += (outcome != NOT_FINITE).sum(1)
+    return Scores(torch.cat(predictions, dim=1), total / finite, len(draws) - finite)
 
 
 class Choice(NamedTuple):
@@ -81,17 +91,21 @@ class Choice(NamedTuple):
         images: (B, C, H, W).
         which: (B,), its number.
         errors: (n, B), wrong draws of every candidate.
-        margins: (B,), mean margin of the chosen one.
+        margins: (B,), mean margin of the chosen one; NaN where none of its draws is finite.
+        not_finite: (n, B), draws of every candidate whose outcome is not finite.
     """
 
     images: Tensor
     which: Tensor
     errors: Tensor
     margins: Tensor
+    not_finite: Tensor
 
 
 def choose(defence: Defence, candidates: Tensor, labels: Tensor, noise: Noise, *, draws: range) -> Choice:
     """The candidate with the most wrong draws; ties by the larger mean margin, then by the lower index.
+
+    A mean margin that is not a number counts as the largest.
 
     Args:
         defence: what is judged.
@@ -106,7 +120,8 @@ def choose(defence: Defence, candidates: Tensor, labels: Tensor, noise: Noise, *
     scores = [score(defence, c, labels, noise, draws=draws) for c in candidates]
     errors = torch.stack([s.errors(labels) for s in scores])
     margins = torch.stack([s.margins for s in scores])
-    tied = torch.where(errors == errors.amax(0), margins, -torch.inf)
-    index = tied.argmax(0)
+    by = torch.where(margins.isnan(), torch.inf, margins)
+    index = torch.where(errors == errors.amax(0), by, -torch.inf).argmax(0)
     rows = torch.arange(len(labels), device=index.device)
-    return Choice(candidates[index, rows], index, errors, margins[index, rows])
+    not_finite = torch.stack([s.not_finite for s in scores])
+    return Choice(candidates[index, rows], index, errors, margins[index, rows], not_finite)

@@ -10,8 +10,9 @@ from depura.attacks.eot import by_draw, cosine
 from depura.attacks.losses import margin
 from depura.defence import Defence
 from depura.evaluation.study import Row
-from depura.gradients import StoredState, StraightThrough
+from depura.gradients import StraightThrough
 from depura.noise import Noise
+from depura.records.kinds import GradientMode
 
 SHARE = 5
 """The surrogate walks one step for this many of the full walk."""
@@ -21,8 +22,8 @@ class Shortcuts(NamedTuple):
     """Per image, cosines to the exact gradient of the margin, means over the same draws; NaN where one is zero.
 
     Attributes:
-        bpda: of the straight-through gradient (G2), (B,).
-        surrogate: of the gradient of a walk of a fifth of the steps (G4), (B,).
+        bpda: of the straight-through gradient, (B,).
+        surrogate: of the gradient of a walk of a fifth of the steps, (B,).
     """
 
     bpda: Tensor
@@ -31,7 +32,7 @@ class Shortcuts(NamedTuple):
 
 def compares(row: Row) -> bool:
     """Whether a row's attack goes through an exact gradient, so that cheap ones can be compared with it."""
-    through = row.route == StoredState.code and row.against.purifier is not None
+    through = row.mode is GradientMode.EXACT and row.against.purifier is not None
     return through and row.attack.cost.gradients > 0
 
 

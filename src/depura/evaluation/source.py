@@ -1,9 +1,14 @@
-"""Where a study comes from: a Python file with `def study(...) -> Study`, and values for its parameters."""
+"""Where a study comes from: a Python file with `def study(...) -> Study`, and values for its parameters.
+
+A study is code. What a record names is run only where it is asked for (`StudySource.of`).
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +21,20 @@ from depura import _check
 from depura.attacks.catalogue import CATALOGUE, built
 from depura.evaluation.profiles import PROFILES, under
 from depura.evaluation.study import Row, Study, UnitKey
+from depura.records.kinds import AttackKind
+from depura.records.names import STUDY_MODULE
+from depura.records.schema import AddedAttack, Header, Source
 
 DEMO = "depura demo"
 """Stands for the file of the demo's study, which lies where depura is installed."""
+
+
+_IMPORTED = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>\w+)")
+_IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
+
+
+class StudyNotGivenError(_check.InputError):
+    """The study of a record is code that was neither given nor trusted; nothing was run."""
 
 
 class Added(NamedTuple):
@@ -46,12 +62,13 @@ class StudySource:
     """A study file and the settings given to it; small enough to send to a worker.
 
     Attributes:
-        path: the Python file.
+        path: the Python file, whose function is called study; or FILE.py:FUNCTION, or MODULE:FUNCTION of a module that
+            can be imported.
         settings: (name, text) pairs, as given with -S.
-        profile: name of the profile whose ladder of attacks takes the place of the study's own rows; empty for none.
+        profile: name of the profile whose attacks take the place of the study's own rows; empty for none.
         attacks: that are run beside the study's own rows.
         kept: units that a run of the study has already, whose boundaries stay.
-        draws: report draws, rising, that examples were to be scored on in addition to the study's own.
+        reference: whether depura's own attack runs beside the rows, as the study has it; False for records without.
     """
 
     path: Path
@@ -59,56 +76,56 @@ class StudySource:
     profile: str = ""
     attacks: tuple[Added, ...] = ()
     kept: tuple[UnitKey, ...] = ()
-    draws: tuple[int, ...] = ()
+    reference: bool = True
 
     @classmethod
-    def of(cls, header: Mapping[str, Any], *, path: Path | None = None) -> StudySource:
+    def of(cls, header: Header, *, path: Path | None = None, trust: bool = False) -> StudySource:
         """Where the study of a run came from.
 
         Args:
             header: of the run.
-            path: the study file, if it is not where it was.
+            path: the study, as somebody gives it; None: what the record names.
+            trust: whether what the record names may be run. The study of the demo, which is depura's own, always may.
 
         Returns:
             The source.
 
         Raises:
-            InputError: the run was not made from a study file.
+            StudyNotGivenError: neither a path nor trust; or the run was made from Python and there is no path.
         """
-        said = header.get("source")
+        said = header.source
+        if path is None and said is None:
+            raise StudyNotGivenError(
+                "run directory: expected a run of a study file, got one made from Python. "
+                "Give its study with --study FILE.py or --study MODULE:FUNCTION."
+            )
+        if path is None and said is not None:
+            if said.file != DEMO and not trust:
+                raise StudyNotGivenError(
+                    f"The record names the study {said.file}, which was not run, since a study is code. "
+                    f"Give your own copy with --study, or --trust to run that file."
+                )
+            path = _demo() if said.file == DEMO else Path(said.file)
+        assert path is not None
+        kept = tuple(UnitKey(unit.row, unit.eps, unit.first, unit.last) for unit in header.units)
+        reference = any(row.kind is AttackKind.REFERENCE for row in header.rows)
         if said is None:
-            _check.fail("run directory", "a run of a study file", "one made from Python", "Use depura's Python API.")
-        own = _demo() if said["file"] == DEMO else Path(said["file"])
-        return cls(
-            own if path is None else path,
-            tuple(map(tuple, said["settings"])),
-            said["profile"],
-            tuple(Added(*added) for added in said.get("attacks", [])),
-            tuple(
-                UnitKey(unit["row"], unit["eps"], unit["first"], unit["last"])
-                for unit in header.get("units", [])
-                if not unit.get("since")
-            ),
-            tuple(said.get("draws", ())),
-        )
+            return cls(path, kept=kept, reference=reference)
+        added = tuple(Added(its.name, its.steps, its.eot) for its in said.attacks)
+        return cls(path, said.settings, said.profile, added, kept, reference)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Source:
         """For the header of a run: file, settings, profile and attacks."""
         own = self.path.resolve() == _demo().resolve()
-        file = DEMO if own else self.path.as_posix()
-        said: dict[str, Any] = {
-            "file": file,
-            "settings": [list(pair) for pair in self.settings],
-            "profile": self.profile,
-        }
-        if self.attacks:
-            said["attacks"] = [list(added) for added in self.attacks]
-        if self.draws:
-            said["draws"] = list(self.draws)
-        return said
+        return Source(
+            file=DEMO if own else self.path.as_posix(),
+            settings=self.settings,
+            profile=self.profile,
+            attacks=tuple(AddedAttack(**added._asdict()) for added in self.attacks),
+        )
 
     def load(self) -> Study:
-        """Run the file and call its `study` function.
+        """Run the file and call its function.
 
         Returns:
             The study.
@@ -116,16 +133,7 @@ class StudySource:
         Raises:
             InputError: no such file, no such function, unknown or unreadable settings, or not a study.
         """
-        if not self.path.is_file():
-            _check.fail("study", "a Python file", f"{self.path}, which is not there", "Check the path.")
-        spec = importlib.util.spec_from_file_location(f"_study_{self.path.stem}", self.path)
-        if spec is None or spec.loader is None:
-            _check.fail("study", "a Python file (.py)", f"{self.path}")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        build = getattr(module, "study", None)
-        if not callable(build):
-            _check.fail("study", f"a function named study in {self.path}", "none", "See examples/04_study.py.")
+        build = self._function()
         made = build(**read_settings(build, dict(self.settings)))
         if not isinstance(made, Study):
             _check.fail("study", "the function study to return a Study", f"{type(made).__name__}")
@@ -133,10 +141,40 @@ class StudySource:
             if self.profile not in PROFILES:
                 _check.fail("--profile", f"one of {', '.join(PROFILES)}", repr(self.profile))
             made = under(made, PROFILES[self.profile])
-        made = replace(_with(made, self.attacks), kept=self.kept)
-        if self.draws:
-            made = replace(made, report_draws=self.draws[-1], draws_kept=(made.report_draws, *self.draws[:-1]))
-        return made
+        reference = made.reference and self.reference
+        return replace(_with(made, self.attacks), kept=self.kept, reference=reference)
+
+    def _function(self) -> Callable[..., Any]:
+        """What makes the study."""
+        text, name = str(self.path), "study"
+        in_file, imported = _IN_FILE.fullmatch(text), _IMPORTED.fullmatch(text)
+        if self.path.is_file() or in_file is not None or imported is None:
+            file = self.path if in_file is None or self.path.is_file() else Path(in_file["file"])
+            name = name if in_file is None or self.path.is_file() else in_file["function"]
+            module = _module_of(file)
+        else:
+            name = imported["function"]
+            try:
+                module = importlib.import_module(imported["module"])
+            except ImportError as error:
+                got = f"{imported['module']}, which cannot be imported ({error})"
+                raise _check.InputError(f"study: expected a module that can be imported, got {got}.") from error
+        build = getattr(module, name, None)
+        if not callable(build):
+            _check.fail("study", f"a function named {name} in {text}", "none", "See examples/04_study.py.")
+        return build
+
+
+def _module_of(file: Path) -> types.ModuleType:
+    """A Python file, run."""
+    if not file.is_file():
+        _check.fail("study", "a Python file", f"{file}, which is not there", "Check the path.")
+    spec = importlib.util.spec_from_file_location(f"{STUDY_MODULE}{file.stem}", file)
+    if spec is None or spec.loader is None:
+        _check.fail("study", "a Python file (.py)", f"{file}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _with(study: Study, attacks: Sequence[Added]) -> Study:

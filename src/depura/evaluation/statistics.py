@@ -287,6 +287,6 @@ def majority(predictions: Ints, labels: Ints, n_draws: int) -> Floats:
     if not 1 <= n_draws <= k:
         raise ValueError(f"majority: expected n_draws from 1 to the {k} recorded draws, got {n_draws}.")
     votes = predictions[:, : k // n_draws * n_draws].reshape(n, -1, n_draws)
-    classes = np.arange(int(max(predictions.max(), labels.max())) + 1)
-    winners = (votes[..., None] == classes).sum(2).argmax(2)
+    classes = np.arange(-1, int(max(predictions.max(), labels.max())) + 1)  # -1: not finite, and never right
+    winners = classes[(votes[..., None] == classes).sum(2).argmax(2)]
     return (winners == labels[:, None]).mean(1)

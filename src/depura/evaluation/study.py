@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from depura import _check
+from depura.attacks.apgd import APGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Threat
+from depura.attacks.ball import Ball, Threat
 from depura.cleaner import Cleaner
 from depura.defence import Defence
 from depura.evaluation.publications import NeededFile, Published
-from depura.gradients import Relaxed, StraightThrough
-from depura.rules import Single
+from depura.gradients import Relaxed, StoredState, StraightThrough
+from depura.records.describe import describe, weights_sha256
+from depura.records.kinds import AttackKind, GradientMode
+from depura.rules import MeanLogit, MeanProb, Single, Vote
 
-KINDS = (
-    "undefended",
-    "unchanged",
-    "random",
-    "transfer",
-    "bpda",
-    "surrogate",
-    "adaptive",
-    "relaxed",
-    "targeted",
-    "selective",
-    "black-box",
-    "one-step",
-    "budget",
-    "pinned",
-    "tiny",
+REFERENCE_IMAGES = 16
+"""Images that the reference attack is run on, the first ones."""
+
+REFERENCE_STEPS, REFERENCE_EOT, REFERENCE_COMMON = 10, 4, 8
+"""Steps of the reference attack, its draws per gradient, and the draws that its points are compared on."""
+
+OWN_RULES = (Single, Vote, MeanProb, MeanLogit)
+"""Rules whose gradient is known to lead an attack; through others the reference attack takes the mean probability."""
+
+_OF_WHAT_IS_JUDGED = (
+    AttackKind.ADAPTIVE,
+    AttackKind.RELAXED,
+    AttackKind.BPDA,
+    AttackKind.TARGETED,
+    AttackKind.SELECTIVE,
+    AttackKind.ONE_STEP,
+    AttackKind.BUDGET,
+    AttackKind.BLACK_BOX,
+    AttackKind.RANDOM,
+    AttackKind.PINNED,
+    AttackKind.TINY,
 )
-"""What a row may say that it is; reports put rows of a kind under one heading, and checks compare kinds.
+"""Kinds that say that the attack asks, or differentiates, what is judged."""
 
-"unchanged" returns its images as they are; "one-step" is the adaptive attack cut to one step; "budget" the adaptive
-attack with more of something; "pinned" attacks and judges the defence under one noise for good; "tiny" attacks and
-judges the defence with its walk cut to the last step.
-"""
+_KIND_OF_MODE = {
+    GradientMode.BPDA: AttackKind.BPDA,
+    GradientMode.RELAXED: AttackKind.RELAXED,
+    GradientMode.NONE: AttackKind.BLACK_BOX,
+}
+"""What an attack that is called adaptive is, where its gradient is not that of the defence."""
 
 RESERVED = ("null-", "audit")
 """How names of units begin that are no rows."""
@@ -88,7 +98,7 @@ class Row:
         attack: the attack.
         against: what the attacker differentiates.
         judged: what the examples are scored on.
-        kind: one of `KINDS`, or empty: what sort of attack it is.
+        kind: what sort of attack it is: a `depura.AttackKind` or its text, such as "adaptive"; empty for none.
         method: in a study that compares methods, the short name (letters, digits, dashes) of the one that is judged;
             empty where there is one defence, and for rows that judge an undefended classifier.
         images: how many images it is run on, the first ones; None for all.
@@ -99,20 +109,92 @@ class Row:
     attack: Attack
     against: Defence
     judged: Defence
-    kind: str = ""
+    kind: str = AttackKind.OTHER
     method: str = ""
     images: int | None = None
 
-    @property
-    def route(self) -> str:
-        """Code of what is differentiated, read off the two defences so that it cannot be mislabelled.
+    def __post_init__(self) -> None:
+        kinds = [kind.value for kind in AttackKind]
+        if self.kind not in kinds:
+            named = ", ".join(kind for kind in kinds if kind)
+            _check.fail(f"row {self.name!r}", f"a kind that is empty or among {named}", repr(self.kind))
+        object.__setattr__(self, "kind", AttackKind(self.kind))
+        if self.kind is AttackKind.UNDEFENDED and self.judged.purifier is not None:
+            advice = "Judge the classifier by itself, or call the row transfer."
+            _check.fail(f"row {self.name!r}", "kind undefended of a classifier by itself", "a purifier", advice)
 
-        G0 bare classifier; the gradient route's own code (G2 BPDA, G5 adjoint, G6 exact, G7 grafted, G8 relaxed) where
-        the attack goes through the purification that is judged; G4 surrogate where it goes through another one.
-        """
-        if self.against.purifier is None or self.against.purifier.same_walk(self.judged.purifier):
-            return self.against.route
-        return "G4"
+    @property
+    def mode(self) -> GradientMode:
+        """How the attack differentiates what is judged, read off the two defences so that it cannot be mislabelled."""
+        cost = self.attack.cost
+        blind = cost.gradients == 0 and not cost.surrogates
+        if blind and cost.forwards == 0:
+            return GradientMode.NONE
+        if same_function(self.against, self.judged):
+            return GradientMode.NONE if blind else self.against.mode
+        return GradientMode.SURROGATE if _is_surrogate(self.against, self.judged) else GradientMode.TRANSFER
+
+    @property
+    def true_kind(self) -> AttackKind:
+        """The kind that the two defences have: an attack that does not differentiate what is judged is not adaptive."""
+        kind, mode = AttackKind(self.kind), self.mode
+        if kind in _OF_WHAT_IS_JUDGED and mode is GradientMode.TRANSFER:
+            return AttackKind.TRANSFER
+        if kind in _OF_WHAT_IS_JUDGED and mode is GradientMode.SURROGATE:
+            return AttackKind.SURROGATE
+        return _KIND_OF_MODE.get(mode, kind) if kind is AttackKind.ADAPTIVE else kind
+
+
+def same_function(a: Defence, b: Defence) -> bool:
+    """Whether two defences compute the same, however they are differentiated.
+
+    Args:
+        a: a defence.
+        b: another one.
+
+    Returns:
+        Whether purifier, classifier (the same object, or one of the same class and weights) and rule are the same.
+    """
+    return a is b or (_same_purifier(a.purifier, b.purifier) and _same_rest(a, b))
+
+
+def _same_purifier(a: Cleaner | None, b: Cleaner | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    if a is b or a.same_walk(b):
+        return True
+    # A network that was loaded twice is two objects. Functions made by functions may differ and have one name.
+    described = [json.dumps(_without_gradient(describe(its)), sort_keys=True) for its in (a, b)]
+    return described[0] == described[1] and "<locals>" not in described[0] and "<lambda>" not in described[0]
+
+
+def _same_rest(a: Defence, b: Defence) -> bool:
+    """Whether classifiers and rules are the same."""
+    if a.rule is not b.rule and a.rule != b.rule:
+        return False
+    ours, theirs = a.classifier, b.classifier
+    if ours is theirs:
+        return True
+    if not isinstance(ours, nn.Module) or not isinstance(theirs, nn.Module) or type(ours) is not type(theirs):
+        return False
+    return repr(ours) == repr(theirs) and weights_sha256(ours) == weights_sha256(theirs)
+
+
+def _is_surrogate(a: Defence, b: Defence) -> bool:
+    """Whether one defence is the other with another number of steps of the same denoisers."""
+    if a.purifier is None or b.purifier is None or not _same_rest(a, b):
+        return False
+    ours, theirs = ({id(leaf.denoiser) for leaf in its.leaves} for its in (a.purifier, b.purifier))
+    return ours == theirs
+
+
+def _without_gradient(described: Any) -> Any:
+    if isinstance(described, dict):
+        parts = cast("dict[str, Any]", described)
+        return {key: _without_gradient(value) for key, value in parts.items() if key != "gradient"}
+    if isinstance(described, list):
+        return [_without_gradient(value) for value in cast("list[Any]", described)]
+    return described
 
 
 class UnitKey(NamedTuple):
@@ -124,21 +206,17 @@ class UnitKey(NamedTuple):
         eps: radius.
         first: position of the unit's first image in the data set.
         last: position after its last image.
-        since: 0, or the number of report draws that had been made of its examples when further ones were asked for:
-            such a unit makes these.
     """
 
     row: str
     eps: float
     first: int
     last: int
-    since: int = 0
 
     @property
     def name(self) -> str:
         """The unit's file name without ending."""
-        more = f"_draws{self.since:05d}" if self.since else ""
-        return f"{self.row}_eps{self.eps:.6g}_{self.first:05d}-{self.last:05d}{more}"
+        return f"{self.row}_eps{self.eps:.6g}_{self.first:05d}-{self.last:05d}"
 
 
 @dataclass(frozen=True)
@@ -166,10 +244,12 @@ class Study:
         notes: what a reader must know of a method (such as "reconstructed from the paper"), by its name.
         kept: units of a smaller run of this study, recorded already: their boundaries stay, further images are divided
             from the last of them on.
-        draws_kept: report draws of the smaller runs, rising: examples are scored on these first, and on those up to
-            `report_draws` in units of their own.
         published: figures of others for the same defence, shown beside the study's own.
         files: what the study is to be given to be run and not only planned.
+        reference: whether a short attack of depura's own runs beside the rows of each defence (`references`). Without
+            it, and without an attack at further radii or without gradients, results are called unchecked.
+        references: these attacks, made from the rest: `APGD` through the defence by the exact gradient, on the first
+            images. None where the threat model is no l_p ball.
     """
 
     name: str
@@ -188,9 +268,10 @@ class Study:
     baselines: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
     kept: tuple[UnitKey, ...] = ()
-    draws_kept: tuple[int, ...] = ()
     published: tuple[Published, ...] = ()
     files: tuple[NeededFile, ...] = ()
+    reference: bool = True
+    references: tuple[Row, ...] = field(init=False, default=(), compare=False)
 
     def __post_init__(self) -> None:
         where = f"Study {self.name!r}"
@@ -198,6 +279,7 @@ class Study:
         _check.labels(where, self.data.labels, n_images=len(self.data.images))
         if len(set(self.data.ids)) != len(self.data.images):
             _check.fail(where, f"{len(self.data.images)} distinct image ids", f"{len(set(self.data.ids))}")
+        _distinct(where, self.data)
         for name, low in (
             ("select_draws", 1),
             ("report_draws", 1),
@@ -207,9 +289,6 @@ class Study:
             ("memory", 1),
         ):
             _check.integer(where, name, getattr(self, name), low=low)
-        stages = (0, *self.draws_kept, self.report_draws)
-        if any(b <= a for a, b in pairwise(stages)):
-            _check.fail(where, "draws_kept to rise, below report_draws", f"{self.draws_kept}, {self.report_draws}")
         for eps in self.curve_eps:
             _check.number(where, "curve_eps", eps, low=0.0)
         _check.integer(where, "seed", self.seed, high=2**64 - 1)
@@ -233,9 +312,11 @@ class Study:
         for row in self.rows:
             if row.images is not None:
                 _check.integer(where, f"images of row {row.name!r}", row.images, low=1)
-            if row.kind not in ("", *KINDS):
-                _check.fail(where, f"rows whose kind is empty or among {', '.join(KINDS)}", repr(row.kind))
         self._check_methods(where)
+        object.__setattr__(self, "references", self._references() if self.reference else ())
+        taken = sorted(set(names) & {row.name for row in self.references})
+        if taken:
+            _check.fail(where, "row names other than that of depura's own attack", taken[0], "Rename the row.")
 
     def _check_methods(self, where: str) -> None:
         """Each method is one defence of its own, and every row that judges one says which."""
@@ -275,19 +356,14 @@ class Study:
         return {f"audit-{name}": its for name, its in self.methods.items()} or {"audit": self.defence}
 
     @property
-    def rounded_draws(self) -> range:
-        """The report draws on which examples are scored once more after rounding to 8 bits."""
-        return range(min(self.select_draws, self.first_draws))
+    def all_rows(self) -> tuple[Row, ...]:
+        """The rows, and the reference attacks beside them."""
+        return (*self.rows, *self.references)
 
     @property
-    def first_draws(self) -> int:
-        """Report draws that are made together with an attack; further ones are made of what was recorded."""
-        return self.draws_kept[0] if self.draws_kept else self.report_draws
-
-    def draws_of(self, key: UnitKey) -> range:
-        """The report draws that a unit makes."""
-        stages = (*self.draws_kept, self.report_draws)
-        return range(key.since, next(k for k in stages if k > key.since))
+    def rounded_draws(self) -> range:
+        """The report draws on which examples are scored once more after rounding to 8 bits."""
+        return range(min(self.select_draws, self.report_draws))
 
     @property
     def ball(self) -> Threat:
@@ -296,15 +372,15 @@ class Study:
 
     def null_of(self, row: Row) -> str:
         """Name of the null baseline of a row: shared by all rows judged on the same defence."""
-        return "null-" + next(other.name for other in self.rows if other.judged is row.judged)
+        return "null-" + next(other.name for other in self.all_rows if other.judged is row.judged)
 
     def nulls(self) -> tuple[str, ...]:
         """Names of the distinct null baselines, in the order of the rows."""
-        return tuple(dict.fromkeys(self.null_of(row) for row in self.rows))
+        return tuple(dict.fromkeys(self.null_of(row) for row in self.all_rows))
 
     def row(self, name: str) -> Row:
         """The row of a name; for a null baseline, the first row it belongs to."""
-        return next(row for row in self.rows if row.name == name.removeprefix("null-"))
+        return next(row for row in self.all_rows if row.name == name.removeprefix("null-"))
 
     def units(self) -> tuple[UnitKey, ...]:
         """All pieces of work, in a fixed order."""
@@ -312,14 +388,12 @@ class Study:
         keys = [self._kept(name, eps, n) or [UnitKey(name, eps, 0, min(AUDITED, n))] for name in self.audits]
         keys = [key for its in keys for key in its]
         keys += [key for name in self.nulls() for key in self._chunks(name, eps, n)]
-        keys += [key for row in self.rows for key in self._chunks(row.name, eps, self.n_images(row))]
+        keys += [key for row in self.all_rows for key in self._chunks(row.name, eps, self.n_images(row))]
         for other in self.curve_eps:
             for row in self.rows:
                 if row.name in self.curve_rows or not self.curve_rows:
                     keys += self._chunks(row.name, other, min(self.curve_images, self.n_images(row)))
-        keys = list(dict.fromkeys(keys))
-        more = [key._replace(since=k) for k in self.draws_kept for key in keys if key.row not in self.audits]
-        return (*keys, *more)
+        return tuple(dict.fromkeys(keys))
 
     def n_images(self, row: Row) -> int:
         """How many images a row is run on, the first ones."""
@@ -331,8 +405,53 @@ class Study:
         starts = range(kept[-1].last if kept else 0, n, self.unit_images)
         return [*kept, *(UnitKey(row, eps, first, min(first + self.unit_images, n)) for first in starts)]
 
+    def _references(self) -> tuple[Row, ...]:
+        """Depura's own attack on each defence that is judged."""
+        if not isinstance(self.ball, Ball):
+            return ()
+        made: list[Row] = []
+        for unit, defence in self.audits.items():
+            method = unit.removeprefix("audit").removeprefix("-")
+            random = defence.purifier is not None
+            attack = APGD(
+                self.ball,
+                n_steps=REFERENCE_STEPS,
+                eot=REFERENCE_EOT if random else 1,
+                common=REFERENCE_COMMON if random else 0,
+            )
+            name = f"{method}-reference" if method else "reference"
+            title = "a short attack of depura's own through the whole defence, by the exact gradient"
+            against = _differentiable(defence)
+            made.append(Row(name, title, attack, against, defence, AttackKind.REFERENCE, method, REFERENCE_IMAGES))
+        return tuple(made)
+
     def _kept(self, row: str, eps: float, n: int) -> list[UnitKey]:
         return [key for key in self.kept if (key.row, key.eps) == (row, eps) and key.last <= n]
+
+
+def _distinct(where: str, data: LabelledImages) -> None:
+    """Refuse an image that is there twice: it would count twice, and intervals would be too narrow."""
+    if data.images.is_meta:
+        return
+    first: dict[bytes, int] = {}
+    twice: list[str] = []
+    for image, identity in zip(data.images.contiguous().numpy(), data.ids, strict=True):
+        other = first.setdefault(image.tobytes(), identity)
+        if other != identity:
+            twice.append(f"{identity} is {other} again")
+    if twice:
+        more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
+        _check.fail(
+            where, "distinct images", f"copies: image {', image '.join(twice[:3])}{more}", "Take each image once."
+        )
+
+
+def _differentiable(defence: Defence) -> Defence:
+    """A defence with the exact gradient; a rule that is not depura's own becomes the mean probability of its draws."""
+    own = isinstance(defence.rule, OWN_RULES)
+    through = defence if own else defence.with_(rule=MeanProb(defence.rule.n_draws))
+    exact = through.purifier is None or through.mode is GradientMode.EXACT
+    return through if exact else through.with_(gradient=StoredState())
 
 
 def ladder(
@@ -378,7 +497,7 @@ def ladder(
         rows.append(Row("relaxed", title, attack, smooth, defence, "relaxed"))
     title = "purified; BPDA attack (purifier taken for the identity)"
     rows.append(Row("bpda", title, attack, bpda, defence, "bpda"))
-    kinds = [row.kind for row in rows]
+    kinds = [str(row.kind) for row in rows]
     unknown = sorted(set(without) - set(kinds))
     if unknown:
         _check.fail("ladder", f"without to name rows among {', '.join(kinds)}", ", ".join(map(repr, unknown)))

@@ -1,4 +1,4 @@
-"""One unit of work: an audit, a null baseline, an attack with its scores and pictures, or further draws of examples.
+"""One unit of work: an audit, a clean baseline, or an attack with its scores and pictures.
 
 A unit fixes its own batch composition and the order of its arithmetic, so its bytes do not depend on which worker,
 shard or attempt computed it.
@@ -7,7 +7,7 @@ shard or attempt computed it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,21 @@ from depura.defence import Defence
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.fitting import rows_within
 from depura.evaluation.hits import Watched, sees_what_is_judged
-from depura.evaluation.imageless import examples_of
 from depura.evaluation.indicators import compression, pinned_predictions, random_direction
 from depura.evaluation.nothing import identity_difference
-from depura.evaluation.records import Unit
 from depura.evaluation.scoring import choose, eight_bit, score
 from depura.evaluation.shortcuts import compares, shortcuts
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Row, Study, UnitKey, with_eps
+from depura.records.directory import Unit
+from depura.records.schema import Audit, AuditCheck, AuditFault, AuditLight, CleanCost, Evaluations, Identity, UnitFacts
 from depura.schedules import vp_scale
 
 N_ESTIMATES = 10
 """Denoising steps shown of a pictured walk, at most."""
 
 
-def run_unit(
-    study: Study, key: UnitKey, *, device: str = "cpu", told: Told | None = None, recorded: Unit | None = None
-) -> Unit:
+def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | None = None) -> Unit:
     """Compute one unit.
 
     Args:
@@ -45,16 +43,12 @@ def run_unit(
         key: which unit.
         device: where to compute; the networks of the unit's row are moved there.
         told: called with the share of its attack that is done.
-        recorded: of a unit of further draws, the one that has the examples.
 
     Returns:
         Its record.
     """
     if key.row in study.audits:
         return _audited(study, key, device=device)
-    if key.since:
-        assert recorded is not None
-        return _more_draws(study, key, recorded, device=device)
     row = with_eps(study.row(key.row), key.eps)
     row.against.to(device)
     row.judged.to(device)
@@ -62,78 +56,58 @@ def run_unit(
     labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]
     judged, judging = counted(row.judged)
-    attacking, more = Counts(), dict[str, Any]()
+    attacking, clean, rows = Counts(), None, None
     if key.row.startswith("null-"):
-        arrays, clean = _null(study, row, judged, images, labels, ids, counts=judging)
-        more = {"clean": clean}
+        arrays, clean = null(study, row, judged, images, labels, ids, counts=judging)
     else:
         main = key.eps == study.ball.eps
         rows = rows_within(row.against, images[:1], study.memory)
         arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, rows=rows, told=told)
-        more = {"rows_at_once": rows}
-    meta = {
-        "unit": key.name,
+    facts = UnitFacts(
+        unit=key.name,
         **key._asdict(),
-        "device": device.partition(":")[0],
-        "evaluations": {
-            "attack": [attacking.forward, attacking.backward],
-            "score": [judging.forward, judging.backward],
-        },
-        **more,
-    }
-    everything = {"ids": np.asarray(ids, dtype=np.int64), "labels": labels, **arrays}
-    return Unit({name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in everything.items()}, meta)
+        device=device.partition(":")[0],
+        evaluations=Evaluations(
+            attack=(attacking.forward, attacking.backward), score=(judging.forward, judging.backward)
+        ),
+        rows_at_once=rows,
+        clean=clean,
+    )
+    return Unit(on_cpu({"ids": np.asarray(ids, dtype=np.int64), "labels": labels, **arrays}), facts)
 
 
-def _more_draws(study: Study, key: UnitKey, recorded: Unit, *, device: str) -> Unit:
-    """Recorded examples, or clean images and random corners, on draws that they have not been scored on."""
-    row, draws = with_eps(study.row(key.row), key.eps), study.draws_of(key)
-    judged, counts = counted(row.judged.to(device))
-    images = study.data.images[key.first : key.last].to(device)
-    labels = study.data.labels[key.first : key.last].to(device)
-    ids, streams = study.data.ids[key.first : key.last], Streams(study.seed)
-    arrays: dict[str, Any] = {"ids": np.asarray(ids, dtype=np.int64), "labels": labels}
-    if key.row.startswith("null-"):
-        # Select draws come first in the null's stream, then the clean and the random ones of each stage.
-        noise, s, n = streams.null(ids), study.select_draws, len(draws)
-        begin = s + 2 * key.since
-        scores = score(judged, images, labels, noise, draws=range(begin, begin + n))
-        corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
-        choice = choose(judged, corners, labels, noise, draws=range(s))
-        random = score(judged, choice.images, labels, noise, draws=range(begin + n, begin + 2 * n))
-        arrays["random_predictions"] = random.predictions.to(torch.int32)
-    else:
-        examples = examples_of(recorded, study).to(device)
-        scores = score(judged, examples, labels, streams.report(ids), draws=draws)
-    arrays |= {"predictions": scores.predictions.to(torch.int32), "margins": scores.margins}
-    meta = {
-        "unit": key.name,
-        **key._asdict(),
-        "device": device.partition(":")[0],
-        "evaluations": {"attack": [0, 0], "score": [counts.forward, counts.backward]},
-    }
-    return Unit({name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in arrays.items()}, meta)
+def on_cpu(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays and tensors by name, all as arrays."""
+    return {name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in arrays.items()}
 
 
 def _audited(study: Study, key: UnitKey, *, device: str) -> Unit:
     """The audit of a defence's gradient, and the classifier behind a purifier that does nothing."""
     images, labels = study.data.images[: key.last], study.data.labels[: key.last]
     ids, defence = study.data.ids[: key.last], study.audits[key.row]
-    found = audit_gradient(defence, images, ids=ids, seed=study.seed, device=device)
-    meta = {
-        "unit": key.name,
+    audit = audit_gradient(defence, images, ids=ids, seed=study.seed, device=device)
+    facts = UnitFacts(
+        unit=key.name,
         **key._asdict(),
-        "device": device.partition(":")[0],
-        "evaluations": {"attack": [0, 0], "score": [0, 0]},
-        "audit": {
-            "light": found.light.name,
-            "verdict": found.verdict,
-            "checks": [[c.name, c.light.name, c.sentence, _finite(c.measured)] for c in found.checks],
-            "faults": [list(fault) for fault in found.faults],
-        },
-        "identity": identity_difference(defence, study.data.images.to(device), seed=study.seed),
-    }
-    return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy()}, meta)
+        device=device.partition(":")[0],
+        evaluations=Evaluations(attack=(0, 0), score=(0, 0)),
+        audit=Audit(
+            light=AuditLight(audit.light.name),
+            verdict=audit.verdict,
+            checks=tuple(
+                AuditCheck(
+                    name=check.name,
+                    light=AuditLight(check.light.name),
+                    sentence=check.sentence,
+                    measured=_finite(check.measured),
+                )
+                for check in audit.checks
+            ),
+            faults=tuple(AuditFault(part=fault.part, sentence=fault.sentence) for fault in audit.faults),
+        ),
+        identity=Identity(**identity_difference(defence, study.data.images.to(device), seed=study.seed)),
+    )
+    return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy()}, facts)
 
 
 def _finite(measured: float | None) -> float | None:
@@ -159,11 +133,12 @@ def _attacked(
     found = row.attack(model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
     _in_range(found.images, row.name)
     choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
-    scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.first_draws))
+    scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.report_draws))
     rounded = score(judged, eight_bit(choice.images), labels, streams.report(ids), draws=study.rounded_draws)
     arrays: dict[str, Any] = {
         "predictions": scores.predictions.to(torch.int32),
         "margins": scores.margins,
+        "not_finite": scores.not_finite,
         "rounded_predictions": rounded.predictions.to(torch.int32),
         "select_errors": choice.errors.T.to(torch.int32),
         "select_margins": choice.margins,
@@ -212,22 +187,33 @@ def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, i
     }
 
 
-def _null(
+def null(
     study: Study, row: Row, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], *, counts: Counts
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """The scorer on clean images, and on random corners of the ball chosen as an attack's candidates are.
+) -> tuple[dict[str, Any], CleanCost]:
+    """A clean baseline: the scores of clean images, and of random corners of the ball chosen as candidates are.
 
-    With it what the predictions of clean images cost: how many there were, and evaluations of the denoiser.
+    Args:
+        study: the study.
+        row: the first of the rows that it is the baseline of.
+        judged: the deployed defence, with its evaluations counted.
+        images: (B, C, H, W) in [0, 1].
+        labels: (B,).
+        ids: of the images.
+        counts: what the defence's evaluations are added to; nothing is counted yet.
+
+    Returns:
+        Arrays by name; and what the predictions of clean images cost.
     """
-    noise, s, k = Streams(study.seed).null(ids), study.select_draws, study.first_draws
+    noise, s, k = Streams(study.seed).null(ids), study.select_draws, study.report_draws
     clean = score(judged, images, labels, noise, draws=range(s, s + k))
-    cost = {"predictions": clean.predictions.numel(), "evaluations": counts.forward}
+    cost = CleanCost(predictions=clean.predictions.numel(), evaluations=counts.forward)
     corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
     choice = choose(judged, corners, labels, noise, draws=range(s))
     random = score(judged, choice.images, labels, noise, draws=range(s + k, s + 2 * k))
     arrays = {
         "predictions": clean.predictions.to(torch.int32),
         "margins": clean.margins,
+        "not_finite": clean.not_finite,
         "random_predictions": random.predictions.to(torch.int32),
     }
     return arrays, cost

@@ -1,27 +1,39 @@
-"""Whether a record holds: what can be recomputed of it without attacking anything again."""
+"""Whether a record holds: what can be recomputed of it. What is said of it is in `depura.judging.recheck`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from depura import _check
-from depura.evaluation.imageless import LEFT_OUT, examples_of
-from depura.evaluation.records import Unit, difference
+from depura.evaluation.imageless import examples_of, without_images
+from depura.evaluation.rescoring import rebuilt
 from depura.evaluation.scoring import score
+from depura.evaluation.source import StudySource
 from depura.evaluation.statistics import Recount
 from depura.evaluation.streams import Streams
-from depura.evaluation.study import Study, with_eps
+from depura.evaluation.study import Study, UnitKey, with_eps
+from depura.evaluation.units import run_unit
+from depura.records.directory import RecordError, RunDirectory, Unit, difference
+from depura.records.kinds import NOT_FINITE, AttackKind
+from depura.records.schema import Header, UnitEntry
+
+T = TypeVar("T")
 
 CODE = ("versions", "code")
 """Parts of a header that say what computed a record; the others say what was computed."""
 
-NOT_OF_THE_STUDY = ("schema", "command", "source", "extensions", LEFT_OUT)
+NOT_OF_THE_STUDY = ("schema", "command", "source", "extensions", "left_out")
 """Parts of a header that a study rebuilt says nothing of."""
 
 
@@ -37,7 +49,7 @@ class Difference(NamedTuple):
     sentence: str
 
 
-def differences(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> tuple[Difference, ...]:
+def differences(recorded: Header, rebuilt: Header) -> tuple[Difference, ...]:
     """Where the header of a run and the one of its study, built anew, differ.
 
     Args:
@@ -47,61 +59,66 @@ def differences(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> tupl
     Returns:
         One difference for each part that differs, by name of the part.
     """
-    parts = sorted({*recorded, *rebuilt} - set(NOT_OF_THE_STUDY))
-    found = ((part, difference(recorded.get(part), rebuilt.get(part), part)) for part in parts)
-    return tuple(Difference(part, sentence) for part, sentence in found if sentence)
+    there, here = recorded.as_json(), rebuilt.as_json()
+    if recorded.data.outputs is None:  # layout 5 did not say
+        here["data"]["outputs"] = None
+    parts = sorted(set(here) - set(NOT_OF_THE_STUDY))
+    told = ((part, difference(there[part], here[part], part)) for part in parts)
+    return tuple(Difference(part, sentence) for part, sentence in told if sentence)
 
 
-def faults(unit: Unit, study: Study) -> tuple[str, ...]:
+def faults(unit: Unit, study: Study, *, outputs: int) -> tuple[str, ...]:
     """What cannot be true in the record of a unit.
 
     Args:
         unit: as it was read.
         study: what it is a unit of.
+        outputs: how many logits its classifiers give.
 
     Returns:
-        Sentences, none of a sound record: images, labels and ids are the study's; labels said are classes; counts are
-        counts of the draws; examples lie in their ball and in [0, 1], at the distance that was recorded.
+        Sentences, none of a sound record: images, labels and ids are the study's; predictions are classes or not
+        finite; counts are counts of the draws; examples lie in their ball and in [0, 1], at the distance recorded.
     """
-    arrays, meta = unit.arrays, unit.meta
-    part = slice(meta["first"], meta["last"])
+    arrays, facts = unit.arrays, unit.facts
+    part = slice(facts.first, facts.last)
     try:
         checks = [
             ("ids", np.array_equal(arrays["ids"], np.asarray(study.data.ids[part]))),
             ("labels", np.array_equal(arrays["labels"], study.data.labels[part].numpy())),
         ]
-        if meta["row"] not in study.audits:
-            checks += _said(arrays, study)
-            if not meta["row"].startswith("null-"):
+        if facts.row not in study.audits:
+            checks += _said(arrays, study, outputs)
+            if not facts.row.startswith("null-"):
                 checks += _made(unit, study)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
-        return (f"{meta['unit']}: its arrays do not fit together ({type(error).__name__}: {error})",)
-    return tuple(f"{meta['unit']}: {what}" for what, holds in checks if not holds)
+        return (f"{facts.unit}: its arrays do not fit together ({type(error).__name__}: {error})",)
+    return tuple(f"{facts.unit}: {what}" for what, holds in checks if not holds)
 
 
-def _said(arrays: Mapping[str, NDArray[Any]], study: Study) -> Iterator[tuple[str, bool]]:
-    """That labels are classes, and that there are as many as there were draws."""
-    n, classes = len(arrays["ids"]), len(study.data.classes)
-    draws = {"predictions": study.first_draws, "random_predictions": study.first_draws}
+def _said(arrays: Mapping[str, NDArray[Any]], study: Study, outputs: int) -> Iterator[tuple[str, bool]]:
+    """That predictions are outputs of the classifier or not finite, and that there are as many as there were draws."""
+    n = len(arrays["ids"])
+    draws = {"predictions": study.report_draws, "random_predictions": study.report_draws}
     draws["rounded_predictions"] = len(study.rounded_draws)
     for name, k in draws.items():
         if name in arrays or name == "predictions":
             found = arrays[name]
+            known = (found >= NOT_FINITE) & (found < outputs)
             yield f"{name} are not of {n} images and {k} draws", found.shape == (n, k)
-            yield f"{name} are not all among the {classes} classes", bool(((found >= 0) & (found < classes)).all())
+            yield f"{name} are not all among the {outputs} outputs", bool(known.all())
 
 
 def _made(unit: Unit, study: Study) -> Iterator[tuple[str, bool]]:
     """That candidates were counted on the draws there were, and that examples are where they may be."""
-    arrays, meta = unit.arrays, unit.meta
+    arrays, facts = unit.arrays, unit.facts
     errors, chosen = arrays["select_errors"], arrays["chosen"]
-    row = with_eps(study.row(meta["row"]), meta["eps"])
+    row = with_eps(study.row(facts.row), facts.eps)
     counted = (errors >= 0) & (errors <= study.select_draws)
     yield f"select_errors are not all from 0 to {study.select_draws} draws", bool(counted.all())
     yield "chosen is not one of the candidates", bool(((chosen >= 0) & (chosen < errors.shape[1])).all())
     most = errors[np.arange(len(chosen)), np.clip(chosen, 0, errors.shape[1] - 1)]
     yield "chosen is not a candidate of the most errors", np.array_equal(most, errors.max(1))
-    images, examples = study.data.images[meta["first"] : meta["last"]], examples_of(unit, study)
+    images, examples = study.data.images[facts.first : facts.last], examples_of(unit, study)
     allowed = row.attack.ball.contains(examples, images)
     out = ", ".join(str(i) for i in arrays["ids"][~allowed.numpy()][:5])
     yield f"examples of image {out} are not within {row.attack.ball} and [0, 1]", bool(allowed.all())
@@ -131,11 +148,11 @@ def recount(study: Study, units: Sequence[Unit], *, share: float = 0.05, seed: i
         InputError: a share outside (0, 1].
     """
     _check.number("verify", "share", share, low=0.0, high=1.0, low_open=True)
-    name = units[0].meta["row"]
+    name = units[0].facts.row
     judged = study.row(name).judged.to(device)
     joined = {key: np.concatenate([unit.arrays[key] for unit in units]) for key in ("ids", "labels", "predictions")}
     if name.startswith("null-"):
-        examples = torch.cat([study.data.images[unit.meta["first"] : unit.meta["last"]] for unit in units])
+        examples = torch.cat([study.data.images[unit.facts.first : unit.facts.last] for unit in units])
     else:
         examples = torch.cat([examples_of(unit, study) for unit in units])
     which = picked(len(examples), share, np.random.default_rng(seed))
@@ -149,3 +166,157 @@ def recount(study: Study, units: Sequence[Unit], *, share: float = 0.05, seed: i
         recorded=(predictions != joined["labels"][which][:, None]).sum(1),
         again=again.errors(labels).cpu().numpy(),
     )
+
+
+def recounts(
+    run: RunDirectory,
+    source: StudySource,
+    names: Sequence[str],
+    *,
+    share: float,
+    seed: int,
+    device: str,
+    processes: int,
+) -> list[Recount]:
+    """Score a random share of the examples of some rows once more, each row in a process of its own.
+
+    A defence that keeps something from one call to the next has it from no other row then.
+
+    Args:
+        run: the run.
+        source: where its study comes from.
+        names: of rows and clean baselines, in the order in which they are begun.
+        share: of the images, in (0, 1].
+        seed: of the choice of images.
+        device: where to compute.
+        processes: at once.
+
+    Returns:
+        One recount for each name.
+    """
+    work = partial(_recounted, run.path, source, share=share, seed=seed, device=device)
+    return in_processes(work, names, processes)
+
+
+def _recounted(path: Path, source: StudySource, name: str, *, share: float, seed: int, device: str) -> Recount:
+    torch.set_num_threads(1)
+    run = RunDirectory.open(path)
+    study, _ = rebuilt(run.header, source)
+    own = [entry for entry in run.header.units if (entry.row, entry.eps) == (name, study.ball.eps)]
+    units = [run.load(entry.unit) for entry in own if run.has(entry.unit)]
+    return recount(study, units, share=share, seed=seed, device=device)
+
+
+def remakes(run: RunDirectory, source: StudySource, names: Sequence[str], *, device: str) -> list[Remade]:
+    """Make units again, each in a process of its own.
+
+    Args:
+        run: the run.
+        source: where its study comes from.
+        names: of the units.
+        device: where to compute.
+
+    Returns:
+        How they compare with the record.
+    """
+    return in_processes(partial(_remade_anew, run.path, source, device=device), names, 1)
+
+
+def _remade_anew(path: Path, source: StudySource, name: str, *, device: str) -> Remade:
+    torch.set_num_threads(1)
+    run = RunDirectory.open(path)
+    study, _ = rebuilt(run.header, source)
+    return remade(study, run.load(name), device=device)
+
+
+def in_processes(work: Callable[[str], T], names: Sequence[str], processes: int) -> list[T]:
+    """Do a piece of work for each name in a fresh process.
+
+    Args:
+        work: what to do; it can be pickled, as can its result.
+        names: what it is done for.
+        processes: at once.
+
+    Returns:
+        The results, in the order of the names.
+
+    Raises:
+        RecordError: a process was killed.
+    """
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        # Fresh processes are forked from one that has imported this module and done nothing else.
+        context.set_forkserver_preload([__name__])
+
+    def alone(name: str) -> T:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(work, name).result()
+
+    try:
+        with ThreadPoolExecutor(max(1, processes)) as threads:
+            return list(threads.map(alone, names))
+    except BrokenProcessPool as error:
+        raise RecordError(
+            "verify: expected every process to live, but one was ended from outside (perhaps for want of memory). "
+            "Give a smaller --share."
+        ) from error
+
+
+class Remade(NamedTuple):
+    """A unit of an attack made again, beside what is on record.
+
+    Attributes:
+        unit: its name.
+        same: whether all arrays are the same to the last bit.
+        differing: names of the arrays that are not.
+        recount: wrong report draws of each image, as recorded and as made again, on the same draws.
+    """
+
+    unit: str
+    same: bool
+    differing: tuple[str, ...]
+    recount: Recount
+
+
+def remade(study: Study, unit: Unit, *, device: str = "cpu") -> Remade:
+    """Make a unit again: the attack, the choice among its candidates, and the scores.
+
+    Args:
+        study: the study.
+        unit: an attack's, as recorded.
+        device: where to compute.
+
+    Returns:
+        How it compares with the record. Pictures are not compared; of a record without images, the differences from
+        the images are.
+    """
+    facts, recorded = unit.facts, unit.arrays
+    again = run_unit(study, UnitKey(facts.row, facts.eps, facts.first, facts.last), device=device)
+    new = again.arrays if "adversarial" in recorded else without_images(again, study).arrays
+    names = sorted(name for name in recorded if not name.startswith("picture_"))
+    differing = tuple(name for name in names if name not in new or recorded[name].tobytes() != new[name].tobytes())
+    labels = recorded["labels"][:, None]
+    wrong = ((a["predictions"] != labels).sum(1) for a in (recorded, new))
+    return Remade(facts.unit, not differing, differing, Recount(facts.row, recorded["predictions"].shape[1], *wrong))
+
+
+def to_remake(header: Header, entries: Sequence[UnitEntry], *, n: int, seed: int = 0) -> tuple[UnitEntry, ...]:
+    """Some units of the attacks that the headline rests on, drawn at random.
+
+    Args:
+        header: of the run.
+        entries: units that are there.
+        n: how many.
+        seed: of the choice.
+
+    Returns:
+        Of adaptive attacks if there are any, else of any that attack what is judged; none of rescored runs, whose
+        attacks are in another run.
+    """
+    if header.rescored_from is not None:
+        return ()
+    kinds = {row.name: row.kind for row in header.rows if row.attacks_defence}
+    own = [entry for entry in entries if kinds.get(entry.row) in (AttackKind.ADAPTIVE, AttackKind.RELAXED)]
+    own = own or [entry for entry in entries if entry.row in kinds]
+    chosen = np.random.default_rng(seed).permutation(len(own))[:n]
+    return tuple(own[int(k)] for k in sorted(chosen))

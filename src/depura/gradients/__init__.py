@@ -1,7 +1,7 @@
 """How to differentiate a walk is a part, not a mode: routes fold `advance` over the steps and decide what comes back.
 
 `Direct` and `StoredState` are exact, and so is `Deviated`, of an attack's loss and a second one together.
-`StraightThrough`, `Adjoint`, `Relaxed` and `Grafted` are not. Each has a code by which reports name it.
+`StraightThrough`, `Adjoint`, `Relaxed` and `Grafted` are not. Reports name each by its `mode`.
 """
 
 from depura._memory import graph_bytes as graph_bytes

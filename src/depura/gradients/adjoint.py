@@ -11,6 +11,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.gradients.routes import Advance, FromEnd, fold, refuse_second_derivatives
+from depura.records.kinds import GradientMode
 from depura.schedules import Step
 
 
@@ -34,7 +35,7 @@ class Adjoint:
     guidance, ending above noise level 0.
     """
 
-    code: ClassVar[str] = "G5"
+    mode: ClassVar[GradientMode] = GradientMode.ADJOINT
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
         """The state after the last step."""

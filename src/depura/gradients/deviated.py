@@ -12,6 +12,7 @@ from torch.nn import functional
 from depura import _check
 from depura.gradients.routes import Advance
 from depura.gradients.stored import Passing, StoredState
+from depura.records.kinds import GradientMode
 from depura.schedules import Step, vp_scale
 
 
@@ -36,7 +37,7 @@ class Deviated:
         inner: the route of the walk.
     """
 
-    code: ClassVar[str] = "G6d"
+    mode: ClassVar[GradientMode] = GradientMode.DEVIATED
     weight: float = 1.0
     n_steps: int | None = None
     inner: StoredState = field(default_factory=StoredState)

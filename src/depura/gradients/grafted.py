@@ -11,6 +11,7 @@ from torch import Tensor
 
 from depura.gradients.routes import Advance, GradientRoute, fold
 from depura.gradients.stored import StoredState
+from depura.records.kinds import GradientMode
 from depura.schedules import Step
 
 
@@ -28,7 +29,7 @@ class Grafted:
         inner: the route through the first draw; exact by default.
     """
 
-    code: ClassVar[str] = "G7"
+    mode: ClassVar[GradientMode] = GradientMode.GRAFTED
     inner: GradientRoute = field(default_factory=StoredState)
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:

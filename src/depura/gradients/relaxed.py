@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from depura import _check
 from depura.gradients.routes import Advance, FromEnd, GradientRoute, passing_clamp
 from depura.gradients.stored import StoredState
+from depura.records.kinds import GradientMode
 from depura.schedules import Step
 
 
@@ -36,7 +37,7 @@ class Relaxed:
         inner: the route through the relaxed walk; exact by default.
     """
 
-    code: ClassVar[str] = "G8"
+    mode: ClassVar[GradientMode] = GradientMode.RELAXED
     tau: float = 0.1
     inner: GradientRoute = field(default_factory=StoredState)
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from depura.records.kinds import GradientMode
 from depura.schedules import Step
 
 FromEnd = Callable[[Tensor, Step], tuple[Tensor, float]]
@@ -60,8 +61,8 @@ class Advance(Protocol):
 class GradientRoute(Protocol):
     """Folds the steps, and defines the gradient of the fold."""
 
-    code: ClassVar[str]
-    """The route's code in reports (G2 BPDA, G5 adjoint, G6 exact, G6d with L_dev, G7 grafted, G8 relaxed)."""
+    mode: ClassVar[GradientMode]
+    """What comes back, as reports name it."""
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
         """The state after the last step.
@@ -114,7 +115,7 @@ def passing_clamp(images: Tensor) -> Tensor:
 class Direct:
     """Exact: ordinary automatic differentiation through all steps. Memory grows with the number of steps."""
 
-    code: ClassVar[str] = "G6"
+    mode: ClassVar[GradientMode] = GradientMode.EXACT
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
         """The state after the last step."""
@@ -133,7 +134,7 @@ class StraightThrough:
     purifier's clamp, if it has one, is taken for the identity with the rest.
     """
 
-    code: ClassVar[str] = "G2"
+    mode: ClassVar[GradientMode] = GradientMode.BPDA
 
     def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
         """The state after the last step."""

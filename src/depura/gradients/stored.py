@@ -15,6 +15,7 @@ from torch import Tensor
 from depura import _check
 from depura._memory import Ledger, spare_bytes, unless_out_of_memory
 from depura.gradients.routes import Advance, fold, refuse_second_derivatives
+from depura.records.kinds import GradientMode
 from depura.schedules import Step
 
 Passing = Callable[[int, Tensor], tuple[Tensor, Tensor] | None]
@@ -60,7 +61,7 @@ class StoredState:
         offload: hold the states in host memory.
     """
 
-    code: ClassVar[str] = "G6"
+    mode: ClassVar[GradientMode] = GradientMode.EXACT
     segment: int | None = None
     budget: int | None = None
     offload: bool = False

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from depura.evaluation.records import Unit
 from depura.evaluation.statistics import Estimate, any_of, mean_with_interval
-from depura.judging.metrics import joined, outcome
+from depura.judging.results import Results
 
 
 class Search(NamedTuple):
@@ -50,29 +48,28 @@ class Indicators(NamedTuple):
     kept_random: float
 
 
-def searches(header: dict[str, Any], main: Mapping[str, Sequence[Unit]]) -> tuple[Search, ...]:
+def searches(results: Results) -> tuple[Search, ...]:
     """Metric H of every row that saw what is judged, beside a null of as many draws.
 
     Args:
-        header: of the run.
-        main: units at the radius of the table, by row.
+        results: of the run.
 
     Returns:
         One for each such row.
     """
-    found: list[Search] = []
-    for row in header["rows"]:
-        units = main[row["name"]]
-        if "seen_draws" not in units[0].arrays:
+    made: list[Search] = []
+    for row in results.all_rows:
+        its = results.of_row(row)
+        if not its.has("seen_draws"):
             continue
-        draws, first = joined(units, "seen_draws"), joined(units, "first_hit")
-        null = outcome(main[row["null"]]).first(len(draws))
+        draws, first = its.array("seen_draws"), its.array("first_hit")
+        null = results.null_of(row).outcome().first(len(draws))
         n = int(min(null.predictions.shape[1], draws.min()))
         if n < 1:
             continue
-        found.append(
+        made.append(
             Search(
-                row=row["name"],
+                row=row.name,
                 draws=float(draws.mean()),
                 untouched=mean_with_interval((first == 0).astype(np.float64)),
                 first=mean_with_interval(((first == 0) | (first > n)).astype(np.float64)),
@@ -80,32 +77,31 @@ def searches(header: dict[str, Any], main: Mapping[str, Sequence[Unit]]) -> tupl
                 null=mean_with_interval(any_of(null.predictions, null.labels, n)),
             )
         )
-    return tuple(found)
+    return tuple(made)
 
 
-def indicators(header: dict[str, Any], main: Mapping[str, Sequence[Unit]]) -> tuple[Indicators, ...]:
+def indicators(results: Results) -> tuple[Indicators, ...]:
     """Indicators of every row that judges a purifier.
 
     Args:
-        header: of the run.
-        main: units at the radius of the table, by row.
+        results: of the run.
 
     Returns:
         One for each such row.
     """
-    found: list[Indicators] = []
-    for row in header["rows"]:
-        units = main[row["name"]]
-        if "pinned_predictions" not in units[0].arrays:
+    made: list[Indicators] = []
+    for row in results.all_rows:
+        its = results.of_row(row)
+        if not its.has("pinned_predictions"):
             continue
-        labels = joined(units, "labels")
+        labels = its.array("labels")
         pinned, clean = (
-            mean_with_interval((joined(units, name) == labels).astype(np.float64))
+            mean_with_interval((its.array(name) == labels).astype(np.float64))
             for name in ("pinned_predictions", "pinned_clean")
         )
-        kept, random = (_median(joined(units, name)) for name in ("compression", "compression_random"))
-        found.append(Indicators(row["name"], pinned, clean, kept, random))
-    return tuple(found)
+        kept, random = (_median(its.array(name)) for name in ("compression", "compression_random"))
+        made.append(Indicators(row.name, pinned, clean, kept, random))
+    return tuple(made)
 
 
 def _median(values: np.ndarray) -> float:

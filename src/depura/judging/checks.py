@@ -1,13 +1,15 @@
-"""All checks of a run, in order, and what follows from them: flags, and whether there is a headline."""
+"""All checks of every defence of a run, in order, and what follows: flags, and whether there is a headline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from depura.judging import soundness, strength
-from depura.judging.evidence import Evidence
-from depura.judging.verdicts import Status, Verdict
+from depura.judging.results import Results
+from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.judging.words import APPROXIMATE
+from depura.records.kinds import AttackKind
+from depura.records.schema import Audit
 
 CHECKS = (
     soundness.undefended,
@@ -27,78 +29,109 @@ CHECKS = (
     soundness.within,
     soundness.audited,
     soundness.tiny,
+    strength.coverage,
+    soundness.moved,
+    strength.reference,
+    soundness.finite,
 )
-"""V1 to V17."""
+"""V1 to V21."""
 
-OF_ALL = (soundness.identity, soundness.within, soundness.audited)
-"""Those that a comparison of methods makes of all of them together."""
-
-WITHHOLDING = ("V6", "V7", "V8")
+WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20")
 """Checks whose warning says that the attack was not strong enough for its number to be printed."""
 
-FLAGS = {
-    "V4": "accuracy does not fall with the radius",
-    "V6": "not converged",
-    "V7": "weak white-box attack",
-    "V8": "weak white-box attack",
-    "V12": "doubtful gradients",
-    "V14": "nothing beyond noise",
-    "V16": "gradient is not the derivative",
-}
-"""What a reader must know first, where a check is not passed."""
 
-
-def verdicts(at: Evidence) -> tuple[Verdict, ...]:
-    """Every check of a run.
+def verdicts(at: Results) -> tuple[Verdict, ...]:
+    """Every check of every defence of a run.
 
     Args:
-        at: its records.
+        at: its results.
 
     Returns:
-        V1 to V17 of a study of one defence; of a comparison, V2, V15 and V16.
+        V1 to V21 of the defence; of a comparison, of each method, one method after another.
     """
-    return tuple(check(at) for check in (OF_ALL if at.header["methods"] else CHECKS))
+    return tuple(check(its)._replace(method=method.name) for method, its in at.each() for check in CHECKS)
 
 
-def flags(found: Sequence[Verdict], at: Evidence) -> tuple[str, ...]:
-    """What a reader must know first, each once."""
-    raised = [v for v in found if v.status in (Status.WARN, Status.FAIL)]
-    said: list[str] = []
-    for verdict in raised:
-        if verdict.id == "V12" and "exactly zero" in verdict.sentence:
-            said.append("masked gradient")
-        elif verdict.id == "V16" and "batch" in verdict.sentence:
-            said.append("batch-dependent")
-        elif verdict.id == "V15":
-            said.append("examples outside the ball" if verdict.status is Status.FAIL else "undone by 8 bits")
-        elif verdict.id in FLAGS and not (verdict.id == "V16" and verdict.status is Status.WARN):
-            said.append(FLAGS[verdict.id])
-    if at.audits and all(_deterministic(unit.meta["audit"]) for unit in at.audits):
-        said.append("deterministic")
-    if not at.header["methods"]:
-        own = at.rows("adaptive", "relaxed")
-        if not own:
-            said.append("no adaptive attack")
-        elif all(row["route"] not in ("G0", "G6", "G6d", "G8") for row in own):
-            said.append("approximate route")
-    return tuple(dict.fromkeys(said))
+def of_method(verdicts: Sequence[Verdict], method: str) -> tuple[Verdict, ...]:
+    """Verdicts of one method; of a study of one defence, whose name is empty, all."""
+    return tuple(verdict for verdict in verdicts if verdict.method == method)
 
 
-def refusal(found: Sequence[Verdict]) -> str:
-    """What stands in the headline's place; empty where nothing speaks against it."""
-    failed = [v for v in found if v.status is Status.FAIL]
+def flags(verdicts: Sequence[Verdict], at: Results, of: Conclusion | None = None) -> tuple[Flag, ...]:
+    """What a reader must know first, each once, in a study of one defence or of one method.
+
+    Args:
+        verdicts: of its checks.
+        at: its results.
+        of: what follows from the checks, where that is known.
+
+    Returns:
+        The flags.
+    """
+    raised = [f for v in verdicts if v.status in (Status.WARN, Status.FAIL) for f in v.flags]
+    if at.audits and all(_deterministic(audit) for audit, _ in at.audits):
+        raised.append(Flag.DETERMINISTIC)
+    own = at.rows(AttackKind.ADAPTIVE, AttackKind.RELAXED)
+    if own and all(row.mode in APPROXIMATE for row in own):
+        raised.append(Flag.APPROXIMATE)
+    if of is not None and of.status is HeadlineStatus.UNCHECKED:
+        raised.append(Flag.UNCHECKED)
+    return tuple(dict.fromkeys(raised))
+
+
+def conclusion(verdicts: Sequence[Verdict], at: Results) -> Conclusion:
+    """Whether a defence has a headline, and why it has none.
+
+    Args:
+        verdicts: of its checks.
+        at: its results.
+
+    Returns:
+        Failed where a check failed or nothing judges it; withheld where the attack was not strong enough; unchecked
+        where nothing says whether it was; else given.
+    """
+    method = at.method or ""
+    if not at.attacks:
+        return Conclusion(method, HeadlineStatus.FAILED, "No row judges the defence.")
+    failed = [v for v in verdicts if v.status is Status.FAIL]
     if failed:
-        return f"No headline: {_said(failed)}"
-    weak = [v for v in found if v.status is Status.WARN and v.id in WITHHOLDING]
+        return Conclusion(method, HeadlineStatus.FAILED, _said(failed))
+    weak = [v for v in verdicts if v.status is Status.WARN and v.id in WITHHOLDING]
     if weak:
-        return f"Headline withheld: {_said(weak)}"
-    return ""
+        return Conclusion(method, HeadlineStatus.WITHHELD, _said(weak))
+    absent = {v.id for v in verdicts if v.status is Status.NOT_RUN}
+    if {"V4", "V20"} <= absent and not at.rows(AttackKind.BLACK_BOX):
+        reason = (
+            "The attack was run at one radius, with no attack of depura's own and none without gradients beside it: "
+            "nothing says whether it is strong."
+        )
+        return Conclusion(method, HeadlineStatus.UNCHECKED, reason)
+    return Conclusion(method, HeadlineStatus.GIVEN)
 
 
-def _deterministic(audit: dict[str, Any]) -> bool:
+def refusal(of: Conclusion) -> str:
+    """What stands in the headline's place; empty where there is a headline.
+
+    Args:
+        of: the conclusion on a defence.
+
+    Returns:
+        A sentence.
+    """
+    begin = {
+        HeadlineStatus.FAILED: "No headline: ",
+        HeadlineStatus.WITHHELD: "Headline withheld: ",
+        HeadlineStatus.UNCHECKED: "Unchecked: ",
+        HeadlineStatus.GIVEN: "",
+    }[of.status]
+    return f"{begin}{of.reason}"
+
+
+def _deterministic(audit: Audit) -> bool:
     """Whether the defence answered the same whatever noise it was handed."""
-    return any(check[0] == "randomness" and check[3] == 0 for check in audit["checks"])
+    check = audit.check("randomness")
+    return check is not None and check.measured == 0
 
 
-def _said(found: Sequence[Verdict]) -> str:
-    return " ".join(f"{v.id} ({v.name}): {v.sentence} {v.advice}".rstrip() for v in found)
+def _said(verdicts: Sequence[Verdict]) -> str:
+    return " ".join(f"{v.id} ({v.name}): {v.sentence} {v.advice}".rstrip() for v in verdicts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from depura import _check
-from depura.evaluation.records import Differing, RunDirectory, Unit, differences
 from depura.evaluation.statistics import Difference, Estimate, holm, mean_with_interval, paired_difference
-from depura.judging.metrics import Outcome, by_row, outcome, strongest
+from depura.judging.results import Outcome, Results
+from depura.records.directory import Differing, RunDirectory, differences
+from depura.records.schema import Header, Method, RowFacts
 
 POWER = 0.8
 """Chance of finding a difference as large as the detectable gap."""
@@ -71,43 +73,38 @@ class Comparison(NamedTuple):
 class _Side:
     """A defence in a run: its description, and what was recorded of its rows."""
 
-    directory: RunDirectory
-    units: Mapping[tuple[str, float], Sequence[Unit]]
+    path: Path
+    results: Results
     method: str
 
     @property
-    def header(self) -> dict[str, Any]:
-        return self.directory.header
+    def header(self) -> Header:
+        return self.results.header
 
     @property
-    def described(self) -> dict[str, Any]:
-        """With the keys "defence" and "rule"."""
-        if not self.method:
-            return self.header
-        return next(m for m in self.header["methods"] if m["name"] == self.method)
+    def described(self) -> Method:
+        """With its defence and its rule."""
+        return self.header.method(self.method)
 
     @property
-    def rows(self) -> dict[str, dict[str, Any]]:
+    def rows(self) -> dict[str, RowFacts]:
         """Rows that attack this defence, by their names without the method's."""
-        found = [row for row in self.header["rows"] if row["judged"] == "defence" and row["kind"] != "unchanged"]
         return {
-            row["name"].removeprefix(f"{self.method}-") if self.method else row["name"]: row
-            for row in found
-            if row["method"] == self.method
+            row.name.removeprefix(f"{self.method}-") if self.method else row.name: row for row in self.results.attacks
         }
 
-    def of(self, name: str) -> Sequence[Unit]:
-        """Units of a row or null baseline, by its whole name."""
-        return self.units[name, self.header["threat_model"]["eps"]]
+    def outcome(self, name: str) -> Outcome:
+        """Under one row, by its name without the method's."""
+        return self.results.of_row(self.rows[name]).outcome()
 
     def strongest(self, names: Sequence[str]) -> Outcome:
         """Under the strongest of some rows for each image."""
-        return strongest([self.of(self.rows[name]["name"]) for name in names])
+        return self.results.strongest([self.rows[name] for name in names])
 
     @property
     def null(self) -> Outcome:
         """Without an attack."""
-        return outcome(self.of(next(iter(self.rows.values()))["null"]))
+        return self.results.null_of(max(self.rows.values(), key=lambda row: row.images)).outcome()
 
 
 def compare(first: RunDirectory, second: RunDirectory, *, methods: tuple[str, str] = ("", "")) -> Comparison:
@@ -129,11 +126,11 @@ def compare(first: RunDirectory, second: RunDirectory, *, methods: tuple[str, st
         RecordError: a run lacks units.
         InputError: images, threat model, rule or classifier differ; unknown methods, or none in common.
     """
-    _same(first, second, "images", lambda h: {name: h["data"].get(name) for name in ("ids", "labels", "images")})
-    _same(first, second, "threat model", lambda h: h["threat_model"])
-    tables = (by_row(first), by_row(second))
+    _same(first, second, "images", lambda h: h.data.model_dump(mode="json", include={"ids", "labels", "images"}))
+    _same(first, second, "threat model", lambda h: h.threat_model.as_json())
+    tables = (Results.read(first), Results.read(second))
     found = [
-        (_Side(first, tables[0], a), _Side(second, tables[1], b))
+        (_Side(first.path, tables[0].only(a), a), _Side(second.path, tables[1].only(b), b))
         for a, b in _methods(first.header, second.header, methods)
     ]
     made: list[tuple[tuple[str, str], str, NDArray[np.float64], NDArray[np.float64]]] = []
@@ -144,7 +141,7 @@ def compare(first: RunDirectory, second: RunDirectory, *, methods: tuple[str, st
         warnings += _unlike(a, b)
     pairs = _paired(made)
     return Comparison(
-        (first.header["name"], second.header["name"]),
+        (first.header.name, second.header.name),
         pairs,
         tuple(dict.fromkeys(warnings)),
         _notes(first.header, second.header, found),
@@ -174,7 +171,7 @@ def _accuracies(a: _Side, b: _Side) -> list[tuple[str, NDArray[np.float64], NDAr
     """What is compared of two defences: name, and the accuracies of both image by image."""
     shared = [name for name in a.rows if name in b.rows]
     found = [(NULL, a.null, b.null)]
-    found += [(name, outcome(a.of(a.rows[name]["name"])), outcome(b.of(b.rows[name]["name"]))) for name in shared]
+    found += [(name, a.outcome(name), b.outcome(name)) for name in shared]
     if shared and set(a.rows) != set(b.rows):
         found.append((SHARED, a.strongest(shared), b.strongest(shared)))
     found.append((STRONGEST, a.strongest(list(a.rows)), b.strongest(list(b.rows))))
@@ -201,9 +198,9 @@ def _paired(
     )
 
 
-def _methods(a: dict[str, Any], b: dict[str, Any], asked: tuple[str, str]) -> list[tuple[str, str]]:
+def _methods(a: Header, b: Header, asked: tuple[str, str]) -> list[tuple[str, str]]:
     """The pairs of methods to compare; empty names stand for the defence of a study that has one."""
-    known = [[m["name"] for m in header["methods"]] for header in (a, b)]
+    known = [[m.name for m in header.methods if m.name] for header in (a, b)]
     for option, name, names in zip(("--method-a", "--method-b"), asked, known, strict=True):
         if name and name not in names:
             _check.fail(option, f"a method of that run ({', '.join(names) or 'it has none'})", repr(name))
@@ -221,32 +218,32 @@ def _methods(a: dict[str, Any], b: dict[str, Any], asked: tuple[str, str]) -> li
     return [(name, name) for name in shared]
 
 
-def _same(a: RunDirectory, b: RunDirectory, what: str, part: Callable[[dict[str, Any]], Any]) -> None:
+def _same(a: RunDirectory, b: RunDirectory, what: str, part: Callable[[Header], Any]) -> None:
     """Refuse runs that differ in a part of their headers."""
     where = next(differences(part(a.header), part(b.header)), None)
     if where is not None:
-        _refuse(a, b, what, where)
+        _refuse(a.path, b.path, what, where)
 
 
 def _same_deployment(a: _Side, b: _Side) -> None:
     """Refuse defences that differ in more than the purifier, and defences that no row attacks."""
     for side in (a, b):
         if not side.rows:
-            _check.fail("compare", "runs with rows that attack their defence", f"{side.directory.path} with none")
+            _check.fail("compare", "runs with rows that attack their defence", f"{side.path} with none")
     for what, ours, theirs in (
-        ("deployed rule", a.described["rule"], b.described["rule"]),
-        ("classifier", a.described["defence"]["classifier"], b.described["defence"]["classifier"]),
+        ("deployed rule", a.described.rule, b.described.rule),
+        ("classifier", a.described.part("classifier"), b.described.part("classifier")),
     ):
         where = next(differences(ours, theirs, what), None)
         if where is not None:
-            _refuse(a.directory, b.directory, what, where)
+            _refuse(a.path, b.path, what, where)
 
 
-def _refuse(a: RunDirectory, b: RunDirectory, what: str, where: Differing) -> None:
+def _refuse(a: Path, b: Path, what: str, where: Differing) -> None:
     _check.fail(
         "compare",
         f"two runs of the same {what}",
-        f"{where.where} {where.found} in {a.path} and {where.wanted} in {b.path}",
+        f"{where.where} {where.found} in {a} and {where.wanted} in {b}",
         "A difference between such runs would not be the purifiers'.",
     )
 
@@ -260,17 +257,17 @@ def _unlike(a: _Side, b: _Side) -> list[str]:
         if name not in b.rows:
             continue
         ours, theirs = a.rows[name], b.rows[name]
-        fields = list(differences(ours["attack"], theirs["attack"]))
+        fields = list(differences(ours.attack, theirs.attack))
         fields = [d for d in fields if d.where == "type"] or fields  # other fields of another attack say nothing
         if fields:
             said = ", ".join(f"{d.where}: {d.found} in A, {d.wanted} in B" for d in fields[:4])
             more = f", and {len(fields) - 4} more fields" if len(fields) > 4 else ""
             found.append(f"Row {name}{of} is another attack in B than in A ({said}{more}).")
-        if ours["route"] != theirs["route"]:
-            found.append(f"Row {name}{of} has route {ours['route']} in A and {theirs['route']} in B.")
-        if ours["images"] != theirs["images"]:
-            n = min(ours["images"], theirs["images"])
-            found.append(f"Row {name}{of} was run on {ours['images']} images in A and {theirs['images']} in B; the "
+        if ours.mode != theirs.mode:
+            found.append(f"Row {name}{of} has gradient mode {ours.mode} in A and {theirs.mode} in B.")
+        if ours.images != theirs.images:
+            n = min(ours.images, theirs.images)
+            found.append(f"Row {name}{of} was run on {ours.images} images in A and {theirs.images} in B; the "
                          f"first {n} are compared.")  # fmt: skip
     for letter, side, other in (("A", a, b), ("B", b, a)):
         alone = [name for name in side.rows if name not in other.rows]
@@ -282,19 +279,21 @@ def _unlike(a: _Side, b: _Side) -> list[str]:
     return found
 
 
-def _notes(a: dict[str, Any], b: dict[str, Any], found: Sequence[tuple[_Side, _Side]]) -> tuple[str, ...]:
+def _notes(a: Header, b: Header, found: Sequence[tuple[_Side, _Side]]) -> tuple[str, ...]:
     """What else differs between the runs, in sentences."""
     notes: list[str] = []
+    ours, theirs = a.as_json(), b.as_json()
     for key in ("seed", "draws", "memory", "versions"):
         notes += [
-            f"Not the same: {d.where} ({d.found} in A, {d.wanted} in B)." for d in differences(a[key], b[key], key)
+            f"Not the same: {d.where} ({d.found} in A, {d.wanted} in B)."
+            for d in differences(ours[key], theirs[key], key)
         ]
-    if a["code"] != b["code"]:
+    if a.code != b.code:
         notes.append("Not the same: the code of depura.")
-    if a["seed"] == b["seed"] and any(x.directory.path != y.directory.path for x, y in found):
+    if a.seed == b.seed and any(x.path != y.path for x, y in found):
         notes.append("The seed is the same: an image met noise of the same addresses in both.")
     for x, y in found:
-        if next(differences(x.described["defence"]["purifier"], y.described["defence"]["purifier"]), None) is None:
+        if next(differences(x.described.part("purifier"), y.described.part("purifier")), None) is None:
             methods = dict.fromkeys(name for name in (x.method, y.method) if name)
             of = f" of {' and '.join(methods)}" if methods else ""
             notes.append(f"The purifiers{of} are the same: what differs is the attack or chance.")

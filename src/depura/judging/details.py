@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depura.evaluation.records import Unit
 from depura.evaluation.statistics import Estimate, mean_with_interval, paired_gain
 from depura.judging.beside import Indicators, Search, indicators, searches
-from depura.judging.metrics import joined, outcome, strongest
+from depura.judging.results import Results, RowResults
+from depura.records.kinds import AttackKind
+from depura.records.schema import Audit, Judged, RowFacts
 
 BUDGETS = {"n_steps": "steps", "eot": "draws per step", "n_restarts": "restarts"}
 """What an attack may have more of: its name in a description, and in words."""
 
 LONGEST_TRACE = 200
 """Steps of a loss that are kept; of longer attacks as many, evenly spread."""
-
-Units = Mapping[tuple[str, float], Sequence[Unit]]
 
 
 class ErrorRates(NamedTuple):
@@ -88,20 +86,16 @@ class Price(NamedTuple):
     evaluations: float
 
 
-class Audit(NamedTuple):
+class Audited(NamedTuple):
     """The audit of a gradient.
 
     Attributes:
-        name: of its unit.
-        light: GREEN, AMBER or RED.
-        verdict: a sentence.
-        checks: name, light and sentence of each test.
+        method: whose; empty in a study of one defence.
+        audit: what was found.
     """
 
-    name: str
-    light: str
-    verdict: str
-    checks: tuple[tuple[str, str, str], ...]
+    method: str
+    audit: Audit
 
 
 class Details(NamedTuple):
@@ -121,7 +115,7 @@ class Details(NamedTuple):
     budgets: tuple[Budget, ...] = ()
     traces: tuple[Trace, ...] = ()
     prices: tuple[Price, ...] = ()
-    audits: tuple[Audit, ...] = ()
+    audits: tuple[Audited, ...] = ()
     searches: tuple[Search, ...] = ()
     indicators: tuple[Indicators, ...] = ()
 
@@ -130,84 +124,82 @@ NOTHING = Details()
 """Of a run that is not complete."""
 
 
-def details(header: dict[str, Any], by_row: Units, units: Sequence[Unit]) -> Details:
+def details(results: Results) -> Details:
     """Work out the details of a complete run.
 
     Args:
-        header: of the run.
-        by_row: its units by row and radius.
-        units: all of them, audits too.
+        results: of the run.
 
     Returns:
         The details; parts that the run has no rows for are empty.
     """
-    eps = header["threat_model"]["eps"]
-    main = {name: its for (name, radius), its in by_row.items() if radius == eps}
+    rows = results.all_rows
     return Details(
-        error_rates=_error_rates(header, main),
-        budgets=tuple(b for row in header["rows"] if row["kind"] == "budget" for b in _budgets(row, header, main)),
+        error_rates=tuple(_error_rates(method.name, its) for method, its in results.each() if its.attacks),
+        budgets=tuple(b for row in rows if row.kind is AttackKind.BUDGET for b in _budgets(row, results)),
         traces=tuple(
-            Trace(row["name"], *_trace(joined(main[row["name"]], "loss")))
-            for row in header["rows"]
-            if _has_loss(main[row["name"]])
+            Trace(row.name, *_trace(results.of_row(row).array("loss")))
+            for row in rows
+            if _has_loss(results.of_row(row))
         ),
-        prices=_prices(header, main),
-        audits=tuple(_audit(unit) for unit in units if "audit" in unit.meta),
-        searches=searches(header, main),
-        indicators=indicators(header, main),
+        prices=_prices(results),
+        audits=tuple(Audited(method.name, audit) for method, its in results.each() for audit, _ in its.audits),
+        searches=searches(results),
+        indicators=indicators(results),
     )
 
 
-def _error_rates(header: dict[str, Any], main: Mapping[str, Sequence[Unit]]) -> tuple[ErrorRates, ...]:
-    judged = [row for row in header["rows"] if row["judged"] == "defence" and row["kind"] != "unchanged"]
-    found: list[ErrorRates] = []
-    for method in dict.fromkeys(row["method"] for row in judged):
-        rows = [row for row in judged if row["method"] == method]
-        attacked = 1 - strongest([main[row["name"]] for row in rows]).accuracies
-        clean = 1 - outcome(main[rows[0]["null"]]).accuracies[: len(attacked)]
-        found.append(ErrorRates(method, tuple(clean.tolist()), tuple(attacked.tolist())))
-    return tuple(found)
+def _error_rates(method: str, results: Results) -> ErrorRates:
+    attacked = 1 - results.strongest(results.attacks).accuracies
+    longest = max(results.attacks, key=lambda row: row.images)
+    clean = 1 - results.null(longest, len(attacked))
+    return ErrorRates(method, tuple(clean.tolist()), tuple(attacked.tolist()))
 
 
-def _budgets(row: dict[str, Any], header: dict[str, Any], main: Mapping[str, Sequence[Unit]]) -> list[Budget]:
+def _budgets(row: RowFacts, results: Results) -> list[Budget]:
     """A row with more of something against the adaptive row of the same attack that differs from it in this alone."""
-    found: list[Budget] = []
-    for other in header["rows"]:
-        changed = _changed(other.get("attack"), row.get("attack"))
-        if other["kind"] != "adaptive" or other["method"] != row["method"] or len(changed) != 1:
+    made: list[Budget] = []
+    for other in results.all_rows:
+        changed = _changed(other, row)
+        if other.kind is not AttackKind.ADAPTIVE or other.method != row.method or len(changed) != 1:
             continue
         (name,) = changed
-        after = outcome(main[row["name"]])
-        before = outcome(main[other["name"]]).first(len(after.labels))
+        after = results.of_row(row).outcome()
+        before = results.of_row(other).outcome().first(len(after.labels))
         after = after.first(len(before.labels))
-        found.append(
+        made.append(
             Budget(
-                row=row["name"],
-                against=other["name"],
+                row=row.name,
+                against=other.name,
                 what=BUDGETS.get(name, name),
-                less=other["attack"][name],
-                more=row["attack"][name],
+                less=_number(other.setting(name)),
+                more=_number(row.setting(name)),
                 images=len(after.labels),
                 before=mean_with_interval(before.accuracies),
                 after=mean_with_interval(after.accuracies),
                 fall=paired_gain(before.accuracies, after.accuracies),
             )
         )
-    return found[:1]
+    return made[:1]
 
 
-def _changed(less: Any, more: Any) -> tuple[str, ...]:
-    """Names of the numbers in which two described attacks differ; nothing where they differ in anything else."""
-    if not isinstance(less, dict) or not isinstance(more, dict) or less.keys() != more.keys():  # pyright: ignore[reportUnknownMemberType]
+def _changed(less: RowFacts, more: RowFacts) -> tuple[str, ...]:
+    """Names of the numbers in which the attacks of two rows differ; nothing where they differ in anything else."""
+    a, b = less.attack, more.attack
+    if not isinstance(a, dict) or not isinstance(b, dict) or a.keys() != b.keys():
         return ()
-    names = tuple(str(name) for name in more if more[name] != less[name])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    names = tuple(name for name in b if b[name] != a[name])
     return names if all(name in BUDGETS for name in names) else ()
 
 
-def _has_loss(units: Sequence[Unit]) -> bool:
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _has_loss(its: RowResults) -> bool:
     """Whether an attack told its loss at more than one step, of the same number on all images."""
-    arrays = [unit.arrays["loss"] for unit in units if "loss" in unit.arrays]
-    if len(arrays) < len(units) or len({a.shape[1] for a in arrays}) != 1 or arrays[0].shape[1] < 2:
+    arrays = [unit.arrays["loss"] for unit in its.units if "loss" in unit.arrays]
+    if len(arrays) < len(its.units) or len({a.shape[1] for a in arrays}) != 1 or arrays[0].shape[1] < 2:
         return False
     return any(bool(np.isfinite(a).any()) for a in arrays)
 
@@ -224,19 +216,13 @@ def _trace(loss: NDArray[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple((kept + 1).tolist()), tuple(np.nanmean(held[:, kept], axis=0).tolist())
 
 
-def _prices(header: dict[str, Any], main: Mapping[str, Sequence[Unit]]) -> tuple[Price, ...]:
-    found: dict[str, Price] = {}
-    for row in header["rows"]:
-        costs = [unit.meta["clean"] for unit in main[row["null"]] if "clean" in unit.meta]
+def _prices(results: Results) -> tuple[Price, ...]:
+    made: dict[str, Price] = {}
+    own = {Judged.BARE: "no defence", Judged.DEFENCE: "the defence"}
+    for row in results.all_rows:
+        costs = [unit.facts.clean for unit in results.null_of(row).units if unit.facts.clean is not None]
         if costs:
-            own = {"bare": "no defence", "defence": "the defence"}
-            name: str = row["method"] or own.get(row["judged"], "") or row["name"]
-            spent = sum(c["evaluations"] for c in costs) / sum(c["predictions"] for c in costs)
-            found.setdefault(name, Price(name, spent))
-    return tuple(found.values())
-
-
-def _audit(unit: Unit) -> Audit:
-    audit = unit.meta["audit"]
-    checks = tuple((str(c[0]), str(c[1]), str(c[2])) for c in audit["checks"])
-    return Audit(unit.meta["row"], audit["light"], audit["verdict"], checks)
+            name = row.method or own.get(row.judged, row.name)
+            spent = sum(c.evaluations for c in costs) / sum(c.predictions for c in costs)
+            made.setdefault(name, Price(name, spent))
+    return tuple(made.values())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import errors_of
-from depura.judging.metrics import by_row, joined, outcome
+from depura.judging.results import Results, RowResults
+from depura.records.directory import RunDirectory
+from depura.records.kinds import NOT_FINITE
+from depura.records.schema import RowFacts
 
 Table = dict[str, list[Any]]
 """Columns of equal length; None where there is nothing to tell."""
@@ -21,13 +22,14 @@ COLUMNS = {
     "row": "name of the attack's row",
     "kind": "what sort of attack",
     "method": "the one that is judged, where methods are compared",
-    "route": "code of the gradient route",
+    "mode": "gradient mode: how the attack differentiates what is judged",
     "eps": "radius",
     "image": "id of the image",
     "label": "its class, by number",
     "draws": "report draws",
     "errors": "wrong ones among them",
     "error_rate": "errors / draws",
+    "not_finite": "draws whose prediction is not finite, counted as errors",
     "null_draws": "draws without an attack",
     "null_errors": "wrong ones among them",
     "random_errors": "of as many draws, under random corners of the ball; at the study's own radius only",
@@ -60,58 +62,60 @@ def table(directory: RunDirectory) -> Table:
     Raises:
         RecordError: units are missing or damaged.
     """
-    header, units = directory.header, by_row(directory)
-    main = header["threat_model"]["eps"]
+    results = Results.read(directory)
     found: Table = {name: [] for name in COLUMNS}
-    for row in header["rows"]:
-        for eps in sorted(radius for name, radius in units if name == row["name"]):
-            columns = _columns(header, row, eps, units[row["name"], eps], units[row["null"], main], own=eps == main)
+    for row in results.all_rows:
+        for eps in sorted(radius for name, radius in results.by_row if name == row.name):
+            columns = _columns(results, row, eps)
             for name in COLUMNS:
                 found[name] += columns[name]
     return found
 
 
-def _columns(
-    header: dict[str, Any], row: dict[str, Any], eps: float, units: Sequence[Unit], nulls: Sequence[Unit], *, own: bool
-) -> Table:
-    """The columns of one row at one radius; null baselines do not depend on the radius, random corners do."""
-    attacked = outcome(units)
+def _columns(results: Results, row: RowFacts, eps: float) -> Table:
+    """The columns of one row at one radius; clean baselines do not depend on the radius, random corners do."""
+    its, header = results.of_row(row, eps), results.header
+    attacked = its.outcome()
     n, draws = attacked.predictions.shape
-    null, random = outcome(nulls).first(n), outcome(nulls, "random_predictions").first(n)
-    rounded = outcome(units, "rounded_predictions")
-    chosen, spent = joined(units, "chosen"), joined(units, "spent")
+    clean: RowResults = results.null_of(row)
+    null, random = clean.outcome().first(n), clean.outcome("random_predictions").first(n)
+    rounded = its.outcome("rounded_predictions")
+    chosen, spent = its.array("chosen"), its.array("spent")
     errors = errors_of(attacked.predictions, attacked.labels)
     same: dict[str, Any] = {
-        "run": header["name"],
-        **{name: row[name] for name in ("kind", "method", "route")},
-        "row": row["name"],
+        "run": header.name,
+        "kind": row.kind.value,
+        "method": row.method,
+        "mode": row.mode.value,
+        "row": row.name,
         "eps": eps,
         "draws": draws,
         "null_draws": null.predictions.shape[1],
-        "select_draws": header["draws"]["select"],
+        "select_draws": header.draws.select,
         "rounded_draws": rounded.predictions.shape[1],
     }
-    zero = joined(units, "zero_gradients").reshape(n, -1).mean(1) if "zero_gradients" in units[0].arrays else None
+    zero = its.array("zero_gradients").reshape(n, -1).mean(1) if its.has("zero_gradients") else None
     each: dict[str, NDArray[Any]] = {
-        "image": joined(units, "ids"),
+        "image": its.array("ids"),
         "label": attacked.labels,
         "errors": errors,
         "error_rate": errors / draws,
+        "not_finite": (attacked.predictions == NOT_FINITE).sum(1),
         "null_errors": errors_of(null.predictions, null.labels),
-        "select_errors": joined(units, "select_errors")[np.arange(n), chosen],
-        "select_margin": joined(units, "select_margins"),
-        "margin": joined(units, "margins"),
+        "select_errors": its.array("select_errors")[np.arange(n), chosen],
+        "select_margin": its.array("select_margins"),
+        "margin": its.array("margins"),
         "chosen": chosen,
-        "distance": joined(units, "distance"),
+        "distance": its.array("distance"),
         "rounded_errors": errors_of(rounded.predictions, rounded.labels),
         "gradients": spent[:, 0],
         "forwards": spent[:, 1],
-        "finished": joined(units, "finished"),
+        "finished": its.array("finished"),
     }
     return {
         **{name: [value] * n for name, value in same.items()},
         **{name: values.tolist() for name, values in each.items()},
-        "random_errors": errors_of(random.predictions, random.labels).tolist() if own else [None] * n,
+        "random_errors": errors_of(random.predictions, random.labels).tolist() if eps == results.eps else [None] * n,
         "zero_gradients": [None] * n if zero is None else zero.tolist(),
         "predicted": [_counts(labels) for labels in attacked.predictions],
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from depura.evaluation.records import Unit
 from depura.evaluation.statistics import Estimate, mean_with_interval
-from depura.judging.metrics import outcome
+from depura.judging.results import RowResults
+from depura.records.directory import Unit
+from depura.records.schema import Header, UnitEntry
 
 
 class Progress(NamedTuple):
@@ -34,7 +35,7 @@ class Progress(NamedTuple):
     so_far: Estimate | None
 
 
-def progress(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Progress, ...]:
+def progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
     """Where a run is.
 
     Args:
@@ -44,25 +45,24 @@ def progress(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Progress, .
     Returns:
         One line for each row and radius, in the study's order.
     """
-    titles = {row["name"]: row["title"] for row in header["rows"]}
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for entry in header["units"]:
-        groups.setdefault((entry["row"], entry["eps"]), []).append(entry)
-    done = {unit.meta["unit"]: unit for unit in units}
+    titles = {row.name: row.title for row in header.rows}
+    groups: dict[tuple[str, float], list[UnitEntry]] = {}
+    for entry in header.units:
+        groups.setdefault((entry.row, entry.eps), []).append(entry)
+    done = {unit.facts.unit: unit for unit in units}
     found: list[Progress] = []
     for (row, eps), entries in groups.items():
-        own = [entry for entry in entries if not entry.get("since")]  # the others are of the same images
-        there = [entry for entry in own if entry["unit"] in done]
+        there = [entry for entry in entries if entry.unit in done]
         found.append(
             Progress(
                 name=row,
                 title=titles.get(row, ""),
                 eps=eps,
                 done=len(there),
-                total=len(own),
+                total=len(entries),
                 images=_images(there),
-                of=_images(own),
-                so_far=so_far([done[entry["unit"]] for entry in there]),
+                of=_images(entries),
+                so_far=so_far([done[entry.unit] for entry in there]),
             )
         )
     return tuple(found)
@@ -77,9 +77,9 @@ def so_far(units: Sequence[Unit]) -> Estimate | None:
     Returns:
         The accuracy, with its interval over the images of these units.
     """
-    predicted = [unit for unit in units if "predictions" in unit.arrays]
-    return mean_with_interval(outcome(predicted).accuracies) if predicted else None
+    predicted = tuple(unit for unit in units if "predictions" in unit.arrays)
+    return mean_with_interval(RowResults(predicted).accuracies) if predicted else None
 
 
-def _images(entries: Sequence[dict[str, Any]]) -> int:
-    return sum(entry["last"] - entry["first"] for entry in entries)
+def _images(entries: Sequence[UnitEntry]) -> int:
+    return sum(entry.last - entry.first for entry in entries)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
-from depura.evaluation.records import RecordError, RunDirectory, Unit
 from depura.evaluation.statistics import Recount, holm
 from depura.judging.verdicts import Status, Verdict
+from depura.records.directory import RecordError, RunDirectory, Unit
+from depura.records.kinds import Word
+
+IDS = ("digest", "complete", "report", "hash", "bounds", "rescore", "remake")
+"""What is checked, in order."""
 
 LEVEL = 0.01
 """A re-scored row fails where its p-value, corrected for the number of rows, is below."""
 
 PARTS = {
     "data": ("data",),
-    "defence": ("defence", "rule", "note", "methods"),
+    "defence": ("methods",),
     "attacks": ("rows", "threat_model", "curve"),
     "study": ("name", "seed", "draws", "memory", "units", "rescored_from"),
 }
@@ -31,12 +36,11 @@ def files(directory: RunDirectory) -> tuple[Verdict, tuple[Unit, ...]]:
     """
     sound, read = list[Unit](), 0
     broken = [f"foreign file {file}" for file in directory.foreign()]
-    for entry in directory.header["units"]:
-        if directory.has(entry["unit"]):
+    for entry in directory.header.units:
+        if directory.has(entry.unit):
             try:
-                unit = directory.read(entry["unit"])
+                sound.append(directory.load(entry.unit))
                 read += 1
-                sound += [] if entry.get("since") else [unit]
             except RecordError as error:
                 broken.append(str(error))
     if broken:
@@ -123,10 +127,11 @@ def not_rebuilt(why: str) -> tuple[Verdict, ...]:
         why: the reason.
 
     Returns:
-        Verdicts of checks that were not run.
+        Verdicts of checks that were not run; the first has the reason.
     """
-    names = (("hash", "study"), ("bounds", "examples"), ("rescore", "fresh draws"))
-    return tuple(Verdict(id, name, Status.NOT_RUN, why) for id, name in names)
+    names = (("hash", "study"), ("bounds", "examples"), ("rescore", "fresh draws"), ("remake", "the attack"))
+    reasons = (why, *["without the study this cannot be checked"] * 3)
+    return tuple(Verdict(id, name, Status.NOT_RUN, text) for (id, name), text in zip(names, reasons, strict=True))
 
 
 def bounds(faults: Sequence[str], n_units: int) -> Verdict:
@@ -168,6 +173,142 @@ def rescored(recounts: Sequence[Recount]) -> tuple[Verdict, ...]:
         else:
             verdicts.append(Verdict("rescore", recount.row, Status.PASS, words))
     return tuple(verdicts)
+
+
+class Remade(Protocol):
+    """A unit made again (`depura.evaluation.verification.Remade`)."""
+
+    @property
+    def unit(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def same(self) -> bool:
+        """Whether all arrays are the same to the last bit."""
+        ...
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Names of the arrays that are not."""
+        ...
+
+    @property
+    def recount(self) -> Recount:
+        """Wrong report draws, as recorded and as made again."""
+        ...
+
+
+def remade(units: Sequence[Remade]) -> Verdict:
+    """Whether attacks that were made again gave what is on record.
+
+    Args:
+        units: made again, at least one.
+
+    Returns:
+        PASS where the bytes are equal; FAIL where the examples are not equally strong; a warning where they are and
+        some bits differ, as sums are rounded otherwise on another machine or by other versions.
+    """
+    names, other = ", ".join(unit.unit for unit in units), [unit for unit in units if not unit.same]
+    if not other:
+        return Verdict("remake", "the attack", Status.PASS, f"{names}: made again, equal bytes")
+    worst = min(other, key=lambda unit: unit.recount.p)
+    count = worst.recount
+    draws = len(count.recorded) * count.draws
+    words = (
+        f"{worst.unit}: made again, {100 * count.again.sum() / draws:.1f} % of {draws} draws are wrong, "
+        f"{100 * count.recorded.sum() / draws:.1f} % on record (p = {count.p:.2g}); {_some(worst.differing)} differ"
+    )
+    if count.p < LEVEL / len(units):
+        advice = "The examples on record are not those of this attack."
+        return Verdict("remake", "the attack", Status.FAIL, words, advice)
+    advice = "On another machine, or by other versions, sums are rounded otherwise."
+    return Verdict("remake", "the attack", Status.WARN, words, advice)
+
+
+def not_remade(why: str) -> Verdict:
+    """What is said where no attack is made again.
+
+    Args:
+        why: the reason.
+
+    Returns:
+        The verdict.
+    """
+    return Verdict("remake", "the attack", Status.NOT_RUN, why)
+
+
+class Outcome(Word):
+    """What verification comes to."""
+
+    HOLDS = "holds"
+    NOT_CHECKED = "files hold, numbers not checked"
+    DOES_NOT_HOLD = "does not hold"
+
+
+def required(verdict: Verdict, ids: Sequence[str]) -> Verdict:
+    """A verdict that fails if its check is required and did not pass.
+
+    Args:
+        verdict: of a check.
+        ids: of checks that must pass.
+
+    Returns:
+        The verdict.
+    """
+    if verdict.id not in ids or verdict.status in (Status.PASS, Status.FAIL):
+        return verdict
+    return verdict._replace(status=Status.FAIL, sentence=f"required, and {verdict.status.value}: {verdict.sentence}")
+
+
+def outcome(verdicts: Sequence[Verdict]) -> Outcome:
+    """What all checks come to.
+
+    Args:
+        verdicts: of all.
+
+    Returns:
+        The outcome: numbers are checked where the study could be built and examples were scored again.
+    """
+    if any(verdict.status is Status.FAIL for verdict in verdicts):
+        return Outcome.DOES_NOT_HOLD
+    scored = any(v.id == "rescore" and v.status is Status.PASS for v in verdicts)
+    return Outcome.HOLDS if scored else Outcome.NOT_CHECKED
+
+
+def closing(outcome: Outcome, verdicts: Sequence[Verdict]) -> str:
+    """The last line.
+
+    Args:
+        outcome: what the checks come to.
+        verdicts: of all.
+
+    Returns:
+        A sentence.
+    """
+    failed = sum(verdict.status is Status.FAIL for verdict in verdicts)
+    return {
+        Outcome.HOLDS: "The record holds.",
+        Outcome.NOT_CHECKED: "The files hold; the numbers were not checked.",
+        Outcome.DOES_NOT_HOLD: f"The record does not hold: {failed} check{'s' if failed > 1 else ''} failed.",
+    }[outcome]
+
+
+def as_json(outcome: Outcome, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """For programs.
+
+    Args:
+        outcome: what the checks come to.
+        verdicts: of all.
+
+    Returns:
+        {"outcome": ..., "checks": [{"id", "name", "status", "sentence", "advice"}, ...]}.
+    """
+    checks = [
+        {"id": v.id, "name": v.name, "status": v.status.value, "sentence": v.sentence, "advice": v.advice}
+        for v in verdicts
+    ]
+    return {"outcome": outcome.value, "checks": checks}
 
 
 def _some(sentences: Sequence[str], most: int = 3) -> str:

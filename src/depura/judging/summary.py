@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depura.evaluation.records import RunDirectory, Unit
 from depura.evaluation.statistics import Estimate, errors_of, mean_with_interval, paired_gain
-from depura.judging import checks, ranking
+from depura.judging import checks, ranking, words
 from depura.judging.details import NOTHING, Details, details
-from depura.judging.evidence import Evidence
-from depura.judging.metrics import Metrics, accuracy, at_most, joined, outcome, strongest
 from depura.judging.progress import Progress, progress
 from depura.judging.ranking import Ranking
-from depura.judging.thresholds import AGREEMENT, BROKEN, EXPLODING, MASKED
-from depura.judging.verdicts import Status, Verdict
+from depura.judging.results import Floats, Metrics, Results, RowResults, at_most, strongest
+from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.records.directory import RunDirectory, Unit
+from depura.records.kinds import AttackKind, GradientMode
+from depura.records.schema import Data, Header, RowFacts
 
 PICTURES = 6
 """Pictures of the worst images, and as many of the luckiest."""
@@ -76,9 +76,9 @@ class Line(NamedTuple):
     Attributes:
         name: row name.
         title: for people.
-        kind: what sort of attack, or empty.
+        kind: what sort of attack.
         method: the one that is judged, where methods are compared.
-        route: gradient route's code.
+        mode: how the attack differentiates what is judged.
         images: how many it was run on; the nulls below are of the same ones.
         metrics: under attack.
         null: without an attack, as many draws.
@@ -91,9 +91,9 @@ class Line(NamedTuple):
 
     name: str
     title: str
-    kind: str
+    kind: AttackKind
     method: str
-    route: str
+    mode: GradientMode
     images: int
     metrics: Metrics
     null: Metrics
@@ -163,17 +163,17 @@ class Summary:
         curve: points by row name; "null" is the judged defence without attack. Where methods are compared, the
             strongest attack for each image, by method.
         pictures: the worst images first, then the luckiest.
-        warnings: what speaks against the numbers, in sentences.
+        warnings: what a reader must know beside the checks, in sentences.
         devices: kinds of device that the units were computed on.
         ranking: of the methods, where methods are compared.
-        verdicts: of the checks V1 to V17 (see `depura.judging.verdicts`).
-        flags: what a reader must know first, a few words each, such as "masked gradient".
-        refused: whether the failure of a check stands in the headline's place.
+        verdicts: of the checks V1 to V21, of each method (see `depura.judging.verdicts`).
+        conclusions: whether each defence has a headline.
+        flagged: what a reader must know first, by method; see `flags`.
         details: what lies behind the table.
         progress: of the rows, while the run is not complete.
     """
 
-    header: dict[str, Any]
+    header: Header
     done: int
     total: int
     headline: str
@@ -185,8 +185,8 @@ class Summary:
     devices: tuple[str, ...]
     ranking: Ranking | None = None
     verdicts: tuple[Verdict, ...] = ()
-    flags: tuple[str, ...] = ()
-    refused: bool = False
+    conclusions: tuple[Conclusion, ...] = ()
+    flagged: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict[str, tuple[Flag, ...]])
     details: Details = NOTHING
     progress: tuple[Progress, ...] = ()
 
@@ -194,6 +194,24 @@ class Summary:
     def complete(self) -> bool:
         """Whether every unit is done."""
         return self.done == self.total
+
+    @property
+    def refused(self) -> bool:
+        """Whether a reason stands in the headline's place; in a comparison, of the best method that is ranked."""
+        if not self.complete:
+            return False
+        if self.ranking is not None:
+            return self.ranking.best is None or self.ranking.best.unchecked
+        return self.conclusions[0].status is not HeadlineStatus.GIVEN
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What a reader of a study of one defence must know first."""
+        return self.flags_of("")
+
+    def flags_of(self, method: str) -> tuple[Flag, ...]:
+        """What a reader must know first of a method."""
+        return self.flagged.get(method, ())
 
 
 def summarise(directory: RunDirectory) -> Summary:
@@ -206,124 +224,126 @@ def summarise(directory: RunDirectory) -> Summary:
         The summary; while units are missing it has only the accuracies so far, and its headline says so.
     """
     header = directory.header
-    done, total = directory.done, len(header["units"])
+    done, total = directory.done, len(header.units)
     units = list(directory.units())
-    devices = tuple(sorted({unit.meta["device"] for unit in units}))
+    devices = tuple(sorted({unit.facts.device for unit in units}))
     if done < total:
         text = f"No headline: {done} of {total} units are done. Give the same 'depura run' command again to go on."
         so_far = progress(header, units)
         return Summary(header, done, total, text, (), None, {}, (), (), devices, progress=so_far)
-    eps = header["threat_model"]["eps"]
-    by_row: dict[tuple[str, float], list[Unit]] = {}
-    for unit in units:
-        by_row.setdefault((unit.meta["row"], unit.meta["eps"]), []).append(unit)
-    lines = tuple(_line(row, by_row[row["name"], eps], by_row[row["null"], eps]) for row in header["rows"])
-    defended = [row for row in header["rows"] if row["judged"] == "defence" and row["kind"] != "unchanged"]
-    evidence = Evidence(header, by_row)
-    found = checks.verdicts(evidence)
-    refused = checks.refusal(found)
-    ranked = ranking.rank(header, {name: its for (name, radius), its in by_row.items() if radius == eps})
-    if ranked is not None:
-        return Summary(
-            header=header,
-            done=total,
-            total=total,
-            headline=refused or ranking.headline(ranked),
-            lines=lines,
-            strongest=None,
-            curve=_curve_by_method(header, by_row),
-            pictures=_pictures_by_method(header, by_row),
-            warnings=(*_remarks(header), *ranking.warnings(ranked), *_warnings(lines, defended)),
-            devices=devices,
-            ranking=ranked,
-            verdicts=found,
-            flags=checks.flags(found, evidence),
-            refused=bool(refused),
-            details=details(header, by_row, units),
-        )
-    together = strongest([by_row[row["name"], eps] for row in defended]).metrics if defended else None
-    null = next((line.null for line, row in zip(lines, header["rows"], strict=True) if row in defended), None)
+    results = Results.of(header, units)
+    verdicts = checks.verdicts(results)
+    each = [(its, checks.of_method(verdicts, method.name)) for method, its in results.each()]
+    conclusions = tuple(checks.conclusion(own, its) for its, own in each)
+    ranked = ranking.rank(results, conclusions)
+    shown = [row for row in results.all_rows if row.kind is not AttackKind.REFERENCE]
+    together = results.strongest(results.attacks).metrics if ranked is None and results.attacks else None
     return Summary(
         header=header,
         done=total,
         total=total,
-        headline=refused or _headline(together, null, found),
-        lines=lines,
+        headline=_headline(results, together, verdicts, conclusions[0]) if ranked is None else _of_all(results, ranked),
+        lines=tuple(_line(row, results) for row in shown),
         strongest=together,
-        curve=_curve(header, by_row, defended),
-        pictures=_extremes(_pictures(header, [unit for row in defended for unit in by_row[row["name"], eps]])),
-        warnings=_remarks(header),
+        curve=_curve(results) if ranked is None else _curve_by_method(results),
+        pictures=_extremes(_pictures(results)) if ranked is None else _pictures_by_method(results),
+        warnings=(*_remarks(header), *(ranking.notes(ranked) if ranked is not None else ())),
         devices=devices,
-        verdicts=found,
-        flags=checks.flags(found, evidence),
-        refused=bool(refused),
-        details=details(header, by_row, units),
+        ranking=ranked,
+        verdicts=verdicts,
+        conclusions=conclusions,
+        flagged={
+            its.method or "": checks.flags(own, its, of) for (its, own), of in zip(each, conclusions, strict=True)
+        },
+        details=details(results),
     )
 
 
-def _remarks(header: dict[str, Any]) -> tuple[str, ...]:
+def _remarks(header: Header) -> tuple[str, ...]:
     """What the header says a reader must know."""
-    notes = [f"{header['note']}."] if header["note"] else []
-    return (*notes, *([header["rescored_from"]["warning"]] if "rescored_from" in header else []))
+    own = [f"{method.note}." for method in header.methods if method.note and not method.name]
+    said = header.rescored_from
+    return (*own, *([said.warning] if said is not None and said.warning else []))
 
 
-def _headline(together: Metrics | None, null: Metrics | None, found: Sequence[Verdict]) -> str:
-    if together is None or null is None:
-        return "No headline: no row judges the defence."
-    nothing = any(v.id == "V14" and v.status is Status.WARN for v in found)
-    return at_most(together.single, null.single) + ("; the attack found nothing beyond noise" if nothing else "")
+def _headline(results: Results, together: Metrics | None, verdicts: Sequence[Verdict], of: Conclusion) -> str:
+    """The sentence on top of a study of one defence."""
+    if of.status is not HeadlineStatus.GIVEN or together is None:
+        return checks.refusal(of)
+    longest = max(results.attacks, key=lambda row: row.images)
+    null = results.null_of(longest).outcome().first(longest.images).metrics
+    nothing = any(v.id == "V14" and v.status is Status.WARN for v in verdicts)
+    told = f"{at_most(together.single, null.single)}; {longest.images} images, {_attacked(results)}"
+    return told + ("; the attack found nothing beyond noise" if nothing else "")
 
 
-def _line(row: dict[str, Any], units: Sequence[Unit], nulls: Sequence[Unit]) -> Line:
-    counts = [unit.meta["evaluations"] for unit in units]
-    found = outcome(units)
-    n = len(found.labels)
-    null, random = outcome(nulls).first(n), outcome(nulls, "random_predictions").first(n)
+def _attacked(results: Results) -> str:
+    """Threat model and attack, or the profile, in words."""
+    attacks, source = results.attacks, results.header.source
+    hardest = min(attacks, key=lambda row: float(results.accuracies(row).mean()))
+    profile = f"profile {source.profile}, " if source is not None and source.profile else ""
+    several = f"the strongest of {len(attacks)} attacks, " if len(attacks) > 1 else ""
+    which = f"{several}{'most by ' if several else ''}{hardest.name} ({words.attack(hardest)})"
+    return f"{words.changes(results.header.threat_model)}, {profile}{which}"
+
+
+def _of_all(results: Results, ranked: Ranking) -> str:
+    """The sentence on top of a comparison."""
+    text = ranking.headline(ranked)
+    if ranked.best is None:
+        return text
+    images = max(row.images for row in results.attacks)
+    return f"{text}; {images} images, {words.changes(results.header.threat_model)}, the strongest attack on each method"
+
+
+def _line(row: RowFacts, results: Results) -> Line:
+    its, clean = results.of_row(row), results.null_of(row)
+    counts = [unit.facts.evaluations for unit in its.units]
+    outcome = its.outcome()
+    n = len(outcome.labels)
+    null, random = clean.outcome().first(n), clean.outcome("random_predictions").first(n)
     return Line(
-        name=row["name"],
-        title=row["title"],
-        kind=row["kind"],
-        method=row["method"],
-        route=row["route"],
+        name=row.name,
+        title=row.title,
+        kind=row.kind,
+        method=row.method,
+        mode=row.mode,
         images=n,
-        metrics=found.metrics,
+        metrics=outcome.metrics,
         null=null.metrics,
         random=random.metrics,
-        examples=_examples(units),
-        gradients=_gradients(units) if "zero_gradients" in units[0].arrays else None,
-        evaluations=(
-            sum(c["attack"][0] + c["score"][0] for c in counts),
-            sum(c["attack"][1] + c["score"][1] for c in counts),
-        ),
-        gain=paired_gain(null.accuracies, found.accuracies),
+        examples=_examples(its),
+        gradients=_gradients(its) if its.has("zero_gradients") else None,
+        evaluations=(sum(c.attack[0] + c.score[0] for c in counts), sum(c.attack[1] + c.score[1] for c in counts)),
+        gain=paired_gain(null.accuracies, outcome.accuracies),
     )
 
 
-def _examples(units: Sequence[Unit]) -> Examples:
-    draws = units[0].arrays["rounded_predictions"].shape[1]
-    spent = joined(units, "spent").mean(0)
+def _examples(its: RowResults) -> Examples:
+    draws = its.units[0].arrays["rounded_predictions"].shape[1]
+    spent = its.array("spent").mean(0)
     return Examples(
-        largest=float(joined(units, "distance").max()),
-        exact=accuracy(units, "predictions", draws),
-        rounded=accuracy(units, "rounded_predictions", draws),
-        finished=int((joined(units, "finished") >= 0).sum()),
+        largest=float(its.array("distance").max()),
+        exact=its.accuracy("predictions", draws),
+        rounded=its.accuracy("rounded_predictions", draws),
+        finished=int((its.array("finished") >= 0).sum()),
         gradients=float(spent[0]),
         forwards=float(spent[1]),
     )
 
 
-def _gradients(units: Sequence[Unit]) -> GradientFacts:
-    agreement, spread = joined(units, "agreement"), joined(units, "spread")
+def _gradients(its: RowResults) -> GradientFacts:
+    agreement, spread = its.array("agreement"), its.array("spread")
     first, middle, last = (_median(agreement[:, i]) for i in (0, agreement.shape[1] // 2, -1))
-    compared = "cosine_bpda" in units[0].arrays
+    compared = its.has("cosine_bpda")
     return GradientFacts(
-        zero=ranking.zero_share(units),
-        bad=float(joined(units, "bad_gradients").mean()),
-        zero_pixels=float(joined(units, "zero_pixels").mean()),
+        zero=its.zero_share,
+        bad=float(its.array("bad_gradients").mean()),
+        zero_pixels=float(its.array("zero_pixels").mean()),
         agreement=(first, middle, last),
         spread=float(np.max(spread[np.isfinite(spread)], initial=-np.inf)) if np.isfinite(spread).any() else np.nan,
-        bpda=_median(joined(units, "cosine_bpda")) if compared else np.nan,
-        surrogate=_median(joined(units, "cosine_surrogate")) if compared else np.nan,
+        bpda=_median(its.array("cosine_bpda")) if compared else np.nan,
+        surrogate=_median(its.array("cosine_surrogate")) if compared else np.nan,
     )
 
 
@@ -333,52 +353,42 @@ def _median(values: NDArray[Any]) -> float:
     return float(np.median(there)) if len(there) else np.nan
 
 
-def _curve(
-    header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]], defended: Sequence[dict[str, Any]]
-) -> dict[str, tuple[Point, ...]]:
-    curve: dict[str, tuple[Point, ...]] = {}
-    for row in header["rows"]:
-        if row["name"] not in header["curve"]["rows"]:
-            continue
-        points: list[Point] = []
-        for eps in sorted({header["threat_model"]["eps"], *header["curve"]["eps"]}):
-            metrics = outcome(by_row[row["name"], eps]).accuracies[: header["curve"]["images"]]
-            points.append(Point(eps, mean_with_interval(metrics), len(metrics)))
-        curve[row["name"]] = tuple(points)
-    if defended:
-        nulls = outcome(by_row[defended[0]["null"], header["threat_model"]["eps"]]).accuracies[
-            : header["curve"]["images"]
-        ]
-        curve["null"] = (Point(0.0, mean_with_interval(nulls), len(nulls)),)
+def _curve(results: Results) -> dict[str, tuple[Point, ...]]:
+    """Each row at each radius, and the clean baseline of what is judged."""
+    said = results.header.curve
+    curve = {
+        row.name: tuple(
+            _point(eps, results.accuracies(row, eps)[: said.images]) for eps in sorted({results.eps, *said.eps})
+        )
+        for row in results.all_rows
+        if row.name in said.rows
+    }
+    if results.attacks:
+        curve["null"] = (_point(0.0, results.null(results.attacks[0], said.images)),)
     return curve
 
 
-def _curve_by_method(
-    header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]]
-) -> dict[str, tuple[Point, ...]]:
+def _curve_by_method(results: Results) -> dict[str, tuple[Point, ...]]:
     """Each method under the strongest of its attacks for each image, at each radius."""
-    curve: dict[str, tuple[Point, ...]] = {}
-    for method in header["methods"]:
-        own = [row["name"] for row in header["rows"] if row["method"] == method["name"]]
-        names = [name for name in own if name in header["curve"]["rows"]]
-        if not names:
-            continue
-        points: list[Point] = []
-        for eps in sorted({header["threat_model"]["eps"], *header["curve"]["eps"]}):
-            found = strongest([by_row[name, eps] for name in names]).accuracies[: header["curve"]["images"]]
-            points.append(Point(eps, mean_with_interval(found), len(found)))
-        curve[method["name"]] = tuple(points)
+    said, curve = results.header.curve, dict[str, tuple[Point, ...]]()
+    for method, its in results.each():
+        rows = [row for row in its.attacks if row.name in said.rows]
+        if rows:
+            curve[method.name] = tuple(
+                _point(eps, strongest([its.of_row(row, eps) for row in rows]).accuracies[: said.images])
+                for eps in sorted({its.eps, *said.eps})
+            )
     return curve
 
 
-def _pictures_by_method(header: dict[str, Any], by_row: dict[tuple[str, float], list[Unit]]) -> tuple[Picture, ...]:
+def _point(eps: float, accuracies: Floats) -> Point:
+    return Point(eps, mean_with_interval(accuracies), len(accuracies))
+
+
+def _pictures_by_method(results: Results) -> tuple[Picture, ...]:
     """A few of each method, the worst first."""
-    found: list[Picture] = []
-    for method in header["methods"]:
-        rows = [row for row in header["rows"] if row["method"] == method["name"]]
-        units = [unit for row in rows for unit in by_row[row["name"], header["threat_model"]["eps"]]]
-        found += _extremes(_pictures(header, units), n=PICTURES_OF_METHOD // 2)
-    return tuple(sorted(found, key=lambda p: (p.lucky, -p.errors / p.draws)))
+    shown = [p for _, its in results.each() for p in _extremes(_pictures(its), n=PICTURES_OF_METHOD // 2)]
+    return tuple(sorted(shown, key=lambda p: (p.lucky, -p.errors / p.draws)))
 
 
 def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Picture, ...]:
@@ -399,31 +409,38 @@ def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Pictur
     return (*worst, *(p._replace(lucky=True) for p in lucky))
 
 
-def _pictures(header: dict[str, Any], units: Sequence[Unit]) -> tuple[Picture, ...]:
-    classes = header["data"]["classes"]
-    found: list[Picture] = []
+def _pictures(results: Results) -> tuple[Picture, ...]:
+    """All pictures of the attacks on what is judged."""
+    data = results.header.data
+    units = [unit for row in results.attacks for unit in results.of_row(row).units]
     most = _most_errors(units)
-    for unit in units:
-        if "picture_rows" not in unit.arrays:
-            continue
-        errors = errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"])
-        for frames, row in zip(unit.arrays["picture_frames"], unit.arrays["picture_rows"], strict=True):
-            predicted = unit.arrays["predictions"][row]
-            found.append(
-                Picture(
-                    row=unit.meta["row"],
-                    image=int(unit.arrays["ids"][row]),
-                    label=classes[int(unit.arrays["labels"][row])],
-                    seen_as=classes[int(predicted[0])],
-                    errors=int(errors[row]),
-                    draws=len(predicted),
-                    titles=tuple(str(t) for t in unit.arrays["picture_titles"]),
-                    frames=frames,
-                    votes=tuple((classes[k], int((predicted == k).sum())) for k in _by_frequency(predicted)),
-                    most=most[int(unit.arrays["ids"][row])],
-                )
+    return tuple(picture for unit in units for picture in _of_unit(unit, data, most))
+
+
+def _of_unit(unit: Unit, data: Data, most: Mapping[int, int]) -> list[Picture]:
+    if "picture_rows" not in unit.arrays:
+        return []
+    made: list[Picture] = []
+    arrays = unit.arrays
+    errors = errors_of(arrays["predictions"].astype(np.int64), arrays["labels"])
+    for frames, row in zip(arrays["picture_frames"], arrays["picture_rows"], strict=True):
+        predicted = arrays["predictions"][row]
+        image = int(arrays["ids"][row])
+        made.append(
+            Picture(
+                row=unit.facts.row,
+                image=image,
+                label=data.class_name(int(arrays["labels"][row])),
+                seen_as=data.class_name(int(predicted[0])),
+                errors=int(errors[row]),
+                draws=len(predicted),
+                titles=tuple(str(t) for t in arrays["picture_titles"]),
+                frames=frames,
+                votes=tuple((data.class_name(k), int((predicted == k).sum())) for k in _by_frequency(predicted)),
+                most=most[image],
             )
-    return tuple(found)
+        )
+    return made
 
 
 def _most_errors(units: Sequence[Unit]) -> dict[int, int]:
@@ -440,77 +457,3 @@ def _by_frequency(predicted: NDArray[Any]) -> list[int]:
     """Classes that were predicted, the most frequent first (ties: the lower class)."""
     values, counts = np.unique(predicted, return_counts=True)
     return [int(values[i]) for i in np.lexsort((values, -counts))]
-
-
-def _warnings(lines: Sequence[Line], defended: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    found: list[str] = []
-    names = {row["name"] for row in defended}
-    for line in lines:
-        if line.kind == "pinned" and line.metrics.single.value > BROKEN:
-            found.append(
-                f"With its noise pinned the defence keeps {100 * line.metrics.single.value:.1f} % (row {line.name}). "
-                "It is deterministic then, and the attacker knows all of it: a stronger attack should leave next to "
-                "nothing, unless images really are that robust."
-            )
-        elif line.name not in names and line.metrics.single.value > BROKEN:
-            found.append(
-                f"The attack leaves the undefended classifier {100 * line.metrics.single.value:.1f} % accurate (row "
-                f"{line.name}); an attack that does not break the classifier says little about the defence."
-            )
-        stand_in = next((a for a in lines if line.kind == "adaptive" and _same_method(a, line, "relaxed")), None)
-        found += _gradient_warnings(line, stand_in)
-        if line.name in names and line.gain[0] <= 0:
-            found.append(
-                f"Row {line.name} found nothing detectable beyond the defence's own errors without attack (it takes "
-                f"{100 * line.gain[0]:.1f} to {100 * line.gain[1]:.1f} points from the null, paired by image)."
-            )
-    for transfer in (line for line in lines if line.kind == "transfer"):
-        own = [
-            line
-            for line in lines
-            if _same_method(line, transfer, "adaptive") or _same_method(line, transfer, "relaxed")
-        ]
-        if own and min(line.metrics.single.low for line in own) > transfer.metrics.single.high:
-            where = f" on {transfer.method}" if transfer.method else ""
-            found.append(
-                f"The adaptive attack{where} is weaker than the transferred one: the gradient or the attack is broken."
-            )
-    return tuple(found)
-
-
-def _same_method(line: Line, other: Line, kind: str) -> bool:
-    """Whether a row is of a kind and judges the same method as another."""
-    return line.kind == kind and line.method == other.method
-
-
-def _gradient_warnings(line: Line, stand_in: Line | None) -> list[str]:
-    """What an attack's gradients say against it; `stand_in` is the relaxed row of the same defence."""
-    facts, found = line.gradients, list[str]()
-    if facts is None:
-        return found
-    zero = f"{100 * facts.zero:.1f} % of"
-    if facts.zero > MASKED and stand_in is not None:
-        which = "exact-gradient" if line.route == "G6" else "adaptive"
-        of = f" of {line.method}" if line.method else ""
-        says = "nothing" if facts.zero > 0.5 else "too little"
-        found.append(
-            f"The {which} row{of} ({line.name}) says {says}: {zero} its gradients are exactly zero. Its accuracy is "
-            f"not robustness; the relaxed row ({stand_in.name}) is the one to read."
-        )
-    elif facts.zero > MASKED:
-        found.append(
-            f"{zero} the gradients in row {line.name} are exactly zero: the gradient is masked. "
-            "Attack through the route Relaxed or StraightThrough too."
-        )
-    if facts.bad > 0:
-        found.append(f"{100 * facts.bad:.2f} % of the gradients in row {line.name} are not finite.")
-    if facts.spread > EXPLODING:
-        found.append(
-            f"A gradient in row {line.name} is {facts.spread:.0f} times as long as the median of its image: exploding."
-        )
-    if facts.agreement[2] < AGREEMENT:
-        found.append(
-            f"Halves of the draws in row {line.name} point different ways (median cosine {facts.agreement[2]:.2f} at "
-            "the last step): more draws per step would make the attack stronger."
-        )
-    return found

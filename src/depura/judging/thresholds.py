@@ -1,4 +1,4 @@
-"""Where numbers of a record begin to say something: the same for checks, warnings and rankings."""
+"""Where numbers of a record begin to say something: the same for checks and rankings."""
 
 BROKEN = 0.02
 """Accuracy up to which a defence counts as broken."""
@@ -17,3 +17,9 @@ CHANCE = 0.01
 
 ALONE = 0.02
 """Share of images that an attack without gradients may break alone."""
+
+UNMOVED = 0.03
+"""Share of the images that are right without an attack whose example may be the image itself."""
+
+NOT_FINITE_SHARE = 0.01
+"""Share of predictions or gradients that are not finite above which a defence has no headline."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +23,7 @@ from depura import _check
 from depura.denoisers import Denoiser
 from depura.gradients import GradientRoute
 from depura.guidance import State, mean_shift, pull
+from depura.predictions import predicted
 from depura.purifier import Purifier
 from depura.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
 from depura.solvers import Ancestral, EulerMaruyamaVP, Solver
@@ -43,6 +45,9 @@ def on_state(at: State) -> Tensor:
 @dataclass(frozen=True)
 class RobustGuide:
     """The gradient of log p_phi by x_t, weighted as the step's mean or as the score.
+
+    Where the class head's logits of the input are not finite there is no label to go by. The displacement is then NaN,
+    and so is the purified image.
 
     Attributes:
         features: c, of the auxiliary network.
@@ -69,10 +74,10 @@ class RobustGuide:
         seen, target = (self.sees(at) + 1) / 2, (at.x_in + 1) / 2
         energy = self.scale * (self.features(seen) - self.features(target)).square().flatten(1).mean(1)
         if self.classifier is not None:
-            label = self.classifier(target).argmax(1)
-            energy = energy + self.scale * self.label_scale * F.cross_entropy(
-                self.classifier(seen), label, reduction="none"
-            )
+            label = predicted(self.classifier(target))
+            surprise = F.cross_entropy(self.classifier(seen), label.clamp_min(0), reduction="none")
+            factor = torch.ones_like(surprise).masked_fill(label < 0, torch.nan)  # no label; 1 changes no bit
+            energy = energy + self.scale * self.label_scale * (factor * surprise)
         return self.weight(at) * pull(energy, at.x)
 
 

@@ -22,6 +22,7 @@ from depura.filters import Upsampled
 from depura.gradients import GradientRoute
 from depura.guidance import State, pull
 from depura.purifier import Purifier
+from depura.records.names import recorded_as
 from depura.schedules import DiscreteLinear, Step, ddpm_steps, vp_scale
 from depura.solvers import Ancestral, Solver
 from depura.starts import Start, from_noise, from_unit_noise
@@ -43,6 +44,7 @@ def unprojected(images: Tensor) -> Tensor:
     return images
 
 
+@recorded_as("depura.mimicdiffusion.through_network")
 def through_network(at: State, distance: Callable[[Tensor], Tensor]) -> Tensor:
     """Minus the gradient of distance(x0) by x, with the network's Jacobian: the paper's formula."""
     return pull(distance(at.x0), at.x)

@@ -11,9 +11,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from depura.judging.details import ErrorRates, Trace
-from depura.judging.metrics import Metrics, percent
+from depura.judging.results import Metrics, percent
 from depura.judging.summary import Summary
-from depura.judging.verdicts import Status
+from depura.judging.verdicts import Status, VerdictGroup, grouped
 
 MOMENTS = 5
 """Steps at which a loss is put into a table."""
@@ -51,11 +51,12 @@ def error_rates(summary: Summary) -> Table:
 def _judged(summary: Summary) -> list[tuple[str, Metrics, Metrics]]:
     """What is judged: method, metrics without an attack and under the strongest attack for each image."""
     if summary.ranking is not None:
-        together = {s.method: s.strongest for s in summary.ranking.standings}
+        together = {entry.method: entry.strongest for entry in summary.ranking.all}
     else:
         together = {} if summary.strongest is None else {"": summary.strongest}
-    judged = {row["name"] for row in summary.header["rows"] if row["judged"] == "defence"}
+    judged = {row.name for row in summary.header.rows if row.attacks_defence}
     lines = [line for line in summary.lines if line.name in judged]
+    together = {method: its for method, its in together.items() if any(line.method == method for line in lines)}
     return [
         (method, max((its for its in lines if its.method == method), key=lambda its: its.images).null, metrics)
         for method, metrics in together.items()
@@ -74,8 +75,8 @@ def error_sentence(rates: ErrorRates) -> str:
 
 def published(summary: Summary) -> Table:
     """What others published of the same defence, and what this run found."""
-    found = summary.header.get("published", [])
-    rows = [(_plain(its["clean"]), _plain(its["robust"]), its["attack"], its["source"], its["note"]) for its in found]
+    found = summary.header.published
+    rows = [(_plain(its.clean), _plain(its.robust), its.attack, its.source, its.note) for its in found]
     if found:
         rows += [
             (percent(null.single), percent(attacked.single), "strongest attack of this run", "this run", method)
@@ -126,23 +127,36 @@ def _moments(trace: Trace) -> tuple[str, ...]:
 
 
 def checks(summary: Summary) -> Table:
-    """The verdicts of the checks, those that want attention marked by their status."""
-    rows = tuple((v.id, v.name, v.status.value, v.sentence, v.advice) for v in summary.verdicts)
+    """The verdicts of the checks; of a comparison, those that want attention method by method, the others together."""
     counted = [f"{sum(v.status is s for v in summary.verdicts)} {s.value}" for s in Status]
-    return Table(("", "check", "", "found", "what to do"), rows, ", ".join(counted) + "." if rows else "")
+    note = ", ".join(counted) + "." if summary.verdicts else ""
+    if summary.ranking is None:
+        rows = tuple((v.id, v.name, v.status.value, v.sentence, v.advice) for v in summary.verdicts)
+        return Table(("", "check", "", "found", "what to do"), rows, note)
+    groups = grouped(summary.verdicts)
+    rows = tuple(row for group in groups for row in _of_group(summary, group))
+    return Table(("", "check", "", "methods", "found", "what to do"), rows, note)
+
+
+def _of_group(summary: Summary, group: VerdictGroup) -> list[tuple[str, ...]]:
+    head = (group.id, group.name, group.status.value)
+    if group.status in (Status.WARN, Status.FAIL):
+        own = [v for v in summary.verdicts if (v.id, v.status) == (group.id, group.status)]
+        return [(*head, v.method, v.sentence, v.advice) for v in own]
+    first = group.sentence if len(group.methods) == 1 else f"{group.methods[0]}: {group.sentence}"
+    return [(*head, ", ".join(group.methods), first, group.advice)]
 
 
 def audits(summary: Summary) -> Table:
     """What the audit of each gradient tested."""
     several = len(summary.details.audits) > 1
     rows = tuple(
-        (*((audit.name.removeprefix("audit-"),) if several else ()), name, light, sentence)
-        for audit in summary.details.audits
-        for name, light, sentence in audit.checks
+        (*((its.method,) if several else ()), check.name, check.light.value, check.sentence)
+        for its in summary.details.audits
+        for check in its.audit.checks
     )
     verdicts = " ".join(
-        f"{audit.name.removeprefix('audit-')}: {audit.verdict}" if several else audit.verdict
-        for audit in summary.details.audits
+        f"{its.method}: {its.audit.verdict}" if several else its.audit.verdict for its in summary.details.audits
     )
     return Table((*(("method",) if several else ()), "test", "light", "found"), rows, verdicts)
 

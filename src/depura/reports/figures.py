@@ -48,7 +48,7 @@ def curve_svg(summary: Summary) -> str | None:
             axes.set_xticks([], minor=True)
         else:
             axes.set_xlim(left=0)
-        axes.set_xlabel(f"eps ({summary.header['threat_model']['norm']})")
+        axes.set_xlabel(f"eps ({summary.header.threat_model.norm})")
         axes.figure.legend(loc="outside upper left", ncols=3, fontsize=8)
 
     return charts.svg("curve", draw, height=3.1 + 0.16 * ((len(summary.curve) - 1) // 3))
@@ -63,18 +63,18 @@ def ranking_svg(ranking: Ranking) -> str | None:
     Returns:
         As `curve_svg`.
     """
-    standings = ranking.standings
+    entries = ranking.all
 
     def draw(axes: Any) -> None:
-        _dots(axes, [s.clean for s in standings], -0.14, "green", "no attack")
-        _dots(axes, [s.strongest.single for s in standings], 0.14, "red", "strongest attack for each image")
-        names = [f"{s.method} (baseline)" if s.baseline else s.method for s in standings]
-        axes.set_yticks(range(len(standings)), names)
+        _dots(axes, [s.clean for s in entries], -0.14, "green", "no attack")
+        _dots(axes, [s.strongest.single for s in entries], 0.14, "red", "strongest attack for each image")
+        names = [f"{s.method}{' (baseline)' if s.baseline else ''}{'' if s.rank else ' (apart)'}" for s in entries]
+        axes.set_yticks(range(len(entries)), names)
         axes.invert_yaxis()
         _accuracy_axis(axes, "x")
         axes.figure.legend(loc="outside upper left", ncols=2, fontsize=8)
 
-    return charts.svg("ranking", draw, height=1.0 + 0.34 * len(standings))
+    return charts.svg("ranking", draw, height=1.0 + 0.34 * len(entries))
 
 
 def errors_svg(rates: ErrorRates) -> str | None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from depura.evaluation.statistics import Estimate
-from depura.judging.metrics import percent
+from depura.judging.results import percent
 from depura.judging.summary import Line, Summary
+from depura.records.kinds import AttackKind
+from depura.records.schema import Judged
 from depura.reports import charts
 
 ORDER = (
-    "random",
-    "transfer",
-    "one-step",
-    "bpda",
-    "black-box",
-    "surrogate",
-    "adaptive",
-    "relaxed",
-    "targeted",
-    "selective",
-    "",
+    AttackKind.RANDOM,
+    AttackKind.TRANSFER,
+    AttackKind.ONE_STEP,
+    AttackKind.BPDA,
+    AttackKind.BLACK_BOX,
+    AttackKind.SURROGATE,
+    AttackKind.ADAPTIVE,
+    AttackKind.RELAXED,
+    AttackKind.TARGETED,
+    AttackKind.SELECTIVE,
+    AttackKind.OTHER,
 )
 """Kinds of rows from blind to well informed; others are no rungs."""
 
@@ -69,7 +71,7 @@ def rungs(summary: Summary) -> tuple[Rung, ...]:
 
 
 def _lines(summary: Summary) -> list[Line]:
-    judged = {row["name"] for row in summary.header["rows"] if row["judged"] == "defence"}
+    judged = {row.name for row in summary.header.rows if row.judged is Judged.DEFENCE}
     return [line for line in summary.lines if line.name in judged and line.kind in ORDER]
 
 

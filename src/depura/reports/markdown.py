@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from depura.judging.metrics import percent
+from depura.judging.results import percent
 from depura.judging.summary import Summary
 from depura.reports import background, ladder, limits, standings, tables, theatre
 from depura.reports.background import Table
@@ -20,9 +20,9 @@ def markdown(summary: Summary) -> str:
         The text.
     """
     header = summary.header
-    out = [f"# {header['name']}", "", f"**{'⚠ ' if summary.refused else ''}{summary.headline}**", ""]
+    out = [f"# {header.name}", "", f"**{'⚠ ' if summary.refused else ''}{summary.headline}**", ""]
     if summary.complete:
-        out += [f"Flags: {', '.join(summary.flags)}.", ""] if summary.flags else []
+        out += [f"Flags: {', '.join(map(str, summary.flags))}.", ""] if summary.flags else []
         out += [tables.conditions(summary), ""]
         out += ["## Warnings", "", *(f"- {w}" for w in summary.warnings), ""] if summary.warnings else []
     else:
@@ -30,7 +30,7 @@ def markdown(summary: Summary) -> str:
     out += ["## Threat model", "", *(f"- {name}: {value}" for name, value in tables.threat_model(summary)), ""]
     if summary.complete:
         out += _numbers(summary)
-    out += ["## Repeat it", "", f"    {header['command']}", ""]
+    out += ["## Repeat it", "", f"    {header.command}", ""]
     if summary.complete:
         out += ["## Limits", "", " ".join(limits.sentences(summary)), ""]
     out += ["## Versions", "", *(f"- {name} {version}" for name, version in tables.versions(summary)), ""]
@@ -46,7 +46,7 @@ def _numbers(summary: Summary) -> list[str]:
     names = tables.columns(summary)
     rows = [[getattr(cells, name) for name in names] for cells in tables.rows(summary)]
     out += ["## Rows", "", *_table([getattr(tables.headings(summary), name) for name in names], rows), ""]
-    out += [f"Accuracy in %; in brackets without attack. {tables.routes(summary)}", ""]
+    out += [f"Accuracy in %; in brackets without attack. {tables.modes(summary)}", ""]
     out += _section("Published", background.published(summary))
     out += _section("Errors image by image", background.error_rates(summary))
     out += [text for rates in _single(summary) for text in (background.error_sentence(rates), "")]

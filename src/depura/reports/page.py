@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from depura import _atomic, _check
-from depura.evaluation.records import RunDirectory
 from depura.judging.summary import Summary, summarise
+from depura.records.directory import RunDirectory
 from depura.reports import background, figures, ladder, limits, standings, tables, theatre
 from depura.reports.background import Table
 from depura.reports.markdown import markdown
@@ -102,7 +102,7 @@ def _numbers(summary: Summary) -> dict[str, Any]:
             standings.rows(summary, ranking),
             standings.explanation(summary, ranking),
         ),
-        "notes": () if ranking is None else standings.notes(ranking),
+        "notes": () if ranking is None else standings.notes(summary, ranking),
         "profile": background.error_sentence(rates[0]) if ranking is None and rates else "",
         "gradients": Table(tables.GRADIENT_HEADINGS, tables.gradient_rows(summary), tables.GRADIENT_NOTE),
         "examples": Table(tables.EXAMPLE_HEADINGS, tables.example_rows(summary), tables.EXAMPLE_NOTE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Group
@@ -12,28 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from depura.evaluation.statistics import Estimate
-from depura.judging.metrics import Metrics, n_draws, percent
+from depura.judging.results import Metrics, n_draws, percent
 from depura.judging.summary import Examples, GradientFacts, Line, Summary
+from depura.judging.words import MODES, changes, rule
+from depura.records.schema import Judged
 from depura.reports import standings
 
-ROUTES = {
-    "G0": "bare classifier",
-    "G2": "BPDA (approximate)",
-    "G4": "surrogate of fewer steps (approximate)",
-    "G5": "continuous adjoint (approximate)",
-    "G6": "exact gradient of the whole defence",
-    "G6d": "exact gradient of the loss and the deviated reconstruction",
-    "G7": "grafted, one Jacobian for all draws (approximate)",
-    "G8": "relaxed (smooth stand-ins)",
-}
-"""What was differentiated, by code."""
+ALL = "all"
+"""Stands for the gradients of several attacks together."""
 
 BALLS = "l_p ball; spatial and perceptual changes are not covered"
 FLOWS = "spatial: pixels move by a bounded flow; changes of their values are not covered"
 
 GRADIENT_HEADINGS = (
     "row",
-    "route",
+    "gradient",
     "zero",
     "zero entries",
     "not finite",
@@ -46,7 +39,7 @@ GRADIENT_NOTE = (
     "zero, not finite: share of draws over steps and images. zero entries: of the mean gradients. halves agree: "
     "cosine of the mean gradients of two halves of the draws, median over images, at the first, middle and last step. "
     "largest norm: over the median of its image. BPDA, surrogate (a walk of a fifth of the steps): cosine to the exact "
-    "gradient on clean images, median; near 1 means that this cheaper route would do for this defence."
+    "gradient on clean images, median; near 1 means that this cheaper gradient would do for this defence."
 )
 
 EXAMPLE_HEADINGS = (
@@ -75,7 +68,7 @@ class Cells(NamedTuple):
 
     name: str
     title: str
-    route: str
+    mode: str
     single: str
     null: str
     random: str
@@ -87,11 +80,11 @@ class Cells(NamedTuple):
 
 def headings(summary: Summary) -> Cells:
     """Column headings."""
-    n_any, n_vote = n_draws(summary.header["draws"]["report"])
+    n_any, n_vote = n_draws(summary.header.draws.report)
     return Cells(
         name="row",
         title="what is attacked and judged",
-        route="route",
+        mode="gradient",
         single="one draw (95 % CI)",
         null="null",
         random="random corner",
@@ -128,33 +121,33 @@ def _groups(summary: Summary, *, compact: bool) -> list[tuple[str, list[Cells]]]
     together = {"": summary.strongest}
     title = "purified; the strongest of these attacks for each image"
     if summary.ranking is not None:
-        together = {s.method: s.strongest for s in summary.ranking.standings}
+        together = {entry.method: entry.strongest for entry in summary.ranking.all}
         title = "the strongest of a method's attacks for each image"
-    judged = {row["name"] for row in summary.header["rows"] if row["judged"] == "defence"}
+    judged = {row.name for row in summary.header.rows if row.judged is Judged.DEFENCE}
     groups: list[tuple[str, list[Cells]]] = []
     for method in sorted({line.method for line in summary.lines}, key=["", *together].index):
         lines = [line for line in summary.lines if line.method == method]
-        cells = [_cells(line, line.name, line.title, line.route, line.metrics, show) for line in lines]
+        cells = [_cells(line, line.name, line.title, line.mode, line.metrics, show) for line in lines]
         own = [line for line in lines if line.name in judged]
         metrics, first = together.get(method), max(own, key=lambda line: line.images, default=None)
         if metrics is not None and first is not None and not (method and len(lines) == 1):
-            cells.append(_cells(first, f"{method}-strongest".strip("-"), title, "all", metrics, show))
+            cells.append(_cells(first, f"{method}-strongest".strip("-"), title, ALL, metrics, show))
         groups.append((method, cells))
     return groups
 
 
-def _cells(line: Line, name: str, title: str, route: str, metrics: Metrics, show: Callable[[Estimate], str]) -> Cells:
+def _cells(line: Line, name: str, title: str, mode: str, metrics: Metrics, show: Callable[[Estimate], str]) -> Cells:
     return Cells(
         name=name,
         title=title,
-        route=route,
+        mode=str(mode),
         single=percent(metrics.single),
         null=show(line.null.single),
         random=show(line.random.single),
         any=f"{show(metrics.any)} [{_value(line.null.any)}]",
         vote=f"{show(metrics.vote)} [{_value(line.null.vote)}]",
         images=f"{line.images}",
-        nfe="" if route == "all" else f"{sum(line.evaluations) / line.images:,.0f}",
+        nfe="" if mode == ALL else f"{sum(line.evaluations) / line.images:,.0f}",
     )
 
 
@@ -166,8 +159,9 @@ def terminal(summary: Summary) -> Group:
     """The table for a terminal of 80 columns (100 where methods are compared), with what the rows mean below it."""
     compared = summary.ranking is not None
     overflow = "fold" if compared else "ellipsis"
-    kinds = {line.name: line.kind or line.name for line in summary.lines}
-    shown = [name for name in columns(summary) if name not in ("title", "random", "nfe")]
+    kinds = {line.name: str(line.kind) or line.name for line in summary.lines}
+    left_out = ("title", "random", "nfe", *(("vote",) if "images" in columns(summary) else ()))
+    shown = [name for name in columns(summary) if name not in left_out]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
         table.add_column(getattr(headings(summary), name), no_wrap=not compared, overflow=overflow)
@@ -176,20 +170,20 @@ def terminal(summary: Summary) -> Group:
     for _, group in _groups(summary, compact=True):
         for cells in group:
             texts = [Text(getattr(cells, name)) for name in shown]
-            table.add_row(*texts, style="bold" if cells.route == "all" else "")
+            table.add_row(*texts, style="bold" if cells.mode == ALL else "")
             meanings.append((kinds.get(cells.name, "strongest") if compared else cells.name, cells.title))
         table.add_section()
     for name, title in dict.fromkeys(meanings):
         legend.add_row(Text(name, style="dim"), Text(title, style="dim"))
-    note = Text(f"Accuracy in %; in brackets without attack. {routes(summary)}", style="dim")
+    note = Text(f"Accuracy in %; in brackets without attack. {modes(summary)}", style="dim")
     above = () if summary.ranking is None else (standings.terminal(summary, summary.ranking),)
     return Group(*above, table, legend, note)
 
 
-def routes(summary: Summary) -> str:
-    """What the route codes in the table mean, a sentence; approximate routes are called so."""
-    used = [code for code in ROUTES if any(line.route == code for line in summary.lines)]
-    return "Routes: " + ", ".join(f"{code} {ROUTES[code]}" for code in used) + "."
+def modes(summary: Summary) -> str:
+    """What the gradients in the table mean, a sentence; approximate ones are called so."""
+    used = [mode for mode in MODES if any(line.mode is mode for line in summary.lines)]
+    return "Gradients: " + ", ".join(f"{mode}: {MODES[mode]}" for mode in used) + "."
 
 
 def gradient_rows(summary: Summary) -> tuple[tuple[str, ...], ...]:
@@ -219,7 +213,7 @@ def _example_cells(line: Line, made: Examples) -> tuple[str, ...]:
 def _gradient_cells(line: Line, facts: GradientFacts) -> tuple[str, ...]:
     return (
         line.name,
-        line.route,
+        str(line.mode),
         f"{100 * facts.zero:.2f} %",
         f"{100 * facts.zero_pixels:.2f} %",
         f"{100 * facts.bad:.2f} %",
@@ -237,69 +231,46 @@ def _number(value: float) -> str:
 def conditions(summary: Summary) -> str:
     """Under which conditions the headline holds, a sentence."""
     header = summary.header
-    n, threat = len(header["data"]["ids"]), header["threat_model"]
-    attacks = sum(row["judged"] == "defence" for row in header["rows"])
-    strongest = (
-        f"the strongest of {attacks} attacks" if not header["methods"] else "the strongest attack on each method"
-    )
+    attacks = sum(row.attacks_defence for row in header.rows)
+    hardest = f"the strongest of {attacks} attacks" if not header.compares else "the strongest attack on each method"
     return (
-        f"Deployed rule: {rule(summary)}. {changes(threat)}, {n} images of "
-        f"{header['data']['name']}; {strongest} for each image, chosen on "
-        f"{header['draws']['select']} draws and reported on {header['draws']['report']} others. "
-        "An upper bound: a better attack may exist."
+        f"Deployed rule: {rules(summary)}. {_capital(changes(header.threat_model))}, {len(header.data.ids)} images of "
+        f"{header.data.name}; {hardest} for each image, chosen on {header.draws.select} draws and reported on "
+        f"{header.draws.report} others. An upper bound: a better attack may exist."
     )
 
 
-def changes(threat: dict[str, Any]) -> str:
-    """What an attacker may do, in words."""
-    if threat["norm"] == "flow":
-        return f"Flows of at most {threat['eps']:g} grid units"
-    return f"{threat['norm']} ball of radius {threat['eps']:g}"
-
-
-def rule(summary: Summary) -> str:
+def rules(summary: Summary) -> str:
     """The deployed rule in words; of each method, where methods differ in it."""
-    header = summary.header
-    if not header["methods"]:
-        return rule_words(header["rule"])
-    words = {method["name"]: rule_words(method["rule"]) for method in header["methods"]}
-    if len(set(words.values())) == 1:
-        return next(iter(words.values()))
-    return ", ".join(f"{name}: {text}" for name, text in words.items())
+    told = {method.name: rule(method.rule) for method in summary.header.methods}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return ", ".join(f"{name}: {text}" for name, text in told.items())
 
 
-def rule_words(described: dict[str, Any]) -> str:
-    """A deployed rule in words, from its description in a header."""
-    n: int = described["n_draws"]
-    name: str = described["type"].rpartition(".")[2]
-    words: dict[str, str] = {
-        "Single": "one draw",
-        "Vote": f"vote of {n} draws",
-        "MeanProb": f"mean probability of {n} draws",
-        "MeanLogit": f"mean logit of {n} draws",
-    }
-    return words.get(name, name)
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def versions(summary: Summary) -> tuple[tuple[str, str], ...]:
     """What the numbers were made with."""
     header = summary.header
-    found = sorted(header["versions"].items())
-    return (*found, ("device", ", ".join(summary.devices)), ("seed", str(header["seed"])))
+    found = sorted(header.versions.items())
+    return (*found, ("device", ", ".join(summary.devices)), ("seed", str(header.seed)))
 
 
 def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
     """The threat-model block: what the attacker may do and knows."""
-    threat = summary.header["threat_model"]
+    threat = summary.header.threat_model
     return (
-        ("norm and radius", f"{threat['norm']}, eps = {threat['eps']:g}, images stay in [0, 1]"),
-        ("goal", "targeted" if threat["targeted"] else "any wrong class"),
-        ("the attacker knows", threat["knows"]),
-        ("deployed rule", rule(summary)),
-        ("input quantised to 8 bits", "yes" if threat["quantised"] else "no"),
-        ("queries", threat["queries"]),
-        ("resubmissions of an image", threat["resubmissions"]),
-        ("stateful detection", "yes" if threat["stateful_detection"] else "no"),
-        ("time per image", threat["time_per_image"]),
-        ("class of threat", FLOWS if threat["class"] == "spatial" else BALLS),
+        ("norm and radius", f"{threat.norm}, eps = {threat.eps:g}, images stay in [0, 1]"),
+        ("goal", "targeted" if threat.targeted else "any wrong class"),
+        ("the attacker knows", threat.knows),
+        ("deployed rule", rules(summary)),
+        ("input quantised to 8 bits", "yes" if threat.quantised else "no"),
+        ("queries", threat.queries),
+        ("resubmissions of an image", threat.resubmissions),
+        ("stateful detection", "yes" if threat.stateful_detection else "no"),
+        ("time per image", threat.time_per_image),
+        ("class of threat", FLOWS if threat.family == "spatial" else BALLS),
     )

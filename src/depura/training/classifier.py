@@ -20,6 +20,7 @@ from depura.networks.small import SmallClassifier
 from depura.networks.wide_resnet import WideResNet
 from depura.networks.wrappers import Normalised
 from depura.noise import Noise
+from depura.predictions import predicted
 from depura.training.augmentation import augmented
 from depura.training.loop import Fitted, Progress, Recipe, Watch, evaluating, seeded, train
 from depura.training.mixture import Mixture
@@ -144,7 +145,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     Returns:
         In [0, 1].
     """
-    found = torch.cat([network(images[k : k + AT_ONCE]).argmax(1) for k in range(0, len(images), AT_ONCE)])
+    found = torch.cat([predicted(network(images[k : k + AT_ONCE])) for k in range(0, len(images), AT_ONCE)])
     return float((found == labels).double().mean())
 
 

@@ -1,7 +1,7 @@
 """Run directories: `study.json` says what, `units/NAME.npz` hold the results, and nothing else is the truth.
 
 A unit is written to a temporary file, flushed to disk and renamed, so it is there whole or not at all. Equal results
-give equal bytes. Nothing is unpickled. This module knows nothing else of depura.
+give equal bytes. Nothing is unpickled, and nothing that a record names is run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 5
-"""Version of the layout; raised when it changes."""
+from depura.records.older import OLDEST, further_draws
+from depura.records.schema import Header, LayoutError, UnitFacts, layout_of, read_facts, read_header
 
 _NOT_COMPARED = ("command", "source")
 
-_DECISIVE = ("schema", "seed", "threat_model", "defence", "rule", "methods", "draws", "memory", "versions", "code")
+_DECISIVE = {
+    OLDEST: ("schema", "seed", "threat_model", "defence", "rule", "methods", "draws", "memory", "versions", "code"),
+    6: ("schema", "seed", "threat_model", "methods", "draws", "memory", "versions", "code"),
+}
+"""By layout, parts of a header that decide the numbers of all rows."""
 
 _ABSENT: Any = object()
 """Stands for what one of two compared values lacks."""
@@ -42,11 +46,11 @@ class Unit(NamedTuple):
 
     Attributes:
         arrays: per image, by name.
-        meta: small facts (row, eps, counts).
+        facts: small facts (row, eps, counts).
     """
 
     arrays: dict[str, NDArray[Any]]
-    meta: dict[str, Any]
+    facts: UnitFacts
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,16 @@ class RunDirectory:
 
     Attributes:
         path: its folder.
-        header: contents of study.json.
+        header: contents of study.json, in the layout that is written now.
+        raw: contents of study.json as they are in the file.
     """
 
     path: Path
-    header: dict[str, Any]
+    header: Header
+    raw: Mapping[str, Any]
 
     @classmethod
-    def create(cls, path: Path, header: Mapping[str, Any]) -> RunDirectory:
+    def create(cls, path: Path, header: Header) -> RunDirectory:
         """Open the directory of a study, making it if it is not there.
 
         Args:
@@ -75,7 +81,6 @@ class RunDirectory:
         Raises:
             RecordError: the folder holds another study, or other files, or cannot be written.
         """
-        wanted = json.loads(json.dumps({"schema": SCHEMA, **header}))
         file = path / "study.json"
         try:
             if not file.exists():
@@ -85,27 +90,27 @@ class RunDirectory:
                         "other files. Choose another --out."
                     )
                 (path / "units").mkdir(parents=True, exist_ok=True)
-                _write(file, (json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode(), replace=False)
+                _write(file, _text(header), replace=False)
         except OSError as error:
             raise RecordError(
                 f"run directory {path}: expected a folder that can be written, got {error.strerror}. "
                 "Choose another --out."
             ) from error
-        found = cls.open(path)
-        differing = difference(
-            {k: v for k, v in found.header.items() if k not in _NOT_COMPARED},
-            {k: v for k, v in wanted.items() if k not in _NOT_COMPARED},
+        there = cls.open(path)
+        recorded, wanted = (
+            {k: v for k, v in its.as_json().items() if k not in _NOT_COMPARED} for its in (there.header, header)
         )
+        differing = difference(recorded, wanted)
         if differing:
             raise RecordError(
                 f"run directory {path}: expected a run of this study, got another one ({differing}). "
                 "Choose another --out, or give the command and settings that made it."
             )
-        return found
+        return there
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """Open a directory that is there.
+        """Open a directory that is there. Nothing that the record names is run.
 
         Args:
             path: folder.
@@ -114,23 +119,22 @@ class RunDirectory:
             The directory.
 
         Raises:
-            RecordError: no run there, or one of another layout.
+            RecordError: no run there, or one of a layout that is not known.
         """
         try:
-            header = json.loads((path / "study.json").read_text())
+            raw = json.loads((path / "study.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RecordError(
                 f"run directory {path}: expected a folder with a readable study.json, got {_reason(error)}. "
                 "Check the path, or make a run with 'depura run'."
             ) from error
-        if not isinstance(header, dict) or header.get("schema") != SCHEMA:  # pyright: ignore[reportUnknownMemberType]
-            raise RecordError(
-                f"run directory {path}: expected layout {SCHEMA}, got another one. Choose another --out, or use the "
-                "depura that made it."
-            )
-        return cls(path, header)  # pyright: ignore[reportUnknownArgumentType]
+        try:
+            header = read_header(raw)
+        except LayoutError as error:
+            raise RecordError(f"run directory {path}: {error}.") from error
+        return cls(path, header, raw)
 
-    def extend(self, header: Mapping[str, Any]) -> RunDirectory:
+    def extend(self, header: Header) -> RunDirectory:
         """Let the directory speak of a larger study, in one move; whatever was recorded stays where it is.
 
         Args:
@@ -139,7 +143,7 @@ class RunDirectory:
         Returns:
             The directory.
         """
-        _write(self.path / "study.json", (json.dumps(header, indent=1, sort_keys=True) + "\n").encode(), replace=True)
+        _write(self.path / "study.json", _text(header), replace=True)
         return self.open(self.path)
 
     def file(self, name: str) -> Path:
@@ -150,25 +154,22 @@ class RunDirectory:
         """Whether a unit is done."""
         return self.file(name).exists()
 
-    def commit(self, name: str, unit: Unit) -> None:
-        """Keep a unit, whole or not at all.
+    def commit(self, unit: Unit) -> None:
+        """Keep a unit, whole or not at all, under its name.
 
         Args:
-            name: of the unit.
             unit: its results.
         """
         buffer = io.BytesIO()
-        meant = Unit(unit.arrays, {**unit.meta, "study": self._identity(unit.meta.get("row"))})
-        signed = {**meant.meta, "sha256": _digest(meant)}
-        meta = np.frombuffer(json.dumps(signed, sort_keys=True).encode(), dtype=np.uint8)
-        arrays: dict[str, Any] = {"meta": meta, **dict(sorted(unit.arrays.items()))}
+        meant = {**unit.facts.model_dump(mode="json", exclude_none=True), "study": self._identity(unit.facts.row)}
+        signed = {**meant, "sha256": _digest(unit.arrays, meant)}
+        facts = np.frombuffer(json.dumps(signed, sort_keys=True).encode(), dtype=np.uint8)
+        arrays: dict[str, Any] = {"meta": facts, **dict(sorted(unit.arrays.items()))}
         np.savez_compressed(buffer, **arrays)
-        _write(self.file(name), buffer.getvalue(), replace=True)
+        _write(self.file(unit.facts.unit), buffer.getvalue(), replace=True)
 
     def load(self, name: str) -> Unit:
-        """Read a unit back, with the further draws that an extension recorded of its examples.
-
-        Further draws of a row are taken along when all its units have them.
+        """Read a unit back; of a record of layout 5 with the further draws of its examples, if its whole row has them.
 
         Args:
             name: of the unit.
@@ -180,12 +181,12 @@ class RunDirectory:
             RecordError: missing, truncated or damaged, or filed under another name.
         """
         unit = self.read(name)
-        more = [entry for entry in self.header["units"] if entry.get("since") and entry["row"] == unit.meta["row"]]
-        more = [entry for entry in more if entry["eps"] == unit.meta["eps"]]
-        if unit.meta.get("since") or not more or not all(self.has(entry["unit"]) for entry in more):
+        facts = unit.facts
+        starts = [entry.first for entry in self.header.units if (entry.row, entry.eps) == (facts.row, facts.eps)]
+        more = {first: further_draws(self.raw, facts.row, facts.eps, first) for first in starts}
+        if not more.get(facts.first) or not all(self.has(other) for names in more.values() for other in names):
             return unit
-        own = [entry["unit"] for entry in more if entry["first"] == unit.meta["first"]]
-        return _joined([unit, *(self.read(entry) for entry in own)])
+        return _joined([unit, *(self.read(other) for other in more[facts.first])])
 
     def read(self, name: str) -> Unit:
         """Read a unit as it was committed.
@@ -204,67 +205,83 @@ class RunDirectory:
             with np.load(file, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
             meta = json.loads(arrays.pop("meta").tobytes())
+            signed, study = meta.pop("sha256", None), meta.get("study")
+            there = meta.get("unit")
         except Exception as error:  # a damaged archive raises whatever its damage leads to
             raise RecordError(f"unit {file}: expected a complete record, got {_reason(error)}. {_AGAIN}") from error
-        if meta.get("unit") != name:
-            raise RecordError(f"unit {file}: expected the record of {name}, got that of {meta.get('unit')}. Remove it.")
-        digest, unit = meta.pop("sha256", None), Unit(arrays, meta)
-        if digest != _digest(unit):
+        if there != name:
+            raise RecordError(f"unit {file}: expected the record of {name}, got that of {there}. Remove it.")
+        if signed != _digest(arrays, meta):
             raise RecordError(f"unit {file}: expected the contents that its digest was taken of, got others. {_AGAIN}")
-        if meta.pop("study", None) != self._identity(meta.get("row")):
+        if study != self._identity(meta.get("row")):
             raise RecordError(f"unit {file}: expected a record of this study, got that of another one. {_AGAIN}")
-        return unit
+        del meta["study"]
+        try:
+            return Unit(arrays, read_facts(meta, layout=layout_of(self.raw)))
+        except LayoutError as error:
+            raise RecordError(f"unit {file}: {error}. {_AGAIN}") from error
 
     def _identity(self, row: Any) -> str:
-        """Digest of what decides the numbers of a row, or of a null baseline: studies that agree in it share units."""
-        decisive = {key: self.header.get(key) for key in _DECISIVE}
-        if "rescored_from" in self.header:
-            decisive["rescored_from"] = self.header["rescored_from"]
-        rows = [entry for entry in self.header.get("rows", []) if row in (entry.get("name"), entry.get("null"))]
+        """Digest of what decides the numbers of a row, or of a clean baseline: studies that agree in it share units."""
+        raw = self.raw
+        decisive = {key: raw.get(key) for key in _DECISIVE[layout_of(raw)]}
+        if raw.get("rescored_from") is not None:
+            decisive["rescored_from"] = raw["rescored_from"]
         draws = decisive["draws"]
         if isinstance(draws, dict) and "kept" in draws:
             decisive["draws"] = {"select": draws["select"], "report": draws["kept"][0]}
+        rows = [entry for entry in raw.get("rows", []) if row in (entry.get("name"), entry.get("null"))]
         decisive["row"] = [(entry.get("name"), entry.get("attack")) for entry in rows[:1]]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def foreign(self) -> tuple[Path, ...]:
         """Files that do not belong to this run: anything in the folder of units that is none of its units."""
-        own = {f"{entry['unit']}.npz" for entry in self.header["units"]}
-        found = sorted((self.path / "units").iterdir()) if (self.path / "units").is_dir() else []
-        return tuple(file for file in found if file.name not in own and not file.name.endswith(".partial"))
+        own = {f"{entry['unit']}.npz" for entry in self.raw["units"]}
+        there = sorted((self.path / "units").iterdir()) if (self.path / "units").is_dir() else []
+        return tuple(file for file in there if file.name not in own and not file.name.endswith(".partial"))
 
     def units(self) -> Iterator[Unit]:
-        """Every unit that is done, in the study's order, each with the further draws of its examples."""
-        for entry in self.header["units"]:
-            if not entry.get("since") and self.has(entry["unit"]):
-                yield self.load(entry["unit"])
+        """Every unit that is done, in the study's order."""
+        for entry in self.header.units:
+            if self.has(entry.unit):
+                yield self.load(entry.unit)
 
     @property
     def done(self) -> int:
         """How many units are there, of those that the header lists."""
-        return sum(self.has(entry["unit"]) for entry in self.header["units"])
+        return sum(self.has(entry.unit) for entry in self.header.units)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the units that the header lists and that are not there."""
+        return tuple(entry.unit for entry in self.header.units if not self.has(entry.unit))
 
 
 def _joined(units: Sequence[Unit]) -> Unit:
-    """A unit and the further draws of its examples: predictions side by side, margins their mean over all draws."""
-    first, arrays = units[0], dict(units[0].arrays)
+    """A unit of layout 5 and the further draws of its examples: predictions side by side, margins their mean."""
+    arrays = dict(units[0].arrays)
     draws = [unit.arrays["predictions"].shape[1] for unit in units]
     for name in ("predictions", "random_predictions"):
         if name in arrays:
             arrays[name] = np.concatenate([unit.arrays[name] for unit in units], axis=1)
     arrays["margins"] = np.average([unit.arrays["margins"] for unit in units], axis=0, weights=draws)
-    counts = [unit.meta["evaluations"]["score"] for unit in units]
-    score = [sum(count[i] for count in counts) for i in (0, 1)]
-    return Unit(arrays, {**first.meta, "evaluations": {**first.meta["evaluations"], "score": score}})
+    counts = [unit.facts.evaluations.score for unit in units]
+    score = (sum(count[0] for count in counts), sum(count[1] for count in counts))
+    evaluations = units[0].facts.evaluations.model_copy(update={"score": score})
+    return Unit(arrays, units[0].facts.model_copy(update={"evaluations": evaluations}))
 
 
-def _digest(unit: Unit) -> str:
+def _digest(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> str:
     """Of all arrays, with their names, dtypes and shapes, and of the facts."""
-    digest = hashlib.sha256(json.dumps(unit.meta, sort_keys=True).encode())
-    for name, array in sorted(unit.arrays.items()):
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _text(header: Header) -> bytes:
+    return (json.dumps(header.as_json(), indent=1, sort_keys=True) + "\n").encode()
 
 
 def _ours(name: str) -> bool:

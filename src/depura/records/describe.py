@@ -1,4 +1,7 @@
-"""What an object is, in JSON: for the header of a run, which decides whether two runs are of one study."""
+"""What an object is, in JSON: for the header of a run, which decides whether two runs are of one study.
+
+Objects are called by the names of `depura.records.names`, which do not say in which file they are.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from depura.records.names import record_name
 
 NO_PART_OF_RECORDS = ("cli", "judging", "reports", "training")
 """Packages that change no record."""
@@ -36,7 +41,7 @@ def describe(value: Any) -> Any:
         return _module(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            "type": _name(type(value)),
+            "type": record_name(type(value)),
             **{f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)},
         }
     if isinstance(value, Mapping):
@@ -46,8 +51,8 @@ def describe(value: Any) -> Any:
     if isinstance(value, partial):
         return {"type": "partial", "function": describe(value.func), "keywords": describe(value.keywords)}  # pyright: ignore[reportUnknownMemberType]
     if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return {"type": _name(type(value)), **{k: describe(v) for k, v in sorted(vars(value).items()) if k[0] != "_"}}
+        return record_name(value)
+    return {"type": record_name(type(value)), **{k: describe(v) for k, v in sorted(vars(value).items()) if k[0] != "_"}}
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -74,11 +79,11 @@ def _module(module: nn.Module) -> Any:
     if isinstance(module, nn.ModuleList):
         return [describe(part) for part in module]
     origin = type(module).__module__
-    if not origin.startswith("depura.") or origin.startswith("depura.networks."):
-        return {"type": _name(type(module)), "weights_sha256": weights_sha256(module)}
+    if not origin.startswith("depura.") or ".networks." in origin:
+        return {"type": record_name(type(module)), "weights_sha256": weights_sha256(module)}
     own = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
     parts = {**own, **dict(module.named_children()), **dict(module.named_buffers(recurse=False))}
-    return {"type": _name(type(module)), **{k: describe(parts[k]) for k in sorted(parts)}}
+    return {"type": record_name(type(module)), **{k: describe(parts[k]) for k in sorted(parts)}}
 
 
 def _digest(tensors: Sequence[Tensor]) -> str:
@@ -88,7 +93,3 @@ def _digest(tensors: Sequence[Tensor]) -> str:
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return digest.hexdigest()
-
-
-def _name(kind: Any) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,96 @@
+"""Kinds of attack, gradient modes, attacks, rules and threat models in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from depura.records.kinds import AttackKind, GradientMode
+from depura.records.names import short_name
+from depura.records.schema import Description, RowFacts, ThreatModel
+
+KINDS = {
+    AttackKind.UNDEFENDED: "the attack on the undefended classifier (is it strong enough to say anything?)",
+    AttackKind.TRANSFER: "examples transferred from another model",
+    AttackKind.BPDA: "BPDA",
+    AttackKind.SURROGATE: "a surrogate of fewer steps",
+    AttackKind.ADAPTIVE: "an adaptive attack through the whole defence",
+    AttackKind.TARGETED: "targeted attacks",
+    AttackKind.SELECTIVE: "an attack that looks at its draws one by one (selective)",
+    AttackKind.BLACK_BOX: "attacks without gradients (black-box)",
+    AttackKind.RANDOM: "random search",
+    AttackKind.ONE_STEP: "an attack of one step",
+    AttackKind.PINNED: "the defence under one fixed noise (which an attacker then knows)",
+    AttackKind.TINY: "the last step of the reverse process alone",
+}
+"""Kinds of attack that an evaluation should run, from blind to exact."""
+
+MODES = {
+    GradientMode.NONE: "no gradient",
+    GradientMode.TRANSFER: "gradient of another model than the one that is judged",
+    GradientMode.BPDA: "BPDA (approximate)",
+    GradientMode.SURROGATE: "another reverse process of the same denoiser, such as one of fewer steps (approximate)",
+    GradientMode.ADJOINT: "continuous adjoint (approximate)",
+    GradientMode.GRAFTED: "one Jacobian for all draws (approximate)",
+    GradientMode.RELAXED: "smooth stand-ins for functions without a derivative",
+    GradientMode.EXACT: "exact gradient of what is judged",
+    GradientMode.DEVIATED: "exact gradient of the loss and the deviated reconstruction",
+}
+"""Gradient modes, from blind to exact."""
+
+APPROXIMATE = (GradientMode.BPDA, GradientMode.SURROGATE, GradientMode.ADJOINT, GradientMode.GRAFTED)
+"""Modes whose gradient is that of something else than what is judged."""
+
+_BUDGETS = {
+    "n_steps": "steps",
+    "n_queries": "queries",
+    "n_points": "points",
+    "n_restarts": "restarts",
+    "n_targets": "targets",
+    "eot": "draws per gradient",
+}
+
+
+def attack(row: RowFacts) -> str:
+    """An attack in words: its name and its budget.
+
+    Args:
+        row: whose attack.
+
+    Returns:
+        Such as "PGD, 20 steps, 5 draws per gradient".
+    """
+    counts: list[str] = []
+    for key, word in _BUDGETS.items():
+        value = row.setting(key)
+        if isinstance(value, int) and value > (key in ("n_restarts", "eot")):
+            counts.append(f"{value} {word}")
+    inner = row.setting("attacks")
+    parts = [short_name(part) for part in inner] if isinstance(inner, Sequence) and not isinstance(inner, str) else []
+    name = short_name(row.attack) + (f" of {', '.join(parts)}" if parts else "")
+    return ", ".join([name, *counts])
+
+
+def changes(threat: ThreatModel) -> str:
+    """What an attacker may do, in words."""
+    if threat.norm == "flow":
+        return f"flows of at most {threat.eps:g} grid units"
+    return f"{threat.norm} ball of radius {radius(threat.eps)}"
+
+
+def radius(eps: float) -> str:
+    """A radius as the field writes it: 8/255 where it is a small number of the 256 levels of a pixel."""
+    levels = round(255 * eps)
+    return f"{levels}/255" if 1 <= levels <= 32 and abs(255 * eps - levels) < 1e-9 else f"{eps:g}"
+
+
+def rule(described: Description) -> str:
+    """A deployed rule in words, from its description in a header."""
+    n = described.get("n_draws") if isinstance(described, dict) else None
+    name = short_name(described)
+    words = {
+        "Single": "one draw",
+        "Vote": f"vote of {n} draws",
+        "MeanProb": f"mean probability of {n} draws",
+        "MeanLogit": f"mean logit of {n} draws",
+    }
+    return words.get(name, name)
