@@ -531,7 +531,7 @@ def coarser(steps: Sequence[Step], n_steps: int) -> tuple[Step, ...]:
     """The same walk in fewer steps: consecutive rows merged into one, as evenly as possible.
 
     A purifier `with_(steps=coarser(...))` is the surrogate of Lee and Kim 2023 (arXiv:2303.09051): a function of its
-    own, cheap to differentiate, whose gradient is used to attack the full walk (code G4).
+    own, cheap to differentiate, whose gradient is used to attack the full walk.
 
     Args:
         steps: a step table, in order.

@@ -105,7 +105,9 @@ def test_the_units_of_a_study_run_under_a_rule(rule: Rule) -> None:
     rows = tuple(replace(row, attack=shrunk(row.attack)) for row in ladder("smoke", defence))
     made = study(defence, rows)
     units = {key.row: run_unit(made, key) for key in made.units() if key.row in {"audit", "null-unchanged", "adaptive"}}
-    assert units["audit"].meta["audit"]["light"] == "GREEN"
+    audit = units["audit"].facts.audit
+    assert audit is not None
+    assert audit.light.value == "GREEN"
     noise = STREAMS.report(DATA.ids)
     examples = torch.from_numpy(units["adaptive"].arrays["adversarial"])
     with torch.no_grad():

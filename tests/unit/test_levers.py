@@ -287,7 +287,7 @@ def test_the_record_has_the_levers_and_the_plan_bounds_what_they_cost() -> None:
     compared = 3 * attack.cost.at_once  # gradients: exact, BPDA and a fifth of the walk, which is one step
     forward = 4 * int(spent.sum()) + 2 * int(cheap.sum()) + compared * (4 + 4 + 1)
     backward = 4 * int(spent[0]) + 2 * int(cheap[0]) + compared * (4 + 1)
-    assert unit.facts.evaluations["attack"] == [forward, backward]
+    assert unit.facts.evaluations.attack == (forward, backward)
     planned = next(price for price in depura.plan(study) if price.row == "adaptive")
     assert backward <= planned.backward == 4 * 3 * 16 + 2 * 3 * 12 + compared * (4 + 1)
     settings = describe(attack)
