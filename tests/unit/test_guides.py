@@ -67,6 +67,6 @@ def test_a_reconstruction_is_called_one_in_every_report(tmp_path: Path) -> None:
     summary = summarise(run(study, tmp_path / "one", command=""))
     assert any("AGDM is reconstructed" in text for text in summary.warnings)
     compared = Study("two", data, defence, ladder(defence, attack, method="ours"), report_draws=2)
-    (method,) = header(compared, command="")["methods"]
-    assert "AGDM is reconstructed" in method["note"]
+    (method,) = header(compared, command="").methods
+    assert "AGDM is reconstructed" in method.note
     assert Sequential(guided(Guide(16))).remarks == guided(Guide(16)).remarks
