@@ -15,7 +15,7 @@ import pytest
 from depura.demo import study
 from depura.evaluation.runner import Shard, run
 from depura.judging.summary import summarise
-from depura.judging.verdicts import Status, Verdict
+from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
 from depura.reports import page
 
 pytestmark = pytest.mark.browser
@@ -62,12 +62,15 @@ def reports(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     page.write(part)
     (folder / "part.html").write_bytes((part.path / "report.html").read_bytes())
     found = summarise(run(small, folder / "run", command="the same"))
-    whole = replace(found, headline="robust accuracy at most 1 %", refused=False, flags=(), verdicts=VERDICTS[:1])
+    given, failed = (Conclusion("", status) for status in (HeadlineStatus.GIVEN, HeadlineStatus.FAILED))
+    whole = replace(
+        found, headline="robust accuracy at most 1 %", conclusions=(given,), flagged={}, verdicts=VERDICTS[:1]
+    )
     refused = replace(
         whole,
         headline="V16 gradient failed: the gradient is not the slope.",
-        refused=True,
-        flags=("masked gradient", "weak white-box"),
+        conclusions=(failed,),
+        flagged={"": (Flag.MASKED, Flag.WEAK)},
         verdicts=VERDICTS,
     )
     (folder / "whole.html").write_text(page.html(whole))
