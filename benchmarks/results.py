@@ -22,6 +22,7 @@ from depura.judging.ranking import Entry, Ranking
 from depura.judging.results import percent
 from depura.judging.summary import Summary, summarise
 from depura.judging.verdicts import Status, grouped
+from depura.judging.words import radius
 from depura.networks.resnet import CifarResNet
 from depura.records.directory import RunDirectory
 from depura.records.kinds import AttackKind
@@ -131,7 +132,7 @@ def page(records: Sequence[Record]) -> str:
 
 
 def _threat(norm: str, eps: float) -> str:
-    return f"{norm} {255 * eps:g}/255" if norm == "linf" else f"{norm} {eps:g}"
+    return f"{norm} {radius(eps)}"
 
 
 def _title(record: Record) -> str:

@@ -16,9 +16,9 @@ from depura.cli.studies import Budget, Device, Machine, Settings, Workers, go_on
 from depura.evaluation import price
 from depura.evaluation.extending import extended
 from depura.evaluation.runner import Shard
-from depura.evaluation.source import Added
 from depura.evaluation.study import Study, UnitKey
 from depura.records.directory import RunDirectory
+from depura.records.schema import AddedAttack
 
 
 @door
@@ -49,7 +49,7 @@ def extend(
     allowed = None if yes else seconds("--budget", budget)
     run = RunDirectory.open(directory)
     was = source_of(run.header, study=study, trust=trust)
-    named = tuple(Added(name, steps, eot) for name in attack or [])
+    named = tuple(AddedAttack(name=name, steps=steps, eot=eot) for name in attack or [])
     if not named and (steps is not None or eot is not None):
         _check.fail("extend", "--steps and --eot together with --attack", "them without")
     source = replace(

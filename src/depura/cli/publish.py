@@ -10,7 +10,7 @@ import typer
 from depura.cli.doors import door, one_thread, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.evaluation.imageless import publish, published_header
-from depura.evaluation.rescoring import rebuilt
+from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.verification import CODE, differences
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
@@ -31,7 +31,7 @@ def publish_run(
     run = RunDirectory.open(directory)
     if run.header.left_out:
         raise RecordError(f"publish: expected a run with its images, got one without ({directory}). It can be copied.")
-    made, anew = rebuilt(run.header, source_of(run.header, study=study, trust=trust))
+    made, anew = rebuilt_header(run.header, source_of(run.header, study=study, trust=trust))
     other = [found for found in differences(run.header, anew) if found.part not in CODE]
     if other:
         raise RecordError(f"publish: expected the study of {directory}, got another one ({other[0].sentence}).")

@@ -14,7 +14,7 @@ from depura.cli.doors import cores, door, one_thread, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Settings, pairs
 from depura.evaluation import verification
-from depura.evaluation.rescoring import rebuilt
+from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
 from depura.judging import recheck
@@ -25,8 +25,8 @@ from depura.records.directory import RunDirectory, Unit
 from depura.reports import page
 
 STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.NOT_RUN: "yellow"}
-CODES = {Outcome.HOLDS: 0, Outcome.DOES_NOT_HOLD: 1, Outcome.NOT_CHECKED: 3}
-"""Exit codes; 2 is for input that cannot be used."""
+ENDINGS = {Outcome.HOLDS: (0, "bold"), Outcome.DOES_NOT_HOLD: (1, "bold red"), Outcome.NOT_CHECKED: (3, "bold yellow")}
+"""Exit code and style of the last line; exit code 2 is for input that cannot be used."""
 
 
 @door
@@ -67,15 +67,13 @@ def verify(
         if not as_text:
             _print(verdict)
     outcome = recheck.outcome(done)
+    code, style = ENDINGS[outcome]
     if as_text:
         typer.echo(json.dumps(recheck.as_json(outcome, done), indent=1))
     else:
-        style = (
-            "bold" if outcome is Outcome.HOLDS else "bold red" if outcome is Outcome.DOES_NOT_HOLD else "bold yellow"
-        )
         out.print(f"\n{recheck.closing(outcome, done)}", style=style, highlight=False, markup=False, soft_wrap=True)
-    if outcome is not Outcome.HOLDS:
-        raise typer.Exit(CODES[outcome])
+    if code:
+        raise typer.Exit(code)
 
 
 def _verdicts(
@@ -96,7 +94,7 @@ def _verdicts(
         yield _report(run)
     try:
         source = source_of(run.header, study=file, trust=trust, settings=settings)
-        study, anew = rebuilt(run.header, source)
+        study, anew = rebuilt_header(run.header, source)
     except _check.InputError as error:
         yield from recheck.not_rebuilt(str(error))
         return

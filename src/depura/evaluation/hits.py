@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depura.defence import Defence
-from depura.evaluation.study import Row
+from depura.evaluation.study import Row, same_function
 from depura.noise import Noise
 from depura.predictions import predicted
 
@@ -77,8 +77,5 @@ class Watched(nn.Module):
 
 
 def sees_what_is_judged(row: Row) -> bool:
-    """Whether the answers an attack gets are those that are judged: the same walk under the same rule."""
-    own, judged = row.against, row.judged
-    if own.purifier is None or judged.purifier is None:
-        return own is judged
-    return own.purifier.same_walk(judged.purifier) and own.rule == judged.rule
+    """Whether the answers an attack gets are those that are judged: the same purifier, classifier and rule."""
+    return same_function(row.against, row.judged)

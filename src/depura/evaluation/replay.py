@@ -12,7 +12,7 @@ from torch import Tensor
 from depura import _check
 from depura.defence import Defence
 from depura.evaluation.imageless import examples_of
-from depura.evaluation.rescoring import rebuilt
+from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.scoring import score
 from depura.evaluation.source import StudySource
 from depura.evaluation.streams import Streams
@@ -96,7 +96,7 @@ def as_recorded(directory: RunDirectory, source: StudySource) -> tuple[Study, tu
         InputError: the study cannot be made.
         RecordError: another study than the one on record.
     """
-    made, now = rebuilt(directory.header, source)
+    made, now = rebuilt_header(directory.header, source)
     other = header_differences(directory.header, now)
     first = next((its for its in other if its.part not in CODE), None)
     if first is not None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import torch
-
 from depura import _check
 from depura.defence import Defence
 from depura.evaluation.counting import counted
 from depura.evaluation.header import header
 from depura.evaluation.imageless import examples_of
 from depura.evaluation.runner import missing
-from depura.evaluation.scoring import eight_bit, score
 from depura.evaluation.source import StudySource
-from depura.evaluation.streams import Streams
 from depura.evaluation.study import Study, UnitKey, with_eps
-from depura.evaluation.units import null, on_cpu
+from depura.evaluation.units import null, on_cpu, reported
 from depura.records.describe import describe
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.schema import Evaluations, Header, RescoredFrom
@@ -164,42 +160,55 @@ def _again(study: Study, key: UnitKey, unit: Unit, *, device: str) -> Unit:
     images = study.data.images[key.first : key.last].to(device)
     labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]
-    k, streams, clean = study.report_draws, Streams(study.seed), None
+    clean = None
     if key.row.startswith("null-"):
         arrays, clean = null(study, row, judged, images, labels, ids, counts=counts)
     else:
-        examples = examples_of(unit, study).to(device)
-        scores = score(judged, examples, labels, streams.report(ids), draws=range(k))
-        rounded = score(judged, eight_bit(examples), labels, streams.report(ids), draws=study.rounded_draws)
-        arrays = {
-            "predictions": scores.predictions.to(torch.int32),
-            "margins": scores.margins,
-            "not_finite": scores.not_finite,
-            "rounded_predictions": rounded.predictions.to(torch.int32),
-        }
+        _, arrays = reported(study, judged, examples_of(unit, study).to(device), labels, ids)
     spent = Evaluations(attack=unit.facts.evaluations.attack, score=(counts.forward, counts.backward))
     new = {"device": device.partition(":")[0], "evaluations": spent}
     facts = unit.facts.model_copy(update=new if clean is None else {**new, "clean": clean})
     return Unit({**unit.arrays, **on_cpu(arrays)}, facts)
 
 
-def rebuilt(recorded: Header, source: StudySource) -> tuple[Study, Header]:
-    """The study of a run, built anew, and its header.
+def rebuilt(recorded: Header, source: StudySource) -> Study:
+    """The study of a run, built anew, as it is judged.
 
     Args:
         recorded: header of the run.
         source: where its study comes from (see `StudySource.of`).
 
     Returns:
-        The study as it is judged, and what a run directory says of it.
+        The study.
 
     Raises:
         InputError: the study cannot be made.
     """
-    study, derived, draws = source.load(), recorded.rescored_from, recorded.draws.report
+    study, derived = source.load(), recorded.rescored_from
+    return study if derived is None else under(study, _rule_of(derived), report_draws=recorded.draws.report)
+
+
+def rebuilt_header(recorded: Header, source: StudySource) -> tuple[Study, Header]:
+    """As `rebuilt`, with what a run directory would say of the study; all weights are hashed for it.
+
+    Args:
+        recorded: header of the run.
+        source: where its study comes from.
+
+    Returns:
+        The study as it is judged, and its header.
+
+    Raises:
+        InputError: the study cannot be made.
+    """
+    derived = recorded.rescored_from
     if derived is None:
-        # Layout 5 had draws beyond the study's own, of examples that were recorded already.
-        study = replace(study, report_draws=max(draws, study.report_draws))
+        study = rebuilt(recorded, source)
         return study, header(study, command="", source=source)
-    rule = None if derived.name is None or derived.k is None else rule_named(derived.name, derived.k)
+    study, rule, draws = source.load(), _rule_of(derived), recorded.draws.report
     return under(study, rule, report_draws=draws), rescored_header(study, rule, report_draws=draws, source=source)
+
+
+def _rule_of(derived: RescoredFrom) -> Rule | None:
+    """The rule that a rescored run deploys; None for that of the run it was made of."""
+    return None if derived.name is None or derived.k is None else rule_named(derived.name, derived.k)

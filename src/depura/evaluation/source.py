@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
 
 from depura import _check
 from depura.attacks.catalogue import CATALOGUE, built
@@ -37,26 +37,6 @@ class StudyNotGivenError(_check.InputError):
     """The study of a record is code that was neither given nor trusted; nothing was run."""
 
 
-class Added(NamedTuple):
-    """An attack of the catalogue that judges the study's defence in a row of its own.
-
-    Attributes:
-        name: in the catalogue.
-        steps: of the attack; None for its own.
-        eot: draws per step; None for what is usual.
-    """
-
-    name: str
-    steps: int | None = None
-    eot: int | None = None
-
-    @property
-    def row(self) -> str:
-        """Name of its row."""
-        parts = [f"{word}{value}" for word, value in (("steps", self.steps), ("eot", self.eot)) if value is not None]
-        return "-".join([self.name, *parts])
-
-
 @dataclass(frozen=True)
 class StudySource:
     """A study file and the settings given to it; small enough to send to a worker.
@@ -69,14 +49,16 @@ class StudySource:
         attacks: that are run beside the study's own rows.
         kept: units that a run of the study has already, whose boundaries stay.
         reference: whether depura's own attack runs beside the rows, as the study has it; False for records without.
+        draws: report draws in the place of the study's own (see `depura.records.schema.Source`).
     """
 
     path: Path
     settings: tuple[tuple[str, str], ...] = ()
     profile: str = ""
-    attacks: tuple[Added, ...] = ()
+    attacks: tuple[AddedAttack, ...] = ()
     kept: tuple[UnitKey, ...] = ()
     reference: bool = True
+    draws: int | None = None
 
     @classmethod
     def of(cls, header: Header, *, path: Path | None = None, trust: bool = False) -> StudySource:
@@ -111,8 +93,7 @@ class StudySource:
         reference = any(row.kind is AttackKind.REFERENCE for row in header.rows)
         if said is None:
             return cls(path, kept=kept, reference=reference)
-        added = tuple(Added(its.name, its.steps, its.eot) for its in said.attacks)
-        return cls(path, said.settings, said.profile, added, kept, reference)
+        return cls(path, said.settings, said.profile, said.attacks, kept, reference, said.draws)
 
     def describe(self) -> Source:
         """For the header of a run: file, settings, profile and attacks."""
@@ -121,7 +102,8 @@ class StudySource:
             file=DEMO if own else self.path.as_posix(),
             settings=self.settings,
             profile=self.profile,
-            attacks=tuple(AddedAttack(**added._asdict()) for added in self.attacks),
+            attacks=self.attacks,
+            draws=self.draws,
         )
 
     def load(self) -> Study:
@@ -141,8 +123,9 @@ class StudySource:
             if self.profile not in PROFILES:
                 _check.fail("--profile", f"one of {', '.join(PROFILES)}", repr(self.profile))
             made = under(made, PROFILES[self.profile])
+        draws = made.report_draws if self.draws is None else self.draws
         reference = made.reference and self.reference
-        return replace(_with(made, self.attacks), kept=self.kept, reference=reference)
+        return replace(_with(made, self.attacks), kept=self.kept, reference=reference, report_draws=draws)
 
     def _function(self) -> Callable[..., Any]:
         """What makes the study."""
@@ -177,7 +160,7 @@ def _module_of(file: Path) -> types.ModuleType:
     return module
 
 
-def _with(study: Study, attacks: Sequence[Added]) -> Study:
+def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:
     """The study with further rows, at its own radius only."""
     if not attacks:
         return study

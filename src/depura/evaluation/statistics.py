@@ -217,6 +217,20 @@ class Recount(NamedTuple):
         return float(min(1.0, law[far].sum()))
 
 
+class Remade(NamedTuple):
+    """A unit of an attack made again, beside what is on record.
+
+    Attributes:
+        unit: its name.
+        differing: names of the arrays that are not the same to the last bit.
+        recount: wrong report draws of each image, as recorded and as made again, on the same draws.
+    """
+
+    unit: str
+    differing: tuple[str, ...]
+    recount: Recount
+
+
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Holm's correction: p-values that may be compared with 0.05 though several tests were made (Holm 1979).
 

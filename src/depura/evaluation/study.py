@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
@@ -123,7 +125,7 @@ class Row:
             advice = "Judge the classifier by itself, or call the row transfer."
             _check.fail(f"row {self.name!r}", "kind undefended of a classifier by itself", "a purifier", advice)
 
-    @property
+    @cached_property
     def mode(self) -> GradientMode:
         """How the attack differentiates what is judged, read off the two defences so that it cannot be mislabelled."""
         cost = self.attack.cost
@@ -163,6 +165,8 @@ def _same_purifier(a: Cleaner | None, b: Cleaner | None) -> bool:
         return a is b
     if a is b or a.same_walk(b):
         return True
+    if _denoisers(a) == _denoisers(b):
+        return False
     # A network that was loaded twice is two objects. Functions made by functions may differ and have one name.
     described = [json.dumps(_without_gradient(describe(its)), sort_keys=True) for its in (a, b)]
     return described[0] == described[1] and "<locals>" not in described[0] and "<lambda>" not in described[0]
@@ -184,8 +188,12 @@ def _is_surrogate(a: Defence, b: Defence) -> bool:
     """Whether one defence is the other with another number of steps of the same denoisers."""
     if a.purifier is None or b.purifier is None or not _same_rest(a, b):
         return False
-    ours, theirs = ({id(leaf.denoiser) for leaf in its.leaves} for its in (a.purifier, b.purifier))
-    return ours == theirs
+    return _denoisers(a.purifier) == _denoisers(b.purifier)
+
+
+def _denoisers(purifier: Cleaner) -> set[int]:
+    """The denoisers of a purifier, as objects."""
+    return {id(leaf.denoiser) for leaf in purifier.leaves}
 
 
 def _without_gradient(described: Any) -> Any:
@@ -435,8 +443,8 @@ def _distinct(where: str, data: LabelledImages) -> None:
         return
     first: dict[bytes, int] = {}
     twice: list[str] = []
-    for image, identity in zip(data.images.contiguous().numpy(), data.ids, strict=True):
-        other = first.setdefault(image.tobytes(), identity)
+    for image, identity in zip(data.images.cpu().numpy(), data.ids, strict=True):
+        other = first.setdefault(hashlib.sha256(image.tobytes()).digest(), identity)
         if other != identity:
             twice.append(f"{identity} is {other} again")
     if twice:

@@ -23,7 +23,7 @@ from depura.evaluation.fitting import rows_within
 from depura.evaluation.hits import Watched, sees_what_is_judged
 from depura.evaluation.indicators import compression, pinned_predictions, random_direction
 from depura.evaluation.nothing import identity_difference
-from depura.evaluation.scoring import choose, eight_bit, score
+from depura.evaluation.scoring import Scores, choose, eight_bit, score
 from depura.evaluation.shortcuts import compares, shortcuts
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Row, Study, UnitKey, with_eps
@@ -133,13 +133,8 @@ def _attacked(
     found = row.attack(model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
     _in_range(found.images, row.name)
     choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
-    scores = score(judged, choice.images, labels, streams.report(ids), draws=range(study.report_draws))
-    rounded = score(judged, eight_bit(choice.images), labels, streams.report(ids), draws=study.rounded_draws)
-    arrays: dict[str, Any] = {
-        "predictions": scores.predictions.to(torch.int32),
-        "margins": scores.margins,
-        "not_finite": scores.not_finite,
-        "rounded_predictions": rounded.predictions.to(torch.int32),
+    scores, arrays = reported(study, judged, choice.images, labels, ids)
+    arrays |= {
         "select_errors": choice.errors.T.to(torch.int32),
         "select_margins": choice.margins,
         "chosen": choice.which.to(torch.int32),
@@ -185,6 +180,33 @@ def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, i
         "pinned_predictions": pinned_predictions(judged, chosen, noise).to(torch.int32),
         "pinned_clean": pinned_predictions(judged, images, noise).to(torch.int32),
     }
+
+
+def reported(
+    study: Study, judged: Defence, examples: Tensor, labels: Tensor, ids: Sequence[int]
+) -> tuple[Scores, dict[str, Any]]:
+    """The scores of examples that are reported, as they are and after rounding to 8 bits.
+
+    Args:
+        study: the study.
+        judged: the deployed defence.
+        examples: (B, C, H, W) in [0, 1].
+        labels: (B,).
+        ids: of the images.
+
+    Returns:
+        The scores of the examples as they are; and all arrays of a record, by name.
+    """
+    noise = Streams(study.seed).report(ids)
+    scores = score(judged, examples, labels, noise, draws=range(study.report_draws))
+    rounded = score(judged, eight_bit(examples), labels, noise, draws=study.rounded_draws)
+    arrays = {
+        "predictions": scores.predictions.to(torch.int32),
+        "margins": scores.margins,
+        "not_finite": scores.not_finite,
+        "rounded_predictions": rounded.predictions.to(torch.int32),
+    }
+    return scores, arrays
 
 
 def null(

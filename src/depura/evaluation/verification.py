@@ -20,7 +20,7 @@ from depura.evaluation.imageless import examples_of, without_images
 from depura.evaluation.rescoring import rebuilt
 from depura.evaluation.scoring import score
 from depura.evaluation.source import StudySource
-from depura.evaluation.statistics import Recount
+from depura.evaluation.statistics import Recount, Remade
 from depura.evaluation.streams import Streams
 from depura.evaluation.study import Study, UnitKey, with_eps
 from depura.evaluation.units import run_unit
@@ -201,7 +201,7 @@ def recounts(
 def _recounted(path: Path, source: StudySource, name: str, *, share: float, seed: int, device: str) -> Recount:
     torch.set_num_threads(1)
     run = RunDirectory.open(path)
-    study, _ = rebuilt(run.header, source)
+    study = rebuilt(run.header, source)
     own = [entry for entry in run.header.units if (entry.row, entry.eps) == (name, study.ball.eps)]
     units = [run.load(entry.unit) for entry in own if run.has(entry.unit)]
     return recount(study, units, share=share, seed=seed, device=device)
@@ -225,7 +225,7 @@ def remakes(run: RunDirectory, source: StudySource, names: Sequence[str], *, dev
 def _remade_anew(path: Path, source: StudySource, name: str, *, device: str) -> Remade:
     torch.set_num_threads(1)
     run = RunDirectory.open(path)
-    study, _ = rebuilt(run.header, source)
+    study = rebuilt(run.header, source)
     return remade(study, run.load(name), device=device)
 
 
@@ -262,22 +262,6 @@ def in_processes(work: Callable[[str], T], names: Sequence[str], processes: int)
         ) from error
 
 
-class Remade(NamedTuple):
-    """A unit of an attack made again, beside what is on record.
-
-    Attributes:
-        unit: its name.
-        same: whether all arrays are the same to the last bit.
-        differing: names of the arrays that are not.
-        recount: wrong report draws of each image, as recorded and as made again, on the same draws.
-    """
-
-    unit: str
-    same: bool
-    differing: tuple[str, ...]
-    recount: Recount
-
-
 def remade(study: Study, unit: Unit, *, device: str = "cpu") -> Remade:
     """Make a unit again: the attack, the choice among its candidates, and the scores.
 
@@ -297,7 +281,7 @@ def remade(study: Study, unit: Unit, *, device: str = "cpu") -> Remade:
     differing = tuple(name for name in names if name not in new or recorded[name].tobytes() != new[name].tobytes())
     labels = recorded["labels"][:, None]
     wrong = ((a["predictions"] != labels).sum(1) for a in (recorded, new))
-    return Remade(facts.unit, not differing, differing, Recount(facts.row, recorded["predictions"].shape[1], *wrong))
+    return Remade(facts.unit, differing, Recount(facts.row, recorded["predictions"].shape[1], *wrong))
 
 
 def to_remake(header: Header, entries: Sequence[UnitEntry], *, n: int, seed: int = 0) -> tuple[UnitEntry, ...]:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from depura import _check
 from depura.evaluation.statistics import Difference, Estimate, holm, mean_with_interval, paired_difference
-from depura.judging.results import Outcome, Results
+from depura.judging.results import Outcome, Results, longest
 from depura.records.directory import Differing, RunDirectory, differences
 from depura.records.schema import Header, Method, RowFacts
 
@@ -104,7 +104,7 @@ class _Side:
     @property
     def null(self) -> Outcome:
         """Without an attack."""
-        return self.results.null_of(max(self.rows.values(), key=lambda row: row.images)).outcome()
+        return self.results.null_of(longest(self.results.attacks)).outcome()
 
 
 def compare(first: RunDirectory, second: RunDirectory, *, methods: tuple[str, str] = ("", "")) -> Comparison:

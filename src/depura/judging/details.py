@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from depura.evaluation.statistics import Estimate, mean_with_interval, paired_gain
 from depura.judging.beside import Indicators, Search, indicators, searches
-from depura.judging.results import Results, RowResults
+from depura.judging.results import Results, RowResults, longest
 from depura.records.kinds import AttackKind
 from depura.records.schema import Audit, Judged, RowFacts
 
@@ -151,8 +151,7 @@ def details(results: Results) -> Details:
 
 def _error_rates(method: str, results: Results) -> ErrorRates:
     attacked = 1 - results.strongest(results.attacks).accuracies
-    longest = max(results.attacks, key=lambda row: row.images)
-    clean = 1 - results.null(longest, len(attacked))
+    clean = 1 - results.null(longest(results.attacks), len(attacked))
     return ErrorRates(method, tuple(clean.tolist()), tuple(attacked.tolist()))
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from depura.evaluation.statistics import Difference, Estimate, holm, mean_with_interval, paired_difference
-from depura.judging.results import Floats, Metrics, Results, RowResults, at_most, strongest
+from depura.judging.results import Floats, Metrics, Results, RowResults, at_most, longest, strongest
 from depura.judging.thresholds import MASKED
 from depura.judging.verdicts import Conclusion, HeadlineStatus
 from depura.records.kinds import AttackKind
@@ -110,7 +110,7 @@ def rank(results: Results, conclusions: Sequence[Conclusion]) -> Ranking | None:
     rows = {method.name: its.attacks or its.own_rows for method, its in results.each()}
     outcomes = {name: results.strongest(its) for name, its in rows.items()}
     accuracies = {name: its.accuracies for name, its in outcomes.items()}
-    nulls = {name: results.null_of(max(its, key=lambda row: row.images)) for name, its in rows.items()}
+    nulls = {name: results.null_of(longest(its)) for name, its in rows.items()}
     clean = {name: mean_with_interval(its.accuracies) for name, its in nulls.items()}
     value = {name: float(np.mean(its)) for name, its in accuracies.items()}
     order = sorted(methods, key=lambda name: (-value[name], -clean[name].value))

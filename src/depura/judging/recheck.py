@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from depura.evaluation.statistics import Recount, holm
+from depura.evaluation.statistics import Recount, Remade, holm
 from depura.judging.verdicts import Status, Verdict
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.kinds import Word
@@ -175,30 +175,6 @@ def rescored(recounts: Sequence[Recount]) -> tuple[Verdict, ...]:
     return tuple(verdicts)
 
 
-class Remade(Protocol):
-    """A unit made again (`depura.evaluation.verification.Remade`)."""
-
-    @property
-    def unit(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def same(self) -> bool:
-        """Whether all arrays are the same to the last bit."""
-        ...
-
-    @property
-    def differing(self) -> tuple[str, ...]:
-        """Names of the arrays that are not."""
-        ...
-
-    @property
-    def recount(self) -> Recount:
-        """Wrong report draws, as recorded and as made again."""
-        ...
-
-
 def remade(units: Sequence[Remade]) -> Verdict:
     """Whether attacks that were made again gave what is on record.
 
@@ -209,7 +185,7 @@ def remade(units: Sequence[Remade]) -> Verdict:
         PASS where the bytes are equal; FAIL where the examples are not equally strong; a warning where they are and
         some bits differ, as sums are rounded otherwise on another machine or by other versions.
     """
-    names, other = ", ".join(unit.unit for unit in units), [unit for unit in units if not unit.same]
+    names, other = ", ".join(unit.unit for unit in units), [unit for unit in units if unit.differing]
     if not other:
         return Verdict("remake", "the attack", Status.PASS, f"{names}: made again, equal bytes")
     worst = min(other, key=lambda unit: unit.recount.p)

@@ -148,6 +148,11 @@ def strongest(rows: Sequence[RowResults]) -> Outcome:
     return Outcome(predictions, whole.labels)
 
 
+def longest(rows: Sequence[RowFacts]) -> RowFacts:
+    """The row that was run on the most images; the first of several."""
+    return max(rows, key=lambda row: row.images)
+
+
 def choice(rows: Sequence[RowResults]) -> Ints:
     """Which row is the strongest on each image (see `strongest`), (n,) indices of rows."""
     n = max(its.n_images for its in rows)

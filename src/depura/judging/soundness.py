@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from depura.evaluation.statistics import mean_with_interval, paired_difference
-from depura.judging.results import GRADIENT_KINDS, Results, percent
+from depura.judging.results import GRADIENT_KINDS, Results, longest, percent
 from depura.judging.thresholds import AGREEMENT, BROKEN, CHANCE, EXPLODING, MASKED, NOT_FINITE_SHARE, UNMOVED
 from depura.judging.verdicts import Flag, Status, Verdict
 from depura.records.kinds import NOT_FINITE, AttackKind
@@ -145,7 +145,7 @@ def clean(at: Results) -> Verdict:
     id, name = "V13", "clean accuracy"
     if not at.attacks:
         return Verdict(id, name, Status.NOT_RUN, "No row judges the defence.")
-    row = max(at.attacks, key=lambda its: its.images)
+    row = longest(at.attacks)
     said = f"Under the deployed rule {percent(mean_with_interval(at.null(row, row.images)))} without an attack"
     bare = at.rows(AttackKind.UNDEFENDED)
     if not bare:

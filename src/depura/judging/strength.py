@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 from depura.evaluation.statistics import Difference, holm, mean_with_interval, paired_difference
-from depura.judging.results import GRADIENT_KINDS, Floats, Results
+from depura.judging.results import GRADIENT_KINDS, Floats, Results, longest
 from depura.judging.thresholds import ALONE, BROKEN, CHANCE
 from depura.judging.verdicts import Flag, Status, Verdict
 from depura.records.kinds import AttackKind
-from depura.records.schema import Header, RowFacts
+from depura.records.schema import Header
 
 HALF = 0.5
 """An image counts as broken when more of its draws than these are wrong."""
@@ -103,8 +102,8 @@ def ladder(at: Results) -> Verdict:
         return Verdict(id, name, Status.NOT_RUN, "No adaptive attack was run.", "A number from transfer alone is none.")
     white = at.strongest(own).accuracies
     cheaper = (AttackKind.TRANSFER, AttackKind.BPDA, AttackKind.SURROGATE, AttackKind.BLACK_BOX)
-    rungs: list[tuple[str, Floats]] = [("null", at.null(_longest(own), len(white)))]
-    rungs.append(("random corners", at.null(_longest(own), len(white), "random_predictions")))
+    rungs: list[tuple[str, Floats]] = [("null", at.null(longest(own), len(white)))]
+    rungs.append(("random corners", at.null(longest(own), len(white), "random_predictions")))
     rungs += [(row.name, at.accuracies(row)[: len(white)]) for row in at.rows(*cheaper)]
     few = [f" of the first {len(found)}" if len(found) < len(white) else "" for _, found in rungs]
     pairs = zip(rungs, few, strict=True)
@@ -158,7 +157,7 @@ def beyond_null(at: Results) -> Verdict:
     if not judged:
         return Verdict(id, name, Status.NOT_RUN, "No row judges the defence.")
     left = at.strongest(judged).accuracies
-    found = paired_difference(at.null(_longest(judged), len(left)), left)
+    found = paired_difference(at.null(longest(judged), len(left)), left)
     said = (
         f"The attacks together take {100 * found.value:.1f} points from the null ({100 * found.low:.1f} to "
         f"{100 * found.high:.1f}, paired by image)"
@@ -184,7 +183,7 @@ def coverage(at: Results) -> Verdict:
         text = "No attack differentiates the defence that is judged (its purifier, its classifier and its rule)"
         advice = "Add an adaptive attack on the same Defence; a number from other attacks alone is none."
         return Verdict(id, name, Status.WARN, f"{text}.", advice, (Flag.NOT_ADAPTIVE,))
-    most = _longest(own)
+    most = longest(own)
     said = f"Row {most.name} attacks the defence that is judged on {most.images} of {n} images"
     if most.images < n:
         advice = "Run it on all of them: on the others the headline would be that of weaker attacks."
@@ -214,11 +213,6 @@ def _shared(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Two accuracies image by image, of the images that both are of: the first ones."""
     n = min(len(a), len(b))
     return a[:n], b[:n]
-
-
-def _longest(rows: Sequence[RowFacts]) -> RowFacts:
-    """The row that was run on the most images."""
-    return max(rows, key=lambda row: row.images)
 
 
 def _alone(at: Results, id: str, name: str, kinds: tuple[AttackKind, ...], allowed: float, *flags: Flag) -> Verdict:

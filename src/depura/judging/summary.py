@@ -14,7 +14,7 @@ from depura.judging import checks, ranking, words
 from depura.judging.details import NOTHING, Details, details
 from depura.judging.progress import Progress, progress
 from depura.judging.ranking import Ranking
-from depura.judging.results import Floats, Metrics, Results, RowResults, at_most, strongest
+from depura.judging.results import Floats, Metrics, Results, RowResults, at_most, longest, strongest
 from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
 from depura.records.directory import RunDirectory, Unit
 from depura.records.kinds import AttackKind, GradientMode
@@ -270,10 +270,10 @@ def _headline(results: Results, together: Metrics | None, verdicts: Sequence[Ver
     """The sentence on top of a study of one defence."""
     if of.status is not HeadlineStatus.GIVEN or together is None:
         return checks.refusal(of)
-    longest = max(results.attacks, key=lambda row: row.images)
-    null = results.null_of(longest).outcome().first(longest.images).metrics
+    row = longest(results.attacks)
+    null = results.null_of(row).outcome().first(row.images).metrics
     nothing = any(v.id == "V14" and v.status is Status.WARN for v in verdicts)
-    told = f"{at_most(together.single, null.single)}; {longest.images} images, {_attacked(results)}"
+    told = f"{at_most(together.single, null.single)}; {row.images} images, {_attacked(results)}"
     return told + ("; the attack found nothing beyond noise" if nothing else "")
 
 
@@ -292,7 +292,7 @@ def _of_all(results: Results, ranked: Ranking) -> str:
     text = ranking.headline(ranked)
     if ranked.best is None:
         return text
-    images = max(row.images for row in results.attacks)
+    images = longest(results.attacks).images
     return f"{text}; {images} images, {words.changes(results.header.threat_model)}, the strongest attack on each method"
 
 

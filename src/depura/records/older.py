@@ -98,10 +98,8 @@ def further_draws(raw: Mapping[str, Any], row: str, eps: float, first: int) -> l
         first: position of its first image.
 
     Returns:
-        The names; none where there are none, and in later layouts.
+        The names; none where there are none.
     """
-    if raw.get("schema") != OLDEST:
-        return []
     own = [e for e in raw["units"] if e.get("since") and (e["row"], e["eps"], e["first"]) == (row, eps, first)]
     return [entry["unit"] for entry in sorted(own, key=lambda entry: entry["since"])]
 
@@ -110,7 +108,9 @@ def _source(raw: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if raw is None:
         return None
     added = [dict(zip(("name", "steps", "eot"), attack, strict=False)) for attack in raw.get("attacks", [])]
-    return {"file": raw["file"], "settings": raw["settings"], "profile": raw["profile"], "attacks": added}
+    draws = raw.get("draws") or [None]
+    named = {key: raw[key] for key in ("file", "settings", "profile")}
+    return {**named, "attacks": added, "draws": draws[-1]}
 
 
 def _methods(raw: Mapping[str, Any]) -> list[dict[str, Any]]:

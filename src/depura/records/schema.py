@@ -63,6 +63,12 @@ class AddedAttack(_Part):
     steps: int | None = None
     eot: int | None = None
 
+    @property
+    def row(self) -> str:
+        """Name of its row."""
+        parts = [f"{word}{value}" for word, value in (("steps", self.steps), ("eot", self.eot)) if value is not None]
+        return "-".join([self.name, *parts])
+
 
 class Source(_Part):
     """The Python file that a study was made by. Reading a record never runs it.
@@ -72,12 +78,14 @@ class Source(_Part):
         settings: (name, text) pairs that were given with -S.
         profile: name of the profile; empty for none.
         attacks: that were added to the study's own rows.
+        draws: report draws in the place of the study's own, where a run of layout 5 was extended to more; else None.
     """
 
     file: str
     settings: tuple[tuple[str, str], ...] = ()
     profile: str = ""
     attacks: tuple[AddedAttack, ...] = ()
+    draws: int | None = None
 
 
 class Data(_Part):
@@ -464,15 +472,10 @@ class Identity(_Part):
     logits: float
 
 
-class UnitFacts(_Part):
-    """What a unit says beside its arrays.
+class UnitFacts(UnitEntry):
+    """What a unit says beside its arrays: which piece of work it is, and more.
 
     Attributes:
-        unit: its name.
-        row: name of the row, of its clean baseline or of an audit.
-        eps: radius.
-        first: position of the first image.
-        last: position after the last image.
         device: kind of device it was computed on.
         evaluations: of the denoiser.
         rows_at_once: rows that an attack put through at once, at most.
@@ -481,11 +484,6 @@ class UnitFacts(_Part):
         identity: of an audit.
     """
 
-    unit: str
-    row: str
-    eps: float
-    first: int
-    last: int
     device: str
     evaluations: Evaluations
     rows_at_once: int | None = None
