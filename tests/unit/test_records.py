@@ -160,6 +160,20 @@ def test_files_that_are_no_units_are_named(tmp_path: Path) -> None:
     assert run.foreign() == (tmp_path / "units" / "notes.txt",)
 
 
+@pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", "..\\elsewhere"])
+def test_names_of_units_do_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    run = RunDirectory.create(tmp_path / "r", HEADER)
+    raw = HEADER.as_json()
+    raw["units"][1]["unit"] = name
+    (tmp_path / "r" / "study.json").write_text(json.dumps(raw))
+    run.commit(unit())
+    run.file(NAME).rename(tmp_path / "elsewhere.npz")
+    run = RunDirectory.open(tmp_path / "r")
+    for read in (lambda: run.missing, lambda: run.load(name), lambda: list(run.units())):
+        with pytest.raises(RecordError, match=r"expected names of units without / and \\, got '.*elsewhere'"):
+            read()
+
+
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, HEADER)
     np.savez(run.file(NAME), meta=np.array([{"unit": NAME}], dtype=object), allow_pickle=True)

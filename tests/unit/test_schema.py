@@ -172,7 +172,7 @@ GONE = object()
 WRONG: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "no seed": (("seed",), GONE, "at seed: field required"),
     "seed in words": (("seed",), "seven", "at seed: input should be a valid integer"),
-    "no rows": (("rows",), GONE, "at rows: field required"),
+    "no rows": (("rows",), GONE, "at rows: field required, got none."),
     "rows that are none": (("rows",), {"adaptive": {}}, "at rows: input should be a valid tuple"),
     "unknown kind": (("rows", 1, "kind"), "clever", "at rows.1.kind: input should be '', 'undefended'"),
     "unknown mode": (("rows", 2, "mode"), "G2", "at rows.2.mode: input should be 'exact'"),

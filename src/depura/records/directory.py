@@ -147,7 +147,22 @@ class RunDirectory:
         return self.open(self.path)
 
     def file(self, name: str) -> Path:
-        """Where a unit is kept."""
+        """Where a unit is kept.
+
+        Args:
+            name: of the unit.
+
+        Returns:
+            A file of this directory.
+
+        Raises:
+            RecordError: the name would lead to another folder.
+        """
+        if "/" in name or "\\" in name:
+            raise RecordError(
+                f"run directory {self.path}: expected names of units without / and \\, got {name!r}. "
+                "Ask for the record again where it was made."
+            )
         return self.path / "units" / f"{name}.npz"
 
     def has(self, name: str) -> bool:

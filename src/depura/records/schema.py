@@ -623,4 +623,5 @@ def _checked(part: Any, value: Any, what: str) -> Any:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(k) for k in first["loc"]) or what
         said = first["msg"][:1].lower() + first["msg"][1:]
-        raise LayoutError(f"{what}: at {where}: {said}, got {str(first['input'])[:60]!r}") from error
+        got = "none" if first["type"] == "missing" else repr(str(first["input"])[:60])
+        raise LayoutError(f"{what}: at {where}: {said}, got {got}") from error
