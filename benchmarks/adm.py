@@ -26,7 +26,7 @@ from benchmarks.timing import seconds
 from depura import EpsDenoiser, GradientRoute, Noise, Purifier, StoredState, diffpure
 from depura.gradients import graph_bytes
 from depura.methods.diffpure import IMAGENET
-from depura.networks.adm import AdmUNet
+from depura.models.networks.adm import AdmUNet
 
 CALIBRATION = 64
 """Pixels along a side of the noise that the last layer is scaled by."""

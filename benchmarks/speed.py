@@ -1,6 +1,6 @@
 """What depura adds to the network's own time, and takes off it: `python -m benchmarks.speed --out FILE.json`.
 
-DiffPure's walk around a DDPM++ (depura.networks.score_sde) of about ten million parameters with random weights, 32x32
+DiffPure around a DDPM++ (depura.models.networks.score_sde) of about ten million parameters with random weights, 32x32
 colour images in [0, 1]. Every row is a ratio of two things measured in turn in one run (see benchmarks/rows.py):
 
     overhead    purification over S bare calls of the same network, plain and fast; shares of a purification's time
@@ -67,8 +67,8 @@ from depura import (
     graph_bytes,
     load_digits,
 )
-from depura.fast import deviation
-from depura.networks.score_sde import NcsnPP
+from depura.models.networks.score_sde import NcsnPP
+from depura.purifiers.fast import deviation
 
 T_STAR = 0.1
 SIGMA = 0.3

@@ -3,7 +3,7 @@
 import torch
 
 import depura
-from depura.demo import digits_purifier
+from depura.evaluation.demo import digits_purifier
 
 data = depura.load_digits("test").first(16)
 defence = depura.Defence(digits_purifier(), depura.digits_classifier())

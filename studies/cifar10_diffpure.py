@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import depura
-from depura.networks.resnet import CifarResNet
-from depura.networks.wrappers import Normalised
+from depura.models.networks.resnet import CifarResNet
+from depura.models.networks.wrappers import Normalised
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

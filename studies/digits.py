@@ -1,5 +1,5 @@
 """DiffPure on the bundled digits: the study of `depura demo`, for `depura run studies/digits.py --out runs/digits`."""
 
-from depura.demo import study
+from depura.evaluation.demo import study
 
 __all__ = ["study"]

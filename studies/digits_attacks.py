@@ -1,7 +1,7 @@
 """Every attack against one defence, DiffPure on the bundled digits: accuracy beside cost.
 
     depura run studies/digits_attacks.py --out runs/attacks --workers 2
-    python -m benchmarks.attack_costs runs/attacks
+    python -m experiments.attack_costs runs/attacks
 
 The defence is the demo's. Attacks go through its exact gradient unless the row says otherwise, and run at their
 defaults for randomised models; where a default would take an hour on two cores it is cut down, and the row says to
@@ -18,8 +18,8 @@ from depura.attacks.attack import Attack
 from depura.attacks.ensembles import rand
 from depura.attacks.losses import BoundedMargin
 from depura.attacks.pgd import Momentum
-from depura.demo import EPS, digits_purifier
-from depura.evaluation.shortcuts import surrogate
+from depura.evaluation.demo import EPS, digits_purifier
+from depura.evaluation.surrogates import surrogate
 
 
 def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:

@@ -11,7 +11,7 @@ noise or a blur before the plain one. 64 images, 32 report draws: sized to end w
 
 import depura
 from depura import DiscreteLinear
-from depura.demo import EPS, T_STAR
+from depura.evaluation.demo import EPS, T_STAR
 from depura.methods.gdmp import released_start
 
 INDEX = round(1000 * T_STAR)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 import depura
-from depura.demo import EPS
+from depura.evaluation.demo import EPS
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from depura.attacks.attack import Attack, Candidates
 from depura.defence import Defence
+from depura.diffusion.schedules import VP, uniform_steps
+from depura.diffusion.solvers import Ancestral
 from depura.noise import Kind, Noise, Stream
-from depura.purifier import Purifier
-from depura.schedules import VP, uniform_steps
-from depura.solvers import Ancestral
+from depura.purifiers.reverse import Purifier
 from toys import TanhClassifier, rand, randn, tanh_eps
 
 B = 5

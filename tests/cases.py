@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import transcriptions as by_hand
-from depura.cleaner import Cleaner
-from depura.composed import Averaged, Mixed, Resized, Sequential
-from depura.denoisers import EpsDenoiser, EpsVarianceDenoiser
+from depura.diffusion.denoisers import EpsDenoiser, EpsVarianceDenoiser
+from depura.diffusion.schedules import VP, Cosine, DiscreteLinear, IndexLabel, TimeLabel, TruncatedLabel, karras_steps
+from depura.diffusion.solvers import AncestralLarge, Heun
+from depura.image_ops import ssim
 from depura.methods import (
     adbm,
     agdm,
@@ -27,9 +28,8 @@ from depura.methods import (
     smoothing,
 )
 from depura.noise import Kind, Noise
-from depura.schedules import VP, Cosine, DiscreteLinear, IndexLabel, TimeLabel, TruncatedLabel, karras_steps
-from depura.similarity import ssim
-from depura.solvers import AncestralLarge, Heun
+from depura.purifiers.base import Cleaner
+from depura.purifiers.composed import Averaged, Mixed, Resized, Sequential
 from toys import TanhClassifier, TanhNet, randn, tanh_edm
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depura.checkpoints.families import FAMILIES, Family
-from depura.networks.edm import DhariwalUNet, SongUNet
+from depura.models.checkpoints.families import FAMILIES, Family
+from depura.models.networks.edm import DhariwalUNet, SongUNet
 
 TINY: dict[str, dict[str, Any]] = {
     "score-sde": {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (1,)},

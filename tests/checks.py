@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from depura.diffusion.schedules import Step
+from depura.diffusion.solvers import Before, Multistep, Solver, StepResult
 from depura.noise import Noise
-from depura.purifier import Purifier
-from depura.schedules import Step
-from depura.solvers import Before, Multistep, Solver, StepResult
+from depura.purifiers.reverse import Purifier
 from toys import NOISE, NOISES, VS, XS, V, X, numerical, randn, value_and_gradient
 
 Module = Callable[[Tensor, Noise], Tensor]

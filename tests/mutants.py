@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from depura.diffusion.guidance import State, pull
+from depura.diffusion.schedules import VP, Step
+from depura.diffusion.starts import from_input
 from depura.gradients import Adjoint
-from depura.guidance import State, pull
 from depura.noise import Noise
 from depura.records.kinds import GradientMode
-from depura.schedules import VP, Step
-from depura.starts import from_input
 from toys import Jittered
 
 

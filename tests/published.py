@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.denoisers import EpsDenoiser, EpsVarianceDenoiser
+from depura.diffusion.denoisers import EpsDenoiser, EpsVarianceDenoiser
+from depura.diffusion.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel
 from depura.noise import Kind
-from depura.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel
 
 FOLDERS = [Path(__file__).parent / "data" / "published", *map(Path, filter(None, [os.environ.get("DEPURA_PUBLISHED")]))]
 """The project's selection, and a folder with more cases of the same form if there is one."""

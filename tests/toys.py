@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depura.denoisers import EdmDenoiser, EpsDenoiser
-from depura.exact import MixtureDenoiser
-from depura.guidance import Guidance, State, pull
-from depura.noise import Kind, Noise
-from depura.purifier import Purifier
-from depura.schedules import VP, DiscreteLinear, Step, TimeLabel, uniform_steps
-from depura.solvers import (
+from depura.diffusion.denoisers import EdmDenoiser, EpsDenoiser
+from depura.diffusion.exact import MixtureDenoiser
+from depura.diffusion.guidance import Guidance, State, pull
+from depura.diffusion.schedules import VP, DiscreteLinear, Step, TimeLabel, uniform_steps
+from depura.diffusion.solvers import (
     Ancestral,
     Denoise,
     DpmSolverPP,
@@ -25,7 +23,9 @@ from depura.solvers import (
     Solver,
     StepResult,
 )
-from depura.starts import FromInputUnder, Start, from_input, from_noise
+from depura.diffusion.starts import FromInputUnder, Start, from_input, from_noise
+from depura.noise import Kind, Noise
+from depura.purifiers.reverse import Purifier
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

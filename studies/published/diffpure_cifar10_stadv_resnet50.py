@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import depura
-from depura import reproduction
+from depura.evaluation import reproduction
 from depura.methods.diffpure import CIFAR10_RESNET50
 
 

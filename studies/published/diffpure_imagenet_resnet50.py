@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import depura
-from depura import reproduction
 from depura.attacks.ensembles import rand
+from depura.evaluation import reproduction
 from depura.methods.diffpure import IMAGENET
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import depura
-from depura import reproduction
+from depura.evaluation import reproduction
 from depura.methods.gradual import CIFAR10, N_VOTES, gradual, surrogate
 
 

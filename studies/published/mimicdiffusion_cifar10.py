@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import depura
-from depura import reproduction
+from depura.evaluation import reproduction
 
 TAU = 4 * 2 * 8 / 255
 """Width of the smoothed sign, four radii in [-1, 1] units: the exact gradient is zero."""

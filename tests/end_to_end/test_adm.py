@@ -11,7 +11,7 @@ from benchmarks.adm import Account, adm, gradient, lines, measure, walk
 from benchmarks.gradients import counted
 from benchmarks.memory import peak_bytes
 from depura import Direct, EpsVarianceDenoiser, IndexLabel, Noise, StoredState, diffpure_adm, graph_bytes
-from depura.schedules import DiscreteLinear
+from depura.diffusion.schedules import DiscreteLinear
 
 SIZE, STEPS = 64, 2
 

@@ -24,11 +24,11 @@ from typer.testing import CliRunner, Result
 
 import depura
 from depura.cli import app
-from depura.demo import study
-from depura.evaluation import timing
+from depura.evaluation.demo import study
 from depura.evaluation.extending import extended
-from depura.evaluation.source import StudySource
+from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
+from depura.planning import timing
 from depura.records.directory import RecordError, RunDirectory, Unit
 
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
@@ -290,7 +290,7 @@ def test_the_outcome_in_json(run: Path) -> None:
 
 
 MARK = (
-    "from pathlib import Path\n\nfrom depura.demo import study as demo\n\n"
+    "from pathlib import Path\n\nfrom depura.evaluation.demo import study as demo\n\n"
     "Path(__file__).with_name('mark').touch()\n\n\n"
     "def study(*, images: int = 2) -> object:\n"
     "    return demo(images=images, attack_steps=1, eot=1, report_draws=4, curve=(), n_steps=2)\n"
@@ -361,7 +361,7 @@ def test_a_run_made_from_python_is_verified_by_a_module_that_can_be_imported(
 
 def test_the_study_file_may_have_moved(tmp_path: Path) -> None:
     text = (
-        "from depura.demo import study as demo\n\n\n"
+        "from depura.evaluation.demo import study as demo\n\n\n"
         "def study(*, images: int = 2) -> object:\n"
         "    return demo(images=images, attack_steps=1, eot=1, report_draws=2, curve=(), n_steps=2)\n"
     )
@@ -624,7 +624,7 @@ def test_what_is_no_extension_is_refused(finished: Path, words: tuple[object, ..
 def test_other_images_under_the_same_ids_are_no_extension(tmp_path: Path) -> None:
     file = tmp_path / "study.py"
     file.write_text(
-        "from dataclasses import replace\n\nfrom depura.demo import study as demo\n\n\n"
+        "from dataclasses import replace\n\nfrom depura.evaluation.demo import study as demo\n\n\n"
         "def study(*, images: int = 2, shade: float = 0.0) -> object:\n"
         "    made = demo(images=images, attack_steps=1, eot=1, report_draws=2, curve=(), n_steps=2)\n"
         "    return replace(made, data=made.data._replace(images=made.data.images * (1 - shade)))\n"

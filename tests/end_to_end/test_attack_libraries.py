@@ -26,9 +26,8 @@ from depura.attacks.libraries import (
     foolbox_source,
     torchattacks_source,
 )
-from depura.demo import digits_purifier
-from depura.evaluation.scoring import choose, score
-from depura.evaluation.streams import Streams
+from depura.evaluation.demo import digits_purifier
+from depura.evaluation.scoring import Streams, choose, score
 from depura.evaluation.study import Row, Study
 
 pytestmark = pytest.mark.attacks

@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional as F
 import depura
 from depura import Ancestral, State, pull
-from depura.demo import digits_purifier, study as digits
-from depura.networks.small import SmallUNet
-from depura.solvers import StepResult
+from depura.evaluation.demo import digits_purifier, study as digits
+from depura.models.networks.small import SmallUNet
+from depura.diffusion.solvers import StepResult
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def test_unusable_studies(tmp_path: Path) -> None:
 COMPARED = """
 import torch
 import depura
-from depura.demo import digits_purifier
+from depura.evaluation.demo import digits_purifier
 
 
 def hidden(at):

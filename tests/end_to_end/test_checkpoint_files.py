@@ -15,8 +15,8 @@ from PIL import Image
 from tests import checkpoints as made
 from typer.testing import CliRunner, Result
 
-from depura.checkpoints import PUBLISHED
 from depura.cli import app
+from depura.models.checkpoints import PUBLISHED
 
 
 def depura_(*words: object) -> Result:

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import results
 from depura import InputError, Noise, load_npz
-from depura.evaluation.imageless import publish, published_header
+from depura.analysis.summary import summarise
 from depura.evaluation.runner import run
-from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
-from depura.judging.summary import summarise
-from depura.networks.edm import SongUNet
-from depura.networks.preconditioned import EdmPreconditioned
+from depura.evaluation.study_file import StudySource
+from depura.evaluation.without_images import publish, published_header
+from depura.models.networks.edm import SongUNet
+from depura.models.networks.preconditioned import EdmPreconditioned
 from depura.records.directory import RunDirectory
 from depura.reports import page
 from depura.training.classifier import model
 from depura.training.loop import save_weights, seeded
 from depura.training.mixture import Mixture
+from experiments import results
 
 STUDY = Path(__file__).parents[2] / "studies" / "cifar10.py"
 SMALL = {"attack_steps": "1", "eot": "1", "draws": "2", "images": "2"}

@@ -17,9 +17,9 @@ import depura
 from depura.cli import app
 from depura.cli.purifiers import Method, purifier_of
 from depura.data import files
-from depura.data.weights import read_safetensors
-from depura.evaluation.source import StudySource
-from depura.fast import deviation
+from depura.evaluation.study_file import StudySource
+from depura.models.weights import read_safetensors
+from depura.purifiers.fast import deviation
 
 TINY = [
     "-S",
@@ -185,7 +185,8 @@ def test_unusable_folders(tmp_path: Path) -> None:
 def test_labels_that_are_no_classes(tmp_path: Path, workers: int) -> None:
     """Found in a worker too, and the other units are not computed first."""
     (tmp_path / "s.py").write_text(
-        "import torch, depura\nfrom dataclasses import replace\nfrom depura.demo import study as digits\n\n\n"
+        "import torch, depura\nfrom dataclasses import replace\n"
+        "from depura.evaluation.demo import study as digits\n\n\n"
         "def study() -> depura.Study:\n    made = digits(images=64, curve=())\n"
         "    return replace(made, data=made.data._replace(labels=made.data.labels + 1))\n"
     )
@@ -214,7 +215,7 @@ def test_purify_cleans_a_png(tmp_path: Path, digit: Path) -> None:
         assert (picture.mode, picture.size) == ("L", (8, 8))
     loaded = files.load(digit)
     with torch.no_grad():
-        expected = depura.demo.digits_purifier()(loaded.images, depura.Noise(7, loaded.ids)).clamp(0, 1)
+        expected = depura.evaluation.demo.digits_purifier()(loaded.images, depura.Noise(7, loaded.ids)).clamp(0, 1)
     assert np.array_equal(found, (expected[0, 0] * 255).round().to(torch.uint8).numpy())
 
 
@@ -252,7 +253,7 @@ def test_purify_knows_the_methods(tmp_path: Path, digit: Path, method: str, opti
 def test_purify_with_a_fast_network_says_what_it_changed(tmp_path: Path, digit: Path) -> None:
     result = depura_("purify", digit, "--out", tmp_path / "fast.png", "--seed", 7, "--fast")
     assert result.exit_code == 0, result.output
-    purifier, loaded = depura.demo.digits_purifier(), files.load(digit)
+    purifier, loaded = depura.evaluation.demo.digits_purifier(), files.load(digit)
     fast = purifier.over(partial(depura.Fast, compiled=False))
     found = deviation(fast, loaded.images, depura.Noise(7, loaded.ids))
     assert f"fast network: {found}" in " ".join(result.output.split())

@@ -104,8 +104,8 @@ def test_attack_through_a_purifier(tmp_path: Path, pictures: Path) -> None:
     item = files.load(tmp_path / "o" / "more.npz")
     purifier = depura.diffpure(
         depura.digits_denoiser(),
-        t_star=depura.demo.T_STAR,
-        n_steps=depura.demo.N_STEPS,
+        t_star=depura.evaluation.demo.T_STAR,
+        n_steps=depura.evaluation.demo.N_STEPS,
         t_end=0.0,
         solver=depura.Ancestral(),
     )

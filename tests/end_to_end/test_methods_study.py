@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from depura.analysis.ranking import Entry
+from depura.analysis.summary import Summary, summarise
 from depura.evaluation.runner import run
-from depura.evaluation.source import StudySource
-from depura.judging.ranking import Entry
-from depura.judging.summary import Summary, summarise
+from depura.evaluation.study_file import StudySource
 from depura.records.directory import RunDirectory
 from depura.reports import markdown, page
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import depura
 from depura._check import InputError
-from depura.networks.wide_resnet import DmWideResNet, WideResNet, wide_resnet_settings
-from depura.networks.wrappers import CIFAR10, IMAGENET, Normalised, Padded, ResizedInput
+from depura.models.networks.wide_resnet import DmWideResNet, WideResNet, wide_resnet_settings
+from depura.models.networks.wrappers import CIFAR10, IMAGENET, Normalised, Padded, ResizedInput
 from toys import rand, tanh_eps
 
 pytestmark = pytest.mark.models

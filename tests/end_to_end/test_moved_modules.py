@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks import results
+from experiments import results
 
 ROOT = Path(__file__).parents[2]
 OLDER = ROOT / "tests" / "data" / "records" / "layout5"
 HAS_DATA = "DEPURA_CIFAR10" in os.environ and "DEPURA_RESNET20" in os.environ
 
 MOVED = {
-    "rules": "decision",
-    "purifier": "reverse",
+    "defence": "decision",
+    "purifiers/reverse": "purifiers/diffusion",
     "gradients/stored": "gradients/kept",
-    "attacks/ball": "attacks/threat",
-    "similarity": "likeness",
-    "networks/wrappers": "networks/around",
+    "attacks/threat": "attacks/ball",
+    "image_ops": "filters",
+    "models/networks/wrappers": "models/networks/around",
 }
 """Modules, and what they are called in the copy."""
 

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 import depura
 from depura.audit.checks import Light
+from depura.defence import Rule
 from depura.evaluation.profiles import PROFILES, Rungs
-from depura.evaluation.scoring import choose, score
-from depura.evaluation.streams import Streams
+from depura.evaluation.scoring import Streams, choose, score
 from depura.evaluation.units import run_unit
-from depura.rules import Rule
 from shrunk import shrunk
 
 BALL = depura.Ball("linf", 0.2)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import results
 from depura.cli import app
+from experiments import results
 
 ROOT = Path(__file__).parents[2]
 HAS_DATA = "DEPURA_CIFAR10" in os.environ and "DEPURA_RESNET20" in os.environ

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import depura
 from depura.cli import app
-from depura.evaluation.source import StudySource
-from depura.evaluation.weightless import is_weightless
+from depura.evaluation.meta_device import is_weightless
+from depura.evaluation.study_file import StudySource
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies" / "published").glob("*.py"))
 QUICK = {"gdmp_cifar10"}

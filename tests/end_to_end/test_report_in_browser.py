@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from depura.demo import study
+from depura.analysis.summary import summarise
+from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.evaluation.demo import study
 from depura.evaluation.runner import Shard, run
-from depura.judging.summary import summarise
-from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
 from depura.reports import page
 
 pytestmark = pytest.mark.browser

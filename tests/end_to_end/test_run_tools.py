@@ -19,22 +19,22 @@ from typer.testing import CliRunner, Result
 
 import depura
 from depura._check import InputError
+from depura.analysis import table as exported
+from depura.analysis.summary import Summary, summarise
+from depura.analysis.verdicts import Conclusion, HeadlineStatus
 from depura.cli import app, claim
 from depura.evaluation.header import header
-from depura.evaluation.imageless import KEPT, examples_of
 from depura.evaluation.replay import replay
 from depura.evaluation.runner import compute
-from depura.evaluation.source import StudySource
-from depura.judging import exported
-from depura.judging.summary import Summary, summarise
-from depura.judging.verdicts import Conclusion, HeadlineStatus
+from depura.evaluation.study_file import StudySource
+from depura.evaluation.without_images import KEPT, examples_of
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.schema import Header
-from depura.reports.film import CELL, COLUMNS, GAP, film, strip
+from depura.reports.pictures import CELL, COLUMNS, GAP, film, strip
 
 STUDY = """
 from depura import MeanProb
-from depura.demo import study as demo
+from depura.evaluation.demo import study as demo
 from depura.evaluation.study import Study, ladder
 from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD

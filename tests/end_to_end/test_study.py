@@ -17,14 +17,13 @@ import pytest
 import torch
 
 import depura
-from depura.demo import digits_purifier, study
-from depura.evaluation.fitting import bytes_per_row
+from depura.analysis.summary import summarise
+from depura.evaluation.batch_size import bytes_per_row
+from depura.evaluation.demo import digits_purifier, study
 from depura.evaluation.runner import Shard, missing, run
-from depura.evaluation.scoring import score
-from depura.evaluation.streams import Streams
+from depura.evaluation.scoring import Streams, score
 from depura.evaluation.study import UnitKey
 from depura.evaluation.units import run_unit
-from depura.judging.summary import summarise
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import depura
 from depura import InputError, load_digits
-from depura.data.weights import read_safetensors
-from depura.networks.small import SmallClassifier
+from depura.models.networks.small import SmallClassifier
+from depura.models.weights import read_safetensors
 from depura.noise import Kind, Noise, Stream
 from depura.training.card import TIME
 from depura.training.classifier import Model, model, train_classifier
@@ -278,7 +278,7 @@ def test_classifiers_by_name_are_trained_stored_and_loaded(tmp_path: Path, name:
     made = train_classifier(data, recipe, made=model(name, data, seed=0))
     save_weights(made.weights, tmp_path / "w.safetensors", made.about)
     x = load_digits("test").images[:50]
-    assert depura.checkpoints.identify(tmp_path / "w.safetensors").family == family
+    assert depura.models.checkpoints.identify(tmp_path / "w.safetensors").family == family
     loaded = depura.load_classifier(tmp_path / "w.safetensors")
     torch.testing.assert_close(loaded(x), made.model(x), rtol=1e-4, atol=1e-4)
 

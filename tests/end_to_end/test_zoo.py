@@ -14,34 +14,33 @@ from scipy import stats
 from torch import Tensor
 
 import depura
+from depura.analysis.results import RowResults
+from depura.analysis.summary import Summary, summarise
+from depura.analysis.verdicts import Status
 from depura.attacks.apgd import APGD
+from depura.attacks.baselines import Unchanged
 from depura.attacks.losses import BoundedMargin
 from depura.attacks.pgd import PGD
 from depura.attacks.square import Square
-from depura.attacks.unchanged import Unchanged
 from depura.audit.audit import audit_gradient
 from depura.data.imageset import ImageSet
-from depura.denoisers import EpsDenoiser
-from depura.evaluation.nothing import nothing
+from depura.defence import Vote
+from depura.diffusion.denoisers import EpsDenoiser
+from depura.diffusion.exact import GaussianDenoiser, MixtureDenoiser
+from depura.diffusion.guidance import State
+from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
+from depura.diffusion.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult
+from depura.diffusion.starts import from_noise
+from depura.evaluation.diagnostics import nothing
 from depura.evaluation.profiles import Rungs, quick, smoke, under
 from depura.evaluation.runner import RefusedError, Shard, run
-from depura.evaluation.scoring import choose, score
-from depura.evaluation.statistics import any_of, mean_with_interval
-from depura.evaluation.streams import SCORING, Streams
+from depura.evaluation.scoring import SCORING, Streams, choose, score
 from depura.evaluation.units import run_unit
-from depura.exact import GaussianDenoiser, MixtureDenoiser
 from depura.gradients import Adjoint, Relaxed, StoredState
-from depura.guidance import State
-from depura.judging.results import RowResults
-from depura.judging.summary import Summary, summarise
-from depura.judging.verdicts import Status
 from depura.noise import Noise, Stream
-from depura.purifier import Purifier
+from depura.purifiers.reverse import Purifier
 from depura.records.directory import RunDirectory
-from depura.rules import Vote
-from depura.schedules import VP, Step, TruncatedLabel, uniform_steps
-from depura.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult
-from depura.starts import from_noise
+from depura.statistics.intervals import any_of, mean_with_interval
 from mutants import MixedStates, Private, Rewound, accumulated, batch_mean
 from toys import Jittered, TanhClassifier, TanhNet, purifier_of, rand
 
@@ -323,7 +322,7 @@ def test_z9_a_time_grid_of_its_own() -> None:
 
 def test_z10_a_surrogate_that_mixes_two_walks() -> None:
     fine = uniform_steps(VP(), t_start=0.3, n_steps=8, t_end=1e-3)
-    coarse = depura.schedules.coarser(fine, 4)
+    coarse = depura.diffusion.schedules.coarser(fine, 4)
     surrogate = purifier_of("EulerMaruyamaVP", steps=coarse, gradient=StoredState(1))
     assert red(surrogate) == set()
     assert "second way" in red(surrogate.with_(gradient=MixedStates(fine=coarse)))
@@ -419,7 +418,7 @@ def test_z14_a_vote_is_a_binomial_tail(tmp_path: Path) -> None:
     judged(directory, defence, data, rows, draws=640)
     null_units = [u for u in RunDirectory.open(directory / "run").units() if u.facts.row.startswith("null")]
     single = RowResults(tuple(null_units)).outcome()
-    votes = depura.evaluation.statistics.majority(single.predictions, single.labels, 5)
+    votes = depura.statistics.intervals.majority(single.predictions, single.labels, 5)
     assert votes.mean() == pytest.approx(expected, abs=0.02)
 
 

@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from checks import largest
-from depura.denoisers import EpsDenoiser, EpsVarianceDenoiser
-from depura.exact import MixtureDenoiser
-from depura.filters import Blurred, Upsampled
+from depura.diffusion.denoisers import EpsDenoiser, EpsVarianceDenoiser
+from depura.diffusion.exact import MixtureDenoiser
+from depura.diffusion.guidance import State
+from depura.diffusion.schedules import VP, Cosine, DiscreteLinear, IndexLabel, Step, TimeLabel
+from depura.diffusion.solvers import Ancestral, AncestralLarge, AncestralLearned, Euler, EulerMaruyama, Solver
 from depura.gradients import Adjoint, StoredState
-from depura.guidance import State
+from depura.image_ops import Blurred, Upsampled
 from depura.methods.adbm import bridge, bridge_weight
 from depura.methods.diffpure import diffpure
 from depura.methods.gdmp import gdmp
 from depura.methods.mimicdiffusion import Mimic, constant, mimicdiffusion, through_network, unprojected
 from depura.methods.smoothing import smoothing_index
 from depura.noise import Kind, Noise
-from depura.schedules import VP, Cosine, DiscreteLinear, IndexLabel, Step, TimeLabel
-from depura.solvers import Ancestral, AncestralLarge, AncestralLearned, Euler, EulerMaruyama, Solver
 from toys import rand, randn, tanh_eps
 
 NOISE = Noise(3, images=(4, 8))

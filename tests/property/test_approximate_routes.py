@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 from checks import coordinate_error, largest
 from depura._check import InputError
-from depura.composed import Resized
 from depura.defence import Defence
-from depura.denoisers import Clipped
+from depura.diffusion.denoisers import Clipped
+from depura.diffusion.guidance import State, pull
+from depura.diffusion.solvers import Ancestral, DpmSolverPP
+from depura.diffusion.starts import from_noise
 from depura.gradients import Adjoint, Deviated, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
-from depura.guidance import State, pull
 from depura.noise import Noise
-from depura.purifier import Purifier
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from depura.records.kinds import GradientMode
-from depura.solvers import Ancestral, DpmSolverPP
-from depura.starts import from_noise
 from toys import (
     CLEAN,
     NOISE,

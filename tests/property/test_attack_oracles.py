@@ -11,21 +11,21 @@ from torch import Tensor, nn
 
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball
+from depura.attacks.baselines import RandomPoints
 from depura.attacks.ensembles import rand, standard
 from depura.attacks.fab import FAB
 from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.pgd import PGD, Momentum
-from depura.attacks.random_points import RandomPoints
 from depura.attacks.selective import Selective
 from depura.attacks.spsa import SPSA
 from depura.attacks.square import Square
+from depura.attacks.threat import Ball
 from depura.defence import Defence
-from depura.exact import GaussianDenoiser
+from depura.diffusion.exact import GaussianDenoiser
+from depura.diffusion.schedules import VP, uniform_steps
+from depura.diffusion.solvers import Ancestral
 from depura.noise import Noise, Stream
-from depura.purifier import Purifier
-from depura.schedules import VP, uniform_steps
-from depura.solvers import Ancestral
+from depura.purifiers.reverse import Purifier
 from toys import rand as uniform
 from toys import randn
 

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball
 from depura.attacks.ensembles import Together
 from depura.attacks.square import Square
+from depura.attacks.threat import Ball
 from depura.defence import Defence
-from depura.evaluation.scoring import choose, score
-from depura.evaluation.statistics import paired_gain
-from depura.evaluation.streams import Streams
+from depura.evaluation.scoring import Streams, choose, score
 from depura.methods.baselines import noise_only
+from depura.statistics.intervals import paired_gain
 from toys import TanhClassifier, rand
 
 N = 48

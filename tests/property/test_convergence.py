@@ -10,10 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.exact import GaussianDenoiser
+from depura.diffusion.exact import GaussianDenoiser
+from depura.diffusion.schedules import EDM, VP, Step, steps_at
+from depura.diffusion.solvers import (
+    Ancestral,
+    Before,
+    DpmSolverPP,
+    Euler,
+    EulerMaruyama,
+    EulerMaruyamaVP,
+    Heun,
+    Solver,
+    solve,
+)
 from depura.noise import Kind, Noise
-from depura.schedules import EDM, VP, Step, steps_at
-from depura.solvers import Ancestral, Before, DpmSolverPP, Euler, EulerMaruyama, EulerMaruyamaVP, Heun, Solver, solve
 from toys import randn
 
 MEAN, STD = torch.full((1, 2, 2), 0.3, dtype=torch.float64), torch.full((1, 2, 2), 0.4, dtype=torch.float64)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.coverage import N_ANY, POPULATIONS, Cell, error_rates, simulate, truths
-from depura.evaluation.statistics import any_of, errors_of, mean_with_interval
+from depura.statistics.intervals import any_of, errors_of, mean_with_interval
+from experiments.coverage import N_ANY, POPULATIONS, Cell, error_rates, simulate, truths
 
 RUNS, DRAWS = 2000, 64
 MAIN = ("right or wrong", "Beta(0.5, 1.5)", "robust, borderline, broken", "nearly all robust")

@@ -11,11 +11,11 @@ import torch
 
 import depura
 from depura.attacks.ensembles import standard
-from depura.cleaner import Walk
-from depura.demo import digits_purifier, study
 from depura.evaluation.counting import counted
+from depura.evaluation.demo import digits_purifier, study
 from depura.evaluation.units import run_unit
-from depura.fast import deviation
+from depura.purifiers.base import Walk
+from depura.purifiers.fast import deviation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

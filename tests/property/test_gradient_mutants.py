@@ -22,18 +22,18 @@ from checks import (
     replay_error,
     split_error,
 )
-from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
+from depura.attacks.threat import Ball
 from depura.defence import Defence
-from depura.denoisers import EpsDenoiser
+from depura.diffusion.denoisers import EpsDenoiser
+from depura.diffusion.guidance import State, pull
+from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
+from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP
+from depura.diffusion.starts import from_noise
 from depura.gradients import Adjoint, Direct, Relaxed, StoredState
-from depura.guidance import State, pull
 from depura.noise import Kind, Noise
-from depura.purifier import Purifier
+from depura.purifiers.reverse import Purifier
 from depura.records.kinds import GradientMode
-from depura.schedules import VP, Step, TruncatedLabel, uniform_steps
-from depura.solvers import Ancestral, EulerMaruyamaVP
-from depura.starts import from_noise
 from mutants import MixedStates, Private, Relabelled, Rewound, accumulated, batch_mean
 from toys import (
     NOISE,

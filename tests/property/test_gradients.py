@@ -29,17 +29,16 @@ from checks import (
     replay_error,
     split_error,
 )
-from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
-from depura.defence import Defence
-from depura.denoisers import EpsDenoiser
+from depura.attacks.threat import Ball
+from depura.defence import Defence, MeanProb, Vote
+from depura.diffusion.denoisers import EpsDenoiser
+from depura.diffusion.schedules import VP, DiscreteLinear, IndexLabel, coarser, ddpm_steps, steps_at, uniform_steps
+from depura.diffusion.solvers import Ancestral, Euler, EulerMaruyamaVP
 from depura.gradients import Adjoint, Direct, StoredState, StraightThrough, graph_bytes
 from depura.noise import Noise
-from depura.purifier import Purifier
+from depura.purifiers.reverse import Purifier
 from depura.records.kinds import GradientMode
-from depura.rules import MeanProb, Vote
-from depura.schedules import VP, DiscreteLinear, IndexLabel, coarser, ddpm_steps, steps_at, uniform_steps
-from depura.solvers import Ancestral, Euler, EulerMaruyamaVP
 from toys import (
     DENOISERS,
     GUIDED,

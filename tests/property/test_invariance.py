@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from depura._check import InputError
-from depura.composed import Resized
-from depura.data.digits import digits_classifier, digits_denoiser, load_digits
-from depura.defence import Defence
+from depura.data.digits import load_digits
+from depura.defence import Defence, MeanProb, Vote
+from depura.diffusion.schedules import VP, karras_steps, uniform_steps
+from depura.diffusion.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun
+from depura.diffusion.starts import from_noise
 from depura.gradients import Direct, StoredState, StraightThrough
+from depura.models.digits import digits_classifier, digits_denoiser
 from depura.noise import Noise
-from depura.purifier import Purifier
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from depura.records.kinds import GradientMode
-from depura.rules import MeanProb, Vote
-from depura.schedules import VP, karras_steps, uniform_steps
-from depura.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun
-from depura.starts import from_noise
 from toys import TanhClassifier, Toward, TowardNoised, randn, tanh_eps
 
 STEPS = uniform_steps(VP(), t_start=0.2, n_steps=4, t_end=1e-5)

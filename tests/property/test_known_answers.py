@@ -12,19 +12,19 @@ from torch import Tensor
 from checks import largest
 from depura.attacks.apgd import APGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
 from depura.attacks.selective import Selective, Turning
+from depura.attacks.threat import Ball
 from depura.defence import Defence
-from depura.exact import GaussianDenoiser, MixtureDenoiser
+from depura.diffusion.exact import GaussianDenoiser, MixtureDenoiser
+from depura.diffusion.guidance import State, pull
+from depura.diffusion.schedules import Step
+from depura.diffusion.solvers import Ancestral
+from depura.diffusion.starts import from_input, from_noise
 from depura.gradients import Direct, StoredState
-from depura.guidance import State, pull
 from depura.noise import Kind, Noise
-from depura.purifier import Purifier
-from depura.schedules import Step
-from depura.solvers import Ancestral
-from depura.starts import from_input, from_noise
+from depura.purifiers.reverse import Purifier
 from toys import NOISE, SOLVERS, numerical, purifier_of, rand, randn, value_and_gradient
 
 # --- T10: a linear denoiser makes the purifier affine, P(x) = A x + w, with A known -----------------------------------

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from depura._check import InputError
-from depura.composed import Resized
-from depura.defence import Defence
-from depura.denoisers import Clipped
+from depura.defence import Defence, MeanProb, Single, Vote
+from depura.diffusion.denoisers import Clipped
+from depura.diffusion.schedules import EDM, VP, Step, steps_at, uniform_steps
+from depura.diffusion.solvers import Ancestral, Euler, Heun
 from depura.gradients import Direct, GradientRoute, StoredState, graph_bytes
 from depura.noise import Kind
-from depura.purifier import Purifier
-from depura.rules import MeanProb, Single, Vote
-from depura.schedules import EDM, VP, Step, steps_at, uniform_steps
-from depura.solvers import Ancestral, Euler, Heun
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from toys import (
     CLEAN,
     NOISE,

@@ -63,7 +63,7 @@ def test_denoisers_say_what_the_scheduler_says(tmp_path: Path, whole: bool, kind
 
 def test_the_command_line_takes_a_folder(tmp_path: Path) -> None:
     pipeline(tmp_path, whole=True)
-    found = depura.models.denoiser(str(tmp_path))
+    found = depura.models.by_name.denoiser(str(tmp_path))
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(found(x, 0.5), depura.load_denoiser(tmp_path)(x, 0.5))
     assert not any(p.requires_grad for p in found.parameters())

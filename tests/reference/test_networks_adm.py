@@ -9,7 +9,7 @@ from tests.networks import Case, Listing, cases, check, check_layout, listing, o
 from torch import Tensor, nn
 
 from depura import InputError
-from depura.networks.adm import AdmUNet, settings_of
+from depura.models.networks.adm import AdmUNet, settings_of
 
 CASES = cases("guided-diffusion-")
 

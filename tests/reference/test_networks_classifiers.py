@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from depura.networks.attribute import AttributeNet
-from depura.networks.attribute import settings_of as attribute_settings
-from depura.networks.blocks import Shapes
-from depura.networks.resnet import (
+from depura.models.networks.attribute import AttributeNet
+from depura.models.networks.attribute import settings_of as attribute_settings
+from depura.models.networks.blocks import Shapes
+from depura.models.networks.resnet import (
     CifarBottleneckResNet,
     CifarResNet,
     cifar_bottleneck_settings,
     cifar_resnet_settings,
 )
-from depura.networks.wide_resnet import DmWideResNet, WideResNet, dm_wide_resnet_settings, wide_resnet_settings
-from depura.networks.wrappers import CIFAR10, CIFAR100, Normalised
+from depura.models.networks.wide_resnet import DmWideResNet, WideResNet, dm_wide_resnet_settings, wide_resnet_settings
+from depura.models.networks.wrappers import CIFAR10, CIFAR100, Normalised
 from networks import Case, cases, check, check_layout, listing, on_meta
 
 Family = tuple[Callable[..., nn.Module], Callable[..., dict[str, Any] | None]]

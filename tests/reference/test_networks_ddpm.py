@@ -6,7 +6,7 @@ from diffusers import UNet2DModel
 from tests.networks import Case, cases, check, check_layout, listing, on_meta
 from torch import Tensor, nn
 
-from depura.networks.ddpm import DdpmUNet, settings_of
+from depura.models.networks.ddpm import DdpmUNet, settings_of
 from toys import randn
 
 RECORDED = cases("ddpm-unet")

@@ -9,9 +9,9 @@ from tests.networks import Case, Listing, cases, check, check_layout, listing, o
 from torch import Tensor, nn
 
 from depura import EdmDenoiser, InputError
-from depura.networks.adm import AdmUNet
-from depura.networks.edm import DhariwalUNet, SongUNet, dhariwal_settings, song_settings
-from depura.networks.preconditioned import (
+from depura.models.networks.adm import AdmUNet
+from depura.models.networks.edm import DhariwalUNet, SongUNet, dhariwal_settings, song_settings
+from depura.models.networks.preconditioned import (
     EdmPreconditioned,
     IddpmPreconditioned,
     VePreconditioned,

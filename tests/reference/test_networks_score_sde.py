@@ -10,7 +10,7 @@ from diffusers import UNet2DModel
 from tests.networks import Case, cases, check, check_layout, listing, on_meta
 from torch import Tensor, nn
 
-from depura.networks.score_sde import NcsnPP, ScoreSdeDdpm, ddpm_settings, ncsnpp_settings
+from depura.models.networks.score_sde import NcsnPP, ScoreSdeDdpm, ddpm_settings, ncsnpp_settings
 from toys import randn
 
 PLUS = cases("score-sde-ddpmpp", "score-sde-ncsnpp")

@@ -15,11 +15,11 @@ from torch import Tensor
 import transcriptions as by_hand
 from cases import CASES, EPS, NET, told
 from checks import relative
+from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
+from depura.diffusion.starts import from_unit_noise
 from depura.gradients import Direct, Relaxed, StoredState
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.noise import Noise
-from depura.schedules import DiscreteLinear, ddpm_steps
-from depura.starts import from_unit_noise
 from toys import rand, randn
 
 NOISE = Noise(7, images=(3, 9), draws=(0, 1))

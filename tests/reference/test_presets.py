@@ -19,16 +19,15 @@ from torch import Tensor, nn
 import transcriptions as by_hand
 from cases import CASES, DEPTHS, EDM, EPS, EPS_TIME, NET, NFE, told
 from checks import largest
-from depura.defence import Defence
-from depura.guidance import State
+from depura.defence import Defence, Vote
+from depura.diffusion.guidance import State
+from depura.diffusion.schedules import VP
+from depura.diffusion.solvers import EulerMaruyamaVP
+from depura.image_ops import minus_mse, ssim
 from depura.methods import diffpure, gradual, likelihood
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.noise import Kind, Noise
-from depura.purifier import Purifier
-from depura.rules import Vote
-from depura.schedules import VP
-from depura.similarity import minus_mse, ssim
-from depura.solvers import EulerMaruyamaVP
+from depura.purifiers.reverse import Purifier
 from toys import TanhClassifier, rand
 
 NOISE = Noise(7, images=(3, 9), draws=(0, 1))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from depura.attacks.apgd import APGD, TargetedAPGD
-from depura.attacks.ascent import Oscillation
-from depura.attacks.ball import Ball
+from depura.attacks.climb import Oscillation
 from depura.attacks.losses import cross_entropy, dlr
+from depura.attacks.threat import Ball
 from depura.noise import Kind, Noise
 from published import arrays, cases, read
 

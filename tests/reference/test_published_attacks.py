@@ -13,17 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.attacks.ball import Ball
 from depura.attacks.losses import cross_entropy
 from depura.attacks.pgd import PGD
 from depura.attacks.queries import Queries
-from depura.defence import Defence
+from depura.attacks.threat import Ball
+from depura.defence import Defence, MeanLogit
+from depura.diffusion.solvers import Ancestral, Euler
 from depura.gradients import GradientRoute, StoredState, StraightThrough
 from depura.methods.diffpure import diffpure, released_start
 from depura.methods.gradual import gradual
 from depura.noise import Kind
-from depura.rules import MeanLogit
-from depura.solvers import Ancestral, Euler
 from published import TIME, arrays, cases, classifier, denoiser, read
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.cleaner import Walk
-from depura.denoisers import EpsDenoiser
+from depura.diffusion.denoisers import EpsDenoiser
+from depura.diffusion.schedules import VP, DiscreteLinear, Step, TableLabel, TimeLabel, TruncatedLabel, steps_at
+from depura.diffusion.solvers import Ancestral, AncestralLarge, EulerMaruyamaVP, EulerVP
 from depura.gradients import Adjoint, Direct, StoredState
 from depura.methods.diffpure import diffpure, diffpure_ode, released_start
 from depura.methods.diffpure_ddpm import diffpure_adm, diffpure_ddpm
 from depura.methods.diffpure_langevin import diffpure_langevin
 from depura.noise import Kind
-from depura.purifier import Purifier
-from depura.schedules import VP, DiscreteLinear, Step, TableLabel, TimeLabel, TruncatedLabel, steps_at
-from depura.solvers import Ancestral, AncestralLarge, EulerMaruyamaVP, EulerVP
+from depura.purifiers.base import Walk
+from depura.purifiers.reverse import Purifier
 from published import TIME, Recorded, arrays, cases, denoiser, network, one_walk, read, relative
 
 

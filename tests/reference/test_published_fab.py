@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.attacks.ball import Ball
 from depura.attacks.fab import FAB
+from depura.attacks.threat import Ball
 from published import arrays, cases, read, tanh_classifier
 
 KINDS = ["untargeted", "targeted"]

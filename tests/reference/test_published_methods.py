@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.cleaner import Cleaner
+from depura.diffusion.guidance import State
+from depura.diffusion.schedules import VP, DiscreteLinear, ddpm_steps
+from depura.diffusion.solvers import Ancestral, Euler, posterior_variance
+from depura.diffusion.starts import from_unit_noise
 from depura.gradients import Direct, StoredState
-from depura.guidance import State
+from depura.image_ops import minus_mse, ssim
 from depura.methods.gdmp import gdmp, gdmp_imagenet, released_start
 from depura.methods.gradual import gradual
 from depura.methods.mimicdiffusion import Mimic, constant, mimicdiffusion, through_network
 from depura.noise import Kind
-from depura.purifier import Purifier
-from depura.schedules import VP, DiscreteLinear, ddpm_steps
-from depura.similarity import minus_mse, ssim
-from depura.solvers import Ancestral, Euler, posterior_variance
-from depura.starts import from_unit_noise
+from depura.purifiers.base import Cleaner
+from depura.purifiers.reverse import Purifier
 from published import FOLDERS, Recorded, arrays, cases, denoiser, read, relative
 
 

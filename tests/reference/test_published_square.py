@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.attacks.ball import Ball
-from depura.attacks.square import Square
-from depura.attacks.squares import Bumps
+from depura.attacks.square import Bumps, Square
+from depura.attacks.threat import Ball
 from published import arrays, cases, read, tanh_classifier
 
 

@@ -14,10 +14,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
-from depura.denoisers import EpsDenoiser
-from depura.exact import MixtureDenoiser
-from depura.noise import Kind, Noise
-from depura.schedules import (
+from depura.diffusion.denoisers import EpsDenoiser
+from depura.diffusion.exact import MixtureDenoiser
+from depura.diffusion.schedules import (
     VP,
     DiscreteLinear,
     Step,
@@ -29,7 +28,7 @@ from depura.schedules import (
     steps_at,
     uniform_steps,
 )
-from depura.solvers import (
+from depura.diffusion.solvers import (
     Ancestral,
     Before,
     DpmSolverPP,
@@ -41,6 +40,7 @@ from depura.solvers import (
     Solver,
     solve,
 )
+from depura.noise import Kind, Noise
 from toys import rand, randn
 
 MEANS = 0.6 * randn(3, 2, 4, 4, seed=1)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from depura.denoisers import Denoiser
-from depura.guidance import pull
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.guidance import pull
 from depura.methods.agdm import agdm_sde
 from depura.methods.diffpure import diffpure
 from depura.noise import Noise

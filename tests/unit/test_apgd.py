@@ -9,11 +9,11 @@ from torch import Tensor
 from attack_contract import EOT, INIT, keeps_the_contract
 from depura._check import InputError
 from depura.attacks.apgd import APGD, TargetedAPGD
-from depura.attacks.ascent import Sparse
-from depura.attacks.ball import Ball
+from depura.attacks.climb import Sparse
 from depura.attacks.history import History
 from depura.attacks.losses import BoundedMargin, cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from depura.attacks.queries import COMMON
+from depura.attacks.threat import Ball
 from depura.noise import Noise
 from toys import TanhClassifier, rand, randn
 

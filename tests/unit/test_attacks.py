@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from attack_contract import keeps_the_contract
-from depura.attacks.ball import Ball
 from depura.attacks.eot import mean_of_units
 from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.pgd import PGD, Momentum
+from depura.attacks.threat import Ball
 from depura.defence import Defence
+from depura.diffusion.schedules import VP, uniform_steps
+from depura.diffusion.solvers import Ancestral
 from depura.noise import Noise, Stream
-from depura.purifier import Purifier
-from depura.schedules import VP, uniform_steps
-from depura.solvers import Ancestral
+from depura.purifiers.reverse import Purifier
 from toys import TanhClassifier, rand, randn, tanh_eps
 
 NORMS = ["linf", "l2", "l1"]

@@ -9,10 +9,10 @@ from tests.records import ByHand
 from torch import Tensor
 
 import depura
-from depura.evaluation.hits import Watched, sees_what_is_judged
-from depura.evaluation.nothing import nothing
-from depura.judging.beside import indicators, searches
-from depura.judging.results import Results
+from depura.analysis.details import indicators, searches
+from depura.analysis.results import Results
+from depura.evaluation.diagnostics import nothing
+from depura.evaluation.observed import Watched, sees_what_is_judged
 from depura.noise import Noise
 from depura.records.directory import Unit
 

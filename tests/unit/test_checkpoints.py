@@ -18,13 +18,13 @@ from tests.networks import listing
 from torch import Tensor, nn
 
 import depura
-from depura.checkpoints import PUBLISHED, convert, identify
-from depura.checkpoints.families import FAMILIES
-from depura.data.weights import read_safetensors
-from depura.networks.adm import AdmUNet
-from depura.networks.edm import SongUNet
-from depura.networks.preconditioned import EdmPreconditioned
-from depura.networks.wrappers import CIFAR10, CIFAR100, IMAGENET
+from depura.models.checkpoints import PUBLISHED, convert, identify
+from depura.models.checkpoints.families import FAMILIES
+from depura.models.networks.adm import AdmUNet
+from depura.models.networks.edm import SongUNet
+from depura.models.networks.preconditioned import EdmPreconditioned
+from depura.models.networks.wrappers import CIFAR10, CIFAR100, IMAGENET
+from depura.models.weights import read_safetensors
 
 DENOISERS = [name for name in made.TINY if made.family(name).denoises]
 CLASSIFIERS = [name for name in made.TINY if not made.family(name).denoises]

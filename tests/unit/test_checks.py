@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tests.records import ByHand, edited, named
 
-from depura.judging import checks, soundness, strength
-from depura.judging.results import Results
-from depura.judging.verdicts import Flag, HeadlineStatus, Status, Verdict, grouped
+from depura.analysis import checks, soundness, strength
+from depura.analysis.results import Results
+from depura.analysis.verdicts import Flag, HeadlineStatus, Status, Verdict, grouped
 from depura.records.directory import Unit
 from depura.records.kinds import NOT_FINITE
 from depura.records.schema import AuditCheck, AuditLight, Curve

@@ -12,11 +12,11 @@ from tests.records import PGD, edited, row
 from tests.unit import test_ranking, test_summary
 
 from depura._check import InputError
-from depura.judging.claims import claims
-from depura.judging.summary import Summary, summarise
-from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.analysis.claims import claims
+from depura.analysis.summary import Summary, summarise
+from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
 from depura.records.kinds import AttackKind, GradientMode
-from depura.reports.claims import COLUMNS, attack, bibtex, escaped, latex, paragraph
+from depura.reports.prose import COLUMNS, attack, bibtex, escaped, latex, paragraph
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ import pytest
 from tests.records import SINGLE, ByHand, edited, method
 
 from depura._check import InputError
-from depura.judging.comparison import as_json, compare, detectable_gap
+from depura.analysis.comparison import as_json, compare, detectable_gap
 from depura.records.directory import RecordError, RunDirectory, differences
 from depura.records.schema import Header
 from depura.reports.comparisons import sentences

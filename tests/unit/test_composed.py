@@ -13,17 +13,16 @@ from checks import largest
 from depura._check import InputError
 from depura.audit.audit import audit_gradient
 from depura.audit.checks import Light
-from depura.cleaner import Cleaner
-from depura.composed import Averaged, Mixed, Pinned, Resized, Sequential
-from depura.defence import Defence
+from depura.defence import Defence, MeanLogit
+from depura.diffusion.schedules import Step
 from depura.evaluation.counting import counted
 from depura.gradients import Advance, Direct, Grafted, StoredState, StraightThrough
 from depura.methods.baselines import blur_only, noise_only
 from depura.methods.likelihood import likelihood
 from depura.noise import Kind, Noise
+from depura.purifiers.base import Cleaner
+from depura.purifiers.composed import Averaged, Mixed, Pinned, Resized, Sequential
 from depura.records.describe import describe
-from depura.rules import MeanLogit
-from depura.schedules import Step
 from toys import CLEAN, NOISES, STEPS, VS, XS, TanhClassifier, numerical, purifier_of, rand, randn, value_and_gradient
 
 A, B = purifier_of("Ancestral", "toward", rounds=2), purifier_of("EulerMaruyamaVP")

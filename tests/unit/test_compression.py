@@ -12,7 +12,7 @@ from torch import Tensor
 
 import depura
 from depura import InputError, Jpeg, Noise, Relaxed, jpeg_only
-from depura.compression import CHROMINANCE, LUMINANCE
+from depura.image_ops import CHROMINANCE, LUMINANCE
 
 
 def scene(n: int = 20, *, channels: int = 3, height: int = 32, width: int = 32) -> Tensor:

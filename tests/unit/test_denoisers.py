@@ -12,10 +12,10 @@ from scipy.stats import norm
 from torch import Tensor
 
 from depura._check import InputError
-from depura.denoisers import Clipped, EdmDenoiser, EpsDenoiser, ScoreDenoiser, VDenoiser, edm_coefficients
-from depura.exact import GaussianDenoiser, MixtureDenoiser, empirical_denoiser
-from depura.networks.small import SmallClassifier, SmallUNet
-from depura.schedules import VP, TimeLabel, vp_scale
+from depura.diffusion.denoisers import Clipped, EdmDenoiser, EpsDenoiser, ScoreDenoiser, VDenoiser, edm_coefficients
+from depura.diffusion.exact import GaussianDenoiser, MixtureDenoiser, empirical_denoiser
+from depura.diffusion.schedules import VP, TimeLabel, vp_scale
+from depura.models.networks.small import SmallClassifier, SmallUNet
 from toys import rand, randn
 
 MEAN, STD = 0.5 * randn(2, 3, 3, seed=1), 0.1 + rand(2, 3, 3, seed=2)

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 from tests.records import ByHand
 
-from depura.judging.details import LONGEST_TRACE, Details, details
-from depura.judging.progress import progress
-from depura.judging.results import Results
+from depura.analysis.details import LONGEST_TRACE, Details, details
+from depura.analysis.progress import progress
+from depura.analysis.results import Results
 from depura.records.directory import Unit
 from depura.records.schema import AuditCheck, AuditLight, RowFacts
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from depura._check import InputError
-from depura.composed import Resized
 from depura.defence import Defence
+from depura.diffusion.solvers import Before
 from depura.gradients import Deviated, Direct, Relaxed, StoredState
 from depura.methods.likelihood import likelihood
 from depura.noise import Noise
-from depura.purifier import Purifier
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from depura.records.kinds import GradientMode
-from depura.solvers import Before
 from toys import NOISES, VS, XS, TanhClassifier, purifier_of, tanh_edm, value_and_gradient
 
 ROUTES = {

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import depura
+from depura.diffusion.schedules import TruncatedLabel
 from depura.methods import diffpure as method
 from depura.methods import diffpure_ddpm
-from depura.schedules import TruncatedLabel
 
 
 def nothing(x: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -12,19 +12,18 @@ import torch
 import depura
 from depura import _check
 from depura._check import InputError, InputTypeError
-from depura.attacks.ball import Ball
 from depura.attacks.pgd import PGD
-from depura.composed import Resized
-from depura.defence import Defence
-from depura.denoisers import EdmDenoiser
+from depura.attacks.threat import Ball
+from depura.defence import Defence, MeanProb, Single, Vote
+from depura.diffusion.denoisers import EdmDenoiser
+from depura.diffusion.schedules import VP, uniform_steps
+from depura.diffusion.solvers import Ancestral
 from depura.gradients import StoredState
 from depura.methods.diffpure import diffpure
 from depura.methods.diffpure_ddpm import diffpure_ddpm
 from depura.noise import Noise
-from depura.purifier import Purifier
-from depura.rules import MeanProb, Single, Vote
-from depura.schedules import VP, uniform_steps
-from depura.solvers import Ancestral
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from toys import TanhClassifier, rand, tanh_eps
 
 STEPS = uniform_steps(VP(), t_start=0.2, n_steps=2)

@@ -16,15 +16,15 @@ from depura.audit.derivatives import FLOAT64
 from depura.audit.parts import parts
 from depura.audit.probes import examine
 from depura.defence import Defence
-from depura.denoisers import EpsVarianceDenoiser
+from depura.diffusion.denoisers import EpsVarianceDenoiser
+from depura.diffusion.exact import MixtureDenoiser
+from depura.diffusion.guidance import State
+from depura.diffusion.schedules import VP, TimeLabel, karras_steps, log_snr_steps, steps_at
+from depura.diffusion.solvers import Ancestral, Before, DpmSolverPP, Euler
 from depura.evaluation.counting import counted
-from depura.exact import MixtureDenoiser
 from depura.gradients import Direct, Relaxed, StoredState
-from depura.guidance import State
 from depura.noise import Kind
-from depura.purifier import Purifier
-from depura.schedules import VP, TimeLabel, karras_steps, log_snr_steps, steps_at
-from depura.solvers import Ancestral, Before, DpmSolverPP, Euler
+from depura.purifiers.reverse import Purifier
 from toys import (
     CLEAN,
     NOISE,

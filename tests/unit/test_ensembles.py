@@ -11,14 +11,14 @@ from torch import Tensor
 from attack_contract import EOT, INIT, B, bare, keeps_the_contract, labelled, random_defence
 from depura._check import InputError
 from depura.attacks.apgd import APGD
-from depura.attacks.ball import Ball
+from depura.attacks.baselines import RandomPoints
 from depura.attacks.ensembles import InTurn, Together, rand, standard
 from depura.attacks.losses import BoundedMargin, cross_entropy, dlr
 from depura.attacks.pgd import PGD
-from depura.attacks.random_points import RandomPoints
 from depura.attacks.square import Square
-from depura.composed import Pinned
+from depura.attacks.threat import Ball
 from depura.defence import Defence
+from depura.purifiers.composed import Pinned
 from toys import randn
 
 SHAPE = (1, 4, 4)

@@ -8,22 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.attacks.ball import Ball
 from depura.attacks.eot import by_draw, cosine, health, mean_of_units
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
-from depura.composed import Resized
-from depura.defence import Defence
+from depura.attacks.threat import Ball
+from depura.defence import Defence, MeanProb, Vote
+from depura.diffusion.exact import GaussianDenoiser
+from depura.diffusion.schedules import VP, uniform_steps
+from depura.diffusion.solvers import Ancestral
+from depura.evaluation.batch_size import bytes_per_row, rows_within
 from depura.evaluation.counting import counted
-from depura.evaluation.fitting import bytes_per_row, rows_within
-from depura.evaluation.shortcuts import shortcuts, surrogate
-from depura.exact import GaussianDenoiser
+from depura.evaluation.surrogates import shortcuts, surrogate
 from depura.gradients import Direct, StoredState, graph_bytes
 from depura.noise import Noise
-from depura.purifier import Purifier
-from depura.rules import MeanProb, Vote
-from depura.schedules import VP, uniform_steps
-from depura.solvers import Ancestral
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from toys import TanhClassifier, Toward, rand, tanh_eps
 
 STEPS = uniform_steps(VP(), t_start=0.3, n_steps=6)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from depura.evaluation.error_rates import error_shares, submissions
-from depura.evaluation.statistics import any_of, errors_of, majority, mean_with_interval, single_draw
 from depura.records.kinds import NOT_FINITE
+from depura.statistics.error_rates import error_shares, submissions
+from depura.statistics.intervals import any_of, errors_of, majority, mean_with_interval, single_draw
 
 
 def drawn(errors: list[int], k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,11 @@ import pytest
 from tests.unit.test_summary import BY_HAND, attacked, header, made
 
 from depura._check import InputError
-from depura.judging.exported import COLUMNS, table
+from depura.analysis.table import COLUMNS, table
 from depura.records.directory import RecordError, Unit
 from depura.records.kinds import NOT_FINITE
 from depura.records.schema import Curve
-from depura.reports.datafiles import encode
+from depura.reports.export import encode
 
 
 def of(row: str, errors: list[int], select: list[int], **arrays: Any) -> Unit:

@@ -16,10 +16,10 @@ import depura
 from attack_contract import EOT, INIT, bare, keeps_the_contract, labelled, random_defence
 from depura.attacks import libraries
 from depura.attacks.attack import Candidates, Cost
-from depura.attacks.ball import Ball
 from depura.attacks.external import UNPRICED, External, Source
 from depura.attacks.library_model import ModelForLibraries
 from depura.attacks.losses import cross_entropy
+from depura.attacks.threat import Ball
 from depura.evaluation.study import Row, Study
 from depura.records.describe import describe
 from toys import rand

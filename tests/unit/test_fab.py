@@ -13,10 +13,9 @@ from torch import Tensor
 
 from attack_contract import EOT, INIT, bare, keeps_the_contract, labelled, random_defence
 from depura import InputError
-from depura.attacks.ball import Ball
-from depura.attacks.fab import FAB
-from depura.attacks.hyperplane import dual_norm, to_hyperplane
+from depura.attacks.fab import FAB, dual_norm, to_hyperplane
 from depura.attacks.losses import margin
+from depura.attacks.threat import Ball
 from toys import rand, randn
 
 NORMS = ["linf", "l2"]

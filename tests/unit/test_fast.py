@@ -18,15 +18,15 @@ from depura import Clipped, Defence, Direct, EpsDenoiser, Fast, InputError, Nois
 from depura.audit import audit
 from depura.audit.audit import audit_gradient
 from depura.audit.checks import Light
-from depura.exact import GaussianDenoiser
-from depura.fast import Deviation, deviation
-from depura.networks.adapters import OfClass
-from depura.networks.edm import SongUNet
-from depura.networks.preconditioned import EdmPreconditioned
-from depura.networks.score_sde import NcsnPP
+from depura.diffusion.exact import GaussianDenoiser
+from depura.diffusion.schedules import VP, TimeLabel, uniform_steps
+from depura.models.networks.adapters import OfClass
+from depura.models.networks.edm import SongUNet
+from depura.models.networks.preconditioned import EdmPreconditioned
+from depura.models.networks.score_sde import NcsnPP
 from depura.noise import Stream
+from depura.purifiers.fast import Deviation, deviation
 from depura.records.describe import describe
-from depura.schedules import VP, TimeLabel, uniform_steps
 from toys import TanhNet, rand, randn
 
 SIGMA = 0.4

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import depura
-from depura.networks.small import SmallClassifier
+from depura.models.networks.small import SmallClassifier
 
 
 def network(*, in_place: bool = False) -> nn.Sequential:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import depura
 from depura.noise import Kind, Noise, Stream
-from depura.training.augmentation import augmented
 from depura.training.classifier import Model, ShiftedCrossEntropy, train_classifier
 from depura.training.guide import AdversarialTraining, Trades, divergence, noised
 from depura.training.loop import Recipe
+from depura.training.mixture import augmented
 
 B, SIZE, K = 6, 4, 3
 NOISE = Noise(5, tuple(range(B)), draws=2, stream=Stream.TRAIN)

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from depura.attacks.ball import Ball
+from depura.analysis.summary import summarise
 from depura.attacks.pgd import PGD
-from depura.cleaner import modules_in
-from depura.composed import Sequential
+from depura.attacks.threat import Ball
 from depura.data.imageset import ImageSet
 from depura.defence import Defence
 from depura.evaluation.header import header
 from depura.evaluation.runner import run
 from depura.evaluation.study import Row, Study, ladder
-from depura.judging.summary import summarise
 from depura.methods.agdm import RobustGuide, agdm
+from depura.purifiers.base import modules_in
+from depura.purifiers.composed import Sequential
 from depura.records.describe import describe
 from toys import NOISES, XS, TanhClassifier, tanh_eps
 

@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from depura._check import InputError
-from depura.composed import Pinned
-from depura.defence import Defence
-from depura.evaluation.indicators import compression, pinned_predictions, random_direction
-from depura.exact import GaussianDenoiser
+from depura.defence import Defence, Vote
+from depura.diffusion.exact import GaussianDenoiser
+from depura.diffusion.schedules import EDM, steps_at
+from depura.diffusion.solvers import Ancestral, Euler
+from depura.evaluation.diagnostics import compression, pinned_predictions, random_direction
 from depura.methods.baselines import noise_only
 from depura.noise import Kind, Noise, Stream
-from depura.purifier import Purifier
-from depura.rules import Vote
-from depura.schedules import EDM, steps_at
-from depura.solvers import Ancestral, Euler
+from depura.purifiers.composed import Pinned
+from depura.purifiers.reverse import Purifier
 from toys import TanhClassifier, rand, randn
 
 IMAGES = rand(5, 1, 4, 4, seed=1)

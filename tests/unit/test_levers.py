@@ -13,15 +13,15 @@ from attack_contract import EOT, INIT, B, bare, keeps_the_contract, labelled, ra
 from depura._check import InputError
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Candidates, Cheap
-from depura.attacks.ball import Ball
 from depura.attacks.ensembles import Together
 from depura.attacks.eot import mean
 from depura.attacks.growth import Growth, look
 from depura.attacks.losses import targeted_margin
 from depura.attacks.pgd import PGD
 from depura.attacks.queries import COMMON, Queries
+from depura.attacks.threat import Ball
 from depura.attacks.warm import Warm
-from depura.demo import digits_purifier
+from depura.evaluation.demo import digits_purifier
 from depura.evaluation.units import run_unit
 from depura.noise import Noise
 from depura.records.describe import describe

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from depura.filters import Upsampled
-from depura.guidance import State
+from depura.diffusion.guidance import State
+from depura.image_ops import Upsampled
 from depura.methods.mimicdiffusion import Mimic, constant, mimicdiffusion, through_network, unprojected
 from depura.noise import Noise
 from toys import rand, randn, tanh_eps

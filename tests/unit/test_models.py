@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import depura
 from depura import digits_denoiser, load_classifier, load_denoiser
 from depura._check import InputError
-from depura.models import classifier, denoiser
+from depura.models.by_name import classifier, denoiser
 from toys import rand
 
 MINE = """

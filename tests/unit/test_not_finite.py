@@ -16,7 +16,7 @@ from attack_contract import EOT, INIT, B, Break, Breaking, bears_what_is_not_fin
 from depura._check import InputError
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack, Candidates, Cost
-from depura.attacks.ball import Ball
+from depura.attacks.baselines import Unchanged
 from depura.attacks.catalogue import CATALOGUE, Entry, threat
 from depura.attacks.ensembles import InTurn
 from depura.attacks.eot import by_draw
@@ -24,34 +24,22 @@ from depura.attacks.fab import FAB
 from depura.attacks.growth import Growth
 from depura.attacks.losses import cross_entropy, margin, targeted_margin
 from depura.attacks.pgd import PGD, Momentum
-from depura.attacks.selective import Selective
-from depura.attacks.shared import shared_step
+from depura.attacks.selective import Selective, shared_step
 from depura.attacks.spsa import SPSA
 from depura.attacks.square import Square
 from depura.attacks.stadv import StAdv
+from depura.attacks.threat import Ball
 from depura.attacks.transfer import Transfer
-from depura.attacks.unchanged import Unchanged
 from depura.attacks.warm import Warm
-from depura.defence import Defence
-from depura.evaluation.hits import Watched
-from depura.evaluation.indicators import compression, pinned_predictions
-from depura.evaluation.nothing import identity_difference
+from depura.defence import Defence, MeanLogit, MeanProb, Rule, Single, Vote
+from depura.diffusion.schedules import Step
+from depura.diffusion.starts import from_input
+from depura.evaluation.diagnostics import compression, identity_difference, pinned_predictions
+from depura.evaluation.observed import Watched
 from depura.evaluation.scoring import choose, score
-from depura.gradients import (
-    Adjoint,
-    Deviated,
-    Direct,
-    GradientRoute,
-    Grafted,
-    Relaxed,
-    StoredState,
-    StraightThrough,
-)
+from depura.gradients import Adjoint, Deviated, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
 from depura.methods.agdm import agdm
 from depura.noise import BLOCK, Noise, Stream
-from depura.rules import MeanLogit, MeanProb, Rule, Single, Vote
-from depura.schedules import Step
-from depura.starts import from_input
 from depura.training.classifier import accuracy
 from shrunk import shrunk
 from toys import TanhClassifier, purifier_of, rand, tanh_eps

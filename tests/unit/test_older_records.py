@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from depura.analysis.comparison import compare
+from depura.analysis.summary import summarise
+from depura.analysis.table import table
 from depura.cli import app
-from depura.judging.comparison import compare
-from depura.judging.exported import table
-from depura.judging.summary import summarise
 from depura.records.directory import RecordError, RunDirectory
 from depura.records.kinds import AttackKind, GradientMode
 

@@ -17,19 +17,18 @@ from depura.audit.audit import Audit, audit_gradient
 from depura.audit.checks import Light
 from depura.audit.derivatives import FLOAT64, loose, normal, slope
 from depura.audit.probes import Probe, examine
-from depura.composed import Resized
-from depura.defence import Defence
-from depura.denoisers import Clipped, EpsDenoiser
-from depura.exact import GaussianDenoiser
+from depura.defence import Defence, MeanProb, Vote
+from depura.diffusion.denoisers import Clipped, EpsDenoiser
+from depura.diffusion.exact import GaussianDenoiser
+from depura.diffusion.guidance import State, pull
+from depura.diffusion.schedules import VP, Step, TimeLabel, uniform_steps
+from depura.diffusion.solvers import Ancestral, Heun, StepResult
+from depura.diffusion.starts import from_noise
 from depura.gradients import Direct, StoredState, StraightThrough
-from depura.guidance import State, pull
 from depura.noise import Kind, Noise
-from depura.purifier import Purifier
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from depura.records.kinds import GradientMode
-from depura.rules import MeanProb, Vote
-from depura.schedules import VP, Step, TimeLabel, uniform_steps
-from depura.solvers import Ancestral, Heun, StepResult
-from depura.starts import from_noise
 from toys import TanhClassifier, TanhNet, Toward, TowardNoised, rand, randn, tanh_eps
 
 X = rand(2, 1, 4, 4, seed=1)

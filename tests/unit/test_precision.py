@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from depura._check import InputError
-from depura.evaluation.precision import Spread, spread
+from depura.statistics.precision import Spread, spread
 
 
 def test_the_two_parts_of_the_variance_are_those_of_the_population() -> None:

@@ -7,24 +7,17 @@ import math
 import pytest
 import torch
 
-from depura.composed import Resized
 from depura.defence import Defence
-from depura.exact import GaussianDenoiser
+from depura.diffusion.exact import GaussianDenoiser
+from depura.diffusion.schedules import EDM, VP, DiscreteLinear, steps_at, uniform_steps
+from depura.diffusion.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun, Solver
+from depura.diffusion.starts import FromInputAround, FromInputUnder, from_input, from_noise
 from depura.gradients import StoredState
-from depura.methods.diffpure import (
-    CIFAR10_L2,
-    CIFAR10_LINF,
-    CIFAR10_RESNET50,
-    IMAGENET,
-    diffpure,
-    released_start,
-)
+from depura.methods.diffpure import CIFAR10_L2, CIFAR10_LINF, CIFAR10_RESNET50, IMAGENET, diffpure, released_start
 from depura.methods.diffpure_ddpm import CELEBA, diffpure_ddpm
 from depura.noise import Kind, Noise
-from depura.purifier import Purifier
-from depura.schedules import EDM, VP, DiscreteLinear, steps_at, uniform_steps
-from depura.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun, Solver
-from depura.starts import FromInputAround, FromInputUnder, from_input, from_noise
+from depura.purifiers.composed import Resized
+from depura.purifiers.reverse import Purifier
 from toys import STEPS, TanhClassifier, rand, tanh_edm
 
 NOISE = Noise(3, images=(4, 9))

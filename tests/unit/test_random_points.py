@@ -10,11 +10,11 @@ from torch import Tensor
 import depura
 from attack_contract import EOT, INIT, B, keeps_the_contract, labelled, random_defence
 from depura._check import InputError
-from depura.attacks.ball import Ball
+from depura.attacks.baselines import RandomPoints, corners, gaussian, uniform
 from depura.attacks.flow import Flow
 from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.queries import COMMON
-from depura.attacks.random_points import RandomPoints, corners, gaussian, uniform
+from depura.attacks.threat import Ball
 from toys import rand
 
 BALLS = [Ball("linf", 0.1), Ball("l2", 0.4), Flow(0.3)]

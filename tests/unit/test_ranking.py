@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 from tests.records import DEFENCE, ByHand, Errors, edited, method
 
-from depura.evaluation.statistics import mean_with_interval
-from depura.judging.ranking import Ranking
-from depura.judging.summary import Summary, summarise
-from depura.judging.verdicts import Flag, HeadlineStatus, Status, Verdict
+from depura.analysis.ranking import Ranking
+from depura.analysis.summary import Summary, summarise
+from depura.analysis.verdicts import Flag, HeadlineStatus, Status, Verdict
 from depura.records.directory import RunDirectory, Unit
 from depura.records.schema import Curve, Header
 from depura.reports import figures, markdown, page, standings, tables
+from depura.statistics.intervals import mean_with_interval
 
 N, K = 12, 4
 BY_HAND = ByHand(np.arange(N) % 10, draws=K, wrong=10)

@@ -15,19 +15,22 @@ from PIL import Image
 from rich.console import Console
 from tests.records import ByHand, edited, method
 
-from depura.evaluation.error_rates import Shares, Submissions
-from depura.evaluation.statistics import Estimate
-from depura.judging.details import Audited, Budget, Details, ErrorRates, Price, Trace
-from depura.judging.progress import Progress
-from depura.judging.ranking import Entry, Ranking
-from depura.judging.results import Metrics
-from depura.judging.summary import Examples, Line, Picture, Point, Summary, _extremes
-from depura.judging.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
-from depura.judging.words import KINDS
+from depura.analysis.details import Audited, Budget, Details, ErrorRates, Price, Trace
+from depura.analysis.progress import Progress
+from depura.analysis.ranking import Entry, Ranking
+from depura.analysis.results import Metrics
+from depura.analysis.summary import Examples, Line, Picture, Point, Summary, _extremes
+from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.analysis.words import KINDS
 from depura.records.kinds import AttackKind, GradientMode
 from depura.records.schema import Audit, AuditCheck, AuditLight, Curve, Header
-from depura.reports import background, charts, figures, ladder, limits, page, tables, theatre
+from depura.reports import background, charts, figures, page, tables
+from depura.reports import figures as ladder
+from depura.reports import pictures as theatre
+from depura.reports import prose as limits
 from depura.reports.markdown import markdown
+from depura.statistics.error_rates import Shares, Submissions
+from depura.statistics.intervals import Estimate
 
 
 def about(value: float) -> Estimate:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura._check import InputError
-from depura.networks.resnet import CifarBottleneckResNet, CifarResNet
+from depura.models.networks.resnet import CifarBottleneckResNet, CifarResNet
 from toys import randn
 
 

@@ -7,12 +7,11 @@ import pytest
 import scipy.special
 import torch
 
-from depura.defence import Defence
+from depura.defence import Defence, MeanProb, Single, Vote
+from depura.diffusion.schedules import VP, uniform_steps
+from depura.diffusion.solvers import Ancestral
 from depura.noise import Noise, Stream
-from depura.purifier import Purifier
-from depura.rules import MeanProb, Single, Vote
-from depura.schedules import VP, uniform_steps
-from depura.solvers import Ancestral
+from depura.purifiers.reverse import Purifier
 from toys import TanhClassifier, rand, randn, tanh_eps
 
 

@@ -10,7 +10,7 @@ import pytest
 from diffusers import DDPMScheduler, EDMEulerScheduler
 
 from depura._check import InputError
-from depura.schedules import (
+from depura.diffusion.schedules import (
     EDM,
     VE,
     VP,

@@ -378,7 +378,7 @@ def test_things_are_called_by_their_names_and_not_by_their_files() -> None:
 
 def test_what_a_study_file_defines_does_not_name_the_file(tmp_path: Path) -> None:
     """Loaded as `depura run` loads it."""
-    from depura.evaluation.source import _module_of  # noqa: PLC0415 (only here)
+    from depura.evaluation.study_file import _module_of  # noqa: PLC0415 (only here)
 
     made: dict[str, list[str]] = {}
     for name in ("first.py", "another-name.py"):
@@ -398,7 +398,7 @@ def test_a_thing_may_have_a_name_of_its_own() -> None:
     assert record_name(function) == "depura.this.one"
     assert function() == 3
     assert record_name(mimicdiffusion.through_network) == "depura.mimicdiffusion.through_network"
-    assert record_name(depura.optimised.through_network) == "depura.through_network"
+    assert record_name(depura.purifiers.optimisation.through_network) == "depura.through_network"
 
     class Named:
         record_name = "depura.Named"
@@ -476,15 +476,12 @@ def test_short_names_are_the_last_words(described: Any, word: str) -> None:
     assert short_name(described) == word
 
 
-NO_PART = (
-    "audit", "checkpoints", "cli", "data", "evaluation", "judging", "models", "networks", "planning", "reports",
-    "reproduction", "training",
-)  # fmt: skip
-"""Parts of depura whose things no record names, or (networks) names with a digest of their weights."""
+NO_PART = ("analysis", "audit", "cli", "data", "evaluation", "models", "planning", "reports", "statistics", "training")
+"""Parts of depura whose things no record names, or (models.networks) names with a digest of their weights."""
 
 ALIKE = {
     # Types for annotations: a record names the rule that it holds, such as depura.Vote, and neither of these two.
-    "depura.Rule": {"depura.attacks.ascent.Rule", "depura.rules.Rule"},
+    "depura.Rule": {"depura.attacks.climb.Rule", "depura.defence.Rule"},
     # Entries of tables of published settings: a study takes numbers from them, and holds none of them.
     "depura.Preset": {"depura.methods.diffpure.Preset", "depura.methods.diffpure_ddpm.Preset"},
     # Functions that make a depura.FromInputUnder, which is what a purifier holds and a record names.

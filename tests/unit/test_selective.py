@@ -11,12 +11,11 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from attack_contract import EOT, INIT, B, keeps_the_contract, random_defence
 from depura._check import InputError
-from depura.attacks.ball import Ball
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
 from depura.attacks.queries import COMMON
-from depura.attacks.selective import Selective, Turning
-from depura.attacks.shared import shared_step
+from depura.attacks.selective import Selective, Turning, shared_step
+from depura.attacks.threat import Ball
 from depura.noise import Noise
 from toys import rand, randn
 

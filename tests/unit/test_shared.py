@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from depura.attacks.ball import Ball
-from depura.attacks.shared import Shared, shared_step
+from depura.attacks.selective import Shared, shared_step
+from depura.attacks.threat import Ball
 from toys import randn
 
 NORMS = ["linf", "l2"]

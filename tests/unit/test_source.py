@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from depura import InputError
-from depura.evaluation.source import StudySource, read_settings
+from depura.evaluation.study_file import StudySource, read_settings
 
 
 def build(

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from attack_contract import EOT, INIT, keeps_the_contract, labelled, random_defence
 from depura import InputError
-from depura.attacks.ball import Ball
-from depura.attacks.directions import Gaussian, Rademacher
 from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.queries import COMMON, Queries
-from depura.attacks.spsa import SPSA
+from depura.attacks.spsa import SPSA, Gaussian, Rademacher
+from depura.attacks.threat import Ball
 from depura.noise import Kind, Noise
 from toys import rand, randn
 

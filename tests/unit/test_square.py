@@ -11,12 +11,11 @@ from torch import Tensor
 
 from attack_contract import EOT, INIT, keeps_the_contract
 from depura import InputError
-from depura.attacks.ball import Ball
 from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.numbers import numbered
 from depura.attacks.queries import COMMON
-from depura.attacks.square import Square
-from depura.attacks.squares import Bumps, FlatSquares, bump
+from depura.attacks.square import Bumps, FlatSquares, Square, bump
+from depura.attacks.threat import Ball
 from depura.noise import Kind, Noise
 from toys import rand, randn
 

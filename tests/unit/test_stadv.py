@@ -14,10 +14,10 @@ import depura
 from attack_contract import EOT, INIT, B, keeps_the_contract
 from depura._check import InputError
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Threat
 from depura.attacks.flow import Flow, roughness, sampled, warped
 from depura.attacks.losses import cross_entropy
 from depura.attacks.stadv import StAdv
+from depura.attacks.threat import Threat
 from depura.noise import Noise
 from toys import rand, randn
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from depura.evaluation.statistics import (
+from depura.statistics.intervals import (
     Recount,
     any_of,
     errors_of,

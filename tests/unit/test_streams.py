@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import depura
-from depura.evaluation.scoring import choose, score
-from depura.evaluation.streams import Streams, for_scoring
+from depura.evaluation.scoring import Streams, choose, for_scoring, score
 
 IDS = (3, 8)
 NAMES = ("init", "eot", "select", "report", "null")

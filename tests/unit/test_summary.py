@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tests.records import ByHand, edited, method
 
-from depura.judging.results import Outcome
-from depura.judging.summary import summarise
-from depura.judging.verdicts import Flag, HeadlineStatus, Status
+from depura.analysis.results import Outcome
+from depura.analysis.summary import summarise
+from depura.analysis.verdicts import Flag, HeadlineStatus, Status
 from depura.records.directory import RunDirectory, Unit
 from depura.records.kinds import NOT_FINITE
 from depura.records.schema import Header, RescoredFrom, Source

@@ -11,7 +11,7 @@ from tests import layouts
 from tests.layouts import pixels
 
 from depura import ImageSet, InputError
-from depura.cli.fitting import sources
+from depura.cli.training import sources
 
 
 def trained_on(path: Path) -> ImageSet:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from attack_contract import EOT, INIT, B, bare, keeps_the_contract, labelled, random_defence
 from depura._check import InputError
-from depura.attacks.ball import Ball
 from depura.attacks.losses import margin
 from depura.attacks.pgd import PGD
 from depura.attacks.queries import COMMON
+from depura.attacks.threat import Ball
 from depura.attacks.transfer import Transfer
 from depura.noise import Noise, Stream
 from depura.records.describe import describe

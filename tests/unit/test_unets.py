@@ -14,9 +14,9 @@ from tests.networks import on_meta
 from torch import Tensor, nn
 
 from depura import InputError
-from depura.networks.blocks import Shapes
-from depura.networks.ddpm import DdpmUNet, settings_of
-from depura.networks.score_sde import NcsnPP, ScoreSdeDdpm, ddpm_settings, ncsnpp_settings
+from depura.models.networks.blocks import Shapes
+from depura.models.networks.ddpm import DdpmUNet, settings_of
+from depura.models.networks.score_sde import NcsnPP, ScoreSdeDdpm, ddpm_settings, ncsnpp_settings
 from depura.training.loop import seeded
 from toys import rand, randn
 

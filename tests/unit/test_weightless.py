@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 import depura
 from depura.cli import app
 from depura.data.imageset import ImageSet
-from depura.denoisers import EpsDenoiser, EpsVarianceDenoiser
+from depura.diffusion.denoisers import EpsDenoiser, EpsVarianceDenoiser
+from depura.evaluation.batch_size import bytes_per_row
 from depura.evaluation.counting import Counts, evaluations
-from depura.evaluation.fitting import bytes_per_row
-from depura.evaluation.operations import Estimate, operations, shares
+from depura.evaluation.meta_device import is_weightless, without_weights
 from depura.evaluation.runner import run
-from depura.evaluation.weightless import is_weightless, without_weights
-from depura.networks.blocks import attend
-from depura.networks.resnet import CifarResNet
-from depura.networks.small import SmallClassifier, SmallUNet
+from depura.models.networks.blocks import attend
+from depura.models.networks.resnet import CifarResNet
+from depura.models.networks.small import SmallClassifier, SmallUNet
+from depura.planning.operations import Estimate, operations, shares
 
 SIZE = 8
 
@@ -79,8 +79,8 @@ def small(purifier: depura.Cleaner, *, device: str = "cpu", relaxed: float | Non
 @pytest.fixture(autouse=True, scope="module")
 def short_probe():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("depura.evaluation.timing.PROBE_SECONDS", 0.0)
-        patch.setattr("depura.evaluation.operations.PROBE_SECONDS", 0.0)
+        patch.setattr("depura.planning.timing.PROBE_SECONDS", 0.0)
+        patch.setattr("depura.planning.operations.PROBE_SECONDS", 0.0)
         yield
 
 

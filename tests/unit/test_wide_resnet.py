@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura._check import InputError
-from depura.networks.wide_resnet import DmWideResNet, WideResNet, wide_resnet_settings
+from depura.models.networks.wide_resnet import DmWideResNet, WideResNet, wide_resnet_settings
 from toys import randn
 
 

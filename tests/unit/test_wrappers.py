@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from depura._check import InputError
-from depura.networks.attribute import AttributeNet
-from depura.networks.wrappers import Normalised, Padded, ResizedInput, TwoLogits
+from depura.models.networks.attribute import AttributeNet
+from depura.models.networks.wrappers import Normalised, Padded, ResizedInput, TwoLogits
 from toys import rand, randn
 
 

@@ -14,15 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
-from depura.attacks.ascent import rule_for, run
 from depura.attacks.attack import Candidates, Cheap, Cost, Told, part_of
-from depura.attacks.ball import Ball, per_image
-from depura.attacks.climb import Asking, Climb
+from depura.attacks.climb import Asking, Climb, rule_for, run
 from depura.attacks.eot import Combine, Model, RandomModel, mean
 from depura.attacks.growth import Growth
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, comparable, margin, targeted_dlr
 from depura.attacks.queries import Queries, common
+from depura.attacks.threat import Ball, per_image
 from depura.attacks.warm import Warm
 from depura.noise import Noise
 

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from depura.attacks.ball import Threat
 from depura.attacks.eot import Model, RandomModel
+from depura.attacks.threat import Threat
 from depura.noise import Noise
 
 Told = Callable[[float], None]

@@ -13,16 +13,16 @@ from typing import Any, Literal, cast
 from depura import _check
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball, Norm, Threat
+from depura.attacks.baselines import RandomPoints
 from depura.attacks.ensembles import rand, standard
 from depura.attacks.fab import FAB
 from depura.attacks.flow import Flow
 from depura.attacks.pgd import PGD, Momentum
-from depura.attacks.random_points import RandomPoints
 from depura.attacks.selective import Selective
 from depura.attacks.spsa import SPSA
 from depura.attacks.square import Square
 from depura.attacks.stadv import StAdv
+from depura.attacks.threat import Ball, Norm, Threat
 
 Needs = Literal["gradients", "scores", "decisions"]
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from depura import _check
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack, Candidates, Cost, Gradients, Told, part_of
-from depura.attacks.ball import Ball, Threat, per_image
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.fab import FAB
 from depura.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from depura.attacks.queries import Queries
 from depura.attacks.square import Square
+from depura.attacks.threat import Ball, Threat, per_image
 from depura.noise import Noise
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura._memory import unless_out_of_memory
-from depura.attacks.ball import per_image
 from depura.attacks.losses import Loss
+from depura.attacks.threat import per_image
+from depura.gradients.memory import unless_out_of_memory
 from depura.noise import Noise
 from depura.predictions import all_finite, predicted
 

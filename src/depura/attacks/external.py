@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura._memory import unless_out_of_memory
 from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.ball import Ball
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.history import History
 from depura.attacks.library_model import ModelForLibraries
+from depura.attacks.threat import Ball
+from depura.gradients.memory import unless_out_of_memory
 from depura.noise import Kind, Noise
 
 ROUNDING = 1e-5

@@ -13,15 +13,94 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Candidates, Cost, Told, part_of
-from depura.attacks.ball import Ball, only, per_image
 from depura.attacks.eot import Model, RandomModel
-from depura.attacks.found import Found
 from depura.attacks.history import History
-from depura.attacks.hyperplane import dual_norm, to_hyperplane
 from depura.attacks.losses import margin, targeted_margin
 from depura.attacks.queries import Queries
+from depura.attacks.threat import Ball, Norm, only, per_image
 from depura.noise import Kind, Noise
 from depura.predictions import all_finite, predicted
+
+
+class Found:
+    """What was seen of each image.
+
+    Attributes:
+        images: (B, C, H, W), the images under attack.
+        closest: (B, C, H, W), the closest misclassified points.
+        distance: (B,), how far they are; infinite where there is none.
+    """
+
+    def __init__(self, images: Tensor, wrong: Tensor) -> None:
+        """Begin.
+
+        Args:
+            images: (B, C, H, W).
+            wrong: (B,), whether the image itself is misclassified.
+        """
+        self.images = images
+        self.closest = images.clone()
+        self.distance = torch.where(wrong, 0.0, torch.inf).to(images.dtype)
+        self._worst = images.clone()
+        self._loss = torch.full_like(self.distance, -torch.inf)
+
+    def see(self, x: Tensor, loss: Tensor, wrong: Tensor, at: Tensor, ball: Ball) -> None:
+        """Points x (R, C, H, W) for the images `at` (R,), distinct; the image itself is none."""
+        distance = ball.distance(x, self.images[at])
+        closer = wrong & (distance < self.distance[at])
+        self.closest[at[closer]], self.distance[at[closer]] = x[closer], distance[closer]
+        worse = (loss > self._loss[at]) & (distance > 0)
+        self._worst[at[worse]], self._loss[at[worse]] = x[worse], loss[worse]
+
+    def inside(self, ball: Ball) -> Tensor:
+        """Whether the closest misclassified point is in the ball, (B,)."""
+        return self.distance <= ball.eps * (1 + 1e-6)
+
+    def result(self, ball: Ball) -> Tensor:
+        """The closest point if in the ball, else the one of the largest loss, brought into it: (B, C, H, W)."""
+        return torch.where(per_image(self.inside(ball)), self.closest, ball.project(self._worst, self.images))
+
+
+def dual_norm(norm: Norm, w: Tensor) -> Tensor:
+    """Largest <w, d> over changes d of norm 1: the l1 norm for linf, the l2 norm for l2; (B, C, H, W) -> (B,)."""
+    flat = w.flatten(1)
+    return flat.abs().sum(1) if norm == "linf" else flat.square().sum(1).sqrt()
+
+
+def to_hyperplane(norm: Norm, x: Tensor, w: Tensor, gap: Tensor) -> Tensor:
+    """The smallest change d with <w, d> = gap and x + d in [0, 1]; where there is none, the one that comes closest.
+
+    All pixels move at once, pixel i at a speed of 1 (linf) or |w_i| (l2) towards its end of [0, 1], and stop there.
+    This is what the conditions of optimality ask for: as a function of time the product <w, d> is concave and piecewise
+    linear, with a kink where a pixel stops, so that sorting the times of the stops solves it exactly. The projection of
+    Croce and Hein 2020 (arXiv:1907.02044).
+
+    Args:
+        norm: "linf" or "l2".
+        x: (B, C, H, W) in [0, 1].
+        w: normals, (B, C, H, W); pixels where it is zero do not move.
+        gap: (B,), how much <w, x> has to grow.
+
+    Returns:
+        d, (B, C, H, W).
+    """
+    point, normal = x.flatten(1), w.flatten(1)
+    way = normal.sign() * gap.sign()[:, None]
+    room = torch.where(way > 0, 1 - point, point).clamp_min(0) * way.abs()
+    weight = normal.abs()
+    speed = torch.where((weight == 0) | (norm == "linf"), 1.0, weight)
+    stop, order = (room / speed).sort(dim=1)
+    gained = (weight * room).gather(1, order)
+    before = gained.cumsum(1) - gained
+    slope = (weight * speed).gather(1, order).flip(1).cumsum(1).flip(1)
+    # The stretch between two stops in which the gap is closed. Beyond the last stop it cannot be: time only goes on.
+    stretch = (before + slope * stop < gap.abs()[:, None]).sum(1, keepdim=True)
+    here = stretch.clamp_max(stop.shape[1] - 1)
+    rate = slope.gather(1, here)
+    missing = (gap.abs()[:, None] - before.gather(1, here)).clamp_min(0)
+    time = missing / torch.where(rate > 0, rate, 1.0)
+    return (way * torch.minimum(time * speed, room)).reshape(x.shape)
+
 
 ONE = range(1)
 """A deterministic model is asked for a single draw."""

@@ -12,8 +12,8 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from depura import _check
-from depura.attacks.ball import Ball
 from depura.attacks.eot import Model, RandomModel
+from depura.attacks.threat import Ball
 from depura.noise import Noise
 
 _again: Callable[..., Tensor] = cast(Any, torch.utils.checkpoint).checkpoint

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.ball import Ball, per_image
 from depura.attacks.eot import Combine, Model, RandomModel, mean
 from depura.attacks.growth import Growth, look
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin
 from depura.attacks.queries import Queries
+from depura.attacks.threat import Ball, per_image
 from depura.noise import Noise
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.ball import per_image
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.flow import Flow, roughness, sampled, warped
 from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin
 from depura.attacks.queries import Queries
+from depura.attacks.threat import per_image
 from depura.noise import Noise
 
 BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8

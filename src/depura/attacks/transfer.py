@@ -9,10 +9,10 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Attack, Candidates, Cost, Told, part_of
-from depura.attacks.ball import Threat
 from depura.attacks.eot import Model, RandomModel
 from depura.attacks.losses import Loss, comparable, margin
 from depura.attacks.queries import Queries, common
+from depura.attacks.threat import Threat
 from depura.noise import Noise, Stream
 
 

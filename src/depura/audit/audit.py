@@ -15,12 +15,11 @@ from depura.audit.derivatives import FLOAT64, Narrowing, Precision, loose, norma
 from depura.audit.modules import localise
 from depura.audit.probes import Fault, error_line
 from depura.audit.subject import Checkpointed, Subject, at_least_two, rerouted
-from depura.defence import Defence
-from depura.fast import deviation, is_fast
+from depura.defence import Defence, MeanProb, Vote
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
+from depura.purifiers.fast import deviation, is_fast
 from depura.records.kinds import GradientMode
-from depura.rules import MeanProb, Vote
 
 MARGIN = 0.05
 """How far audited images keep from 0 and 1, so that finite differences stay in range."""

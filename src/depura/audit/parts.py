@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from depura.audit.probes import Probe, Tensors
-from depura.cleaner import Moment
-from depura.defence import Defence
-from depura.guidance import State, recorded
+from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
+from depura.diffusion.guidance import State, recorded
+from depura.diffusion.solvers import AncestralLearned, Before, Denoise, Multistep, solve
 from depura.noise import Noise
-from depura.purifier import Purifier
-from depura.rules import MeanLogit, MeanProb, Single, Vote
-from depura.solvers import AncestralLearned, Before, Denoise, Multistep, solve
+from depura.purifiers.base import Moment
+from depura.purifiers.reverse import Purifier
 
 NO_SCORES = "Give it scores with a gradient, such as logits or probabilities, in the place of labels."
 NO_SLOPE = (

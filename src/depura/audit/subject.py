@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from depura.audit.derivatives import Precision, pull
-from depura.cleaner import Cleaner, Leaf
 from depura.defence import Defence
+from depura.diffusion.schedules import Step
 from depura.gradients import Advance, GradientRoute
 from depura.noise import Noise
+from depura.purifiers.base import Cleaner, Leaf
 from depura.records.kinds import GradientMode
-from depura.schedules import Step
 
 M = TypeVar("M", bound=nn.Module)
 

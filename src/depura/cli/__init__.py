@@ -6,7 +6,6 @@ import typer
 
 from depura.cli import (
     attack,
-    attacks,
     audit,
     checkpoint,
     claim,
@@ -23,6 +22,7 @@ from depura.cli import (
     train,
     verify,
 )
+from depura.cli import attack as attacks
 
 app = typer.Typer(
     name="depura",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from enum import Enum
@@ -14,20 +15,48 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Threat
-from depura.attacks.catalogue import CATALOGUE, EOT, EPS, built, threat
-from depura.cli.doors import door, fraction, one_thread, out, progress
+from depura.attacks.catalogue import CATALOGUE, EOT, EPS, at_default, built, threat
+from depura.attacks.threat import Threat
+from depura.cli.console import door, fraction, one_thread, out, progress
 from depura.cli.purifiers import DIGITS, Method, purifier_of
 from depura.data import files
 from depura.data.digits import SHAPE
 from depura.data.imageset import read_npz
 from depura.defence import Defence
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
-from depura.models import DENOISERS, FORMS
-from depura.models import classifier as classifier_named
+from depura.models.by_name import DENOISERS, FORMS
+from depura.models.by_name import classifier as classifier_named
 from depura.noise import Noise, Stream
 from depura.predictions import predicted, same_answers
 from depura.records.kinds import NOT_FINITE
+
+
+@door
+def attacks(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """List the attacks: what each needs of a model, its norms, its price per image, and where it is from."""
+    lines = [
+        {
+            "name": entry.name,
+            "title": entry.title,
+            "needs": entry.needs,
+            "norms": ", ".join(entry.norms),
+            "cost": entry.formula,
+            "default": str(at_default(entry).cost),
+            "source": entry.source,
+        }
+        for entry in CATALOGUE
+    ]
+    if as_json:
+        typer.echo(json.dumps(lines, indent=1))
+        return
+    for line in lines:
+        out.print(f"[bold]{line['name']}[/bold]  {line['title']}", highlight=False)
+        for key in ("source", "needs", "norms"):
+            out.print(f"  {key:<8} {line[key]}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"  {'cost':<8} {line['cost']}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"  {'default':<8} {line['default']}", highlight=False, markup=False, soft_wrap=True)
+    out.print("\nCost: evaluations of the model per image, at most; eot: draws of a randomised model per question.")
+
 
 AT_ONCE = 64
 """Images attacked in one call."""

@@ -11,9 +11,9 @@ from rich.text import Text
 from depura import _check
 from depura.audit.audit import Audit, audit_gradient
 from depura.audit.checks import Light
-from depura.cli.doors import door, one_thread, out
+from depura.cli.console import door, one_thread, out
 from depura.cli.studies import Device, Settings, pairs
-from depura.evaluation.source import StudySource
+from depura.evaluation.study_file import StudySource
 
 STYLES = {Light.GREEN: "green", Light.AMBER: "yellow", Light.RED: "red"}
 

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from depura import _check
-from depura.checkpoints import PUBLISHED, Identified, convert, identify
-from depura.cli.doors import door, out
+from depura.cli.console import door, out
+from depura.models.checkpoints import PUBLISHED, Identified, convert, identify
 
 app = typer.Typer(
     help="Say what a checkpoint file is, convert it, list the published ones. Nothing in a file is run.",

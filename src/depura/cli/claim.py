@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from depura.cli.doors import door, err
-from depura.judging.claims import claims
-from depura.judging.summary import summarise
+from depura.analysis.claims import claims
+from depura.analysis.summary import summarise
+from depura.cli.console import door, err
 from depura.records.directory import RunDirectory
-from depura.reports.claims import COLUMNS, bibtex, latex, paragraph
+from depura.reports.prose import COLUMNS, bibtex, latex, paragraph
 
 
 @door

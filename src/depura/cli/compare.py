@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from depura.cli.doors import door, out
-from depura.judging.comparison import as_json
-from depura.judging.comparison import compare as compared
+from depura.analysis.comparison import as_json
+from depura.analysis.comparison import compare as compared
+from depura.cli.console import door, out
 from depura.records.directory import RunDirectory
 from depura.reports.comparisons import sentences, terminal
 

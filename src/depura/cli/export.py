@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from depura.cli.doors import door, out
+from depura.analysis.table import table
+from depura.cli.console import door, out
 from depura.data import files
-from depura.judging.exported import table
 from depura.records.directory import RunDirectory
-from depura.reports import datafiles
+from depura.reports import export as datafiles
 
 
 @door

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.cli.doors import door, duration, one_thread, out, seconds
+from depura.cli.console import door, duration, one_thread, out, seconds
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Budget, Device, Machine, Settings, Workers, go_on, pairs, workers_of
-from depura.evaluation import price
 from depura.evaluation.extending import extended
 from depura.evaluation.runner import Shard
 from depura.evaluation.study import Study, UnitKey
+from depura.planning import price
 from depura.records.directory import RunDirectory
 from depura.records.schema import AddedAttack
 

@@ -7,10 +7,10 @@ from types import TracebackType
 
 from rich.progress import TaskID
 
-from depura.cli.doors import out, progress
+from depura.analysis.progress import so_far
+from depura.analysis.results import percent
+from depura.cli.console import out, progress
 from depura.evaluation.study import Study, UnitKey
-from depura.judging.progress import so_far
-from depura.judging.results import percent
 from depura.records.directory import RunDirectory, Unit
 
 SAID = 4

@@ -11,11 +11,9 @@ import torch
 import typer
 from torch import Tensor
 
-from depura.cleaner import Cleaner
-from depura.cli.doors import door, out
-from depura.composed import Mixed, Resized
+from depura.cli.console import door, out
 from depura.defence import Defence
-from depura.denoisers import Denoiser
+from depura.diffusion.denoisers import Denoiser
 from depura.evaluation.counting import counted
 from depura.methods import (
     adbm,
@@ -31,8 +29,10 @@ from depura.methods import (
     smoothing,
 )
 from depura.noise import Noise
-from depura.optimised import Optimised
-from depura.purifier import Purifier
+from depura.purifiers.base import Cleaner
+from depura.purifiers.composed import Mixed, Resized
+from depura.purifiers.optimisation import Optimised
+from depura.purifiers.reverse import Purifier
 
 
 class Method(NamedTuple):

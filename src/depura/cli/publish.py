@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from depura.cli.doors import door, one_thread, out
+from depura.cli.console import door, one_thread, out
 from depura.cli.recorded import StudyFile, Trust, source_of
-from depura.evaluation.imageless import publish, published_header
 from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.verification import CODE, differences
+from depura.evaluation.without_images import publish, published_header
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
 

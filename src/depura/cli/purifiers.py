@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 
 from depura import _check
-from depura.cleaner import Cleaner
-from depura.demo import N_STEPS, T_STAR
-from depura.denoisers import Denoiser
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
+from depura.diffusion.solvers import Ancestral
+from depura.diffusion.starts import from_unit_noise
+from depura.evaluation.demo import N_STEPS, T_STAR
 from depura.methods.adbm import adbm
 from depura.methods.diffpure import diffpure
 from depura.methods.gdmp import gdmp
@@ -17,10 +19,8 @@ from depura.methods.gradual import gradual
 from depura.methods.likelihood import likelihood, scoreopt
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.methods.smoothing import one_step
-from depura.models import denoiser as denoiser_named
-from depura.schedules import DiscreteLinear, ddpm_steps
-from depura.solvers import Ancestral
-from depura.starts import from_unit_noise
+from depura.models.by_name import denoiser as denoiser_named
+from depura.purifiers.base import Cleaner
 
 DIGITS = "digits"
 """What stands for the bundled data set, denoiser and classifier."""
@@ -97,7 +97,7 @@ def purifier_of(
     """The method around the denoiser; a setting that it does not have is refused.
 
     Args:
-        denoiser: its name, as `depura.models.denoiser` takes it.
+        denoiser: its name, as `depura.models.by_name.denoiser` takes it.
         method: which.
         where: the command, for messages.
         t_star: how far to noise; default the method's.

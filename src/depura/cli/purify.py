@@ -12,20 +12,22 @@ import typer
 from torch import Tensor
 
 from depura import _check
-from depura.cleaner import Cleaner
-from depura.cli.doors import door, one_thread, out, progress
+from depura.cli.console import door, one_thread, out, progress
 from depura.cli.purifiers import DIGITS, Method, purifier_of
 from depura.data import files
-from depura.data.digits import SHAPE, digits_classifier
+from depura.data.digits import SHAPE
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
 from depura.data.table import no_parts
-from depura.fast import Fast, deviation
-from depura.models import DENOISERS
+from depura.models.by_name import DENOISERS
+from depura.models.digits import digits_classifier
 from depura.noise import Noise
 from depura.predictions import all_finite, predicted
+from depura.purifiers.base import Cleaner
+from depura.purifiers.fast import Fast, deviation
 from depura.records.kinds import NOT_FINITE
-from depura.reports.sketch import LARGEST, side_by_side
+from depura.reports.pictures import LARGEST_TERMINAL as LARGEST
+from depura.reports.pictures import side_by_side
 
 AT_ONCE = 64
 """Images purified in one call."""

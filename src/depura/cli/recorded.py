@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from depura.cli.doors import err
-from depura.evaluation.source import DEMO, StudySource
+from depura.cli.console import err
+from depura.evaluation.study_file import DEMO, StudySource
 from depura.records.schema import Header
 
 StudyFile = Annotated[

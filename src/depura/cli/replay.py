@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from rich.text import Text
 from torch import Tensor
 
-from depura.cli.doors import door, err, fraction, one_thread, out
+from depura.cli.console import door, err, fraction, one_thread, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.data import files
 from depura.evaluation.replay import Replay
 from depura.evaluation.replay import replay as replayed
 from depura.records.directory import RunDirectory
 from depura.records.schema import Data
-from depura.reports.film import film, strip
-from depura.reports.sketch import LARGEST, sketch
+from depura.reports.pictures import LARGEST_TERMINAL as LARGEST
+from depura.reports.pictures import film, sketch, strip
 
 GAP = 2
 """Columns between two drawings in a terminal."""

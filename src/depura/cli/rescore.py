@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.cli.doors import door, one_thread, out, progress
+from depura.cli.console import door, one_thread, out, progress
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import conclude
 from depura.evaluation.header import header

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.cli.doors import door
+from depura.cli.console import door
 from depura.records.schema import PARTS, json_schema
 
 

@@ -15,19 +15,19 @@ import typer
 from rich import box
 from rich.table import Table
 
-import depura.demo
+import depura.evaluation.demo
 from depura import _check
-from depura.cli.doors import compact, cores, door, duration, one_thread, out, seconds
+from depura.analysis.summary import Summary
+from depura.analysis.verdicts import Status, grouped
+from depura.cli.console import compact, cores, door, duration, one_thread, out, seconds
 from depura.cli.live import Live
 from depura.data import files
-from depura.evaluation import price
 from depura.evaluation.header import header
 from depura.evaluation.profiles import PROFILES
 from depura.evaluation.runner import Shard, compute, compute_parallel, missing
-from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
-from depura.judging.summary import Summary
-from depura.judging.verdicts import Status, grouped
+from depura.evaluation.study_file import StudySource
+from depura.planning import price
 from depura.records.directory import RunDirectory
 from depura.records.schema import Plan, PlannedRow
 from depura.reports import page
@@ -69,7 +69,7 @@ def demo(
     workers: Workers = None,
 ) -> None:
     """Purify, attack, judge and report on the bundled digits. No network needed; a minute or two."""
-    source = StudySource(Path(depura.demo.__file__), pairs(settings))
+    source = StudySource(Path(depura.evaluation.demo.__file__), pairs(settings))
     machine = Machine(workers_of(workers, "cpu"), Shard(), "cpu", None)
     summary = _run(source, to, command=_command("demo", None, settings), machine=machine)
     if summary is None:

@@ -13,17 +13,18 @@ import torch
 import typer
 from torch import nn
 
-from depura import _check, models
-from depura.attacks.ball import Ball
+from depura import _check
 from depura.attacks.pgd import PGD
-from depura.cli import fitting
-from depura.cli.doors import door, fraction
-from depura.cli.fitting import DIGITS, Kept, Kind, Sources, Watching
-from depura.data.digits import digits_classifier
+from depura.attacks.threat import Ball
+from depura.cli import training as fitting
+from depura.cli.console import door, fraction
+from depura.cli.training import DIGITS, Kept, Kind, Sources, Watching
 from depura.data.imageset import ImageSet
-from depura.demo import EPS
-from depura.denoisers import Denoiser
-from depura.models import named
+from depura.diffusion.denoisers import Denoiser
+from depura.evaluation.demo import EPS
+from depura.models import by_name as models
+from depura.models.by_name import named
+from depura.models.digits import digits_classifier
 from depura.noise import Noise, Stream
 from depura.predictions import predicted
 from depura.training.classifier import (
@@ -36,10 +37,9 @@ from depura.training.classifier import (
     model,
     train_classifier,
 )
-from depura.training.denoiser import Design, train_denoiser
+from depura.training.denoiser import PRESETS, Design, train_denoiser
 from depura.training.guide import AdversarialTraining, Trades
 from depura.training.loop import CONSTANT, COSINE, UNDECIDED, Fitted, Recipe, seeded
-from depura.training.presets import PRESETS
 from depura.training.ranks import started
 
 app = typer.Typer(

@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.cli.doors import cores, door, one_thread, out
+from depura.analysis import verification as recheck
+from depura.analysis.summary import summarise
+from depura.analysis.verdicts import Status, Verdict
+from depura.analysis.verification import Outcome
+from depura.cli.console import cores, door, one_thread, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Settings, pairs
 from depura.evaluation import verification
 from depura.evaluation.rescoring import rebuilt_header
-from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
-from depura.judging import recheck
-from depura.judging.recheck import Outcome
-from depura.judging.summary import summarise
-from depura.judging.verdicts import Status, Verdict
+from depura.evaluation.study_file import StudySource
 from depura.records.directory import RunDirectory, Unit
 from depura.reports import page
 

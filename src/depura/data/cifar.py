@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depura import _check, _pickles
+from depura import _check
+from depura.data import pickles
 from depura.data.pictures import from_bytes
 from depura.data.table import Table, no_parts, one_part
 
@@ -300,7 +301,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 def _dictionary(data: bytes, source: str, where: str) -> dict[str, Any]:
-    found = _pickles.read(data, _ALLOWED, where=f"{where}: {source}", encoding="bytes")
+    found = pickles.read(data, _ALLOWED, where=f"{where}: {source}", encoding="bytes")
     if type(found) is not dict:
         _check.fail(where, f"a pickled dict in {source}", type(found).__name__)
     items = cast("dict[Any, Any]", found)

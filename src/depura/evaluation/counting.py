@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depura.cleaner import Leaf
 from depura.defence import Defence
-from depura.denoisers import Denoiser
-from depura.evaluation.timing import call
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.solvers import AncestralLearned
 from depura.gradients import recomputing
 from depura.noise import Noise
-from depura.solvers import AncestralLearned
+from depura.purifiers.base import Leaf
 
 
 @dataclass
@@ -85,6 +84,23 @@ def evaluations(defence: Defence, images: Tensor, noise: Noise, *, gradient: boo
     model, counts = counted(idle.to(images.device))
     call(model, images, noise, gradient=gradient)
     return counts
+
+
+def call(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> None:
+    """Call a defence once, with the gradient of its logits' sum by the images or without a graph.
+
+    Args:
+        defence: what is called.
+        images: (B, C, H, W).
+        noise: of B rows.
+        gradient: whether with the gradient.
+    """
+    if gradient:
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(defence(leaf, noise).sum(), leaf)
+    else:
+        with torch.no_grad():
+            defence(images, noise)
 
 
 def _idle(leaf: Leaf) -> Leaf:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from depura.evaluation.header import header
-from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study
+from depura.evaluation.study_file import StudySource
 from depura.records.describe import describe
 from depura.records.directory import RecordError, RunDirectory, difference
 from depura.records.schema import Extension, Header

@@ -8,9 +8,9 @@ import torch
 
 from depura import _check
 from depura.defence import Defence
-from depura.evaluation.source import StudySource
+from depura.evaluation.meta_device import refuse_weightless
 from depura.evaluation.study import Row, Study, same_function
-from depura.evaluation.weightless import refuse_weightless
+from depura.evaluation.study_file import StudySource
 from depura.records.describe import code_sha256, describe
 from depura.records.schema import (
     Curve,

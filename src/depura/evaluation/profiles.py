@@ -13,22 +13,20 @@ from dataclasses import dataclass, replace
 from depura import _check
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball
+from depura.attacks.baselines import RandomPoints, Unchanged
 from depura.attacks.ensembles import Together
 from depura.attacks.ensembles import standard as autoattack
 from depura.attacks.losses import cross_entropy, targeted_margin
 from depura.attacks.pgd import PGD
-from depura.attacks.random_points import RandomPoints
 from depura.attacks.selective import Selective
 from depura.attacks.spsa import SPSA
 from depura.attacks.square import Square
-from depura.attacks.unchanged import Unchanged
-from depura.composed import Pinned
-from depura.defence import Defence
-from depura.evaluation.shortcuts import SHARE, surrogate
+from depura.attacks.threat import Ball
+from depura.defence import Defence, Single
 from depura.evaluation.study import OWN_RULES, Row, Study
+from depura.evaluation.surrogates import SHARE, surrogate
 from depura.gradients import StraightThrough
-from depura.rules import Single
+from depura.purifiers.composed import Pinned
 
 
 @dataclass(frozen=True)

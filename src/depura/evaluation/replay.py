@@ -10,19 +10,17 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.defence import Defence
-from depura.evaluation.imageless import examples_of
+from depura.defence import Defence, Single
+from depura.diffusion.schedules import vp_scale
 from depura.evaluation.rescoring import rebuilt_header
-from depura.evaluation.scoring import score
-from depura.evaluation.source import StudySource
-from depura.evaluation.streams import Streams
+from depura.evaluation.scoring import Streams, score
 from depura.evaluation.study import Row, Study
+from depura.evaluation.study_file import StudySource
 from depura.evaluation.verification import CODE
 from depura.evaluation.verification import differences as header_differences
+from depura.evaluation.without_images import examples_of
 from depura.noise import Noise
 from depura.records.directory import RecordError, RunDirectory, Unit
-from depura.rules import Single
-from depura.schedules import vp_scale
 
 
 class Frame(NamedTuple):

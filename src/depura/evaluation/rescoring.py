@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from depura import _check
-from depura.defence import Defence
+from depura.defence import Defence, MeanLogit, MeanProb, Rule, Single, Vote
 from depura.evaluation.counting import counted
 from depura.evaluation.header import header
-from depura.evaluation.imageless import examples_of
 from depura.evaluation.runner import missing
-from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey, with_eps
+from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import null, on_cpu, reported
+from depura.evaluation.without_images import examples_of
 from depura.records.describe import describe
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.schema import Evaluations, Header, RescoredFrom
-from depura.rules import MeanLogit, MeanProb, Rule, Single, Vote
 
 RULES: Mapping[str, type[Single | Vote | MeanProb | MeanLogit]] = {
     "single": Single,

@@ -19,8 +19,8 @@ import torch
 
 from depura import _check
 from depura.evaluation.header import header
-from depura.evaluation.source import StudySource
 from depura.evaluation.study import Study, UnitKey
+from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory
 from depura.records.schema import AuditLight

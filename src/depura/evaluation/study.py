@@ -14,14 +14,55 @@ from torch import Tensor, nn
 from depura import _check
 from depura.attacks.apgd import APGD
 from depura.attacks.attack import Attack
-from depura.attacks.ball import Ball, Threat
-from depura.cleaner import Cleaner
-from depura.defence import Defence
-from depura.evaluation.publications import NeededFile, Published
+from depura.attacks.threat import Ball, Threat
+from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.gradients import Relaxed, StoredState, StraightThrough
+from depura.purifiers.base import Cleaner
 from depura.records.describe import describe, weights_sha256
 from depura.records.kinds import AttackKind, GradientMode
-from depura.rules import MeanLogit, MeanProb, Single, Vote
+
+
+class Published(NamedTuple):
+    """A published figure, by its authors' protocol, which is not this library's.
+
+    Attributes:
+        clean: accuracy without an attack, in percent; None where it is not stated.
+        robust: accuracy under the attack, in percent; None where it is not stated.
+        attack: of the authors, and how it was judged where that is known.
+        source: where the figure is from.
+        note: what a reader must know of it; "unverified" where the source itself was not read.
+    """
+
+    clean: float | None
+    robust: float | None
+    attack: str
+    source: str
+    note: str = ""
+
+    @property
+    def figures(self) -> str:
+        """The two numbers in words."""
+        parts = [("clean", self.clean), ("robust", self.robust)]
+        return ", ".join(f"{name} {value:g}" for name, value in parts if value is not None) or "no figure"
+
+
+class NeededFile(NamedTuple):
+    """A file that a study is to be given.
+
+    Attributes:
+        parameter: of the study, which takes its path.
+        name: of the file, as published.
+        address: where it is.
+        licence: under which it may be used.
+        note: what a user must know.
+    """
+
+    parameter: str
+    name: str
+    address: str
+    licence: str
+    note: str = ""
+
 
 REFERENCE_IMAGES = 16
 """Images that the reference attack is run on, the first ones."""

@@ -18,18 +18,16 @@ from depura import _check
 from depura.attacks.attack import Told
 from depura.audit.audit import audit_gradient
 from depura.defence import Defence
+from depura.diffusion.schedules import vp_scale
+from depura.evaluation.batch_size import rows_within
 from depura.evaluation.counting import Counts, counted
-from depura.evaluation.fitting import rows_within
-from depura.evaluation.hits import Watched, sees_what_is_judged
-from depura.evaluation.indicators import compression, pinned_predictions, random_direction
-from depura.evaluation.nothing import identity_difference
-from depura.evaluation.scoring import Scores, choose, eight_bit, score
-from depura.evaluation.shortcuts import compares, shortcuts
-from depura.evaluation.streams import Streams
+from depura.evaluation.diagnostics import compression, identity_difference, pinned_predictions, random_direction
+from depura.evaluation.observed import Watched, sees_what_is_judged
+from depura.evaluation.scoring import Scores, Streams, choose, eight_bit, score
 from depura.evaluation.study import Row, Study, UnitKey, with_eps
+from depura.evaluation.surrogates import compares, shortcuts
 from depura.records.directory import Unit
 from depura.records.schema import Audit, AuditCheck, AuditFault, AuditLight, CleanCost, Evaluations, Identity, UnitFacts
-from depura.schedules import vp_scale
 
 N_ESTIMATES = 10
 """Denoising steps shown of a pictured walk, at most."""

@@ -1,4 +1,4 @@
-"""Whether a record holds: what can be recomputed of it. What is said of it is in `depura.judging.recheck`."""
+"""Whether a record holds: what can be recomputed of it. What is said of it is in `depura.analysis.verification`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from depura import _check
-from depura.evaluation.imageless import examples_of, without_images
 from depura.evaluation.rescoring import rebuilt
-from depura.evaluation.scoring import score
-from depura.evaluation.source import StudySource
-from depura.evaluation.statistics import Recount, Remade
-from depura.evaluation.streams import Streams
+from depura.evaluation.scoring import Streams, score
 from depura.evaluation.study import Study, UnitKey, with_eps
+from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
+from depura.evaluation.without_images import examples_of, without_images
 from depura.records.directory import RecordError, RunDirectory, Unit, difference
 from depura.records.kinds import NOT_FINITE, AttackKind
 from depura.records.schema import Header, UnitEntry
+from depura.statistics.intervals import Recount, Remade
 
 T = TypeVar("T")
 

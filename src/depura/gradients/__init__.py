@@ -4,10 +4,10 @@
 `StraightThrough`, `Adjoint`, `Relaxed` and `Grafted` are not. Reports name each by its `mode`.
 """
 
-from depura._memory import graph_bytes as graph_bytes
 from depura.gradients.adjoint import Adjoint as Adjoint
 from depura.gradients.deviated import Deviated as Deviated
 from depura.gradients.grafted import Grafted as Grafted
+from depura.gradients.memory import graph_bytes as graph_bytes
 from depura.gradients.relaxed import Relaxed as Relaxed
 from depura.gradients.routes import Advance as Advance
 from depura.gradients.routes import Direct as Direct

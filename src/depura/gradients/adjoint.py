@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from depura import _check
+from depura.diffusion.schedules import Step
 from depura.gradients.routes import Advance, FromEnd, fold, refuse_second_derivatives
 from depura.records.kinds import GradientMode
-from depura.schedules import Step
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Adjoint:
     length where the density is smooth, and can be total where it is sharp (docs/gradients.md). DiffPure's released code
     also shifts the backward grid by 1e-5 (docs/deviations.md).
 
-    Works for solvers that are Euler's method on a differential equation (`depura.solvers.Differential`), without
-    guidance, ending above noise level 0.
+    Works for solvers that are Euler's method on a differential equation (`depura.diffusion.solvers.Differential`),
+    without guidance, ending above noise level 0.
     """
 
     mode: ClassVar[GradientMode] = GradientMode.ADJOINT

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from depura import _check
+from depura.diffusion.schedules import Step, vp_scale
 from depura.gradients.routes import Advance
 from depura.gradients.stored import Passing, StoredState
 from depura.records.kinds import GradientMode
-from depura.schedules import Step, vp_scale
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from depura.diffusion.schedules import Step
 from depura.gradients.routes import Advance, GradientRoute, fold
 from depura.gradients.stored import StoredState
 from depura.records.kinds import GradientMode
-from depura.schedules import Step
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from depura import _check
+from depura.diffusion.schedules import Step
 from depura.gradients.routes import Advance, FromEnd, GradientRoute, passing_clamp
 from depura.gradients.stored import StoredState
 from depura.records.kinds import GradientMode
-from depura.schedules import Step
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class _Abs(torch.autograd.Function):
 class _StandIn(torch.autograd.Function):
     """The value of one tensor; on the way back the gradient of another.
 
-    A gradient taken inside the step (`depura.guidance.pull`) is a value of the walk, so there it is the true one.
+    A gradient taken inside the step (`depura.diffusion.guidance.pull`) is a value of the walk, so there it is the true
+    one.
     """
 
     @staticmethod

@@ -9,11 +9,11 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from depura.diffusion.schedules import Step
 from depura.records.kinds import GradientMode
-from depura.schedules import Step
 
 FromEnd = Callable[[Tensor, Step], tuple[Tensor, float]]
-"""(state at the end of a step, the step) -> what `depura.solvers.Differential.from_end` gives."""
+"""(state at the end of a step, the step) -> what `depura.diffusion.solvers.Differential.from_end` gives."""
 
 
 class Advance(Protocol):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura._memory import Ledger, spare_bytes, unless_out_of_memory
+from depura.diffusion.schedules import Step
+from depura.gradients.memory import Ledger, spare_bytes, unless_out_of_memory
 from depura.gradients.routes import Advance, fold, refuse_second_derivatives
 from depura.records.kinds import GradientMode
-from depura.schedules import Step
 
 Passing = Callable[[int, Tensor], tuple[Tensor, Tensor] | None]
 """(number of a step, state after it) -> what joins the cotangents of that state and of the input on the way back."""

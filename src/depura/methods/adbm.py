@@ -15,12 +15,12 @@ import math
 
 from torch import Tensor
 
-from depura.denoisers import Clipped, Denoiser
+from depura.diffusion.denoisers import Clipped, Denoiser
+from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
+from depura.diffusion.solvers import Euler
+from depura.diffusion.starts import FromInputUnder, Start, from_input
 from depura.gradients import GradientRoute
-from depura.purifier import Purifier
-from depura.schedules import DiscreteLinear, ddpm_steps
-from depura.solvers import Euler
-from depura.starts import FromInputUnder, Start, from_input
+from depura.purifiers.reverse import Purifier
 
 SCHEDULE = DiscreteLinear(beta_first=1e-6)
 """Schedule of the released sampler: beta from 1e-6, not 1e-4."""

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
-from depura.denoisers import Denoiser
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.guidance import State, mean_shift, pull
+from depura.diffusion.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
+from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, Solver
 from depura.gradients import GradientRoute
-from depura.guidance import State, mean_shift, pull
 from depura.predictions import predicted
-from depura.purifier import Purifier
-from depura.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
-from depura.solvers import Ancestral, EulerMaruyamaVP, Solver
+from depura.purifiers.reverse import Purifier
 
 Network = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] to features (B, ...) or logits (B, K)."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from depura import _check
-from depura.compression import Jpeg
-from depura.filters import Blurred
+from depura.diffusion.schedules import EDM, Step, steps_at
+from depura.diffusion.solvers import Denoise, Stay, StepResult
+from depura.diffusion.starts import as_it_is, from_input
 from depura.gradients import GradientRoute
+from depura.image_ops import Blurred, Jpeg
 from depura.noise import Noise
-from depura.purifier import Purifier
-from depura.schedules import EDM, Step, steps_at
-from depura.solvers import Denoise, Stay, StepResult
-from depura.starts import as_it_is, from_input
+from depura.purifiers.reverse import Purifier
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depura import _check
-from depura.cleaner import Cleaner
-from depura.composed import Mixed, Resized
-from depura.denoisers import Denoiser
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel, uniform_steps
+from depura.diffusion.solvers import EulerMaruyamaVP, EulerVP, Solver
+from depura.diffusion.starts import FromInputUnder, Start, from_input
 from depura.gradients import GradientRoute
-from depura.purifier import Purifier
-from depura.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel, uniform_steps
-from depura.solvers import EulerMaruyamaVP, EulerVP, Solver
-from depura.starts import FromInputUnder, Start, from_input
+from depura.purifiers.base import Cleaner
+from depura.purifiers.composed import Mixed, Resized
+from depura.purifiers.reverse import Purifier
 
 
 def diffpure(

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from depura.denoisers import Clipped, Denoiser
+from depura.diffusion.denoisers import Clipped, Denoiser
+from depura.diffusion.schedules import DiscreteLinear, IndexLabel, LabelRule, ddpm_steps
+from depura.diffusion.solvers import Ancestral, AncestralLearned, Solver
 from depura.gradients import GradientRoute
-from depura.purifier import Purifier
-from depura.schedules import DiscreteLinear, IndexLabel, LabelRule, ddpm_steps
-from depura.solvers import Ancestral, AncestralLearned, Solver
+from depura.purifiers.reverse import Purifier
 
 
 def diffpure_ddpm(

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from depura.denoisers import Denoiser
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.guidance import State
+from depura.diffusion.schedules import VP, Step
+from depura.diffusion.solvers import Langevin
+from depura.diffusion.starts import as_it_is
 from depura.gradients import GradientRoute
-from depura.guidance import State
-from depura.purifier import Purifier
-from depura.schedules import VP, Step
-from depura.solvers import Langevin
-from depura.starts import as_it_is
+from depura.purifiers.reverse import Purifier
 
 
 @dataclass(frozen=True)

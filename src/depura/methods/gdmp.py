@@ -15,15 +15,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from depura.denoisers import Clipped, Denoiser
+from depura.diffusion.denoisers import Clipped, Denoiser
+from depura.diffusion.guidance import State, mean_shift, pull
+from depura.diffusion.schedules import DiscreteLinear, Step, ddpm_steps, respaced_steps
+from depura.diffusion.solvers import AncestralLarge, AncestralLearned, Solver, last_variance
+from depura.diffusion.starts import FromInputUnder, Start, from_input
 from depura.gradients import GradientRoute
-from depura.guidance import State, mean_shift, pull
+from depura.image_ops import minus_mse, ssim
 from depura.noise import Kind
-from depura.purifier import Purifier
-from depura.schedules import DiscreteLinear, Step, ddpm_steps, respaced_steps
-from depura.similarity import minus_mse, ssim
-from depura.solvers import AncestralLarge, AncestralLearned, Solver, last_variance
-from depura.starts import FromInputUnder, Start, from_input
+from depura.purifiers.reverse import Purifier
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """Two images, (B, C, H, W) each, to one number per image, larger for more alike."""

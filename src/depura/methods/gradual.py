@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from depura import _check
-from depura.composed import Sequential
-from depura.denoisers import Denoiser
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
+from depura.diffusion.solvers import Ancestral, Solver
 from depura.gradients import GradientRoute
-from depura.purifier import Purifier
-from depura.schedules import DiscreteLinear, ddpm_steps
-from depura.solvers import Ancestral, Solver
+from depura.purifiers.composed import Sequential
+from depura.purifiers.reverse import Purifier
 
 CIFAR10 = (30,) * 4 + (50,) * 2 + (125,) * 2
 """Depths in indices: 8 rounds, 470 evaluations."""

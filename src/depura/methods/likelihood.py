@@ -11,9 +11,9 @@ Deviations are in docs/deviations.md#likelihood-maximisation.
 
 from __future__ import annotations
 
-from depura.denoisers import Denoiser
+from depura.diffusion.denoisers import Denoiser
 from depura.gradients import GradientRoute
-from depura.optimised import Adam, Optimised, residual, through_network
+from depura.purifiers.optimisation import Adam, Optimised, residual, through_network
 
 
 def likelihood(

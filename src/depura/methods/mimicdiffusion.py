@@ -17,15 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from depura.denoisers import Denoiser
-from depura.filters import Upsampled
+from depura.diffusion.denoisers import Denoiser
+from depura.diffusion.guidance import State, pull
+from depura.diffusion.schedules import DiscreteLinear, Step, ddpm_steps, vp_scale
+from depura.diffusion.solvers import Ancestral, Solver
+from depura.diffusion.starts import Start, from_noise, from_unit_noise
 from depura.gradients import GradientRoute
-from depura.guidance import State, pull
-from depura.purifier import Purifier
+from depura.image_ops import Upsampled
+from depura.purifiers.reverse import Purifier
 from depura.records.names import recorded_as
-from depura.schedules import DiscreteLinear, Step, ddpm_steps, vp_scale
-from depura.solvers import Ancestral, Solver
-from depura.starts import Start, from_noise, from_unit_noise
 
 Projection = Callable[[Tensor], Tensor]
 """U: a linear map of images, such as `Upsampled` or `Blurred`."""

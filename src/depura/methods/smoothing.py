@@ -9,11 +9,11 @@ that, as released. Deviations are in docs/deviations.md#one-step-denoising.
 from __future__ import annotations
 
 from depura import _check
-from depura.denoisers import Clipped, Denoiser
+from depura.diffusion.denoisers import Clipped, Denoiser
+from depura.diffusion.schedules import Discrete, DiscreteLinear, steps_at
+from depura.diffusion.solvers import Euler
 from depura.gradients import GradientRoute
-from depura.purifier import Purifier
-from depura.schedules import Discrete, DiscreteLinear, steps_at
-from depura.solvers import Euler
+from depura.purifiers.reverse import Purifier
 
 
 def smoothing_index(std: float, schedule: Discrete) -> int:

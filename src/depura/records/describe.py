@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from depura.records.names import record_name
 
-NO_PART_OF_RECORDS = ("cli", "judging", "reports", "training")
+NO_PART_OF_RECORDS = ("analysis", "cli", "planning", "reports", "training")
 """Packages that change no record."""
 
 

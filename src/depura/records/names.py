@@ -72,7 +72,7 @@ def current_name(recorded: str) -> str:
 
 
 def name_of_path(recorded: str) -> str:
-    """What records of layout 5 and before call by its file and name, such as "depura.rules.Vote", by its name now.
+    """What records of layout 5 and before call by its file and name, such as "depura.defence.Vote", by its name now.
 
     Args:
         recorded: any text of a description; texts that are no such names come back as they are.

@@ -10,10 +10,10 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from depura.judging.details import ErrorRates, Trace
-from depura.judging.results import Metrics, percent
-from depura.judging.summary import Summary
-from depura.judging.verdicts import Status, VerdictGroup, grouped
+from depura.analysis.details import ErrorRates, Trace
+from depura.analysis.results import Metrics, percent
+from depura.analysis.summary import Summary
+from depura.analysis.verdicts import Status, VerdictGroup, grouped
 
 MOMENTS = 5
 """Steps at which a loss is put into a table."""

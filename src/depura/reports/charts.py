@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depura.evaluation.statistics import Estimate
+from depura.statistics.intervals import Estimate
 
 WIDTH = 4.8
 """Inches: about as wide as a phone shows it, so that letters keep their size there."""

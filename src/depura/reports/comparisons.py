@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from depura.judging.comparison import STRONGEST, Comparison, Pair
+from depura.analysis.comparison import STRONGEST, Comparison, Pair
 
 
 def terminal(found: Comparison, *, names: tuple[str, str]) -> Group:

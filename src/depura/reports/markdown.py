@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from depura.judging.results import percent
-from depura.judging.summary import Summary
-from depura.reports import background, ladder, limits, standings, tables, theatre
+from depura.analysis.results import percent
+from depura.analysis.summary import Summary
+from depura.reports import background, standings, tables
+from depura.reports import figures as ladder
+from depura.reports import pictures as theatre
+from depura.reports import prose as limits
 from depura.reports.background import Table
 
 

@@ -10,9 +10,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from depura import _atomic, _check
-from depura.judging.summary import Summary, summarise
+from depura.analysis.summary import Summary, summarise
 from depura.records.directory import RunDirectory
-from depura.reports import background, figures, ladder, limits, standings, tables, theatre
+from depura.reports import background, figures, standings, tables
+from depura.reports import figures as ladder
+from depura.reports import pictures as theatre
+from depura.reports import prose as limits
 from depura.reports.background import Table
 from depura.reports.markdown import markdown
 

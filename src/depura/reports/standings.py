@@ -7,12 +7,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from depura.evaluation.statistics import Difference, Estimate
-from depura.judging.checks import refusal
-from depura.judging.ranking import Entry, Ranking
-from depura.judging.results import n_draws, percent
-from depura.judging.summary import Summary
+from depura.analysis.checks import refusal
+from depura.analysis.ranking import Entry, Ranking
+from depura.analysis.results import n_draws, percent
+from depura.analysis.summary import Summary
 from depura.records.kinds import AttackKind, GradientMode
+from depura.statistics.intervals import Difference, Estimate
 
 
 def headings(summary: Summary, ranking: Ranking) -> tuple[str, ...]:

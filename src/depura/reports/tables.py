@@ -11,12 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from depura.evaluation.statistics import Estimate
-from depura.judging.results import Metrics, n_draws, percent
-from depura.judging.summary import Examples, GradientFacts, Line, Summary
-from depura.judging.words import MODES, changes, rule
+from depura.analysis.results import Metrics, n_draws, percent
+from depura.analysis.summary import Examples, GradientFacts, Line, Summary
+from depura.analysis.words import MODES, changes, rule
 from depura.records.schema import Judged
 from depura.reports import standings
+from depura.statistics.intervals import Estimate
 
 ALL = "all"
 """Stands for the gradients of several attacks together."""

@@ -15,16 +15,14 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.data.imageset import ImageSet
-from depura.networks.resnet import CifarResNet
-from depura.networks.small import SmallClassifier
-from depura.networks.wide_resnet import WideResNet
-from depura.networks.wrappers import Normalised
+from depura.models.networks.resnet import CifarResNet
+from depura.models.networks.small import SmallClassifier
+from depura.models.networks.wide_resnet import WideResNet
+from depura.models.networks.wrappers import Normalised
 from depura.noise import Noise
 from depura.predictions import predicted
-from depura.training.augmentation import augmented
-from depura.training.loop import Fitted, Progress, Recipe, Watch, evaluating, seeded, train
-from depura.training.mixture import Mixture
-from depura.training.quick import quick
+from depura.training.loop import Fitted, Progress, Recipe, Watch, evaluating, quick, seeded, train
+from depura.training.mixture import Mixture, augmented
 
 AT_ONCE = 256
 """Images put through a network together when accuracy is measured."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,13 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.data.imageset import ImageSet
-from depura.denoisers import Denoiser, EdmDenoiser, edm_coefficients
-from depura.networks.edm import SongUNet
-from depura.networks.preconditioned import EdmPreconditioned
-from depura.networks.small import SmallUNet
+from depura.diffusion.denoisers import Denoiser, EdmDenoiser, edm_coefficients
+from depura.models.networks.edm import SongUNet
+from depura.models.networks.preconditioned import EdmPreconditioned
+from depura.models.networks.small import SmallUNet
 from depura.noise import Kind, Noise, Stream
-from depura.training.augmentation import mirrored
-from depura.training.loop import Fitted, Progress, Recipe, Report, seeded, train
-from depura.training.mixture import Mixture
-from depura.training.quick import quick
+from depura.training.loop import CONSTANT, UNDECIDED, Fitted, Progress, Recipe, Report, quick, seeded, train
+from depura.training.mixture import Mixture, mirrored
 
 P_MEAN, P_STD = -1.2, 1.2
 """ln(sigma) ~ N(P_MEAN, P_STD^2) in training; Karras et al. 2022, table 1."""
@@ -217,3 +215,42 @@ def denoising_error(denoiser: Denoiser, images: Tensor, *, sigma: float, seed: i
     noise = Noise(seed, tuple(range(len(x0))), stream=Stream.PROBE)
     x = x0 + sigma * noise(x0, kind=Kind.FORWARD)
     return float((denoiser(x, sigma) - x0).double().square().mean().sqrt())
+
+
+class Preset(NamedTuple):
+    """A network and its recipe.
+
+    Attributes:
+        design: the network.
+        recipe: how it is trained; the number of steps is to be given, or a time budget.
+        about: in a sentence.
+    """
+
+    design: Design
+    recipe: Recipe
+    about: str
+
+
+def _unet(width: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...]) -> dict[str, object]:
+    return {
+        "resolution": 32,
+        "width": width,
+        "multipliers": multipliers,
+        "blocks": blocks,
+        "attention": attention,
+    }
+
+
+PRESETS: Mapping[str, Preset] = {
+    "cifar10-small": Preset(
+        Design(_unet(32, (1, 2, 2), 1, ()), flip=True, bfloat16=True, compiled=True),
+        Recipe(UNDECIDED, batch=64, rate=1e-3, warmup=200, schedule=CONSTANT),
+        "1.2 million parameters, three levels; for a processor and two hours",
+    ),
+    "cifar10-base": Preset(
+        Design(_unet(96, (2, 2, 2), 4, (1,)), flip=True, bfloat16=True, compiled=True),
+        Recipe(UNDECIDED, batch=512, rate=1e-3, warmup=2000, ema=0.9995, schedule=CONSTANT),
+        "31 million parameters, DDPM++ with attention at 16x16; for a GPU",
+    ),
+}
+"""By name. What they share is in EDM's style: DDPM++ (Karras et al. 2022, table 5), narrower."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
+from depura.diffusion.schedules import VP
 from depura.noise import Kind, Noise
-from depura.schedules import VP
 from depura.training.classifier import Augmenting
 from depura.training.loop import evaluating
 

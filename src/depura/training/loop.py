@@ -27,10 +27,34 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from depura import _atomic, _check
-from depura.data.weights import read_safetensors
+from depura.models.weights import read_safetensors
 from depura.noise import Kind, Noise, Stream
+from depura.purifiers.fast import Door
 from depura.training.mixture import Mixture
 from depura.training.ranks import Ranks
+
+
+def quick(network: nn.Module, *, bfloat16: bool, compiled: bool) -> nn.Module:
+    """The same network behind a door; its weights, which stay float32, are trained through it.
+
+    Args:
+        network: takes images (B, C, H, W), and labels perhaps. Its convolutions are laid out anew, in place.
+        bfloat16: run it under autocast. Results and gradients of weights are float32.
+        compiled: by torch.compile.
+
+    Returns:
+        The network itself where nothing is asked for, else a module around it.
+    """
+    if not (bfloat16 or compiled):
+        return network
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    door = Door(network, dtype=torch.bfloat16 if bfloat16 else None, channels_last=True)
+    if compiled:
+        door.compile_network(cuda_graphs=False)
+    return door
+
 
 Loss = Callable[[Tensor, Tensor, Noise], Tensor]
 """(images in [0, 1], labels, noise of the step) -> scalar."""

@@ -1,0 +1,381 @@
+"""The page docs/results.md, from records alone:
+
+    python -m experiments.results
+
+Records are those that `depura publish` makes of runs of studies/cifar10.py. Every number of the page is computed from
+them, also those in its sentences; the classifier's size is counted on its network, published figures are those of the
+studies in studies/published/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from depura import InputError
+from depura.analysis.ranking import Entry, Ranking
+from depura.analysis.results import percent
+from depura.analysis.summary import Summary, summarise
+from depura.analysis.verdicts import Status, grouped
+from depura.analysis.words import radius
+from depura.evaluation.study_file import StudySource
+from depura.models.networks.resnet import CifarResNet
+from depura.records.directory import RunDirectory
+from depura.records.kinds import AttackKind
+from depura.reports import background, standings, tables
+from depura.reports import figures as ladder
+from depura.reports import prose as limits
+from depura.statistics.intervals import Estimate
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "records"
+RECORDS = (
+    "cifar10-few",
+    "cifar10-transfer",
+    "cifar10-methods-linf",
+    "cifar10-methods-l2",
+    "cifar10-depths",
+    "cifar10-steps",
+)
+"""The records of the page, in its order."""
+PUBLISHED = {
+    "diffpure": ("diffpure_cifar10_linf_wrn28", "diffpure_cifar10_l2_wrn28"),
+    "mimic": ("mimicdiffusion_cifar10",),
+    "agdm": ("agdm_cifar10_linf", "agdm_cifar10_l2"),
+    "gdmp": ("gdmp_cifar10",),
+    "gradual": ("gradual_cifar10_linf", "gradual_cifar10_l2"),
+}
+"""Studies of published rows, by method."""
+
+INTRO = """# CIFAR-10
+
+Written by `python -m experiments.results` from the records in [records/](../records); nothing here was typed in by
+hand.
+
+The classifier is a published ResNet-20 ({weights:,} weights, Y. Idelbayev's) that nobody here trained. The
+[denoiser](../weights/cifar10-small.md) and the [adversarially trained network](../weights/cifar10-guide.md) are small
+and were trained on a processor, walks are shorter than published ones, and the images are the first of CIFAR-10's test
+images: **read it as methods under equal conditions, not as what they reach with large networks.** Every accuracy under
+attack is an upper bound. These records were made before depura ran an attack of its own beside a study's rows: most
+methods have nothing beside their adaptive attack that says whether it is strong, and are called unchecked. All that
+noise the input noise it to one t*, and AGDM has one strength (its own is not public); `python -m
+experiments.cifar10_choices` shows how both were chosen, on training images. The commands expect the data and the
+classifier where [records/](../records/README.md) says.
+"""
+CURVES = {"depths": ("depth t*", "t*"), "steps": ("number of steps", "S")}
+"""Tables of the study that are curves: over what, in words and as a symbol."""
+
+UNTESTED = """Beyond what each record lists: large denoisers and WideResNets (studies for their published files are in
+[studies/published](published-rows.md)); walks of a hundred steps; more than the first
+images of the test set under adaptive attacks; AutoAttack as a whole on every method; a vote attacked as a vote; under
+l2 the methods that its table lacks; CIFAR-100 and ImageNet.
+"""
+
+
+class Record(NamedTuple):
+    """A record and what it says.
+
+    Attributes:
+        path: of its folder.
+        summary: of the run.
+    """
+
+    path: Path
+    summary: Summary
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.summary.header.name
+
+    @property
+    def table(self) -> str:
+        """Of the study: studies are named cifar10-TABLE-THREAT."""
+        return self.name.split("-")[1]
+
+    @property
+    def ball(self) -> str:
+        """The threat model."""
+        said = self.summary.header.threat_model
+        return _threat(said.norm, said.eps)
+
+
+def page(records: Sequence[Record]) -> str:
+    """The page.
+
+    Args:
+        records: complete ones.
+
+    Returns:
+        Markdown.
+    """
+    alone = [record for record in records if record.table in ("few", "transfer")]
+    compared = [record for record in records if record.table == "methods"]
+    curves = [record for record in records if record.table in CURVES]
+    out = [INTRO.format(weights=sum(p.numel() for p in CifarResNet().parameters()))]
+    for record in alone:
+        what = "the blind attack alone" if record.table == "transfer" else "a ladder of attacks"
+        out += [f"## Few-step DiffPure under {what}, {record.ball}", "", *_alone(record)]
+    for record in compared:
+        out += [f"## All methods, {record.ball}", "", *_compared(record)]
+    out += ["## Published figures", "", *_published()]
+    for record in curves:
+        out += [f"## Few-step DiffPure by {CURVES[record.table][0]}, {record.ball}", "", *_curve(record)]
+    surprises = [text for record in records for text in _surprises(record)]
+    out += ["## What surprised", "", *(f"- {text}" for text in surprises), ""]
+    out += ["## What was not tested", "", UNTESTED]
+    for record in records:
+        out += [f"- {_title(record)}: {' '.join(limits.sentences(record.summary))}"]
+    out += ["", "## Records", "", *_records(records)]
+    return "\n".join(out)
+
+
+def _threat(norm: str, eps: float) -> str:
+    return f"{norm} {radius(eps)}"
+
+
+def _title(record: Record) -> str:
+    return f"[{record.path.name}](../records/{record.path.name}/report.md)"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return [*lines, *("| " + " | ".join(cells).replace("*", "\\*") + " |" for cells in rows), ""]
+
+
+def _head(record: Record) -> list[str]:
+    """The headline, the command, what was warned of."""
+    summary = record.summary
+    n = len(summary.header.data.ids)
+    flags = f" Flags: {', '.join(map(str, summary.flags))}." if summary.flags else ""
+    counted = background.checks(summary).note
+    return [
+        f"> {'⚠ ' if summary.refused else ''}{summary.headline}",
+        "",
+        f"{n} images, {summary.header.draws.report} report draws. Checks: {counted}{flags} {_title(record)} has "
+        "all of it; it was made by",
+        "",
+        f"    {summary.header.command}",
+        "",
+    ]
+
+
+def _alone(record: Record) -> list[str]:
+    summary = record.summary
+    names = [name for name in tables.columns(summary) if name not in ("random", "nfe")]
+    rows = [[getattr(cells, name) for name in names] for cells in tables.rows(summary)]
+    told = [v for v in summary.verdicts if v.status in (Status.WARN, Status.FAIL) or v.id == "V13"]
+    return [
+        *_head(record),
+        *_table(ladder.HEADINGS, ladder.rows(summary)),
+        *_table([getattr(tables.headings(summary), name) for name in names], rows),
+        f"Accuracy in %; in brackets without attack. {tables.modes(summary)}",
+        "",
+        *(f"- {v.id} {v.name}, {v.status.value}: {v.sentence}" for v in told),
+        *([""] if told else []),
+    ]
+
+
+def _compared(record: Record) -> list[str]:
+    ranking = record.summary.ranking
+    assert ranking is not None
+    return [
+        *_head(record),
+        *standings.markdown(record.summary, ranking),
+        *_warned(record),
+        *_others(record),
+        *_votes(record, ranking),
+    ]
+
+
+def _warned(record: Record) -> list[str]:
+    """What the checks warn of, those of one kind together."""
+    groups = grouped(record.summary.verdicts, Status.WARN, Status.FAIL)
+    return [*(f"- {group.status.value} {group.text}" for group in groups), *([""] if groups else [])]
+
+
+def _others(record: Record) -> list[str]:
+    """Rows that the ranking has no column for; nothing where there are none."""
+    lines = [line for line in record.summary.lines if line.kind in (AttackKind.SURROGATE, AttackKind.BLACK_BOX)]
+    rows = [(line.method, line.title, percent(line.metrics.single), f"{line.images}") for line in lines]
+    heads = ("method", "what else was tried", "one draw (95 % CI)", "images")
+    return _table(heads, rows) if rows else []
+
+
+def _votes(record: Record, ranking: Ranking) -> list[str]:
+    """What a majority of draws and repeated submission make of the strongest attack, beside one draw."""
+    heads = tables.headings(record.summary)
+    rows = [
+        (s.method, percent(s.strongest.single), percent(s.strongest.vote), percent(s.strongest.any))
+        for s in ranking.all
+    ]
+    return [
+        "Under the strongest attack for each image:",
+        "",
+        *_table(("method", "one draw", heads.vote, heads.any), rows),
+        "The attacks were not made against the vote: that column is a looser bound than the others.",
+        "",
+    ]
+
+
+def _curve(record: Record) -> list[str]:
+    """Methods in the study's order: points of a curve."""
+    ranking = record.summary.ranking
+    assert ranking is not None
+    by_name = {s.method: s for s in ranking.all}
+    kinds = (AttackKind.TRANSFER, AttackKind.BPDA, AttackKind.ADAPTIVE)
+    rows = []
+    for method in record.summary.header.methods:
+        s = by_name[method.name]
+        under = [percent(s.kinds[kind]) if kind in s.kinds else "–" for kind in kinds]
+        rows.append((_point(s.method), standings.nfe(s), percent(s.clean), *under, percent(s.strongest.single)))
+    heads = (CURVES[record.table][1], "NFE", "clean", "transfer", "BPDA", "exact", "strongest")
+    return [*_head(record), *_table(heads, rows), *_warned(record)]
+
+
+def _point(name: str) -> str:
+    """A point by its name in the study: t50 is t* = 0.05, s5 is five steps."""
+    return f"{float(name[1:]) / 1000:g}" if name.startswith("t") else name[1:]
+
+
+def _published() -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    for method, names in PUBLISHED.items():
+        for name in names:
+            study = StudySource(ROOT / "studies" / "published" / f"{name}.py").load()
+            for p in study.published:
+                values = ["–" if value is None else f"{value:g}" for value in (p.clean, p.robust)]
+                threat = _threat(str(study.ball.norm), study.ball.eps)
+                rows.append((method, threat, *values, p.attack, p.source, p.note))
+    return [
+        "**Others' settings**: large denoisers, WideResNets, hundreds of images, attacks of their own, most judged "
+        "by one purification. They are here to be remembered, not to be compared with the tables above.",
+        "",
+        *_table(("method", "threat", "clean", "robust", "attack", "source", "note"), rows),
+    ]
+
+
+def _surprises(record: Record) -> list[str]:
+    """Sentences about what stands out, by rules; nothing where nothing does."""
+    ranking = record.summary.ranking
+    if ranking is None:
+        return _of_one(record)
+    return _of_methods(record, ranking) if record.table == "methods" else _of_points(record, ranking)
+
+
+def _of_one(record: Record) -> list[str]:
+    """How far cheaper attacks are from the exact one."""
+    under = {line.kind: _value(line.metrics.single) for line in record.summary.lines}
+    if not {"transfer", "bpda", "adaptive"} <= set(under):
+        return []
+    return [
+        f"{record.ball}: few-step DiffPure keeps {under['transfer']} % under examples made against the bare classifier "
+        f"and {under['bpda']} % under BPDA; through its exact gradient {under['adaptive']} % are left."
+    ]
+
+
+def _of_points(record: Record, ranking: Ranking) -> list[str]:
+    """Where on a curve blind attacks and the strongest ones are held best."""
+    symbol = CURVES[record.table][1]
+    known = [s for s in ranking.all if "transfer" in s.kinds]
+    blind = max(known, key=lambda s: s.kinds["transfer"].value)
+    best = max(known, key=lambda s: s.strongest.single.value)
+    return [
+        f"{record.ball}: transferred examples are held best at {symbol} = {_point(blind.method)} "
+        f"({_value(blind.kinds['transfer'])} %), the strongest attack leaves most at {symbol} = {_point(best.method)} "
+        f"({percent(best.strongest.single)})."
+    ]
+
+
+def _of_methods(record: Record, ranking: Ranking) -> list[str]:
+    """What a comparison shows."""
+    where, found = record.ball, list[str]()
+    falls = [(s.kinds["transfer"].value - s.strongest.single.value, s) for s in ranking.others if "transfer" in s.kinds]
+    if falls:
+        fall, s = max(falls, key=lambda pair: pair[0])
+        found.append(
+            f"{where}: the blind attack flatters {s.method} most: {_value(s.kinds['transfer'])} % under transferred "
+            f"examples, {_value(s.strongest.single)} % under the strongest attack ({100 * fall:.1f} points)."
+        )
+    masked = [s for s in ranking.all if s.masked]
+    if masked:
+        told = ", ".join(
+            f"{s.method} {_value(s.kinds['adaptive'])} → {_value(s.strongest.single)} %"
+            for s in masked
+            if "adaptive" in s.kinds
+        )
+        found.append(f"{where}: an exact gradient that is zero looks like robustness (exact → strongest): {told}.")
+    ahead = [s for s in ranking.others if ranking.baseline is not None and _above(s, ranking.baseline)]
+    if ranking.baseline is not None:
+        of = f"{len(ahead)} of {len(ranking.others)} purifications are" if ahead else "no purification is"
+        found.append(
+            f"{where}: {of} above the baseline {ranking.baseline.method} "
+            f"({percent(ranking.baseline.strongest.single)}), by the estimate alone; the table has the tests."
+        )
+    worn = max(ranking.others, key=lambda s: s.strongest.single.value - s.strongest.any.value)
+    found.append(
+        f"{where}: repeated submission wears {worn.method} down most: {_value(worn.strongest.single)} % of one draw, "
+        f"{_value(worn.strongest.any)} % of several in a row."
+    )
+    return found
+
+
+def _above(a: Entry, b: Entry) -> bool:
+    return a.strongest.single.value > b.strongest.single.value
+
+
+def _value(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f}"
+
+
+def _records(records: Sequence[Record]) -> list[str]:
+    rows = []
+    for record in records:
+        files = sorted(record.path.rglob("*.npz"))
+        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+        size = sum(file.stat().st_size for file in record.path.rglob("*") if file.is_file())
+        rows.append((_title(record), f"{len(files)}", f"{size / 1e6:.1f} MB", f"`{digest[:16]}`"))
+    return [
+        "Without images: of each example, how its bits differ from the image's (`depura publish`). With CIFAR-10's "
+        "test images at hand, `depura verify records/NAME --study studies/cifar10.py` checks them. The digest is of "
+        "all units.",
+        "",
+        *_table(("record", "units", "size", "sha256"), rows),
+    ]
+
+
+def read(paths: Iterable[Path]) -> list[Record]:
+    """Records of finished runs.
+
+    Args:
+        paths: their folders.
+
+    Returns:
+        The records.
+
+    Raises:
+        InputError: one that is not complete.
+    """
+    records = [Record(path, summarise(RunDirectory.open(path))) for path in paths]
+    for record in records:
+        if not record.summary.complete:
+            raise InputError(
+                f"results: expected complete records, got {record.path}. Finish the run, publish it again."
+            )
+    return records
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path, nargs="*", default=[FOLDER / name for name in RECORDS])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
+    given = parser.parse_args()
+    given.out.write_text(page(read(given.records)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

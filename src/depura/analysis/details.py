@@ -1,0 +1,327 @@
+"""What lies behind a table: errors image by image, what more budget buys, losses step by step, prices, audits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depura.analysis.results import Results, RowResults, longest
+from depura.records.kinds import AttackKind
+from depura.records.schema import Audit, Judged, RowFacts
+from depura.statistics.intervals import Estimate, any_of, mean_with_interval, paired_gain
+
+
+class Search(NamedTuple):
+    """What an attack saw of the deployed rule while it searched (metric H).
+
+    Attributes:
+        row: whose search.
+        draws: that it saw of each image, on average.
+        untouched: share of images of which no draw was wrong, over the whole search.
+        first: the same over as many first draws as the null has.
+        n: that number.
+        null: share of images of which none of n draws is wrong without an attack.
+    """
+
+    row: str
+    draws: float
+    untouched: Estimate
+    first: Estimate
+    n: int
+    null: Estimate
+
+
+class Indicators(NamedTuple):
+    """What is told without gradients.
+
+    Attributes:
+        row: whose examples.
+        pinned: accuracy on the examples under one tape, the same for all images.
+        pinned_clean: the same of the images themselves.
+        kept: what purification leaves of the attack's change, over the change; median over images.
+        kept_random: the same of random changes of the same l2 length.
+    """
+
+    row: str
+    pinned: Estimate
+    pinned_clean: Estimate
+    kept: float
+    kept_random: float
+
+
+def searches(results: Results) -> tuple[Search, ...]:
+    """Metric H of every row that saw what is judged, beside a null of as many draws.
+
+    Args:
+        results: of the run.
+
+    Returns:
+        One for each such row.
+    """
+    made: list[Search] = []
+    for row in results.all_rows:
+        its = results.of_row(row)
+        if not its.has("seen_draws"):
+            continue
+        draws, first = its.array("seen_draws"), its.array("first_hit")
+        null = results.null_of(row).outcome().first(len(draws))
+        n = int(min(null.predictions.shape[1], draws.min()))
+        if n < 1:
+            continue
+        made.append(
+            Search(
+                row=row.name,
+                draws=float(draws.mean()),
+                untouched=mean_with_interval((first == 0).astype(np.float64)),
+                first=mean_with_interval(((first == 0) | (first > n)).astype(np.float64)),
+                n=n,
+                null=mean_with_interval(any_of(null.predictions, null.labels, n)),
+            )
+        )
+    return tuple(made)
+
+
+def indicators(results: Results) -> tuple[Indicators, ...]:
+    """Indicators of every row that judges a purifier.
+
+    Args:
+        results: of the run.
+
+    Returns:
+        One for each such row.
+    """
+    made: list[Indicators] = []
+    for row in results.all_rows:
+        its = results.of_row(row)
+        if not its.has("pinned_predictions"):
+            continue
+        labels = its.array("labels")
+        pinned, clean = (
+            mean_with_interval((its.array(name) == labels).astype(np.float64))
+            for name in ("pinned_predictions", "pinned_clean")
+        )
+        kept, random = (_median(its.array(name)) for name in ("compression", "compression_random"))
+        made.append(Indicators(row.name, pinned, clean, kept, random))
+    return tuple(made)
+
+
+def _median(values: np.ndarray) -> float:
+    """Of the values that are there; NaN where none is."""
+    there = values[np.isfinite(values)]
+    return float(np.median(there)) if len(there) else float("nan")
+
+
+BUDGETS = {"n_steps": "steps", "eot": "draws per step", "n_restarts": "restarts"}
+"""What an attack may have more of: its name in a description, and in words."""
+
+LONGEST_TRACE = 200
+"""Steps of a loss that are kept; of longer attacks as many, evenly spread."""
+
+
+class ErrorRates(NamedTuple):
+    """Share of wrong report draws, image by image.
+
+    Attributes:
+        method: the one that is judged, where methods are compared; else empty.
+        clean: without an attack.
+        attacked: under the strongest attack for each image, the same images in the same order.
+    """
+
+    method: str
+    clean: tuple[float, ...]
+    attacked: tuple[float, ...]
+
+
+class Budget(NamedTuple):
+    """An attack against the same attack with more of something, on the same images.
+
+    Attributes:
+        row: the one with more.
+        against: the one with less.
+        what: of what there is more, in words.
+        less: how much the other row had.
+        more: how much this one had.
+        images: on how many.
+        before: accuracy of one draw under the row with less.
+        after: under the one with more.
+        fall: 95 % interval of before - after, paired by image.
+    """
+
+    row: str
+    against: str
+    what: str
+    less: float
+    more: float
+    images: int
+    before: Estimate
+    after: Estimate
+    fall: tuple[float, float]
+
+
+class Trace(NamedTuple):
+    """An attack's own loss.
+
+    Attributes:
+        row: whose.
+        steps: numbers of the steps, from 1.
+        loss: mean over images at these steps; an image that was finished keeps its last loss.
+    """
+
+    row: str
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+
+
+class Price(NamedTuple):
+    """What a prediction costs.
+
+    Attributes:
+        name: of what is judged.
+        evaluations: of the denoiser, per prediction of the deployed rule.
+    """
+
+    name: str
+    evaluations: float
+
+
+class Audited(NamedTuple):
+    """The audit of a gradient.
+
+    Attributes:
+        method: whose; empty in a study of one defence.
+        audit: what was found.
+    """
+
+    method: str
+    audit: Audit
+
+
+class Details(NamedTuple):
+    """What lies behind a table.
+
+    Attributes:
+        error_rates: one for each method, or one.
+        budgets: of rows of kind "budget".
+        traces: of rows that have a loss.
+        prices: of what is judged.
+        audits: of the gradients.
+        searches: what attacks saw while they searched.
+        indicators: what is told without gradients.
+    """
+
+    error_rates: tuple[ErrorRates, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    traces: tuple[Trace, ...] = ()
+    prices: tuple[Price, ...] = ()
+    audits: tuple[Audited, ...] = ()
+    searches: tuple[Search, ...] = ()
+    indicators: tuple[Indicators, ...] = ()
+
+
+NOTHING = Details()
+"""Of a run that is not complete."""
+
+
+def details(results: Results) -> Details:
+    """Work out the details of a complete run.
+
+    Args:
+        results: of the run.
+
+    Returns:
+        The details; parts that the run has no rows for are empty.
+    """
+    rows = results.all_rows
+    return Details(
+        error_rates=tuple(_error_rates(method.name, its) for method, its in results.each() if its.attacks),
+        budgets=tuple(b for row in rows if row.kind is AttackKind.BUDGET for b in _budgets(row, results)),
+        traces=tuple(
+            Trace(row.name, *_trace(results.of_row(row).array("loss")))
+            for row in rows
+            if _has_loss(results.of_row(row))
+        ),
+        prices=_prices(results),
+        audits=tuple(Audited(method.name, audit) for method, its in results.each() for audit, _ in its.audits),
+        searches=searches(results),
+        indicators=indicators(results),
+    )
+
+
+def _error_rates(method: str, results: Results) -> ErrorRates:
+    attacked = 1 - results.strongest(results.attacks).accuracies
+    clean = 1 - results.null(longest(results.attacks), len(attacked))
+    return ErrorRates(method, tuple(clean.tolist()), tuple(attacked.tolist()))
+
+
+def _budgets(row: RowFacts, results: Results) -> list[Budget]:
+    """A row with more of something against the adaptive row of the same attack that differs from it in this alone."""
+    made: list[Budget] = []
+    for other in results.all_rows:
+        changed = _changed(other, row)
+        if other.kind is not AttackKind.ADAPTIVE or other.method != row.method or len(changed) != 1:
+            continue
+        (name,) = changed
+        after = results.of_row(row).outcome()
+        before = results.of_row(other).outcome().first(len(after.labels))
+        after = after.first(len(before.labels))
+        made.append(
+            Budget(
+                row=row.name,
+                against=other.name,
+                what=BUDGETS.get(name, name),
+                less=_number(other.setting(name)),
+                more=_number(row.setting(name)),
+                images=len(after.labels),
+                before=mean_with_interval(before.accuracies),
+                after=mean_with_interval(after.accuracies),
+                fall=paired_gain(before.accuracies, after.accuracies),
+            )
+        )
+    return made[:1]
+
+
+def _changed(less: RowFacts, more: RowFacts) -> tuple[str, ...]:
+    """Names of the numbers in which the attacks of two rows differ; nothing where they differ in anything else."""
+    a, b = less.attack, more.attack
+    if not isinstance(a, dict) or not isinstance(b, dict) or a.keys() != b.keys():
+        return ()
+    names = tuple(name for name in b if b[name] != a[name])
+    return names if all(name in BUDGETS for name in names) else ()
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _has_loss(its: RowResults) -> bool:
+    """Whether an attack told its loss at more than one step, of the same number on all images."""
+    arrays = [unit.arrays["loss"] for unit in its.units if "loss" in unit.arrays]
+    if len(arrays) < len(its.units) or len({a.shape[1] for a in arrays}) != 1 or arrays[0].shape[1] < 2:
+        return False
+    return any(bool(np.isfinite(a).any()) for a in arrays)
+
+
+def _trace(loss: NDArray[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Steps (from 1) and mean over images of (n, steps) losses, each held from its image's last finite one on."""
+    finite: NDArray[np.bool_] = np.isfinite(loss)
+    there_at: NDArray[np.int64] = np.where(finite, np.arange(loss.shape[1], dtype=np.int64), -1)
+    last: NDArray[np.int64] = np.maximum.accumulate(there_at, axis=1)
+    held = np.where(last >= 0, np.take_along_axis(loss, np.maximum(last, 0), axis=1), np.nan).astype(np.float64)
+    there = np.flatnonzero((last >= 0).any(0))
+    n = min(LONGEST_TRACE, len(there))
+    kept = there[[k * (len(there) - 1) // max(n - 1, 1) for k in range(n)]]
+    return tuple((kept + 1).tolist()), tuple(np.nanmean(held[:, kept], axis=0).tolist())
+
+
+def _prices(results: Results) -> tuple[Price, ...]:
+    made: dict[str, Price] = {}
+    own = {Judged.BARE: "no defence", Judged.DEFENCE: "the defence"}
+    for row in results.all_rows:
+        costs = [unit.facts.clean for unit in results.null_of(row).units if unit.facts.clean is not None]
+        if costs:
+            name = row.method or own.get(row.judged, row.name)
+            spent = sum(c.evaluations for c in costs) / sum(c.predictions for c in costs)
+            made.setdefault(name, Price(name, spent))
+    return tuple(made.values())

@@ -1,0 +1,85 @@
+"""How far a run is that still goes on: units done, and for each row the accuracy so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from depura.analysis.results import RowResults
+from depura.records.directory import Unit
+from depura.records.schema import Header, UnitEntry
+from depura.statistics.intervals import Estimate, mean_with_interval
+
+
+class Progress(NamedTuple):
+    """A row at one radius while its run goes on.
+
+    Attributes:
+        name: of the row; null baselines and audits are rows too.
+        title: for people; empty of what is no attack.
+        eps: radius.
+        done: units that are there.
+        total: units that it has.
+        images: how many images these units hold.
+        of: how many images it is to be run on.
+        so_far: accuracy of one draw on the images done; None where nothing is predicted yet.
+    """
+
+    name: str
+    title: str
+    eps: float
+    done: int
+    total: int
+    images: int
+    of: int
+    so_far: Estimate | None
+
+
+def progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
+    """Where a run is.
+
+    Args:
+        header: of the run.
+        units: those that are done.
+
+    Returns:
+        One line for each row and radius, in the study's order.
+    """
+    titles = {row.name: row.title for row in header.rows}
+    groups: dict[tuple[str, float], list[UnitEntry]] = {}
+    for entry in header.units:
+        groups.setdefault((entry.row, entry.eps), []).append(entry)
+    done = {unit.facts.unit: unit for unit in units}
+    found: list[Progress] = []
+    for (row, eps), entries in groups.items():
+        there = [entry for entry in entries if entry.unit in done]
+        found.append(
+            Progress(
+                name=row,
+                title=titles.get(row, ""),
+                eps=eps,
+                done=len(there),
+                total=len(entries),
+                images=_images(there),
+                of=_images(entries),
+                so_far=so_far([done[entry.unit] for entry in there]),
+            )
+        )
+    return tuple(found)
+
+
+def so_far(units: Sequence[Unit]) -> Estimate | None:
+    """Accuracy of one draw over some units; None where nothing is predicted.
+
+    Args:
+        units: of one row at one radius.
+
+    Returns:
+        The accuracy, with its interval over the images of these units.
+    """
+    predicted = tuple(unit for unit in units if "predictions" in unit.arrays)
+    return mean_with_interval(RowResults(predicted).accuracies) if predicted else None
+
+
+def _images(entries: Sequence[UnitEntry]) -> int:
+    return sum(entry.last - entry.first for entry in entries)

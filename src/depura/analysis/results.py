@@ -1,0 +1,302 @@
+"""What a run found, read once from its record: predictions of every attack, image and draw, and the numbers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depura.records.directory import RecordError, RunDirectory, Unit
+from depura.records.kinds import AttackKind
+from depura.records.schema import Audit, Header, Identity, Method, RowFacts
+from depura.statistics.error_rates import Shares, Submissions, error_shares, submissions
+from depura.statistics.intervals import Estimate, any_of, majority, mean_with_interval, single_draw
+from depura.statistics.precision import Spread, spread
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+GRADIENT_KINDS = (
+    AttackKind.ADAPTIVE,
+    AttackKind.RELAXED,
+    AttackKind.TARGETED,
+    AttackKind.SELECTIVE,
+    AttackKind.BUDGET,
+)
+"""Attacks that differentiate the defence that is judged, as it is or through smooth stand-ins."""
+
+N_ANY, N_VOTE = 10, 21
+"""Draws of the any-of-N and majority metrics; fewer where fewer were recorded (an odd number for the majority)."""
+
+
+def n_draws(k: int) -> tuple[int, int]:
+    """Draws of the any-of-N and majority metrics where k were recorded."""
+    return min(N_ANY, k), min(N_VOTE, k - (k + 1) % 2) if k > 1 else 1
+
+
+class Metrics(NamedTuple):
+    """One set of predictions, in several ways.
+
+    Attributes:
+        single: accuracy of one draw.
+        any: probability that N submissions are all classified correctly.
+        vote: accuracy of a majority of N draws.
+        shares: of images that are nearly always right, sometimes wrong, and mostly wrong.
+        submissions: of the same image, until an error is as likely as not.
+    """
+
+    single: Estimate
+    any: Estimate
+    vote: Estimate
+    shares: Shares
+    submissions: Submissions
+
+
+class Outcome(NamedTuple):
+    """Predictions of all images.
+
+    Attributes:
+        predictions: (n, K), the deployed label of each report draw; -1 where it is not finite.
+        labels: (n,).
+    """
+
+    predictions: Ints
+    labels: Ints
+
+    def first(self, n: int) -> Outcome:
+        """Of the first n images."""
+        return Outcome(self.predictions[:n], self.labels[:n])
+
+    @property
+    def accuracies(self) -> Floats:
+        """Single-draw accuracy of each image, (n,)."""
+        return single_draw(self.predictions, self.labels)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics."""
+        n_any, n_vote = n_draws(self.predictions.shape[1])
+        return Metrics(
+            mean_with_interval(self.accuracies),
+            mean_with_interval(any_of(self.predictions, self.labels, n_any)),
+            mean_with_interval(majority(self.predictions, self.labels, n_vote)),
+            error_shares(self.predictions, self.labels),
+            submissions(self.predictions, self.labels),
+        )
+
+    @property
+    def spread(self) -> Spread:
+        """What the width of the single-draw interval is made of, and how a longer run would narrow it."""
+        return spread((self.predictions == self.labels[:, None]).astype(np.float64))
+
+
+@dataclass(frozen=True)
+class RowResults:
+    """What was recorded of a row, of a clean baseline or of an audit at one radius: its units, in order of the images.
+
+    Attributes:
+        units: the units that are there.
+    """
+
+    units: tuple[Unit, ...]
+
+    def has(self, name: str) -> bool:
+        """Whether every unit has an array."""
+        return all(name in unit.arrays for unit in self.units)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """An array of all images, (n, ...)."""
+        return np.concatenate([unit.arrays[name] for unit in self.units])
+
+    def outcome(self, name: str = "predictions") -> Outcome:
+        """What was predicted, by the name of the array that says so."""
+        return Outcome(self.array(name).astype(np.int64), self.array("labels").astype(np.int64))
+
+    @property
+    def n_images(self) -> int:
+        """How many images there are."""
+        return sum(len(unit.arrays["labels"]) for unit in self.units)
+
+    @property
+    def accuracies(self) -> Floats:
+        """Single-draw accuracy of each image, (n,)."""
+        return self.outcome().accuracies
+
+    def accuracy(self, name: str, draws: int) -> Estimate:
+        """Accuracy of one draw over the first draws of an array of predictions, by its name."""
+        its = self.outcome(name)
+        return mean_with_interval(single_draw(its.predictions[:, :draws], its.labels))
+
+    @property
+    def zero_share(self) -> float:
+        """Share of an attack's gradients that were exactly zero; 0 of an attack without gradients."""
+        return float(self.array("zero_gradients").mean()) if self.has("zero_gradients") else 0.0
+
+
+def strongest(rows: Sequence[RowResults]) -> Outcome:
+    """Per image, the attack whose chosen candidate had the most wrong select draws (ties: larger margin).
+
+    Rows may be of the first images only: an image's strongest attack is the strongest of those that were run on it.
+    """
+    which = choice(rows)
+    outcomes = [its.outcome() for its in rows]
+    whole = max(outcomes, key=lambda o: len(o.labels))
+    predictions = np.stack([outcomes[int(row)].predictions[image] for image, row in enumerate(which)])
+    return Outcome(predictions, whole.labels)
+
+
+def longest(rows: Sequence[RowFacts]) -> RowFacts:
+    """The row that was run on the most images; the first of several."""
+    return max(rows, key=lambda row: row.images)
+
+
+def choice(rows: Sequence[RowResults]) -> Ints:
+    """Which row is the strongest on each image (see `strongest`), (n,) indices of rows."""
+    n = max(its.n_images for its in rows)
+    errors, margins = np.full((len(rows), n), -1), np.full((len(rows), n), -np.inf)
+    for row, its in enumerate(rows):
+        chosen = its.array("chosen")
+        errors[row, : len(chosen)] = its.array("select_errors")[np.arange(len(chosen)), chosen]
+        # A margin without a finite draw is of an image that is always wrong.
+        margins[row, : len(chosen)] = np.nan_to_num(its.array("select_margins"), nan=np.inf)
+    return np.where(errors == errors.max(0), margins, -np.inf).argmax(0)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a run, or of one method of a comparison: attacks x images x draws.
+
+    Attributes:
+        header: of the run.
+        by_row: what was recorded, by the name of the row, clean baseline or audit, and by radius.
+        method: of a comparison, whose rows `rows` gives; None for all.
+    """
+
+    header: Header
+    by_row: Mapping[tuple[str, float], RowResults]
+    method: str | None = None
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> Results:
+        """Read a finished run.
+
+        Args:
+            directory: the run.
+
+        Returns:
+            All of its results.
+
+        Raises:
+            RecordError: units are missing or damaged.
+        """
+        missing = directory.missing
+        if missing:
+            raise RecordError(
+                f"run directory {directory.path}: expected a finished run, got one that lacks {len(missing)} of its "
+                f"{len(directory.header.units)} units. Finish it: {directory.header.command}"
+            )
+        return cls.of(directory.header, directory.units())
+
+    @classmethod
+    def of(cls, header: Header, units: Iterable[Unit]) -> Results:
+        """Results of some units.
+
+        Args:
+            header: of the run.
+            units: in the order of the images.
+
+        Returns:
+            The results.
+        """
+        groups: dict[tuple[str, float], list[Unit]] = {}
+        for unit in units:
+            groups.setdefault((unit.facts.row, unit.facts.eps), []).append(unit)
+        return cls(header, {key: RowResults(tuple(its)) for key, its in groups.items()})
+
+    def only(self, method: str) -> Results:
+        """The results of one method: its rows, and those that all methods share (the undefended classifier's)."""
+        return replace(self, method=method)
+
+    def each(self) -> tuple[tuple[Method, Results], ...]:
+        """Every method with its results; in a study of one defence, that one."""
+        return tuple((method, self.only(method.name)) for method in self.header.methods)
+
+    @property
+    def eps(self) -> float:
+        """The radius of the table."""
+        return self.header.threat_model.eps
+
+    @property
+    def all_rows(self) -> tuple[RowFacts, ...]:
+        """Rows, in the order of the table."""
+        return tuple(row for row in self.header.rows if self.method is None or row.method in ("", self.method))
+
+    @property
+    def own_rows(self) -> tuple[RowFacts, ...]:
+        """Rows whose method this is."""
+        return tuple(row for row in self.all_rows if self.method is None or row.method == self.method)
+
+    @property
+    def attacks(self) -> tuple[RowFacts, ...]:
+        """Rows that attack what is judged: what a headline is made of."""
+        return tuple(row for row in self.own_rows if row.attacks_defence)
+
+    @property
+    def audits(self) -> tuple[tuple[Audit, Identity], ...]:
+        """Audits of gradients, each with what a purifier that does nothing changes."""
+        name = "audit" if not self.method else f"audit-{self.method}"
+        whole = self.method is None
+        own = [its for (row, _), its in self.by_row.items() if row == name or (whole and row.startswith("audit-"))]
+        facts = [unit.facts for its in own for unit in its.units]
+        return tuple((f.audit, f.identity) for f in facts if f.audit is not None and f.identity is not None)
+
+    def rows(self, *kinds: AttackKind) -> list[RowFacts]:
+        """Rows of some kinds, in the order of the table."""
+        return [row for row in self.all_rows if row.kind in kinds]
+
+    def of_row(self, row: RowFacts, eps: float | None = None) -> RowResults:
+        """Results of a row, at the radius of the table or another one."""
+        return self.by_row[row.name, self.eps if eps is None else eps]
+
+    def null_of(self, row: RowFacts) -> RowResults:
+        """The clean baseline of a row."""
+        return self.by_row[row.null, self.eps]
+
+    def accuracies(self, row: RowFacts, eps: float | None = None) -> Floats:
+        """Single-draw accuracy of each image of a row, (n,)."""
+        return self.of_row(row, eps).accuracies
+
+    def null(self, row: RowFacts, n: int, name: str = "predictions") -> Floats:
+        """Accuracy of each of the first n images of a row without an attack, or of random corners."""
+        return self.null_of(row).outcome(name).accuracies[:n]
+
+    def strongest(self, rows: Sequence[RowFacts]) -> Outcome:
+        """Each image under the strongest of some rows that was run on it."""
+        return strongest([self.of_row(row) for row in rows])
+
+    def errors(self, rows: Sequence[RowFacts]) -> Ints:
+        """Wrong report draws of each image under the strongest of some rows that was run on it, (n,)."""
+        its = self.strongest(rows)
+        return (its.predictions != its.labels[:, None]).sum(1)
+
+    def array(self, row: RowFacts, name: str) -> NDArray[Any] | None:
+        """An array of a row, (n, ...); None where its attack has none."""
+        its = self.of_row(row)
+        return its.array(name) if its.has(name) else None
+
+
+def percent(estimate: Estimate) -> str:
+    """As "41.7 % (33.4-50.4)"."""
+    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+
+
+def at_most(estimate: Estimate, null: Estimate) -> str:
+    """What may be claimed of an accuracy under attack, in words."""
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return (
+        f"robust accuracy at most {100 * estimate.value:.1f} % (95 % CI {low:.1f}–{high:.1f}), "
+        f"null {100 * null.value:.1f} %"
+    )

@@ -1,0 +1,459 @@
+"""The numbers of a report, computed from the records of a run and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depura.analysis import checks, ranking, words
+from depura.analysis.details import NOTHING, Details, details
+from depura.analysis.progress import Progress, progress
+from depura.analysis.ranking import Ranking
+from depura.analysis.results import Floats, Metrics, Results, RowResults, at_most, longest, strongest
+from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.records.directory import RunDirectory, Unit
+from depura.records.kinds import AttackKind, GradientMode
+from depura.records.schema import Data, Header, RowFacts
+from depura.statistics.intervals import Estimate, errors_of, mean_with_interval, paired_gain
+
+PICTURES = 6
+"""Pictures of the worst images, and as many of the luckiest."""
+
+PICTURES_OF_METHOD = 4
+"""Pictures of each method, where methods are compared."""
+
+
+class GradientFacts(NamedTuple):
+    """What the gradients of an attack told about themselves. NaN where there is nothing to tell.
+
+    Attributes:
+        zero: share of draws (over steps and images) whose gradient was exactly zero.
+        bad: share of draws whose gradient was not finite.
+        zero_pixels: share of the mean gradients' entries that were exactly zero.
+        agreement: cosine between the mean gradients of two halves of the draws, median over images, at the first, the
+            middle and the last step.
+        spread: largest over median norm of a draw's gradient, the worst image and step.
+        bpda: cosine of the BPDA gradient to the exact one, median over images.
+        surrogate: the same of a walk of a fifth of the steps.
+    """
+
+    zero: float
+    bad: float
+    zero_pixels: float
+    agreement: tuple[float, float, float]
+    spread: float
+    bpda: float
+    surrogate: float
+
+
+class Examples(NamedTuple):
+    """What an attack made, and what it cost it.
+
+    Attributes:
+        largest: largest perturbation, in the ball's norm.
+        exact: accuracy of one draw on the draws that `rounded` is measured on.
+        rounded: accuracy of one draw after rounding the examples to 8 bits.
+        finished: images that the attack was content with before its budget was spent.
+        gradients: evaluations of what was attacked with a gradient, mean per image.
+        forwards: evaluations without, mean per image.
+    """
+
+    largest: float
+    exact: Estimate
+    rounded: Estimate
+    finished: int
+    gradients: float
+    forwards: float
+
+
+class Line(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        name: row name.
+        title: for people.
+        kind: what sort of attack.
+        method: the one that is judged, where methods are compared.
+        mode: how the attack differentiates what is judged.
+        images: how many it was run on; the nulls below are of the same ones.
+        metrics: under attack.
+        null: without an attack, as many draws.
+        random: under random corners of the ball, chosen as candidates are.
+        examples: what the attack made.
+        gradients: what the attack's gradients told about themselves; None of an attack without gradients.
+        evaluations: denoiser evaluations (forward, backward) of attack and scoring together.
+        gain: 95 % interval of what the attack takes from the null's accuracy, paired by image.
+    """
+
+    name: str
+    title: str
+    kind: AttackKind
+    method: str
+    mode: GradientMode
+    images: int
+    metrics: Metrics
+    null: Metrics
+    random: Metrics
+    examples: Examples
+    gradients: GradientFacts | None
+    evaluations: tuple[int, int]
+    gain: tuple[float, float]
+
+
+class Point(NamedTuple):
+    """A point of the accuracy-against-eps curve.
+
+    Attributes:
+        eps: radius; 0 for the null baseline.
+        accuracy: of one draw.
+        images: how many it is measured on.
+    """
+
+    eps: float
+    accuracy: Estimate
+    images: int
+
+
+class Picture(NamedTuple):
+    """One image of the theatre.
+
+    Attributes:
+        row: name of the row it was attacked in.
+        image: its id.
+        label: its class.
+        seen_as: the class given by the pictured draw.
+        errors: wrong report draws.
+        draws: report draws.
+        titles: of the frames.
+        frames: (F, C, H, W) uint8.
+        votes: names of the classes that the report draws gave and how often, the most frequent first.
+        lucky: whether it is shown for its few errors, not for its many.
+        most: wrong report draws under the attack that left most of them wrong, of all attacks on what is judged.
+    """
+
+    row: str
+    image: int
+    label: str
+    seen_as: str
+    errors: int
+    draws: int
+    titles: tuple[str, ...]
+    frames: NDArray[np.uint8]
+    votes: tuple[tuple[str, int], ...] = ()
+    lucky: bool = False
+    most: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a report shows.
+
+    Attributes:
+        header: contents of study.json.
+        done: units done.
+        total: units in the study.
+        headline: the sentence.
+        lines: the table; empty while the run is not complete.
+        strongest: the defended rows together, the strongest attack chosen per image on the select draws; None where
+            methods are compared.
+        curve: points by row name; "null" is the judged defence without attack. Where methods are compared, the
+            strongest attack for each image, by method.
+        pictures: the worst images first, then the luckiest.
+        warnings: what a reader must know beside the checks, in sentences.
+        devices: kinds of device that the units were computed on.
+        ranking: of the methods, where methods are compared.
+        verdicts: of the checks V1 to V21, of each method (see `depura.analysis.verdicts`).
+        conclusions: whether each defence has a headline.
+        flagged: what a reader must know first, by method; see `flags`.
+        details: what lies behind the table.
+        progress: of the rows, while the run is not complete.
+    """
+
+    header: Header
+    done: int
+    total: int
+    headline: str
+    lines: tuple[Line, ...]
+    strongest: Metrics | None
+    curve: dict[str, tuple[Point, ...]]
+    pictures: tuple[Picture, ...]
+    warnings: tuple[str, ...]
+    devices: tuple[str, ...]
+    ranking: Ranking | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    conclusions: tuple[Conclusion, ...] = ()
+    flagged: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict[str, tuple[Flag, ...]])
+    details: Details = NOTHING
+    progress: tuple[Progress, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit is done."""
+        return self.done == self.total
+
+    @property
+    def refused(self) -> bool:
+        """Whether a reason stands in the headline's place; in a comparison, of the best method that is ranked."""
+        if not self.complete:
+            return False
+        if self.ranking is not None:
+            return self.ranking.best is None or self.ranking.best.unchecked
+        return self.conclusions[0].status is not HeadlineStatus.GIVEN
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What a reader of a study of one defence must know first."""
+        return self.flags_of("")
+
+    def flags_of(self, method: str) -> tuple[Flag, ...]:
+        """What a reader must know first of a method."""
+        return self.flagged.get(method, ())
+
+
+def summarise(directory: RunDirectory) -> Summary:
+    """Compute a report's numbers.
+
+    Args:
+        directory: a run.
+
+    Returns:
+        The summary; while units are missing it has only the accuracies so far, and its headline says so.
+    """
+    header = directory.header
+    done, total = directory.done, len(header.units)
+    units = list(directory.units())
+    devices = tuple(sorted({unit.facts.device for unit in units}))
+    if done < total:
+        text = f"No headline: {done} of {total} units are done. Give the same 'depura run' command again to go on."
+        so_far = progress(header, units)
+        return Summary(header, done, total, text, (), None, {}, (), (), devices, progress=so_far)
+    results = Results.of(header, units)
+    verdicts = checks.verdicts(results)
+    each = [(its, checks.of_method(verdicts, method.name)) for method, its in results.each()]
+    conclusions = tuple(checks.conclusion(own, its) for its, own in each)
+    ranked = ranking.rank(results, conclusions)
+    shown = [row for row in results.all_rows if row.kind is not AttackKind.REFERENCE]
+    together = results.strongest(results.attacks).metrics if ranked is None and results.attacks else None
+    return Summary(
+        header=header,
+        done=total,
+        total=total,
+        headline=_headline(results, together, verdicts, conclusions[0]) if ranked is None else _of_all(results, ranked),
+        lines=tuple(_line(row, results) for row in shown),
+        strongest=together,
+        curve=_curve(results) if ranked is None else _curve_by_method(results),
+        pictures=_extremes(_pictures(results)) if ranked is None else _pictures_by_method(results),
+        warnings=(*_remarks(header), *(ranking.notes(ranked) if ranked is not None else ())),
+        devices=devices,
+        ranking=ranked,
+        verdicts=verdicts,
+        conclusions=conclusions,
+        flagged={
+            its.method or "": checks.flags(own, its, of) for (its, own), of in zip(each, conclusions, strict=True)
+        },
+        details=details(results),
+    )
+
+
+def _remarks(header: Header) -> tuple[str, ...]:
+    """What the header says a reader must know."""
+    own = [f"{method.note}." for method in header.methods if method.note and not method.name]
+    said = header.rescored_from
+    return (*own, *([said.warning] if said is not None and said.warning else []))
+
+
+def _headline(results: Results, together: Metrics | None, verdicts: Sequence[Verdict], of: Conclusion) -> str:
+    """The sentence on top of a study of one defence."""
+    if of.status is not HeadlineStatus.GIVEN or together is None:
+        return checks.refusal(of)
+    row = longest(results.attacks)
+    null = results.null_of(row).outcome().first(row.images).metrics
+    nothing = any(v.id == "V14" and v.status is Status.WARN for v in verdicts)
+    told = f"{at_most(together.single, null.single)}; {row.images} images, {_attacked(results)}"
+    return told + ("; the attack found nothing beyond noise" if nothing else "")
+
+
+def _attacked(results: Results) -> str:
+    """Threat model and attack, or the profile, in words."""
+    attacks, source = results.attacks, results.header.source
+    hardest = min(attacks, key=lambda row: float(results.accuracies(row).mean()))
+    profile = f"profile {source.profile}, " if source is not None and source.profile else ""
+    several = f"the strongest of {len(attacks)} attacks, " if len(attacks) > 1 else ""
+    which = f"{several}{'most by ' if several else ''}{hardest.name} ({words.attack(hardest)})"
+    return f"{words.changes(results.header.threat_model)}, {profile}{which}"
+
+
+def _of_all(results: Results, ranked: Ranking) -> str:
+    """The sentence on top of a comparison."""
+    text = ranking.headline(ranked)
+    if ranked.best is None:
+        return text
+    images = longest(results.attacks).images
+    return f"{text}; {images} images, {words.changes(results.header.threat_model)}, the strongest attack on each method"
+
+
+def _line(row: RowFacts, results: Results) -> Line:
+    its, clean = results.of_row(row), results.null_of(row)
+    counts = [unit.facts.evaluations for unit in its.units]
+    outcome = its.outcome()
+    n = len(outcome.labels)
+    null, random = clean.outcome().first(n), clean.outcome("random_predictions").first(n)
+    return Line(
+        name=row.name,
+        title=row.title,
+        kind=row.kind,
+        method=row.method,
+        mode=row.mode,
+        images=n,
+        metrics=outcome.metrics,
+        null=null.metrics,
+        random=random.metrics,
+        examples=_examples(its),
+        gradients=_gradients(its) if its.has("zero_gradients") else None,
+        evaluations=(sum(c.attack[0] + c.score[0] for c in counts), sum(c.attack[1] + c.score[1] for c in counts)),
+        gain=paired_gain(null.accuracies, outcome.accuracies),
+    )
+
+
+def _examples(its: RowResults) -> Examples:
+    draws = its.units[0].arrays["rounded_predictions"].shape[1]
+    spent = its.array("spent").mean(0)
+    return Examples(
+        largest=float(its.array("distance").max()),
+        exact=its.accuracy("predictions", draws),
+        rounded=its.accuracy("rounded_predictions", draws),
+        finished=int((its.array("finished") >= 0).sum()),
+        gradients=float(spent[0]),
+        forwards=float(spent[1]),
+    )
+
+
+def _gradients(its: RowResults) -> GradientFacts:
+    agreement, spread = its.array("agreement"), its.array("spread")
+    first, middle, last = (_median(agreement[:, i]) for i in (0, agreement.shape[1] // 2, -1))
+    compared = its.has("cosine_bpda")
+    return GradientFacts(
+        zero=its.zero_share,
+        bad=float(its.array("bad_gradients").mean()),
+        zero_pixels=float(its.array("zero_pixels").mean()),
+        agreement=(first, middle, last),
+        spread=float(np.max(spread[np.isfinite(spread)], initial=-np.inf)) if np.isfinite(spread).any() else np.nan,
+        bpda=_median(its.array("cosine_bpda")) if compared else np.nan,
+        surrogate=_median(its.array("cosine_surrogate")) if compared else np.nan,
+    )
+
+
+def _median(values: NDArray[Any]) -> float:
+    """Median of the values that are there; NaN if none is."""
+    there = values[np.isfinite(values)]
+    return float(np.median(there)) if len(there) else np.nan
+
+
+def _curve(results: Results) -> dict[str, tuple[Point, ...]]:
+    """Each row at each radius, and the clean baseline of what is judged."""
+    said = results.header.curve
+    curve = {
+        row.name: tuple(
+            _point(eps, results.accuracies(row, eps)[: said.images]) for eps in sorted({results.eps, *said.eps})
+        )
+        for row in results.all_rows
+        if row.name in said.rows
+    }
+    if results.attacks:
+        curve["null"] = (_point(0.0, results.null(results.attacks[0], said.images)),)
+    return curve
+
+
+def _curve_by_method(results: Results) -> dict[str, tuple[Point, ...]]:
+    """Each method under the strongest of its attacks for each image, at each radius."""
+    said, curve = results.header.curve, dict[str, tuple[Point, ...]]()
+    for method, its in results.each():
+        rows = [row for row in its.attacks if row.name in said.rows]
+        if rows:
+            curve[method.name] = tuple(
+                _point(eps, strongest([its.of_row(row, eps) for row in rows]).accuracies[: said.images])
+                for eps in sorted({its.eps, *said.eps})
+            )
+    return curve
+
+
+def _point(eps: float, accuracies: Floats) -> Point:
+    return Point(eps, mean_with_interval(accuracies), len(accuracies))
+
+
+def _pictures_by_method(results: Results) -> tuple[Picture, ...]:
+    """A few of each method, the worst first."""
+    shown = [p for _, its in results.each() for p in _extremes(_pictures(its), n=PICTURES_OF_METHOD // 2)]
+    return tuple(sorted(shown, key=lambda p: (p.lucky, -p.errors / p.draws)))
+
+
+def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Picture, ...]:
+    """Of many pictures those of the n worst images and of the n luckiest others, each image once.
+
+    It is shown under the attack of the pictured ones that left most draws wrong; lucky is what is so under all attacks.
+    Worst are only those that are mostly wrong, but for the first.
+    """
+    images: dict[int, Picture] = {}
+    for picture in pictures:
+        other = images.get(picture.image)
+        if other is None or picture.errors > other.errors:
+            images[picture.image] = picture
+    order = sorted(images.values(), key=lambda p: -p.errors / p.draws)
+    n = min(n, -(-len(order) // 2))
+    worst = [p for k, p in enumerate(order[:n]) if k == 0 or 2 * p.errors > p.draws]
+    lucky = sorted(order[len(worst) :], key=lambda p: (p.most, p.errors))[:n]
+    return (*worst, *(p._replace(lucky=True) for p in lucky))
+
+
+def _pictures(results: Results) -> tuple[Picture, ...]:
+    """All pictures of the attacks on what is judged."""
+    data = results.header.data
+    units = [unit for row in results.attacks for unit in results.of_row(row).units]
+    most = _most_errors(units)
+    return tuple(picture for unit in units for picture in _of_unit(unit, data, most))
+
+
+def _of_unit(unit: Unit, data: Data, most: Mapping[int, int]) -> list[Picture]:
+    if "picture_rows" not in unit.arrays:
+        return []
+    made: list[Picture] = []
+    arrays = unit.arrays
+    errors = errors_of(arrays["predictions"].astype(np.int64), arrays["labels"])
+    for frames, row in zip(arrays["picture_frames"], arrays["picture_rows"], strict=True):
+        predicted = arrays["predictions"][row]
+        image = int(arrays["ids"][row])
+        made.append(
+            Picture(
+                row=unit.facts.row,
+                image=image,
+                label=data.class_name(int(arrays["labels"][row])),
+                seen_as=data.class_name(int(predicted[0])),
+                errors=int(errors[row]),
+                draws=len(predicted),
+                titles=tuple(str(t) for t in arrays["picture_titles"]),
+                frames=frames,
+                votes=tuple((data.class_name(k), int((predicted == k).sum())) for k in _by_frequency(predicted)),
+                most=most[image],
+            )
+        )
+    return made
+
+
+def _most_errors(units: Sequence[Unit]) -> dict[int, int]:
+    """By image id, the wrong report draws under the attack that left most of them wrong."""
+    most: dict[int, int] = {}
+    for unit in units:
+        errors = errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"])
+        for image, wrong in zip(unit.arrays["ids"].tolist(), errors.tolist(), strict=True):
+            most[image] = max(most.get(image, 0), wrong)
+    return most
+
+
+def _by_frequency(predicted: NDArray[Any]) -> list[int]:
+    """Classes that were predicted, the most frequent first (ties: the lower class)."""
+    values, counts = np.unique(predicted, return_counts=True)
+    return [int(values[i]) for i in np.lexsort((values, -counts))]

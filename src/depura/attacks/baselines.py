@@ -1,0 +1,206 @@
+"""Random changes: what an attack must beat, and with a single point a null that asks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from depura import _check
+from depura.attacks.attack import Candidates, Cost, Told
+from depura.attacks.eot import Model, RandomModel, mean
+from depura.attacks.flow import Flow
+from depura.attacks.history import History
+from depura.attacks.losses import Loss, comparable, margin
+from depura.attacks.queries import Queries, common
+from depura.attacks.threat import Ball, per_image
+from depura.noise import Kind, Noise
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """Every image as it is, the one candidate of an attack at radius 0.
+
+    Attributes:
+        ball: threat model; only its name matters.
+    """
+
+    ball: Ball | Flow
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates per image."""
+        return 1
+
+    @property
+    def cost(self) -> Cost:
+        """Evaluations per image."""
+        return Cost(0, 0, 1)
+
+    def at(self, eps: float) -> Unchanged:
+        """The same attack at another radius."""
+        return replace(self, ball=replace(self.ball, eps=eps))
+
+    def __call__(
+        self,
+        model: Model | RandomModel,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        init: Noise | None = None,
+        eot: Noise | None = None,
+        rows: int | None = None,
+        told: Told | None = None,
+    ) -> Candidates:
+        """Return the images (see `depura.attacks.attack.Attack`).
+
+        Args:
+            model: not asked.
+            images: (B, C, H, W) in [0, 1].
+            labels: not looked at.
+            init: not used.
+            eot: not used.
+            rows: not used.
+            told: called once, with 1.
+
+        Returns:
+            One candidate for each image: itself.
+        """
+        del model, labels, init, eot, rows
+        if told is not None:
+            told(1.0)
+        n = len(images)
+        never = torch.full((n,), -1, dtype=torch.int64, device=images.device)
+        nothing = torch.zeros((n, 2), dtype=torch.int64, device=images.device)
+        return Candidates(images[None].clone(), images.new_zeros((0, n)), nothing, never)
+
+
+Proposal = Callable[[Ball | Flow, Tensor, Noise, int], Tensor]
+"""(threat model, images (B, C, H, W), noise, address of the draw) -> random points, one for each image."""
+
+
+def corners(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tensor:
+    """Changes of the largest size: signs (linf, flow) or a direction (l2) times eps, then into [0, 1]."""
+    return ball.corner(origin, noise, step=step)
+
+
+def uniform(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tensor:
+    """Points uniform in the ball (flows uniform in their bound), then into [0, 1]."""
+    return ball.sample(origin, noise, step=step)
+
+
+def gaussian(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tensor:
+    """Gaussian noise, scaled so that its norm is eps, then into [0, 1]; for l2 distributed as `corners`.
+
+    Args:
+        ball: linf or l2.
+        origin: centre, (B, C, H, W).
+        noise: the randomness, one image id per row.
+        step: address of the draw.
+
+    Returns:
+        (B, C, H, W).
+
+    Raises:
+        InputError: a ball of flows.
+    """
+    if not isinstance(ball, Ball):
+        _check.fail("gaussian", "a Ball", f"{ball}", "Use corners or uniform.")
+    change = noise(origin, kind=Kind.ATTACK, step=step)
+    size = ball.distance(change, torch.zeros_like(change))
+    return ball.project(origin + ball.eps * change / per_image(size), origin)
+
+
+@dataclass(frozen=True)
+class RandomPoints:
+    """The worst of some random points, by mean loss on draws that are the same for all of them; no gradients.
+
+    With no more points than are kept nothing is asked of the model, and the attack is a null baseline.
+
+    Attributes:
+        ball: threat model.
+        n_points: random points for each image.
+        kind: how they are made: `corners`, `uniform` or `gaussian`.
+        eot: draws on which points are compared.
+        keep: the points of largest loss that are candidates.
+        loss: what is compared.
+    """
+
+    ball: Ball | Flow
+    n_points: int = 20
+    kind: Proposal = corners
+    eot: int = 8
+    keep: int = 2
+    loss: Loss = margin
+
+    def __post_init__(self) -> None:
+        _check.integer("RandomPoints", "n_points", self.n_points, low=1, high=65536)
+        _check.integer("RandomPoints", "eot", self.eot, low=1)
+        _check.integer("RandomPoints", "keep", self.keep, low=1)
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates per image."""
+        return min(self.keep, self.n_points)
+
+    @property
+    def cost(self) -> Cost:
+        """Evaluations per image."""
+        return Cost(gradients=0, forwards=self.n_points * self.eot if self._compares else 0, at_once=self.eot)
+
+    @property
+    def _compares(self) -> bool:
+        return self.n_points > self.keep
+
+    def at(self, eps: float) -> RandomPoints:
+        """The same attack at another radius."""
+        return replace(self, ball=replace(self.ball, eps=eps))
+
+    def __call__(
+        self,
+        model: Model | RandomModel,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        init: Noise | None = None,
+        eot: Noise | None = None,
+        rows: int | None = None,
+        told: Told | None = None,
+    ) -> Candidates:
+        """Attack.
+
+        Args:
+            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
+            images: (B, C, H, W) in [0, 1].
+            labels: (B,), the true classes.
+            init: randomness of the points; default `Noise.fresh`. Point i uses its step i.
+            eot: randomness of the model; points are compared on the first draws of the common tape. Without it the
+                model's own randomness, if any, is used.
+            rows: images times draws put through the model at once; default all. The result does not depend on it, but
+                for rounding; out of memory, it is halved.
+            told: called with the share of the work that is done.
+
+        Returns:
+            The candidates, largest loss first; `loss` has a row for each point if they were compared.
+
+        Raises:
+            InputError: images or labels that are not usable.
+        """
+        queries = Queries("RandomPoints", model, images, labels, noise=eot, rows=rows)
+        init = Noise.fresh(len(images)) if init is None else init
+        history = History(len(images), self.n_points if self._compares else 0)
+        kept, values = images.new_zeros(0, *images.shape), images.new_zeros(0, len(images))
+        every = torch.arange(len(images), device=images.device)
+        for i in range(self.n_points):
+            point, value = self.kind(self.ball, images, init, i), images.new_zeros(len(images))
+            if self._compares:
+                value = mean(queries.losses(point, self.loss, draws=common(self.eot)))
+                history.add(value)
+            together = torch.cat([values, comparable(value)[None]])
+            order = together.argsort(dim=0, descending=True, stable=True)[: self.keep]
+            kept, values = torch.cat([kept, point[None]])[order, every], together.gather(0, order)
+            if told is not None:
+                told((i + 1) / self.n_points)
+        return history.candidates(kept, queries.spent)

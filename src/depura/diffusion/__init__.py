@@ -1,0 +1,1 @@
+"""The diffusion model: noise schedules, denoisers, reverse steps, guidance."""

@@ -1,0 +1,233 @@
+"""Where a study comes from: a Python file with `def study(...) -> Study`, and values for its parameters.
+
+A study is code. What a record names is run only where it is asked for (`StudySource.of`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Union
+
+from depura import _check
+from depura.attacks.catalogue import CATALOGUE, built
+from depura.evaluation.profiles import PROFILES, under
+from depura.evaluation.study import Row, Study, UnitKey
+from depura.records.kinds import AttackKind
+from depura.records.names import STUDY_MODULE
+from depura.records.schema import AddedAttack, Header, Source
+
+DEMO = "depura demo"
+"""Stands for the file of the demo's study, which lies where depura is installed."""
+
+
+_IMPORTED = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>\w+)")
+_IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
+
+
+class StudyNotGivenError(_check.InputError):
+    """The study of a record is code that was neither given nor trusted; nothing was run."""
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """A study file and the settings given to it; small enough to send to a worker.
+
+    Attributes:
+        path: the Python file, whose function is called study; or FILE.py:FUNCTION, or MODULE:FUNCTION of a module that
+            can be imported.
+        settings: (name, text) pairs, as given with -S.
+        profile: name of the profile whose attacks take the place of the study's own rows; empty for none.
+        attacks: that are run beside the study's own rows.
+        kept: units that a run of the study has already, whose boundaries stay.
+        reference: whether depura's own attack runs beside the rows, as the study has it; False for records without.
+        draws: report draws in the place of the study's own (see `depura.records.schema.Source`).
+    """
+
+    path: Path
+    settings: tuple[tuple[str, str], ...] = ()
+    profile: str = ""
+    attacks: tuple[AddedAttack, ...] = ()
+    kept: tuple[UnitKey, ...] = ()
+    reference: bool = True
+    draws: int | None = None
+
+    @classmethod
+    def of(cls, header: Header, *, path: Path | None = None, trust: bool = False) -> StudySource:
+        """Where the study of a run came from.
+
+        Args:
+            header: of the run.
+            path: the study, as somebody gives it; None: what the record names.
+            trust: whether what the record names may be run. The study of the demo, which is depura's own, always may.
+
+        Returns:
+            The source.
+
+        Raises:
+            StudyNotGivenError: neither a path nor trust; or the run was made from Python and there is no path.
+        """
+        said = header.source
+        if path is None and said is None:
+            raise StudyNotGivenError(
+                "run directory: expected a run of a study file, got one made from Python. "
+                "Give its study with --study FILE.py or --study MODULE:FUNCTION."
+            )
+        if path is None and said is not None:
+            if said.file != DEMO and not trust:
+                raise StudyNotGivenError(
+                    f"The record names the study {said.file}, which was not run, since a study is code. "
+                    f"Give your own copy with --study, or --trust to run that file."
+                )
+            path = _demo() if said.file == DEMO else Path(said.file)
+        assert path is not None
+        kept = tuple(UnitKey(unit.row, unit.eps, unit.first, unit.last) for unit in header.units)
+        reference = any(row.kind is AttackKind.REFERENCE for row in header.rows)
+        if said is None:
+            return cls(path, kept=kept, reference=reference)
+        return cls(path, said.settings, said.profile, said.attacks, kept, reference, said.draws)
+
+    def describe(self) -> Source:
+        """For the header of a run: file, settings, profile and attacks."""
+        own = self.path.resolve() == _demo().resolve()
+        return Source(
+            file=DEMO if own else self.path.as_posix(),
+            settings=self.settings,
+            profile=self.profile,
+            attacks=self.attacks,
+            draws=self.draws,
+        )
+
+    def load(self) -> Study:
+        """Run the file and call its function.
+
+        Returns:
+            The study.
+
+        Raises:
+            InputError: no such file, no such function, unknown or unreadable settings, or not a study.
+        """
+        build = self._function()
+        made = build(**read_settings(build, dict(self.settings)))
+        if not isinstance(made, Study):
+            _check.fail("study", "the function study to return a Study", f"{type(made).__name__}")
+        if self.profile:
+            if self.profile not in PROFILES:
+                _check.fail("--profile", f"one of {', '.join(PROFILES)}", repr(self.profile))
+            made = under(made, PROFILES[self.profile])
+        draws = made.report_draws if self.draws is None else self.draws
+        reference = made.reference and self.reference
+        return replace(_with(made, self.attacks), kept=self.kept, reference=reference, report_draws=draws)
+
+    def _function(self) -> Callable[..., Any]:
+        """What makes the study."""
+        text, name = str(self.path), "study"
+        in_file, imported = _IN_FILE.fullmatch(text), _IMPORTED.fullmatch(text)
+        if self.path.is_file() or in_file is not None or imported is None:
+            file = self.path if in_file is None or self.path.is_file() else Path(in_file["file"])
+            name = name if in_file is None or self.path.is_file() else in_file["function"]
+            module = _module_of(file)
+        else:
+            name = imported["function"]
+            try:
+                module = importlib.import_module(imported["module"])
+            except ImportError as error:
+                got = f"{imported['module']}, which cannot be imported ({error})"
+                raise _check.InputError(f"study: expected a module that can be imported, got {got}.") from error
+        build = getattr(module, name, None)
+        if not callable(build):
+            _check.fail("study", f"a function named {name} in {text}", "none", "See examples/04_study.py.")
+        return build
+
+
+def _module_of(file: Path) -> types.ModuleType:
+    """A Python file, run."""
+    if not file.is_file():
+        _check.fail("study", "a Python file", f"{file}, which is not there", "Check the path.")
+    spec = importlib.util.spec_from_file_location(f"{STUDY_MODULE}{file.stem}", file)
+    if spec is None or spec.loader is None:
+        _check.fail("study", "a Python file (.py)", f"{file}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:
+    """The study with further rows, at its own radius only."""
+    if not attacks:
+        return study
+    if study.methods:
+        advice = "Put further rows into the study file."
+        _check.fail("--attack", "a study of one defence", "a comparison of methods", advice)
+    needs, random = {entry.name: entry.needs for entry in CATALOGUE}, study.defence.purifier is not None
+    rows = list(study.rows)
+    for added in attacks:
+        if added.row in {row.name for row in rows}:
+            _check.fail("--attack", f"a study without a row {added.row!r}", "one with it", "Give it other --steps.")
+        attack = built(added.name, study.ball, random=random, steps=added.steps, eot=added.eot)
+        kind = "adaptive" if needs[added.name] == "gradients" else "black-box"
+        title = f"purified; {added.row.replace('-', ' ')}"
+        rows.append(Row(added.row, title, attack, study.defence, study.defence, kind))
+    curve_rows = study.curve_rows or tuple(row.name for row in study.rows)
+    return replace(study, rows=tuple(rows), curve_rows=curve_rows)
+
+
+def _demo() -> Path:
+    return Path(__file__).parent / "demo.py"
+
+
+def read_settings(build: Callable[..., Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    """Values for a function's parameters from texts, by their annotations (int, float, str, bool, Path, or tuples of
+    one).
+
+    Numbers may be written as fractions (8/255); tuples are separated by commas.
+
+    Args:
+        build: the function.
+        settings: texts by parameter name.
+
+    Returns:
+        Values by parameter name.
+
+    Raises:
+        InputError: an unknown name, or a text that its annotation does not allow.
+    """
+    known = inspect.signature(build).parameters
+    hints = typing.get_type_hints(build)
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in known:
+            _check.fail("-S", f"a name among {', '.join(known) or 'none'}", repr(name))
+        try:
+            values[name] = _read(text, hints.get(name, str))
+        except (ValueError, ZeroDivisionError) as error:
+            raise _check.InputError(
+                f"-S {name}: expected {getattr(hints.get(name), '__name__', hints.get(name))}, got {text!r}."
+            ) from error
+    return values
+
+
+def _read(text: str, kind: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (Union, types.UnionType):
+        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+        return None if text.lower() == "none" else _read(text, kinds[0])
+    if origin is tuple:
+        return tuple(_read(part, typing.get_args(kind)[0]) for part in text.split(",") if part)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if kind is int:
+        return int(text)
+    if kind is float:
+        return float(Fraction(text))
+    return kind(text)

@@ -1,0 +1,1 @@
+"""Networks with their weights: by name, from checkpoint files, and the bundled ones."""

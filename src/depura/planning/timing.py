@@ -1,0 +1,113 @@
+"""Seconds of a call, measured by making it: the clock of a plan for networks that are there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depura.defence import Defence, Single
+from depura.evaluation.counting import call
+from depura.evaluation.study import Study
+from depura.gradients import StoredState
+from depura.noise import Noise, Stream
+from depura.purifiers.base import Cleaner
+
+PROBE_SECONDS = 1.0
+"""The probe's batches grow until one takes a quarter of this; a walk that takes longer is priced from one step."""
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Measures calls on a study's images.
+
+    Attributes:
+        study: whose images and seed.
+        device: where the networks are.
+    """
+
+    study: Study
+    device: str
+
+    def seconds(self, defence: Defence, rows: int, counts: object, *, gradient: bool) -> float:
+        """Seconds per row.
+
+        Args:
+            defence: what is called; it is moved to the device.
+            rows: the largest batch.
+            counts: without effect.
+            gradient: whether with the gradient by the images.
+
+        Returns:
+            Of the largest batch up to `rows` that fits into the probe's time.
+        """
+        del counts
+        defence.to(self.device)
+        if defence.purifier is None or defence.purifier.n_steps == 1:
+            return self._timed(defence, rows, gradient)
+        single = step_at(defence, 0.0)
+        assert single.purifier is not None
+        repeated = defence.purifier.n_steps / single.purifier.n_steps
+        if self._timed(single, 1, gradient) * repeated <= PROBE_SECONDS:
+            return self._timed(defence, rows, gradient)
+        bare = defence.with_(purifier=None, rule=Single())
+        one = self._timed(single, rows, gradient)
+        classified = self._timed(bare, rows, gradient) * defence.rule.n_draws
+        return max(0.0, one - classified) * repeated + classified
+
+    def _timed(self, defence: Defence, rows: int, gradient: bool) -> float:
+        """Seconds per row."""
+        images, noise = rows_of(self.study, rows, device=self.device)
+        tried = 1
+        seconds = min(_seconds(defence, images[:1], noise.take([0]), gradient) for _ in range(2))
+        while seconds < PROBE_SECONDS / 4 and tried < len(images):
+            tried = min(4 * tried, len(images))
+            seconds = _seconds(defence, images[:tried], noise.take(range(tried)), gradient)
+        return seconds / tried
+
+
+def rows_of(study: Study, rows: int, *, device: str) -> tuple[Tensor, Noise]:
+    """Images and noise of a call of so many rows, as an attack makes it.
+
+    Args:
+        study: whose images.
+        rows: how many.
+        device: where the images are wanted.
+
+    Returns:
+        (rows, C, H, W), and the noise.
+    """
+    n = min(study.unit_images, len(study.data.images))
+    copies = -(-rows // n)
+    images = study.data.images[:n].to(device).repeat_interleave(copies, dim=0)[:rows]
+    noise = Noise(study.seed, tuple(study.data.ids[:n]), stream=Stream.PROBE)
+    return images, noise.expand(range(copies)).take(range(rows))
+
+
+def step_at(defence: Defence, where: float) -> Defence:
+    """One step of the walk alone (of each walk, where several are composed), differentiated as one of a long walk is.
+
+    Args:
+        defence: with a purifier.
+        where: 0 first .. 1 last.
+
+    Returns:
+        The short defence.
+    """
+    assert defence.purifier is not None
+    single = defence.purifier.one_step(where)
+    return defence.with_(purifier=single.with_(gradient=StoredState(segment=1)) if _stores(single) else single)
+
+
+def _seconds(defence: Defence, images: Tensor, noise: Noise, gradient: bool) -> float:
+    start = time.perf_counter()
+    call(defence, images, noise, gradient=gradient)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _stores(purifier: Cleaner) -> bool:
+    return isinstance(purifier.route, StoredState)

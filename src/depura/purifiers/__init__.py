@@ -1,0 +1,1 @@
+"""Purifiers: the reverse process of a diffusion model, an optimisation, and compositions of them."""

@@ -1,0 +1,202 @@
+"""The picture theatre: walks of the purifier on single images, frame by frame, and what the draws made of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.text import Text
+from torch import Tensor
+
+from depura.analysis.summary import Picture, Summary
+
+CELL, COLUMNS, GAP = 64, 12, 4
+"""Least height of a picture in pixels (small ones are enlarged by a whole number), steps to a line, pixels between."""
+
+MILLISECONDS, PAUSE = 150, 1500
+"""How long a step of a film is seen, and the last one."""
+
+MOST = 100
+"""Steps of a film; of longer walks some are left out."""
+
+Frame = NDArray[np.uint8]
+"""(C, H, W), C being 1 or 3."""
+
+
+def strip(columns: Sequence[tuple[Frame, Frame]]) -> bytes:
+    """Pairs of pictures, one above the other, from left to right; line by line where there are many.
+
+    Args:
+        columns: pairs (above, below), at least one, of one size.
+
+    Returns:
+        A PNG file.
+    """
+    lines = [_line(columns[k : k + COLUMNS]) for k in range(0, len(columns), COLUMNS)]
+    width = max(line.shape[1] for line in lines)
+    padded = [np.pad(line, ((0, 2 * GAP), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
+    buffer = io.BytesIO()
+    _image(np.concatenate(padded)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def film(columns: Sequence[tuple[Frame, Frame]]) -> bytes:
+    """Pairs of pictures side by side, one pair after another.
+
+    Args:
+        columns: pairs (left, right), at least one, of one size.
+
+    Returns:
+        An animated GIF that repeats.
+    """
+    shown = sorted({round(float(k)) for k in np.linspace(0, len(columns) - 1, min(MOST, len(columns)))})
+    frames = [_image(_beside(columns[k])) for k in shown]
+    buffer = io.BytesIO()
+    times = [MILLISECONDS] * (len(frames) - 1) + [PAUSE]
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    return buffer.getvalue()
+
+
+def _line(columns: Sequence[tuple[Frame, Frame]]) -> Frame:
+    """One line of pairs, (H, W, C)."""
+    return np.concatenate([_beside([pair[k] for pair in columns]) for k in (0, 1)])
+
+
+def _beside(pictures: Sequence[Frame]) -> Frame:
+    """Pictures (C, H, W) side by side, (H', W', C): small ones enlarged by a whole number, with white between."""
+    times = max(1, -(-CELL // pictures[0].shape[1]))
+    large = [np.moveaxis(picture, 0, 2).repeat(times, axis=0).repeat(times, axis=1) for picture in pictures]
+    return np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in large], axis=1)
+
+
+def _image(pixels: Frame) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+LARGEST_TERMINAL = 40
+"""Images wider or higher than this are not drawn."""
+
+
+def sketch(image: Tensor) -> list[Text]:
+    """Draw an image.
+
+    Args:
+        image: (C, H, W) in [0, 1], C being 1 or 3; H and W at most LARGEST_TERMINAL.
+
+    Returns:
+        One line of text for two rows of pixels.
+    """
+    levels = (image.clamp(0, 1) * 255).round().int().expand(3, -1, -1).permute(1, 2, 0)
+    pixels = cast("list[list[list[int]]]", levels.tolist())
+    pixels += [[[0, 0, 0]] * len(pixels[0])] * (len(pixels) % 2)
+    lines: list[Text] = []
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        line = Text()
+        for a, b in zip(upper, lower, strict=True):
+            line.append("▀", style=f"rgb({a[0]},{a[1]},{a[2]}) on rgb({b[0]},{b[1]},{b[2]})")
+        lines.append(line)
+    return lines
+
+
+def side_by_side(before: Tensor, after: Tensor) -> list[Text]:
+    """Two images of the same size next to each other (see `sketch`)."""
+    return [Text("   ").join([a, b]) for a, b in zip(sketch(before), sketch(after), strict=True)]
+
+
+LARGEST = 96
+"""Frames wider or higher than this are shrunk, so that a report stays small."""
+
+NAMED_CLASSES = 4
+"""Classes that a bar names; what is left is put together."""
+
+HEADINGS = ("image", "class", "row", "this draw", "wrong draws", "classes given")
+
+
+class Share(NamedTuple):
+    """A part of the bar of classes.
+
+    Attributes:
+        name: of the class.
+        draws: how many draws gave it.
+        percent: of all draws.
+        right: whether it is the image's class.
+    """
+
+    name: str
+    draws: int
+    percent: float
+    right: bool
+
+
+class Show(NamedTuple):
+    """One walk as it is shown.
+
+    Attributes:
+        picture: what is shown.
+        frames: title and data: address of each frame.
+        shares: the classes that the report draws gave.
+    """
+
+    picture: Picture
+    frames: tuple[tuple[str, str], ...]
+    shares: tuple[Share, ...]
+
+
+def shows(summary: Summary, *, lucky: bool) -> tuple[Show, ...]:
+    """The walks to show.
+
+    Args:
+        summary: of a run.
+        lucky: the luckiest images, not the worst.
+
+    Returns:
+        In the summary's order.
+    """
+    return tuple(
+        Show(p, tuple((title, data_uri(f)) for title, f in zip(p.titles, p.frames, strict=True)), shares(p))
+        for p in summary.pictures
+        if p.lucky == lucky
+    )
+
+
+def shares(picture: Picture) -> tuple[Share, ...]:
+    """The classes that the draws gave, the most frequent first, rare ones together as "others"."""
+    votes = picture.votes if len(picture.votes) <= NAMED_CLASSES + 1 else picture.votes[:NAMED_CLASSES]
+    rest = picture.draws - sum(draws for _, draws in votes)
+    parts = [*votes, ("others", rest)] if rest and len(votes) < len(picture.votes) else list(votes)
+    return tuple(Share(name, n, 100 * n / picture.draws, name == picture.label) for name, n in parts)
+
+
+def rows(summary: Summary) -> tuple[tuple[str, ...], ...]:
+    """The pictures in words, lines of `HEADINGS`."""
+    return tuple(
+        (
+            str(p.image),
+            p.label,
+            p.row,
+            p.seen_as,
+            f"{p.errors} of {p.draws}",
+            ", ".join(f"{share.name}: {share.draws}" for share in shares(p)),
+        )
+        for p in summary.pictures
+    )
+
+
+def png(frame: NDArray[np.uint8]) -> bytes:
+    """A frame (C, H, W) uint8, C being 1 or 3, as PNG; larger ones than `LARGEST` are shrunk."""
+    picture = Image.fromarray(frame[0] if len(frame) == 1 else np.ascontiguousarray(np.moveaxis(frame, 0, 2)))
+    if max(picture.size) > LARGEST:
+        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=False)
+    return buffer.getvalue()
+
+
+def data_uri(frame: NDArray[np.uint8]) -> str:
+    """A frame as a data: address, to be put into a page."""
+    return "data:image/png;base64," + base64.b64encode(png(frame)).decode()

@@ -1,0 +1,1 @@
+"""Intervals, tests and error rates; numpy and scipy only."""
