@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.gradients import counted, mebibytes
 from benchmarks.memory import give_back, peak_bytes
 from benchmarks.timing import seconds
-from depura import EpsDenoiser, GradientRoute, Noise, Purifier, StoredState, diffpure
+from depura import DiffusionPurifier, EpsDenoiser, GradientRoute, Noise, StoredState, diffpure
 from depura.gradients import graph_bytes
 from depura.methods.diffpure import IMAGENET
 from depura.models.networks.adm import AdmUNet
@@ -62,7 +62,7 @@ def adm(width: int, *, seed: int = 0) -> AdmUNet:
     return network
 
 
-def walk(network: nn.Module, *, steps: int, route: GradientRoute) -> Purifier:
+def walk(network: nn.Module, *, steps: int, route: GradientRoute) -> DiffusionPurifier:
     """DiffPure's walk for ImageNet around a network, in fewer steps than its 150."""
     return diffpure(denoiser_of(network), t_star=IMAGENET.t_star, n_steps=steps, gradient=route)
 
@@ -72,7 +72,7 @@ def denoiser_of(network: nn.Module) -> EpsDenoiser:
     return EpsDenoiser(network, label=IMAGENET.label)
 
 
-def gradient(purifier: Purifier, images: Tensor, weights: Tensor) -> Tensor:
+def gradient(purifier: DiffusionPurifier, images: Tensor, weights: Tensor) -> Tensor:
     """Of sum(purified * weights) with respect to images, on the noise of seed 0."""
     leaf = images.clone().requires_grad_()
     return torch.autograd.grad((purifier(leaf, Noise(0, (0,))) * weights).sum(), leaf)[0]

@@ -43,7 +43,7 @@ from benchmarks import published
 from benchmarks.memory import available_bytes, peak_bytes
 from benchmarks.network import CHANNELS, PIXELS, ddpmpp, denoiser_of
 from benchmarks.timing import seconds
-from depura import Direct, GradientRoute, Kind, Noise, Purifier, StoredState, StraightThrough, diffpure
+from depura import DiffusionPurifier, Direct, GradientRoute, Kind, Noise, StoredState, StraightThrough, diffpure
 from depura.gradients import Adjoint, graph_bytes
 
 T_STAR = 0.1
@@ -125,7 +125,7 @@ class Problem:
         only = slice(row, row + 1)
         return replace(self, images=self.images[only], weights=self.weights[only], noise=self.noise.take([row]))
 
-    def purifier(self, n_steps: int, route: GradientRoute) -> Purifier:
+    def purifier(self, n_steps: int, route: GradientRoute) -> DiffusionPurifier:
         """DiffPure around the network."""
         return diffpure(denoiser_of(self.network), t_star=T_STAR, n_steps=n_steps, gradient=route)
 

@@ -49,6 +49,7 @@ from depura import (
     Ball,
     Defence,
     Denoiser,
+    DiffusionPurifier,
     Direct,
     DiscreteLinear,
     EpsDenoiser,
@@ -57,7 +58,6 @@ from depura import (
     IndexLabel,
     Kind,
     Noise,
-    Purifier,
     StoredState,
     StraightThrough,
     cross_entropy,
@@ -137,7 +137,7 @@ class Setting:
         """The default-fast denoiser."""
         return Fast(self.denoiser, compiled=self.compiled)
 
-    def purifier(self, denoiser: Denoiser, route: GradientRoute | None = None) -> Purifier:
+    def purifier(self, denoiser: Denoiser, route: GradientRoute | None = None) -> DiffusionPurifier:
         """DiffPure."""
         return diffpure(denoiser, t_star=T_STAR, n_steps=self.steps, gradient=route)
 
@@ -381,7 +381,7 @@ def rows_of_draws(setting: Setting, *, draws: int = 16) -> Iterator[Row]:
         purifier = setting.purifier(denoiser, StoredState(segment=1))
         image = setting.images[:1]
 
-        def gradient(copies: int, purifier: Purifier = purifier, image: Tensor = image) -> Tensor:
+        def gradient(copies: int, purifier: DiffusionPurifier = purifier, image: Tensor = image) -> Tensor:
             leaf = image.clone().requires_grad_()
             noise = Noise(0, (0,)).expand(range(copies))
             out = purifier(leaf.repeat_interleave(copies, dim=0), noise)

@@ -6,7 +6,7 @@ import depura
 
 data = depura.load_digits("test").first(8)
 
-purifier = depura.Purifier(
+purifier = depura.DiffusionPurifier(
     depura.digits_denoiser(),
     steps=depura.uniform_steps(depura.VP(), t_start=0.09, n_steps=5),
     solver=depura.Ancestral(),

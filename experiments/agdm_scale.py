@@ -17,10 +17,10 @@ from torch import Tensor
 from depura import (
     PGD,
     Ball,
-    Cleaner,
     Defence,
     ImageSet,
     Noise,
+    Purifier,
     agdm,
     digits_classifier,
     digits_denoiser,
@@ -33,7 +33,7 @@ SCALES = (0.0, 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
 def clean_and_transferred(
-    purifier: Cleaner | None, network: torch.nn.Module, data: ImageSet, attacked: Tensor, *, at_once: int = 256
+    purifier: Purifier | None, network: torch.nn.Module, data: ImageSet, attacked: Tensor, *, at_once: int = 256
 ) -> tuple[float, float]:
     """Accuracy on clean and on attacked images, each after one purification.
 
@@ -66,7 +66,7 @@ def main() -> None:
     data, classifier, guide = load_digits("train").first(n_images), digits_classifier(), digits_guide()
     attacked = PGD(Ball("linf", EPS), n_steps=20)(Defence(None, classifier), data.images, data.labels).images[-1]
 
-    def accuracies(purifier: Cleaner | None, network: torch.nn.Module) -> list[str]:
+    def accuracies(purifier: Purifier | None, network: torch.nn.Module) -> list[str]:
         return [f"{100 * share:.1f} %" for share in clean_and_transferred(purifier, network, data, attacked)]
 
     table = Table("scale", "clean", "transfer", box=None)

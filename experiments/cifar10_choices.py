@@ -21,9 +21,9 @@ from depura import (
     PGD,
     Ancestral,
     Ball,
-    Cleaner,
     Defence,
     Features,
+    Purifier,
     agdm,
     diffpure,
     load_classifier,
@@ -59,7 +59,7 @@ def main() -> None:
     bare = Defence(None, network)
     attacked = torch.cat([attack(bare, data.images[part], data.labels[part]).images[-1] for part in parts])
 
-    def row(table: Table, name: str, purifier: Cleaner | None, classifier: torch.nn.Module = network) -> None:
+    def row(table: Table, name: str, purifier: Purifier | None, classifier: torch.nn.Module = network) -> None:
         found = clean_and_transferred(purifier, classifier, data, attacked, at_once=64)
         table.add_row(name, *(f"{100 * share:.1f} %" for share in found))
 

@@ -65,7 +65,7 @@ def cases(n: int) -> list[Case]:
     ]
 
 
-def noised(std: float) -> depura.Cleaner:
+def noised(std: float) -> depura.Purifier:
     """Gaussian noise in [0, 1] units, and no more."""
     return depura.noise_only(std=std)
 

@@ -56,12 +56,12 @@ def given(value: Path | None, name: str, what: str) -> Path:
     return Path(found)
 
 
-def few_step(d: depura.Denoiser, t_star: float = T_STAR, n_steps: int = FEW) -> depura.Purifier:
+def few_step(d: depura.Denoiser, t_star: float = T_STAR, n_steps: int = FEW) -> depura.DiffusionPurifier:
     """DiffPure with a few ancestral steps."""
     return depura.diffpure(d, t_star=t_star, n_steps=n_steps, t_end=0.0, solver=depura.Ancestral())
 
 
-def methods(d: depura.Denoiser, guide: Callable[..., object]) -> dict[str, depura.Cleaner]:
+def methods(d: depura.Denoiser, guide: Callable[..., object]) -> dict[str, depura.Purifier]:
     """What is compared, by name."""
     noisy = depura.ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=20)
     mimic = {"steps": noisy, "start": depura.from_unit_noise}

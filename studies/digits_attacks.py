@@ -25,7 +25,7 @@ from depura.evaluation.surrogates import surrogate
 def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:
     """The attacks, by what they ask of the defence."""
     bare = defence.with_(purifier=None)
-    pinned = defence.with_(purifier=depura.Pinned(digits_purifier()))
+    pinned = defence.with_(purifier=depura.FixedNoise(digits_purifier()))
     routes = {
         "bpda": defence.with_(gradient=depura.StraightThrough()),
         "surrogate": surrogate(defence),

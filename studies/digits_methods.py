@@ -29,7 +29,7 @@ NOTES = {
 }
 
 
-def purifiers() -> dict[str, depura.Cleaner]:
+def purifiers() -> dict[str, depura.Purifier]:
     """The methods, by name."""
     d = depura.digits_denoiser()
     guide = depura.digits_guide()

@@ -30,16 +30,16 @@ class OverBatch:
         return self.inner(at) / len(at.x)
 
 
-def known() -> dict[str, depura.Cleaner]:
+def known() -> dict[str, depura.Purifier]:
     """The methods, by name."""
     spec = importlib.util.spec_from_file_location("digits_methods", Path(__file__).with_name("digits_methods.py"))
     assert spec is not None
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: dict[str, depura.Cleaner] = module.purifiers()
+    found: dict[str, depura.Purifier] = module.purifiers()
     gdmp = found["gdmp"]
-    assert isinstance(gdmp, depura.Purifier)
+    assert isinstance(gdmp, depura.DiffusionPurifier)
     assert gdmp.guidance is not None
     return {**found, "gdmp-batch-mean": gdmp.with_(guidance=OverBatch(gdmp.guidance))}
 

@@ -12,7 +12,7 @@ from depura.defence import Defence
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
 from depura.noise import Kind, Noise, Stream
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, rand, randn, tanh_eps
 
 B = 5
@@ -23,7 +23,7 @@ EOT = Noise(1, images=tuple(range(100, 100 + B)), stream=Stream.EOT)
 def random_defence(shape: tuple[int, int, int], n_classes: int = 5) -> Defence:
     """A smooth randomised defence of images of any shape."""
     steps = uniform_steps(VP(), t_start=0.2, n_steps=2)
-    purifier = Purifier(tanh_eps(shape[0]), steps=steps, solver=Ancestral())
+    purifier = DiffusionPurifier(tanh_eps(shape[0]), steps=steps, solver=Ancestral())
     return Defence(purifier, TanhClassifier(shape[0] * shape[1] * shape[2], n_classes))
 
 

@@ -28,8 +28,8 @@ from depura.methods import (
     smoothing,
 )
 from depura.noise import Kind, Noise
-from depura.purifiers.base import Cleaner
 from depura.purifiers.composed import Averaged, Mixed, Resized, Sequential
+from depura.purifiers.purifier import Purifier
 from toys import TanhClassifier, TanhNet, randn, tanh_edm
 
 
@@ -65,12 +65,12 @@ EPS_TIME = EpsDenoiser(NET, label=TimeLabel(VP()))
 class Case:
     """A purifier, its transcription with the networks filled in, and the size of the images it is tried on."""
 
-    purifier: Cleaner
+    purifier: Purifier
     transcription: Callable[[Tensor, Noise], Tensor]
     size: int = 4
 
 
-def preset(setting: diffpure.Preset) -> Cleaner:
+def preset(setting: diffpure.Preset) -> Purifier:
     """A preset of DiffPure around the network that it is meant for."""
     return setting.purifier(EpsDenoiser(NET, label=setting.label))
 

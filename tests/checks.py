@@ -13,7 +13,7 @@ from torch import Tensor
 from depura.diffusion.schedules import Step
 from depura.diffusion.solvers import Before, Multistep, Solver, StepResult
 from depura.noise import Noise
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import NOISE, NOISES, VS, XS, V, X, numerical, randn, value_and_gradient
 
 Module = Callable[[Tensor, Noise], Tensor]
@@ -89,7 +89,9 @@ class RecordedMultistep(Recorded):
         return self.recorded(partial(self.solver.step_after, before), denoise, x, step, noise)
 
 
-def calls_of(purifier: Purifier, x: Tensor = X, v: Tensor = V, noise: Noise = NOISE) -> tuple[list[Call], list[Call]]:
+def calls_of(
+    purifier: DiffusionPurifier, x: Tensor = X, v: Tensor = V, noise: Noise = NOISE
+) -> tuple[list[Call], list[Call]]:
     """The solver's calls on the way forward, and those on the way back."""
     solver = purifier.solver
     recorded = RecordedMultistep(solver) if isinstance(solver, Multistep) else Recorded(solver)
@@ -99,7 +101,7 @@ def calls_of(purifier: Purifier, x: Tensor = X, v: Tensor = V, noise: Noise = NO
     return recorded.calls[:n], recorded.calls[n:]
 
 
-def pairs_of(purifier: Purifier) -> list[tuple[Call, Call]]:
+def pairs_of(purifier: DiffusionPurifier) -> list[tuple[Call, Call]]:
     """Each recomputed call beside the call that it recomputes: same round, same place on the way."""
     forward, back = calls_of(purifier)
     n = len(purifier.steps)
@@ -114,7 +116,7 @@ def pairs_of(purifier: Purifier) -> list[tuple[Call, Call]]:
     ]
 
 
-def replay_error(purifier: Purifier) -> float:
+def replay_error(purifier: DiffusionPurifier) -> float:
     """T3: two walks on one noise, and every recomputed step against the walk; 0 means bit for bit."""
     with torch.no_grad():
         error = largest(purifier(X, NOISE), purifier(X, NOISE))
@@ -123,7 +125,7 @@ def replay_error(purifier: Purifier) -> float:
     return error
 
 
-def grid_mismatches(purifier: Purifier) -> int:
+def grid_mismatches(purifier: DiffusionPurifier) -> int:
     """T4: recomputed steps that are not the very row of the table, or ask for another noise level or address."""
     count = 0
     for (call, again), step in zip(pairs_of(purifier), purifier.steps * purifier.rounds, strict=True):
@@ -145,7 +147,7 @@ def split_error(module: Module, x: Tensor = XS, v: Tensor = VS, noise: Noise = N
     return errors[0], errors[1]
 
 
-def grad_mode_error(purifier: Purifier) -> float:
+def grad_mode_error(purifier: DiffusionPurifier) -> float:
     """Largest difference of the output with and without gradients: attack and test must run one process."""
     with torch.no_grad():
         plain = purifier(X, NOISE)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from depura.diffusion.guidance import State, pull
 from depura.diffusion.schedules import VP, Step
-from depura.diffusion.starts import from_input
-from depura.gradients import Adjoint
+from depura.diffusion.solvers import from_input
+from depura.gradients import Adjoint, ChainState
 from depura.noise import Noise
 from depura.records.kinds import GradientMode
 from toys import Jittered
@@ -28,12 +28,12 @@ class Rewound:
     """
 
     mode: ClassVar[GradientMode] = GradientMode.EXACT
-    again: Callable[..., Tensor] = lambda advance, x, x_in, step: advance(x, x_in, step)
+    again: Callable[..., Tensor] = lambda advance, x, x_in, step: advance((x,), x_in, step)[0]
     to_input: Callable[[Tensor, Tensor], Tensor] = lambda by_reference, cotangent: by_reference
 
-    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
-        walk: Any = _Rewind
-        return walk.apply(self, advance, steps, x, x_in)
+    def __call__(self, advance, state: ChainState, x_in: Tensor, steps) -> ChainState:
+        rewind: Any = _Rewind
+        return (rewind.apply(self, advance, steps, state[0], x_in),)
 
     def clamp(self, images: Tensor) -> Tensor:
         return images.clamp(0, 1)
@@ -45,7 +45,7 @@ class _Rewind(torch.autograd.Function):
         ctx.route, ctx.advance, ctx.steps, ctx.states, ctx.x_in = route, advance, steps, [], x_in
         for step in steps:
             ctx.states.append(x)
-            x = advance(x, x_in, step)
+            (x,) = advance((x,), x_in, step)
         return x
 
     @staticmethod
@@ -67,8 +67,8 @@ class Relabelled:
 
     mode: ClassVar[GradientMode] = GradientMode.EXACT
 
-    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
-        return Adjoint()(advance, x, x_in, steps)
+    def __call__(self, advance, state: ChainState, x_in: Tensor, steps) -> ChainState:
+        return Adjoint()(advance, state, x_in, steps)
 
     def clamp(self, images: Tensor) -> Tensor:
         return images.clamp(0, 1)
@@ -108,17 +108,17 @@ class MixedStates(Rewound):
 
     fine: tuple[Step, ...] = ()
 
-    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
+    def __call__(self, advance, state: ChainState, x_in: Tensor, steps) -> ChainState:
         states = {}
         with torch.no_grad():
-            at = x
+            (at,) = state
             for step in self.fine:
                 states[step.sigma] = at
-                at = advance(at, x_in, step)
-        out = x
+                (at,) = advance((at,), x_in, step)
+        (out,) = state
         for step in steps:
-            out = advance(states[step.sigma] + out - out.detach(), x_in, step)
-        return out
+            (out,) = advance((states[step.sigma] + out - out.detach(),), x_in, step)
+        return (out,)
 
 
 def batch_mean(at: State) -> Tensor:

@@ -36,7 +36,7 @@ PGD = {"type": "depura.PGD", "n_steps": 20, "n_restarts": 1, "eot": 5}
 DEFENCE = {
     "type": "depura.Defence",
     "classifier": {"type": "depura.SmallClassifier", "weights_sha256": "aa"},
-    "purifier": {"type": "depura.Purifier", "t_star": 0.1},
+    "purifier": {"type": "depura.DiffusionPurifier", "t_star": 0.1},
     "rule": SINGLE,
 }
 

@@ -19,13 +19,16 @@ from depura.diffusion.solvers import (
     Euler,
     EulerMaruyama,
     EulerMaruyamaVP,
+    FromInputUnder,
     Heun,
     Solver,
+    Start,
     StepResult,
+    from_input,
+    from_noise,
 )
-from depura.diffusion.starts import FromInputUnder, Start, from_input, from_noise
 from depura.noise import Kind, Noise
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -152,12 +155,12 @@ NOISES = Noise(7, images=(3, 9, 3, 5), draws=(0, 1, 2, 0))
 """A batch of four, of which two rows are draws of one image."""
 
 
-def purifier_of(name: str, guided: str = "unguided", denoiser: str = "eps", /, **changes) -> Purifier:
+def purifier_of(name: str, guided: str = "unguided", denoiser: str = "eps", /, **changes) -> DiffusionPurifier:
     """A purifier by the names of its solver, guidance and denoiser; `changes` replace its parts or add others."""
     guidance, start = GUIDED[guided]
     solver, steps = SOLVERS[name]
     parts = {"denoiser": DENOISERS[denoiser](), "steps": steps, "solver": solver, "guidance": guidance, "start": start}
-    return Purifier(**(parts | changes))
+    return DiffusionPurifier(**(parts | changes))
 
 
 def value_and_gradient(

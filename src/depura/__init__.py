@@ -1,7 +1,7 @@
 """depura: diffusion-based adversarial purification, and an honest account of how much it helps.
 
-Parts are objects that compose: a `Purifier` is a denoiser, a step table, a solver, perhaps guidance, a start and a
-gradient route; a `Defence` is a purifier, a classifier and the deployed rule; a `Study` judges a defence.
+Parts are objects that compose: a `DiffusionPurifier` is a denoiser, a step table, a solver, perhaps guidance, a start
+and a gradient route; a `Defence` is a purifier, a classifier and the deployed rule; a `Study` judges a defence.
 """
 
 from depura._check import InputError as InputError
@@ -84,10 +84,10 @@ from depura.diffusion.solvers import EulerVP as EulerVP
 from depura.diffusion.solvers import Heun as Heun
 from depura.diffusion.solvers import Langevin as Langevin
 from depura.diffusion.solvers import Solver as Solver
-from depura.diffusion.starts import as_it_is as as_it_is
-from depura.diffusion.starts import from_input as from_input
-from depura.diffusion.starts import from_noise as from_noise
-from depura.diffusion.starts import from_unit_noise as from_unit_noise
+from depura.diffusion.solvers import as_it_is as as_it_is
+from depura.diffusion.solvers import from_input as from_input
+from depura.diffusion.solvers import from_noise as from_noise
+from depura.diffusion.solvers import from_unit_noise as from_unit_noise
 from depura.evaluation import profiles as profiles
 from depura.evaluation.runner import RefusedError as RefusedError
 from depura.evaluation.runner import run as run
@@ -144,16 +144,16 @@ from depura.noise import Kind as Kind
 from depura.noise import Noise as Noise
 from depura.noise import Stream as Stream
 from depura.planning.price import plan as plan
-from depura.purifiers.base import Cleaner as Cleaner
-from depura.purifiers.base import Moment as Moment
 from depura.purifiers.composed import Averaged as Averaged
+from depura.purifiers.composed import FixedNoise as FixedNoise
 from depura.purifiers.composed import Mixed as Mixed
-from depura.purifiers.composed import Pinned as Pinned
 from depura.purifiers.composed import Resized as Resized
 from depura.purifiers.composed import Sequential as Sequential
 from depura.purifiers.fast import Fast as Fast
 from depura.purifiers.optimisation import Optimised as Optimised
-from depura.purifiers.reverse import Purifier as Purifier
+from depura.purifiers.purifier import DiffusionPurifier as DiffusionPurifier
+from depura.purifiers.purifier import Purifier as Purifier
+from depura.purifiers.purifier import TrajectoryStep as TrajectoryStep
 from depura.records.directory import RecordError as RecordError
 from depura.records.directory import RunDirectory as RunDirectory
 from depura.records.kinds import AttackKind as AttackKind

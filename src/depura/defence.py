@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from depura import _check
 from depura.noise import Noise
 from depura.predictions import all_finite
-from depura.purifiers.base import Cleaner, freeze
+from depura.purifiers.purifier import Purifier, freeze
 from depura.records.kinds import GradientMode
 
 
@@ -130,7 +130,7 @@ class Defence(nn.Module):
     """
 
     def __init__(
-        self, purifier: Cleaner | None, classifier: Callable[[Tensor], Tensor], *, rule: Rule | None = None
+        self, purifier: Purifier | None, classifier: Callable[[Tensor], Tensor], *, rule: Rule | None = None
     ) -> None:
         """Compose.
 
@@ -152,7 +152,7 @@ class Defence(nn.Module):
         """A copy with some parts replaced; weights are shared.
 
         Args:
-            **changes: purifier, classifier or rule; any other name is a part of the purifier (see `Purifier.with_`).
+            **changes: purifier, classifier or rule; any other name is a setting of the purifier (`Purifier.with_`).
 
         Returns:
             The new defence.

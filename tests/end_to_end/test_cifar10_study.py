@@ -80,7 +80,7 @@ def test_all_that_is_asked_for_is_compared(files: dict[str, str]) -> None:
 def test_a_profile_judges_few_step_diffpure(files: dict[str, str]) -> None:
     study = loaded(files, "smoke", threat="l2", t_star="0.03", n_steps="3")
     assert (study.ball.norm, study.ball.eps) == ("l2", 0.5)
-    steps = study.defence.purifier.leaves[0].steps  # type: ignore[union-attr]
+    steps = study.defence.purifier.components[0].steps  # type: ignore[union-attr]
     assert len(steps) == 3
     assert steps[-1].sigma_next == 0
 

@@ -264,7 +264,7 @@ ANOTHER = {
 
 @pytest.mark.parametrize("what", ANOTHER)
 def test_a_row_that_is_called_adaptive_is_what_the_two_defences_make_it(what: str) -> None:
-    """Purifier, classifier weights and rule are compared: an attack on something else is no adaptive one."""
+    """DiffusionPurifier, classifier weights and rule are compared: an attack on something else is no adaptive one."""
     change, mode, kind = ANOTHER[what]
     row = small().row("adaptive")
     against = change(row.judged)
@@ -499,7 +499,7 @@ def test_the_plan_of_a_comparison_counts_exactly(compared: RunDirectory) -> None
 def test_the_relaxed_row_differentiates_the_same_walk() -> None:
     row = comparison().row("by-sign-relaxed")
     assert row.against.purifier.gradient == depura.Relaxed(0.2)
-    assert row.against.purifier.same_walk(row.judged.purifier)
+    assert row.against.purifier.same_function(row.judged.purifier)
     assert "relaxed gradient" in row.title
     assert "tau 0.2" in row.title
 

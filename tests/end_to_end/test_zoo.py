@@ -29,8 +29,7 @@ from depura.diffusion.denoisers import EpsDenoiser
 from depura.diffusion.exact import GaussianDenoiser, MixtureDenoiser
 from depura.diffusion.guidance import State
 from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
-from depura.diffusion.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult
-from depura.diffusion.starts import from_noise
+from depura.diffusion.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult, from_noise
 from depura.evaluation.diagnostics import nothing
 from depura.evaluation.profiles import Rungs, quick, smoke, under
 from depura.evaluation.runner import RefusedError, Shard, run
@@ -38,7 +37,7 @@ from depura.evaluation.scoring import SCORING, Streams, choose, score
 from depura.evaluation.units import run_unit
 from depura.gradients import Adjoint, Relaxed, StoredState
 from depura.noise import Noise, Stream
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.directory import RunDirectory
 from depura.statistics.intervals import any_of, mean_with_interval
 from mutants import MixedStates, Private, Rewound, accumulated, batch_mean
@@ -144,7 +143,7 @@ def test_z2_a_constant_purifier(tmp_path: Path) -> None:
     """Chance at every radius: what is left has nothing to do with the image."""
     data = digits(20)
     steps = uniform_steps(VP(), t_start=0.09, n_steps=1)
-    purifier = Purifier(Secret(2 * data.images[3:4] - 1), steps=steps, solver=Ancestral())
+    purifier = DiffusionPurifier(Secret(2 * data.images[3:4] - 1), steps=steps, solver=Ancestral())
     found = judged(tmp_path, depura.Defence(purifier, depura.digits_classifier()), data, curve=(0.4, 1.0))
     assert status(found, "V4") is Status.FAIL
     assert "does not depend on the image" in sentence(found, "V4")
@@ -167,7 +166,7 @@ def test_z3_a_detach_in_the_middle(tmp_path: Path) -> None:
     """The run is refused; made despite that, it shows a gradient of zero where BPDA and queries go through."""
     denoiser = depura.digits_denoiser()
     steps = uniform_steps(VP(), t_start=0.02, n_steps=1)
-    cut = Purifier(Detached(denoiser), steps=steps, solver=Ancestral(), image_shape=(1, 8, 8))
+    cut = DiffusionPurifier(Detached(denoiser), steps=steps, solver=Ancestral(), image_shape=(1, 8, 8))
     defence = depura.Defence(cut, depura.digits_classifier())
     with pytest.raises(RefusedError, match="differences"):
         judged(tmp_path, defence, digits())
@@ -219,7 +218,7 @@ def loud() -> tuple[depura.Defence, ImageSet]:
 def noisy(classifier: Linear) -> depura.Defence:
     """Noise of level 4 and a denoiser that takes nothing away."""
     steps = (single_step(LOUD, LOUD),)
-    return depura.Defence(Purifier(lambda x, sigma: x, steps=steps, solver=Euler()), classifier)
+    return depura.Defence(DiffusionPurifier(lambda x, sigma: x, steps=steps, solver=Euler()), classifier)
 
 
 def test_z4_nothing_but_randomness(tmp_path: Path) -> None:
@@ -245,7 +244,7 @@ def test_z5_signs_from_noise(tmp_path: Path) -> None:
     """Like MimicDiffusion: the exact gradient is zero, smooth stand-ins and BPDA see through."""
     known = MixtureDenoiser(2 * depura.load_digits("train").images[:100] - 1, std=0.5)
     steps = uniform_steps(VP(), t_start=0.2, n_steps=10)
-    purifier = Purifier(known, steps=steps, solver=Euler(), start=from_noise, guidance=toward_by_sign)
+    purifier = DiffusionPurifier(known, steps=steps, solver=Euler(), start=from_noise, guidance=toward_by_sign)
     defence = depura.Defence(purifier, depura.digits_classifier())
     rows = tuple(r for r in ladder(defence, relaxed=True) if r.kind != "black-box")
     found = judged(tmp_path, defence, digits(), rows)
@@ -262,7 +261,9 @@ def test_z5_signs_from_noise(tmp_path: Path) -> None:
 def test_z6_guided_by_a_mean_over_the_batch(tmp_path: Path) -> None:
     """Refused before anything is attacked, and the reason is the batch."""
     steps = uniform_steps(VP(), t_start=0.1, n_steps=2)
-    guided = Purifier(GaussianDenoiser(torch.zeros(1, 8, 8), torch.ones(1, 8, 8)), steps=steps, solver=Ancestral())
+    guided = DiffusionPurifier(
+        GaussianDenoiser(torch.zeros(1, 8, 8), torch.ones(1, 8, 8)), steps=steps, solver=Ancestral()
+    )
     defence = depura.Defence(guided.with_(guidance=batch_mean), depura.digits_classifier())
     with pytest.raises(RefusedError, match="alone and in a batch"):
         judged(tmp_path, defence, digits())
@@ -283,7 +284,7 @@ def test_z7_a_generator_that_is_reseeded(tmp_path: Path) -> None:
     """It looks random and is not: the audit finds the generator touched, and the noise it is handed unused."""
     steps = uniform_steps(VP(), t_start=0.1, n_steps=2)
     gaussian = GaussianDenoiser(torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
-    purifier = Purifier(gaussian, steps=steps, solver=Reseeded(), start=lambda x_in, step, noise: x_in)
+    purifier = DiffusionPurifier(gaussian, steps=steps, solver=Reseeded(), start=lambda x_in, step, noise: x_in)
     defence = depura.Defence(purifier, depura.digits_classifier())
     with pytest.raises(RefusedError, match="global random generators"):
         judged(tmp_path, defence, digits())
@@ -295,11 +296,11 @@ def test_z7_a_generator_that_is_reseeded(tmp_path: Path) -> None:
 # --- wrong gradients ------------------------------------------------------------------------------------------------
 
 
-def toy(purifier: Purifier) -> tuple[depura.Defence, Tensor]:
+def toy(purifier: DiffusionPurifier) -> tuple[depura.Defence, Tensor]:
     return depura.Defence(purifier, TanhClassifier(16)), rand(2, 1, 4, 4, seed=1)
 
 
-def red(purifier: Purifier) -> set[str]:
+def red(purifier: DiffusionPurifier) -> set[str]:
     """Names of the audit's red checks."""
     return {check.name for check in audit_gradient(*toy(purifier)).checks if check.light.name == "RED"}
 
@@ -314,7 +315,7 @@ def test_z9_a_time_grid_of_its_own() -> None:
     steps, network = uniform_steps(VP(), t_start=0.1, n_steps=100, t_end=1e-5), TanhNet()
     grid = accumulated(steps)
     denoiser = EpsDenoiser(lambda x, label: network(x, label / 10), label=TruncatedLabel(VP()))
-    honest = Purifier(denoiser, steps=steps, solver=EulerMaruyamaVP(), gradient=StoredState(1))
+    honest = DiffusionPurifier(denoiser, steps=steps, solver=EulerMaruyamaVP(), gradient=StoredState(1))
     again = Rewound(again=lambda advance, x, x_in, step: advance(x, x_in, grid[step.index]))
     assert red(honest) == set()
     assert "second way" in red(honest.with_(gradient=again))
@@ -368,7 +369,7 @@ def affine() -> tuple[depura.Defence, ImageSet]:
     gaussian = GaussianDenoiser(torch.zeros(1, 4, 4, dtype=torch.float64), std)
     images = 0.25 + 0.5 * rand(32, 1, 4, 4, seed=9)
     labels = (decision(images) > 0).long()
-    return depura.Defence(Purifier(gaussian, steps=steps, solver=Ancestral()), Linear(WEIGHTS, 0.0)), made_up(
+    return depura.Defence(DiffusionPurifier(gaussian, steps=steps, solver=Ancestral()), Linear(WEIGHTS, 0.0)), made_up(
         images, labels
     )
 
@@ -428,7 +429,7 @@ MEANS = torch.tensor([[-0.6, -0.4], [0.5, -0.3], [0.1, 0.7]], dtype=torch.float6
 def test_z13_two_pixels_and_a_mixture(tmp_path: Path) -> None:
     """What the attack leaves is within a point of the worst point of a grid, ten steps of the exact score."""
     steps = uniform_steps(VP(), t_start=0.3, n_steps=10)
-    purifier = Purifier(MixtureDenoiser(MEANS, std=0.15), steps=steps, solver=Ancestral())
+    purifier = DiffusionPurifier(MixtureDenoiser(MEANS, std=0.15), steps=steps, solver=Ancestral())
     classifier = Linear(torch.tensor([1.0, 0.4], dtype=torch.float64), 0.75)
     defence = depura.Defence(purifier, classifier)
     images = torch.tensor([[0.35, 0.35], [0.75, 0.4], [0.5, 0.65]], dtype=torch.float64).reshape(3, 1, 1, 2)
@@ -604,7 +605,7 @@ def test_z20_a_robust_model_is_not_broken(tmp_path: Path) -> None:
 # these twelve digits under a longer attack.
 
 
-def walk(n_steps: int = 1) -> Purifier:
+def walk(n_steps: int = 1) -> DiffusionPurifier:
     denoiser = depura.digits_denoiser()
     return depura.diffpure(denoiser, t_star=0.09, n_steps=n_steps, t_end=0.0, solver=Ancestral())
 

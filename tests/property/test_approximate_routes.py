@@ -14,12 +14,11 @@ from depura._check import InputError
 from depura.defence import Defence
 from depura.diffusion.denoisers import Clipped
 from depura.diffusion.guidance import State, pull
-from depura.diffusion.solvers import Ancestral, DpmSolverPP
-from depura.diffusion.starts import from_noise
+from depura.diffusion.solvers import Ancestral, DpmSolverPP, from_noise
 from depura.gradients import Adjoint, Deviated, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
 from depura.noise import Noise
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.kinds import GradientMode
 from toys import (
     CLEAN,
@@ -114,7 +113,7 @@ def test_adjoint_of_a_linear_drift_in_closed_form() -> None:
     def linear(x: Tensor, sigma: float) -> Tensor:
         return x / (1 + sigma**2)
 
-    purifier = Purifier(linear, steps=(step,), solver=SOLVERS["Euler"][0], gradient=Adjoint())
+    purifier = DiffusionPurifier(linear, steps=(step,), solver=SOLVERS["Euler"][0], gradient=Adjoint())
     _, gradient = value_and_gradient(purifier)
     late, early = (s / (1 + s**2) for s in (step.sigma_next, step.sigma))
     length = step.sigma_next - step.sigma
@@ -162,7 +161,7 @@ class Smooth:
     Its ordinary derivative there is what `Relaxed` promises.
     """
 
-    def __init__(self, walk: Purifier, noise: Noise) -> None:
+    def __init__(self, walk: DiffusionPurifier, noise: Noise) -> None:
         x_in = 2 * X - 1
         self.centres = {moment.step.index: moment.x0 - x_in for moment in walk.trajectory(X, noise)}
 

@@ -25,7 +25,7 @@ from depura.diffusion.exact import GaussianDenoiser
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
 from depura.noise import Noise, Stream
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import rand as uniform
 from toys import randn
 
@@ -106,7 +106,7 @@ def behind_the_gaussian() -> tuple[Defence, Tensor]:
     from two evaluations on the same noise.
     """
     steps = uniform_steps(VP(), t_start=0.1, n_steps=5)
-    purifier = Purifier(
+    purifier = DiffusionPurifier(
         GaussianDenoiser(torch.zeros(1, 4, 4, dtype=torch.float64), STD), steps=steps, solver=Ancestral()
     )
     one = Noise(0, images=(0,))

@@ -14,8 +14,8 @@ from depura.attacks.ensembles import standard
 from depura.evaluation.counting import counted
 from depura.evaluation.demo import digits_purifier, study
 from depura.evaluation.units import run_unit
-from depura.purifiers.base import Walk
 from depura.purifiers.fast import deviation
+from depura.purifiers.purifier import FixedNoiseSteps
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -192,12 +192,12 @@ def test_a_walk_never_waits_for_the_device() -> None:
     purifier, images = digits_purifier().to("cuda"), DATA.images.cuda()
     with torch.no_grad():
         purifier(images, NOISE)  # what is made once is made
-        walk = Walk(purifier.leaves[0], NOISE)
+        walk = FixedNoiseSteps(purifier.components[0], NOISE)
         x = 2 * images - 1
         torch.cuda.set_sync_debug_mode("error")
         try:
-            for step in purifier.leaves[0].steps:
-                x = walk(x, x, step)
+            for step in purifier.components[0].steps:
+                (x,) = walk((x,), x, step)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert bool(x.isfinite().all())

@@ -28,11 +28,10 @@ from depura.defence import Defence
 from depura.diffusion.denoisers import EpsDenoiser
 from depura.diffusion.guidance import State, pull
 from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
-from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP
-from depura.diffusion.starts import from_noise
+from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, from_noise
 from depura.gradients import Adjoint, Direct, Relaxed, StoredState
 from depura.noise import Kind, Noise
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.kinds import GradientMode
 from mutants import MixedStates, Private, Relabelled, Rewound, accumulated, batch_mean
 from toys import (
@@ -69,7 +68,7 @@ def test_a_step_that_is_half_detached_is_noticed() -> None:
     """The smallest slip: part of one step's Jacobian."""
 
     def half(advance, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
-        return advance(0.5 * (x + x.detach()) if step.index == 2 else x, x_in, step)
+        return advance((0.5 * (x + x.detach()) if step.index == 2 else x,), x_in, step)[0]
 
     for guided in ("unguided", "toward"):
         assert coordinate_error(purifier_of("Ancestral", guided, gradient=Rewound(again=half))) > WRONG
@@ -128,10 +127,10 @@ def test_b3_a_grid_of_its_own() -> None:
         return network(x, label / 10)
 
     def again(advance, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
-        return advance(x, x_in, grid[step.index])
+        return advance((x,), x_in, grid[step.index])[0]
 
     denoiser = EpsDenoiser(told, label=TruncatedLabel(VP()))
-    honest = Purifier(denoiser, steps=steps, solver=EulerMaruyamaVP(), gradient=StoredState(1))
+    honest = DiffusionPurifier(denoiser, steps=steps, solver=EulerMaruyamaVP(), gradient=StoredState(1))
     bug = honest.with_(gradient=Rewound(again=again))
     assert grid_mismatches(honest) == 0
     assert grid_mismatches(bug) >= 99
@@ -187,7 +186,7 @@ def test_b5_reference_path_ignored(guided: str) -> None:
     """B5: the recomputed step pulls toward a constant."""
 
     def again(advance, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
-        return advance(x, x_in.detach(), step)
+        return advance((x,), x_in.detach(), step)[0]
 
     honest = purifier_of("Ancestral", guided, gradient=Rewound())
     bug = honest.with_(gradient=Rewound(again=again))
@@ -196,7 +195,7 @@ def test_b5_reference_path_ignored(guided: str) -> None:
     assert largest(value_and_gradient(honest)[1], value_and_gradient(bug)[1]) > 1e-6
 
 
-def linearity_error(purifier: Purifier) -> float:
+def linearity_error(purifier: DiffusionPurifier) -> float:
     """A gradient is linear in the cotangent."""
     _, once = value_and_gradient(purifier)
     _, thrice = value_and_gradient(purifier, v=-3 * V)

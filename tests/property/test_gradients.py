@@ -35,9 +35,9 @@ from depura.defence import Defence, MeanProb, Vote
 from depura.diffusion.denoisers import EpsDenoiser
 from depura.diffusion.schedules import VP, DiscreteLinear, IndexLabel, coarser, ddpm_steps, steps_at, uniform_steps
 from depura.diffusion.solvers import Ancestral, Euler, EulerMaruyamaVP
-from depura.gradients import Adjoint, Direct, StoredState, StraightThrough, graph_bytes
+from depura.gradients import Adjoint, ChainState, Direct, StoredState, StraightThrough, graph_bytes
 from depura.noise import Noise
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.kinds import GradientMode
 from toys import (
     DENOISERS,
@@ -144,7 +144,7 @@ def test_t4_step_table(solver, segment: int) -> None:
         steps = LONG
         planned = [DiscreteLinear().t(step.sigma) if step.sigma > 0.0101 else 0.0 for step in steps]
     denoiser = EpsDenoiser(told, label=IndexLabel(DiscreteLinear()))
-    purifier = Purifier(denoiser, steps=steps, solver=solver, gradient=StoredState(segment))
+    purifier = DiffusionPurifier(denoiser, steps=steps, solver=solver, gradient=StoredState(segment))
     assert grid_mismatches(purifier) == 0
     assert labels[:100] == pytest.approx(planned, abs=1e-9)
     assert sorted(labels[100:], reverse=True) == labels[:100], "recomputed with the same labels, to the last bit"
@@ -203,10 +203,10 @@ class Checkpointed:
 
     mode: ClassVar[GradientMode] = GradientMode.EXACT
 
-    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
+    def __call__(self, advance, state: ChainState, x_in: Tensor, steps) -> ChainState:
         for step in steps:
-            x = checkpoint(advance, x, x_in, step, use_reentrant=False)
-        return x
+            state = checkpoint(advance, state, x_in, step, use_reentrant=False)
+        return state
 
     def clamp(self, images: Tensor) -> Tensor:
         return images.clamp(0, 1)
@@ -231,7 +231,7 @@ def test_t6_routes_agree(solver: str, guided: str) -> None:
 
 def test_t6_long_walks() -> None:
     """T6: a hundred steps, the published length: stored states against one graph."""
-    purifier = Purifier(tanh_eps(), steps=LONG, solver=EulerMaruyamaVP(), guidance=Toward(0.01))
+    purifier = DiffusionPurifier(tanh_eps(), steps=LONG, solver=EulerMaruyamaVP(), guidance=Toward(0.01))
     _, direct = value_and_gradient(purifier.with_(gradient=Direct()))
     for segment in (1, 7, 100):
         _, stored = value_and_gradient(purifier.with_(gradient=StoredState(segment)))
@@ -306,7 +306,7 @@ def test_t9_guided(guided: str) -> None:
 
 def test_t12_straight_through_is_exact_where_the_purifier_only_adds_noise() -> None:
     """T12: with D(x) = x an ODE step stays where it is, the Jacobian is the identity, and BPDA takes it to be that."""
-    purifier = Purifier(lambda x, sigma: x, steps=SOLVERS["Heun"][1], solver=Euler(), gradient=StoredState(1))
+    purifier = DiffusionPurifier(lambda x, sigma: x, steps=SOLVERS["Heun"][1], solver=Euler(), gradient=StoredState(1))
     out, stored = value_and_gradient(purifier)
     same, through = value_and_gradient(purifier.with_(gradient=StraightThrough()))
     assert torch.equal(out, same)

@@ -15,13 +15,12 @@ from depura._check import InputError
 from depura.data.digits import load_digits
 from depura.defence import Defence, MeanProb, Vote
 from depura.diffusion.schedules import VP, karras_steps, uniform_steps
-from depura.diffusion.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun
-from depura.diffusion.starts import from_noise
+from depura.diffusion.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun, from_noise
 from depura.gradients import Direct, StoredState, StraightThrough
 from depura.models.digits import digits_classifier, digits_denoiser
 from depura.noise import Noise
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.kinds import GradientMode
 from toys import TanhClassifier, Toward, TowardNoised, randn, tanh_eps
 
@@ -37,9 +36,9 @@ SINGLE = 1e-5
 """Single precision: outputs differ by 5e-7 and gradients (up to 2.3) by 2.4e-6, as measured on these images."""
 
 
-def digits_purifier(dtype: torch.dtype = torch.float64, **changes) -> Purifier:
+def digits_purifier(dtype: torch.dtype = torch.float64, **changes) -> DiffusionPurifier:
     parts = {"steps": STEPS, "solver": EulerMaruyamaVP()} | changes
-    return Purifier(digits_denoiser().to(dtype), **parts)
+    return DiffusionPurifier(digits_denoiser().to(dtype), **parts)
 
 
 def run(module: Callable, images: Tensor, noise: Noise, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +176,7 @@ class Fickle(nn.Module):
 
 
 def test_training_mode_does_not_reach_the_parts() -> None:
-    purifier = Purifier(Fickle(), steps=STEPS, solver=Ancestral())
+    purifier = DiffusionPurifier(Fickle(), steps=STEPS, solver=Ancestral())
     classifier = nn.Sequential(Fickle(), nn.Flatten())
     defence = Defence(Resized(purifier, size=8), classifier)
     x = IMAGES.double()
@@ -191,7 +190,7 @@ def test_training_mode_does_not_reach_the_parts() -> None:
 
 
 def test_weights_are_frozen_and_get_no_gradient() -> None:
-    purifier = Purifier(tanh_eps(), steps=STEPS, solver=Ancestral())
+    purifier = DiffusionPurifier(tanh_eps(), steps=STEPS, solver=Ancestral())
     defence = Defence(purifier, TanhClassifier(64))
     assert not any(p.requires_grad for p in defence.parameters())
     x = IMAGES.double().requires_grad_()
@@ -231,11 +230,14 @@ def test_with_on_resized_and_defence_reaches_the_purifier() -> None:
     [
         (
             lambda: digits_purifier().with_(step=STEPS),
-            r"Purifier.with_: expected names among denoiser, steps, .* got step",
+            r"DiffusionPurifier.with_: expected names among denoiser, steps, .* got step",
         ),
-        (lambda: digits_purifier().with_(guide=None, sampler=None), r"Purifier.with_: .* got guide, sampler"),
-        (lambda: Resized(digits_purifier(), size=8).with_(size=9), r"Purifier.with_: .* got size"),
-        (lambda: Defence(digits_purifier(), TanhClassifier(64)).with_(attack=1), r"Purifier.with_: .* got attack"),
+        (lambda: digits_purifier().with_(guide=None, sampler=None), r"DiffusionPurifier.with_: .* got guide, sampler"),
+        (lambda: Resized(digits_purifier(), size=8).with_(size=9), r"DiffusionPurifier.with_: .* got size"),
+        (
+            lambda: Defence(digits_purifier(), TanhClassifier(64)).with_(attack=1),
+            r"DiffusionPurifier.with_: .* got attack",
+        ),
         (
             lambda: Defence(None, TanhClassifier(64)).with_(steps=STEPS),
             r"Defence.with_: expected .* got steps\. There is no",

@@ -20,11 +20,10 @@ from depura.defence import Defence
 from depura.diffusion.exact import GaussianDenoiser, MixtureDenoiser
 from depura.diffusion.guidance import State, pull
 from depura.diffusion.schedules import Step
-from depura.diffusion.solvers import Ancestral
-from depura.diffusion.starts import from_input, from_noise
+from depura.diffusion.solvers import Ancestral, from_input, from_noise
 from depura.gradients import Direct, StoredState
 from depura.noise import Kind, Noise
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import NOISE, SOLVERS, numerical, purifier_of, rand, randn, value_and_gradient
 
 # --- T10: a linear denoiser makes the purifier affine, P(x) = A x + w, with A known -----------------------------------
@@ -109,7 +108,7 @@ def test_t10_linear_gaussian(name: str, start, kappa: float) -> None:
     guidance = toward if kappa else None
     v = randn(2, 1, 4, 4, seed=3)
     for route in (StoredState(), Direct()):
-        purifier = Purifier(
+        purifier = DiffusionPurifier(
             GaussianDenoiser(MEAN, STD), steps=steps, solver=solver, guidance=guidance, start=start, gradient=route
         )
         if kappa == 0 and start is from_noise and isinstance(route, Direct):
@@ -121,7 +120,7 @@ def test_t10_linear_gaussian(name: str, start, kappa: float) -> None:
 
 def test_t10_one_draw_is_the_mean_over_draws() -> None:
     """T10: A does not depend on the noise, so the mean gradient over draws is that of any one of them."""
-    purifier = Purifier(GaussianDenoiser(MEAN, STD), steps=SOLVERS["Ancestral"][1], solver=Ancestral())
+    purifier = DiffusionPurifier(GaussianDenoiser(MEAN, STD), steps=SOLVERS["Ancestral"][1], solver=Ancestral())
     gradients = [value_and_gradient(purifier, noise=NOISE.draw(k))[1] for k in range(8)]
     assert float(gradients[0].abs().max()) > 1e-3
     for gradient in gradients:

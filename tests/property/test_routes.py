@@ -15,10 +15,10 @@ from depura.defence import Defence, MeanProb, Single, Vote
 from depura.diffusion.denoisers import Clipped
 from depura.diffusion.schedules import EDM, VP, Step, steps_at, uniform_steps
 from depura.diffusion.solvers import Ancestral, Euler, Heun
-from depura.gradients import Direct, GradientRoute, StoredState, graph_bytes
+from depura.gradients import ChainState, Direct, GradientRoute, StoredState, graph_bytes
 from depura.noise import Kind
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import (
     CLEAN,
     NOISE,
@@ -47,7 +47,7 @@ def test_several_rounds_are_the_rounds_in_turn() -> None:
         torch.testing.assert_close(three(X, NOISE), x, rtol=0, atol=1e-13)
 
 
-def one_in_round(purifier: Purifier, x: Tensor, number: int) -> Tensor:
+def one_in_round(purifier: DiffusionPurifier, x: Tensor, number: int) -> Tensor:
     """The walk written out: state in [-1, 1] after one round."""
     tape = replace(NOISE, round=number)
     state = (2 * x - 1) + purifier.steps[0].sigma * tape(x, kind=Kind.FORWARD)
@@ -99,7 +99,7 @@ def test_the_gradient_of_a_vote_is_that_of_the_mean() -> None:
 
 def test_edm_clock_in_one_step() -> None:
     """One Euler step from sigma to 0 is the denoiser itself, and so is its gradient."""
-    purifier = Purifier(tanh_edm(), steps=steps_at(EDM(), [0.7, 0.0]), solver=Euler())
+    purifier = DiffusionPurifier(tanh_edm(), steps=steps_at(EDM(), [0.7, 0.0]), solver=Euler())
     leaf = X.clone().requires_grad_()
     expected = (tanh_edm()(2 * leaf - 1 + 0.7 * NOISE(X, kind=Kind.FORWARD), 0.7) + 1) / 2
     (by_hand,) = torch.autograd.grad((expected * V).sum(), leaf)
@@ -132,7 +132,7 @@ def test_network_calls_per_step(route: GradientRoute) -> None:
         counts.append(sigma)
         return inner(x, sigma)
 
-    purifier = Purifier(counting, steps=CLEAN, solver=Ancestral(), gradient=route)
+    purifier = DiffusionPurifier(counting, steps=CLEAN, solver=Ancestral(), gradient=route)
     levels = [s.sigma for s in CLEAN]
     value_and_gradient(purifier)
     back = levels if isinstance(route, StoredState) and route.segment else []
@@ -183,7 +183,7 @@ def test_every_setting_gives_the_same_bits(solver: str, guided: str) -> None:
         assert torch.equal(other, gradient), route
 
 
-def held(purifier: Purifier) -> int:
+def held(purifier: DiffusionPurifier) -> int:
     """Bytes of graph that a purification and its gradient hold at once."""
     return graph_bytes(lambda: purifier(X.clone().requires_grad_(), NOISE).sum().backward())
 
@@ -358,8 +358,9 @@ class Products:
     images = (0,)
     rounds = 1
 
-    def __call__(self, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
-        return x * x_in + x
+    def __call__(self, state: ChainState, x_in: Tensor, step: Step) -> ChainState:
+        (x,) = state
+        return (x * x_in + x,)
 
 
 @pytest.mark.parametrize("route", [StoredState(), StoredState(1), StoredState(3), StoredState(budget=3000)], ids=str)
@@ -370,7 +371,7 @@ def test_a_kept_graph_can_be_used_again_and_a_freed_one_cannot(route: GradientRo
     assert torch.equal(first, second)
     assert torch.equal(first, third)
     x, x_in = X.clone().requires_grad_(), X.clone().requires_grad_()
-    out = route(Products(), x, x_in, TEN)
+    (out,) = route(Products(), (x,), x_in, TEN)
     found = torch.autograd.grad(out, (x, x_in), V)
     torch.testing.assert_close(found[0], (1 + X) ** 10 * V, rtol=1e-12, atol=0)
     torch.testing.assert_close(found[1], 10 * (1 + X) ** 9 * X * V, rtol=1e-12, atol=0)
@@ -381,7 +382,7 @@ def test_a_kept_graph_can_be_used_again_and_a_freed_one_cannot(route: GradientRo
 @pytest.mark.parametrize("route", [StoredState(), StoredState(1), Direct()], ids=str)
 def test_an_input_that_is_overwritten_before_the_way_back_is_an_error(route: GradientRoute) -> None:
     x, x_in = X.clone().requires_grad_(), X.clone().requires_grad_()
-    out = route(Products(), x, x_in, TEN)
+    (out,) = route(Products(), (x,), x_in, TEN)
     with torch.no_grad():
         x_in.mul_(0.5)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

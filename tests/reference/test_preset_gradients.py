@@ -16,7 +16,7 @@ import transcriptions as by_hand
 from cases import CASES, EPS, NET, told
 from checks import relative
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
-from depura.diffusion.starts import from_unit_noise
+from depura.diffusion.solvers import from_unit_noise
 from depura.gradients import Direct, Relaxed, StoredState
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.noise import Noise

@@ -27,7 +27,7 @@ from depura.image_ops import minus_mse, ssim
 from depura.methods import diffpure, gradual, likelihood
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.noise import Kind, Noise
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, rand
 
 NOISE = Noise(7, images=(3, 9), draws=(0, 1))
@@ -212,7 +212,7 @@ def test_guidance_of_a_reverse_sde_is_told_the_variance_of_its_noise(solver: Eul
         return torch.zeros_like(at.x)
 
     purifier = diffpure.diffpure(EPS_TIME, t_star=0.07, n_steps=70)
-    Purifier(EPS_TIME, steps=purifier.steps, solver=solver, guidance=guidance)(images(4), NOISE)
+    DiffusionPurifier(EPS_TIME, steps=purifier.steps, solver=solver, guidance=guidance)(images(4), NOISE)
     for at in seen:
         rate = (0.1 + 19.9 * at.step.t) * (at.step.t - at.step.t_next)
         assert at.variance * at.step.scale_next**2 == pytest.approx(rate, rel=1e-12)

@@ -18,8 +18,7 @@ from depura.methods.diffpure import diffpure, diffpure_ode, released_start
 from depura.methods.diffpure_ddpm import diffpure_adm, diffpure_ddpm
 from depura.methods.diffpure_langevin import diffpure_langevin
 from depura.noise import Kind
-from depura.purifiers.base import Walk
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier, FixedNoiseSteps
 from published import TIME, Recorded, arrays, cases, denoiser, network, one_walk, read, relative
 
 
@@ -29,10 +28,10 @@ def recorded_steps(data: dict[str, Tensor]) -> tuple[Step, ...]:
     return tuple(replace(s, label=label) for s, label in zip(steps, data["label"].tolist(), strict=True))
 
 
-def sde(path: Path) -> tuple[dict, dict[str, Tensor], Purifier, Recorded]:
+def sde(path: Path) -> tuple[dict, dict[str, Tensor], DiffusionPurifier, Recorded]:
     case, data = read(path), arrays(path)
     steps = recorded_steps(data)
-    purifier = Purifier(
+    purifier = DiffusionPurifier(
         EpsDenoiser(network(case, data), label=TimeLabel(VP())).with_label(TableLabel(steps)),
         steps=steps,
         solver=EulerMaruyamaVP(),
@@ -73,11 +72,11 @@ def test_adjoint_gradient(path: Path) -> None:
     labels = dict(zip([s.sigma_next for s in steps], data["label_adjoint"].flip(0).tolist(), strict=True))
     if case["configuration"]["score_type"] == "score_sde":
         assert all(abs(rule(sigma) - label) < 1e-9 for sigma, label in labels.items())
-    purifier = Purifier(
+    purifier = DiffusionPurifier(
         EpsDenoiser(network(case, data), label=labels.__getitem__), steps=steps, solver=EulerMaruyamaVP()
     )
     increments = (data["dW_adjoint"] / (-data["tprime_adjoint"].diff()).sqrt()[:, None, None, None, None]).flip(0)
-    walk = Walk(purifier, one_walk(data["e_forward"], increments))  # type: ignore[arg-type]
+    walk = FixedNoiseSteps(purifier, one_walk(data["e_forward"], increments))  # type: ignore[arg-type]
     final = (2 * data["out"] - 1) / end.scale_next
     # out = (scale x + 1) / 2 at the end; at the start x = (sqrt(abar) (2 images - 1) + ...) / scale.
     _, cotangent = Adjoint().solve_back(walk.differential(), final, 0.5 * end.scale_next * data["v"], steps)
@@ -150,7 +149,7 @@ def test_ddpm(path: Path) -> None:
     torch.testing.assert_close(purifier(data["x"], noise), data["out"], rtol=0, atol=1e-9)  # type: ignore[arg-type]
 
 
-def gradient_of(purifier: Purifier, data: dict[str, Tensor], noise: Recorded) -> tuple[Tensor, Tensor]:
+def gradient_of(purifier: DiffusionPurifier, data: dict[str, Tensor], noise: Recorded) -> tuple[Tensor, Tensor]:
     """Output, and gradient of its product with the recorded cotangent."""
     x = data["x"].clone().requires_grad_()
     out = purifier(x, noise)  # type: ignore[arg-type]
@@ -173,8 +172,8 @@ def test_ode_adjoint_gradient(path: Path) -> None:
     """Solved back from the recorded final state on the recorded backward grid, shifted by 1e-5."""
     case, data = read(path), arrays(path)
     steps = steps_at(VP(), data["t_grid_adjoint"].flip(0).tolist())
-    purifier = Purifier(denoiser(case, data, label=TIME), steps=steps, solver=EulerVP())
-    walk = Walk(purifier, Recorded({}))  # type: ignore[arg-type]
+    purifier = DiffusionPurifier(denoiser(case, data, label=TIME), steps=steps, solver=EulerVP())
+    walk = FixedNoiseSteps(purifier, Recorded({}))  # type: ignore[arg-type]
     start, end = steps[0], steps[-1]
     final = (2 * data["out"] - 1) / end.scale_next
     _, cotangent = Adjoint().solve_back(walk.differential(), final, 0.5 * end.scale_next * data["v"], steps)

@@ -12,16 +12,14 @@ from torch import Tensor
 
 from depura.diffusion.guidance import State
 from depura.diffusion.schedules import VP, DiscreteLinear, ddpm_steps
-from depura.diffusion.solvers import Ancestral, Euler, posterior_variance
-from depura.diffusion.starts import from_unit_noise
+from depura.diffusion.solvers import Ancestral, Euler, from_unit_noise, posterior_variance
 from depura.gradients import Direct, StoredState
 from depura.image_ops import minus_mse, ssim
 from depura.methods.gdmp import gdmp, gdmp_imagenet, released_start
 from depura.methods.gradual import gradual
 from depura.methods.mimicdiffusion import Mimic, constant, mimicdiffusion, through_network
 from depura.noise import Kind
-from depura.purifiers.base import Cleaner
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier, Purifier
 from published import FOLDERS, Recorded, arrays, cases, denoiser, read, relative
 
 
@@ -29,7 +27,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
-def value_and_gradient(purifier: Cleaner, data: dict[str, Tensor], noise: Recorded) -> tuple[Tensor, Tensor]:
+def value_and_gradient(purifier: Purifier, data: dict[str, Tensor], noise: Recorded) -> tuple[Tensor, Tensor]:
     x = data["x"].clone().requires_grad_()
     out = purifier(x, noise)  # type: ignore[arg-type]
     return out.detach(), torch.autograd.grad((out * data["v"]).sum(), x)[0]
@@ -69,7 +67,7 @@ def test_gradual_visits_the_recorded_indices(path: Path) -> None:
     case, data = read(path), arrays(path)
     depths = [int(n) for n in case["configuration"]["max_timesteps"].split(",")]
     counts = [int(n) for n in case["configuration"]["num_denoising_steps"].split(",")]
-    leaves = gradual(denoiser(case, data), depths=depths, n_steps=counts).leaves
+    leaves = gradual(denoiser(case, data), depths=depths, n_steps=counts).components
     rows = [row for leaf in leaves for _ in range(leaf.n_rounds) for row in leaf.steps]  # type: ignore[attr-defined]
     assert [row.t for row in rows] == data["index"].tolist()
     assert [row.t_next for row in rows] == data["index_next"].tolist()
@@ -89,7 +87,7 @@ def gdmp_noise(draws: Tensor, rounds: int, n: int) -> Recorded:
     return Recorded(found)
 
 
-def gdmp_of(case: dict, data: dict[str, Tensor], *, rounds: int, batch_ref: int) -> Purifier:
+def gdmp_of(case: dict, data: dict[str, Tensor], *, rounds: int, batch_ref: int) -> DiffusionPurifier:
     facts = case["configuration"]
     purifier = gdmp(
         denoiser(case, data),
@@ -169,7 +167,7 @@ def mimic_noise(draws: Tensor) -> Recorded:
     return in_rounds(draws[1:], [len(draws) - 2])
 
 
-def mimic_of(case: dict, data: dict[str, Tensor], *, batch_ref: int) -> Purifier:
+def mimic_of(case: dict, data: dict[str, Tensor], *, batch_ref: int) -> DiffusionPurifier:
     """The released code's walk; its window counts steps (21 to 89), whatever their number."""
     facts = case["configuration"]
     n = int(facts["num_denoising_steps"])

@@ -19,7 +19,7 @@ from depura.defence import Defence
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
 from depura.noise import Noise, Stream
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, rand, randn, tanh_eps
 
 NORMS = ["linf", "l2", "l1"]
@@ -275,7 +275,7 @@ def test_pgd_breaks_a_linear_model_just_beyond_its_margin_and_never_before(norm:
 
 
 def random_defence() -> Defence:
-    purifier = Purifier(tanh_eps(), steps=uniform_steps(VP(), t_start=0.2, n_steps=2), solver=Ancestral())
+    purifier = DiffusionPurifier(tanh_eps(), steps=uniform_steps(VP(), t_start=0.2, n_steps=2), solver=Ancestral())
     return Defence(purifier, TanhClassifier(9))
 
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from depura._check import InputError
 from depura.defence import Defence
-from depura.diffusion.solvers import Before
 from depura.gradients import Deviated, Direct, Relaxed, StoredState
 from depura.methods.likelihood import likelihood
 from depura.noise import Noise
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.kinds import GradientMode
 from toys import NOISES, VS, XS, TanhClassifier, purifier_of, tanh_edm, value_and_gradient
 
@@ -32,32 +31,31 @@ EACH = {None: (0, 1, 2, 3), 1: (3,), 2: (1, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3), 9
 
 
 def by_autograd(
-    purifier: Purifier, x: Tensor, v: Tensor, noise: Noise, *, weight: float, counted: Sequence[int]
+    purifier: DiffusionPurifier, x: Tensor, v: Tensor, noise: Noise, *, weight: float, counted: Sequence[int]
 ) -> Tensor:
     """Gradient of (out v).sum() + weight L_dev, L_dev written out in the coordinates of the paper."""
     leaf = x.clone().requires_grad_()
     x_in = 2 * leaf - 1
     image, terms = x_in, []
     for number in range(purifier.rounds):
-        tape = noise.later(number)
-        state = purifier.start(image, purifier.steps[0], tape)
+        drawn = noise.later(number)
+        state = purifier.start(image, purifier.steps[0], drawn)
         e = ((state - x_in) / purifier.steps[0].sigma).detach()
-        before = None
+        states = (state, *purifier.first(image, drawn)[1:])
         for k, step in enumerate(purifier.steps):
-            state, x0, _ = purifier.step(tape, state, x_in, step, before)
-            before = Before(x0, step.sigma)
+            states, _ = purifier.advance(states, x_in, step, drawn)
             if k in counted:
                 abar = 1 / (1 + step.sigma_next**2)
                 forth = abar**0.5 * x_in + (1 - abar) ** 0.5 * e
-                terms.append((abar**0.5 * state - forth).square().sum() / len(counted))
-        image = purifier.steps[-1].scale_next * state
+                terms.append((abar**0.5 * states[0] - forth).square().sum() / len(counted))
+        image = purifier.steps[-1].scale_next * states[0]
     out = (image + 1) / 2
     if purifier.clamp:
         out = out.clamp(0, 1)
     return torch.autograd.grad((out * v).sum() + weight * torch.stack(terms).sum(), leaf)[0]
 
 
-def check(purifier: Purifier, route: Deviated, counted: Sequence[int] = (0, 1, 2, 3)) -> None:
+def check(purifier: DiffusionPurifier, route: Deviated, counted: Sequence[int] = (0, 1, 2, 3)) -> None:
     value, exact = value_and_gradient(purifier.with_(gradient=Direct()), XS, VS, NOISES)
     out, gradient = value_and_gradient(purifier.with_(gradient=route), XS, VS, NOISES)
     assert torch.equal(out, value), "the value is not changed by the route"
@@ -161,4 +159,4 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="n_steps"):
         Deviated(n_steps=0)
     with pytest.raises(InputError, match="from noisy to clean"):
-        likelihood(tanh_edm(), n_steps=2, gradient=Deviated())(XS, NOISES)
+        likelihood(tanh_edm(), n_steps=2, gradient=Deviated())(XS.clone().requires_grad_(), NOISES)

@@ -18,7 +18,7 @@ def nothing(x: torch.Tensor, sigma: float) -> torch.Tensor:
 )
 def test_cifar_presets(preset: method.Preset, n_steps: int) -> None:
     purifier = preset.purifier(nothing)
-    assert isinstance(purifier, depura.Purifier)
+    assert isinstance(purifier, depura.DiffusionPurifier)
     assert len(purifier.steps) == n_steps
     assert purifier.steps[0].t == n_steps / 1000
     assert purifier.steps[-1].t_next == 1e-5
@@ -42,7 +42,7 @@ def test_imagenet_works_at_256_and_tells_the_network_its_own_index() -> None:
 
 def test_celeba_takes_500_ancestral_steps_to_a_clean_end() -> None:
     purifier = diffpure_ddpm.CELEBA.purifier(nothing)
-    assert isinstance(purifier, depura.Purifier)
+    assert isinstance(purifier, depura.DiffusionPurifier)
     assert purifier.solver == depura.Ancestral()
     assert [s.label for s in purifier.steps] == [float(i) for i in range(499, -1, -1)]
     assert purifier.steps[-1].sigma_next == 0

@@ -23,7 +23,7 @@ from depura.methods.diffpure import diffpure
 from depura.methods.diffpure_ddpm import diffpure_ddpm
 from depura.noise import Noise
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, rand, tanh_eps
 
 STEPS = uniform_steps(VP(), t_start=0.2, n_steps=2)
@@ -31,8 +31,8 @@ X, Y = rand(2, 1, 4, 4), torch.tensor([0, 2])
 NOISE = Noise(0, images=(0, 1))
 
 
-def purifier(**changes) -> Purifier:
-    return Purifier(tanh_eps(), **({"steps": STEPS, "solver": Ancestral()} | changes))
+def purifier(**changes) -> DiffusionPurifier:
+    return DiffusionPurifier(tanh_eps(), **({"steps": STEPS, "solver": Ancestral()} | changes))
 
 
 def attack(images=X, labels=Y, model=None, **parts):
@@ -60,8 +60,8 @@ IMAGES = [
 ]
 
 DOORS = {
-    "Purifier": lambda x: purifier()(x, NOISE),
-    "Purifier.trajectory": lambda x: next(purifier().trajectory(x, NOISE)),
+    "DiffusionPurifier": lambda x: purifier()(x, NOISE),
+    "DiffusionPurifier.trajectory": lambda x: next(purifier().trajectory(x, NOISE)),
     "Resized": lambda x: Resized(purifier(), size=4)(x, NOISE),
     "Resized.trajectory": lambda x: next(Resized(purifier(), size=4).trajectory(x, NOISE)),
     "Defence": lambda x: Defence(purifier(), TanhClassifier(16))(x, NOISE),
@@ -76,7 +76,7 @@ DOORS = {
 def test_images(door: str, images, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         DOORS[door](images)
-    assert re.match(r"(Purifier|Resized|Defence|PGD): expected .+, got .+\.", str(caught.value))
+    assert re.match(r"(DiffusionPurifier|Resized|Defence|PGD): expected .+, got .+\.", str(caught.value))
 
 
 def test_small_overshoots_are_let_through() -> None:
@@ -90,12 +90,16 @@ CASES = [
     (
         "no steps",
         lambda: purifier(steps=()),
-        r"Purifier: expected at least one step, got an empty step table\. Make one",
+        r"DiffusionPurifier: expected at least one step, got an empty step table\. Make one",
     ),
-    ("no rounds", lambda: purifier(rounds=0), r"Purifier: expected rounds from 1 to 256, got 0"),
-    ("rounds", lambda: purifier(rounds=257), r"Purifier: expected rounds from 1 to 256, got 257"),
+    ("no rounds", lambda: purifier(rounds=0), r"DiffusionPurifier: expected rounds from 1 to 256, got 0"),
+    ("rounds", lambda: purifier(rounds=257), r"DiffusionPurifier: expected rounds from 1 to 256, got 257"),
     ("size", lambda: Resized(purifier(), size=0), r"Resized: expected size at least 1, got 0"),
-    ("with_", lambda: purifier().with_(sovler=1), r"Purifier.with_: expected names among denoiser.*, got sovler"),
+    (
+        "with_",
+        lambda: purifier().with_(sovler=1),
+        r"DiffusionPurifier.with_: expected names among denoiser.*, got sovler",
+    ),
     ("segment", lambda: StoredState(0), r"StoredState: expected segment at least 1, got 0"),
     ("eta", lambda: Ancestral(1.5), r"Ancestral: expected eta in \[0, 1\], got 1.5"),
     ("eta below", lambda: Ancestral(-0.1), r"Ancestral: expected eta in \[0, 1\], got -0.1"),
@@ -135,12 +139,12 @@ CASES = [
     (
         "dtype",
         lambda: purifier()(X.float(), NOISE),
-        r"Purifier: expected images of .* dtype torch.float64, got torch.float32",
+        r"DiffusionPurifier: expected images of .* dtype torch.float64, got torch.float32",
     ),
     (
         "denoiser's shape",
-        lambda: Purifier(lambda x, s: x[:, :, :2], steps=STEPS, solver=Ancestral())(X, NOISE),
-        r"Purifier: expected a denoiser that gives the shape \(2, 1, 4, 4\), got \(2, 1, 2, 4\)",
+        lambda: DiffusionPurifier(lambda x, s: x[:, :, :2], steps=STEPS, solver=Ancestral())(X, NOISE),
+        r"DiffusionPurifier: expected a denoiser that gives the shape \(2, 1, 4, 4\), got \(2, 1, 2, 4\)",
     ),
     (
         "classifier's shape",
@@ -197,7 +201,7 @@ TYPES = [
     ("list labels", lambda: attack(labels=[0, 2]), r"PGD: expected labels as an integer tensor, got list"),
     ("t_star", lambda: diffpure(tanh_eps(), t_star="0.1"), r"diffpure: expected t_star to be a number, got str"),
     ("t_star true", lambda: diffpure(tanh_eps(), t_star=True), r"diffpure: expected t_star to be a number, got bool"),
-    ("rounds", lambda: purifier(rounds=2.0), r"Purifier: expected rounds to be a whole number, got float 2.0"),
+    ("rounds", lambda: purifier(rounds=2.0), r"DiffusionPurifier: expected rounds to be a whole number, got float 2.0"),
     ("eps", lambda: Ball("linf", "8/255"), r"Ball: expected eps to be a number, got str"),
     ("eot", lambda: PGD(Ball("linf", 0.1), eot=1.5), r"PGD: expected eot to be a whole number, got float 1.5"),
     ("seed", lambda: Noise("0", images=(0,)), r"Noise: expected seed to be a whole number, got str"),

@@ -24,7 +24,7 @@ from depura.diffusion.solvers import Ancestral, Before, DpmSolverPP, Euler
 from depura.evaluation.counting import counted
 from depura.gradients import Direct, Relaxed, StoredState
 from depura.noise import Kind
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import (
     CLEAN,
     NOISE,
@@ -43,7 +43,7 @@ from toys import (
 )
 
 
-def by_hand(purifier: Purifier, x: Tensor, *, stochastic: bool) -> Tensor:
+def by_hand(purifier: DiffusionPurifier, x: Tensor, *, stochastic: bool) -> Tensor:
     """Two rounds of three steps, written out; only the estimate of the same round is looked back at."""
     x_in = image = 2 * x - 1
     for number in range(purifier.rounds):
@@ -78,7 +78,7 @@ def by_hand(purifier: Purifier, x: Tensor, *, stochastic: bool) -> Tensor:
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_two_rounds_by_hand(stochastic: bool, steps, guidance) -> None:
     solver = DpmSolverPP(stochastic)
-    purifier = Purifier(tanh_edm(), steps=steps, solver=solver, guidance=guidance, rounds=2)
+    purifier = DiffusionPurifier(tanh_edm(), steps=steps, solver=solver, guidance=guidance, rounds=2)
     out = purifier(X, NOISE)
     torch.testing.assert_close(out, by_hand(purifier, X, stochastic=stochastic), rtol=0, atol=1e-12)
     moments = list(purifier.trajectory(X, NOISE))
@@ -97,7 +97,7 @@ def test_guidance_is_told_of_the_noise_of_the_step(stochastic: bool) -> None:
         told.append(at)
         return torch.zeros_like(at.x)
 
-    purifier = Purifier(tanh_edm(), steps=CLEAN, solver=DpmSolverPP(stochastic), guidance=listen)
+    purifier = DiffusionPurifier(tanh_edm(), steps=CLEAN, solver=DpmSolverPP(stochastic), guidance=listen)
     purifier(X, NOISE)
     expected = [s.sigma_next**2 * (1 - (s.sigma_next / s.sigma) ** 2) if stochastic else 0 for s in CLEAN]
     assert [at.variance for at in told] == pytest.approx(expected, abs=1e-15)
@@ -106,10 +106,12 @@ def test_guidance_is_told_of_the_noise_of_the_step(stochastic: bool) -> None:
 
 def test_steps_that_do_not_follow_from_each_other_are_refused() -> None:
     for steps in (STEPS[:1] + STEPS[2:], STEPS + STEPS, tuple(replace(s, sigma_next=s.sigma) for s in STEPS)):
-        with pytest.raises(InputError, match="Purifier: expected steps that each start at the lower noise level"):
-            Purifier(tanh_edm(), steps=steps, solver=DpmSolverPP())
-        Purifier(tanh_edm(), steps=steps, solver=Euler())
-    purifier = Purifier(tanh_edm(), steps=STEPS, solver=DpmSolverPP())
+        with pytest.raises(
+            InputError, match="DiffusionPurifier: expected steps that each start at the lower noise level"
+        ):
+            DiffusionPurifier(tanh_edm(), steps=steps, solver=DpmSolverPP())
+        DiffusionPurifier(tanh_edm(), steps=steps, solver=Euler())
+    purifier = DiffusionPurifier(tanh_edm(), steps=STEPS, solver=DpmSolverPP())
     assert len(purifier.coarser(2).steps) == 2
     alone = purifier.one_step(0.5)
     assert torch.equal(alone(X, NOISE), alone.with_(solver=Euler())(X, NOISE)), "a step alone is of first order"
@@ -121,13 +123,13 @@ def test_learned_variances_are_refused() -> None:
 
     denoiser = EpsVarianceDenoiser(both, label=TimeLabel(VP(), factor=1.0))
     with pytest.raises(InputError, match="a denoiser that gives the shape"):
-        Purifier(denoiser, steps=STEPS, solver=DpmSolverPP())(X, NOISE)
+        DiffusionPurifier(denoiser, steps=STEPS, solver=DpmSolverPP())(X, NOISE)
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_one_evaluation_a_step(rounds: int, stochastic: bool) -> None:
-    purifier = Purifier(tanh_edm(), steps=STEPS, solver=DpmSolverPP(stochastic), rounds=rounds)
+    purifier = DiffusionPurifier(tanh_edm(), steps=STEPS, solver=DpmSolverPP(stochastic), rounds=rounds)
     defence, counts = counted(Defence(purifier, TanhClassifier(16)))
     defence(X, NOISE)
     assert counts.forward == 4 * rounds
@@ -167,9 +169,9 @@ def test_few_steps_come_nearer_to_the_fine_walk_than_those_of_first_order() -> N
 
     def gap(solver, n: int) -> float:
         steps = log_snr_steps(VP(), t_start=0.2, n_steps=n)
-        return largest(Purifier(denoiser, steps=steps, solver=solver)(XS, NOISES), fine)
+        return largest(DiffusionPurifier(denoiser, steps=steps, solver=solver)(XS, NOISES), fine)
 
-    fine = Purifier(denoiser, steps=log_snr_steps(VP(), t_start=0.2, n_steps=400), solver=Euler())(XS, NOISES)
+    fine = DiffusionPurifier(denoiser, steps=log_snr_steps(VP(), t_start=0.2, n_steps=400), solver=Euler())(XS, NOISES)
     for n in (8, 16):
         assert gap(DpmSolverPP(), n) < 0.5 * gap(Euler(), n)
 
@@ -177,6 +179,8 @@ def test_few_steps_come_nearer_to_the_fine_walk_than_those_of_first_order() -> N
 def test_diffpure_takes_it() -> None:
     purifier = diffpure(tanh_edm(), t_star=0.1, n_steps=5, t_end=0.0, solver=DpmSolverPP())
     steps = steps_at(VP(), [0.1 * (1 - k / 5) for k in range(6)])
-    assert largest(purifier(X, NOISE), Purifier(tanh_edm(), steps=steps, solver=DpmSolverPP())(X, NOISE)) <= 1e-12
+    assert (
+        largest(purifier(X, NOISE), DiffusionPurifier(tanh_edm(), steps=steps, solver=DpmSolverPP())(X, NOISE)) <= 1e-12
+    )
     assert "DpmSolverPP(stochastic=False)" in purifier.extra_repr()
-    assert not purifier.same_walk(purifier.with_(solver=DpmSolverPP(stochastic=True)))
+    assert not purifier.same_function(purifier.with_(solver=DpmSolverPP(stochastic=True)))

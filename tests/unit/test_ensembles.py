@@ -18,7 +18,7 @@ from depura.attacks.pgd import PGD
 from depura.attacks.square import Square
 from depura.attacks.threat import Ball
 from depura.defence import Defence
-from depura.purifiers.composed import Pinned
+from depura.purifiers.composed import FixedNoise
 from toys import randn
 
 SHAPE = (1, 4, 4)
@@ -129,7 +129,7 @@ def test_a_randomised_model_is_refused_and_a_pinned_one_is_not() -> None:
     with pytest.raises(InputError, match="deterministic"):
         attack(model, images, labels, init=INIT)
     assert model.purifier is not None
-    pinned = model.with_(purifier=Pinned(model.purifier))
+    pinned = model.with_(purifier=FixedNoise(model.purifier))
     attack(pinned, images, labels, init=INIT, eot=EOT)
 
 

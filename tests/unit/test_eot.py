@@ -22,7 +22,7 @@ from depura.evaluation.surrogates import shortcuts, surrogate
 from depura.gradients import Direct, StoredState, graph_bytes
 from depura.noise import Noise
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, Toward, rand, tanh_eps
 
 STEPS = uniform_steps(VP(), t_start=0.3, n_steps=6)
@@ -31,7 +31,7 @@ NOISE = Noise(5, images=(4, 7, 9))
 
 
 def defence(**changes) -> Defence:
-    purifier = Purifier(tanh_eps(), steps=STEPS, solver=Ancestral(), guidance=Toward())
+    purifier = DiffusionPurifier(tanh_eps(), steps=STEPS, solver=Ancestral(), guidance=Toward())
     return Defence(purifier, TanhClassifier(16)).with_(**changes)
 
 
@@ -147,7 +147,7 @@ def test_gradients_that_are_not_finite_are_counted_and_the_image_stays() -> None
 
 def test_shortcuts_of_an_isotropic_gaussian_are_perfect() -> None:
     """The walk is then a multiple of the identity for any number of steps."""
-    purifier = Purifier(
+    purifier = DiffusionPurifier(
         GaussianDenoiser(torch.zeros(1, 4, 4, dtype=torch.float64), torch.full((1, 4, 4), 0.5, dtype=torch.float64)),
         steps=STEPS,
         solver=Ancestral(),
@@ -189,7 +189,9 @@ def test_rows_within_a_budget_hold_to_it(rule) -> None:
 def test_a_full_graph_needs_all_steps() -> None:
     one, all_steps = bytes_per_row(defence(), X[:1]), bytes_per_row(defence(gradient=Direct()), X[:1])
     assert all_steps == 6 * one
-    resized = Defence(Resized(Purifier(tanh_eps(), steps=STEPS, solver=Ancestral()), size=8), TanhClassifier(16))
+    resized = Defence(
+        Resized(DiffusionPurifier(tanh_eps(), steps=STEPS, solver=Ancestral()), size=8), TanhClassifier(16)
+    )
     assert bytes_per_row(resized, X[:1]) > bytes_per_row(defence(guidance=None), X[:1])
     assert rows_within(Defence(None, TanhClassifier(16)), X[:1], 1) == 1
 

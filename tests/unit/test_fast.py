@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import depura
-from depura import Clipped, Defence, Direct, EpsDenoiser, Fast, InputError, Noise, Purifier, StoredState
+from depura import Clipped, Defence, DiffusionPurifier, Direct, EpsDenoiser, Fast, InputError, Noise, StoredState
 from depura.audit import audit
 from depura.audit.audit import audit_gradient
 from depura.audit.checks import Light
@@ -55,9 +55,9 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def purifier(denoiser: Any, *, route: Any = None) -> Purifier:
+def purifier(denoiser: Any, *, route: Any = None) -> DiffusionPurifier:
     steps = uniform_steps(VP(), t_start=0.1, n_steps=3)
-    return Purifier(denoiser, steps=steps, solver=depura.Ancestral(), gradient=route)
+    return DiffusionPurifier(denoiser, steps=steps, solver=depura.Ancestral(), gradient=route)
 
 
 def test_with_everything_off_it_is_the_plain_denoiser() -> None:
@@ -180,7 +180,7 @@ def test_a_purifier_around_it_takes_its_images_and_is_described() -> None:
         "cuda_graphs": False,
     }
     assert sum(p.numel() for p in fast.parameters()) == sum(p.numel() for p in plain.parameters())
-    assert not fast.same_walk(plain)
+    assert not fast.same_function(plain)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])

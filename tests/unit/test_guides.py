@@ -17,8 +17,8 @@ from depura.evaluation.header import header
 from depura.evaluation.runner import run
 from depura.evaluation.study import Row, Study, ladder
 from depura.methods.agdm import RobustGuide, agdm
-from depura.purifiers.base import modules_in
 from depura.purifiers.composed import Sequential
+from depura.purifiers.purifier import modules_in
 from depura.records.describe import describe
 from toys import NOISES, XS, TanhClassifier, tanh_eps
 
@@ -55,8 +55,8 @@ def test_guides_are_frozen_moved_and_described() -> None:
     assert not torch.equal(purifier(XS, NOISES), value)
     purifier.float()
     assert guide.enter.dtype == torch.float32
-    assert purifier.same_walk(guided(guide).with_(denoiser=purifier.denoiser))
-    assert not purifier.same_walk(guided(Guide(16)).with_(denoiser=purifier.denoiser))
+    assert purifier.same_function(guided(guide).with_(denoiser=purifier.denoiser))
+    assert not purifier.same_function(guided(Guide(16)).with_(denoiser=purifier.denoiser))
 
 
 def test_a_reconstruction_is_called_one_in_every_report(tmp_path: Path) -> None:

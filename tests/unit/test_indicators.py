@@ -14,8 +14,8 @@ from depura.diffusion.solvers import Ancestral, Euler
 from depura.evaluation.diagnostics import compression, pinned_predictions, random_direction
 from depura.methods.baselines import noise_only
 from depura.noise import Kind, Noise, Stream
-from depura.purifiers.composed import Pinned
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.composed import FixedNoise
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, rand, randn
 
 IMAGES = rand(5, 1, 4, 4, seed=1)
@@ -28,7 +28,7 @@ def linear(std: Tensor, *, solver=None, rounds: int = 1) -> Defence:
     """Noise of 0.8 is added and taken away in steps by the exact denoiser of N(0.2, std^2), a linear map."""
     denoiser = GaussianDenoiser(torch.full((1, 4, 4), 0.2).double(), std.expand(1, 4, 4))
     steps = steps_at(EDM(), [0.8, 0.4, 0.1, 0.0])
-    return Defence(Purifier(denoiser, steps=steps, solver=solver or Euler(), rounds=rounds), CLASSIFIER)
+    return Defence(DiffusionPurifier(denoiser, steps=steps, solver=solver or Euler(), rounds=rounds), CLASSIFIER)
 
 
 def kept(std: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def test_the_tape_is_the_one_of_a_pinned_purifier() -> None:
     tape = Noise(3, images=(0,) * 5, stream=Stream.REPORT)
     by_hand = CLASSIFIER(purifier(IMAGES, tape)).argmax(1)
     assert pinned_predictions(Defence(purifier, CLASSIFIER), IMAGES, NOISE).tolist() == by_hand.tolist()
-    pinned = Defence(Pinned(purifier, seed=3), CLASSIFIER)
+    pinned = Defence(FixedNoise(purifier, seed=3), CLASSIFIER)
     assert pinned_predictions(pinned, IMAGES, NOISE).tolist() == pinned(IMAGES, NOISE).argmax(1).tolist()
 
 

@@ -33,7 +33,7 @@ from depura.attacks.transfer import Transfer
 from depura.attacks.warm import Warm
 from depura.defence import Defence, MeanLogit, MeanProb, Rule, Single, Vote
 from depura.diffusion.schedules import Step
-from depura.diffusion.starts import from_input
+from depura.diffusion.solvers import from_input
 from depura.evaluation.diagnostics import compression, identity_difference, pinned_predictions
 from depura.evaluation.observed import Watched
 from depura.evaluation.scoring import choose, score

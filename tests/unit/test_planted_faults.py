@@ -22,12 +22,11 @@ from depura.diffusion.denoisers import Clipped, EpsDenoiser
 from depura.diffusion.exact import GaussianDenoiser
 from depura.diffusion.guidance import State, pull
 from depura.diffusion.schedules import VP, Step, TimeLabel, uniform_steps
-from depura.diffusion.solvers import Ancestral, Heun, StepResult
-from depura.diffusion.starts import from_noise
-from depura.gradients import Direct, StoredState, StraightThrough
+from depura.diffusion.solvers import Ancestral, Heun, StepResult, from_noise
+from depura.gradients import ChainState, Direct, StoredState, StraightThrough
 from depura.noise import Kind, Noise
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.kinds import GradientMode
 from toys import TanhClassifier, TanhNet, Toward, TowardNoised, rand, randn, tanh_eps
 
@@ -171,7 +170,7 @@ def body(middle: nn.Module | None = None) -> EpsDenoiser:
 
 def defence(denoiser=None, classifier=None, rule=None, *, resized: int = 0, n_pixels: int = 16, **parts) -> Defence:
     parts = {"steps": STEPS, "solver": Ancestral(), "guidance": Toward()} | parts
-    purifier = Purifier(body() if denoiser is None else denoiser, **parts)
+    purifier = DiffusionPurifier(body() if denoiser is None else denoiser, **parts)
     wrapped = Resized(purifier, size=resized) if resized else purifier
     return Defence(wrapped, TanhClassifier(n_pixels) if classifier is None else classifier, rule=rule)
 
@@ -385,8 +384,8 @@ class Mislabelled:
 
     mode: ClassVar[GradientMode] = GradientMode.EXACT
 
-    def __call__(self, advance, x: Tensor, x_in: Tensor, steps) -> Tensor:
-        return StraightThrough()(advance, x, x_in, steps)
+    def __call__(self, advance, state: ChainState, x_in: Tensor, steps) -> ChainState:
+        return StraightThrough()(advance, state, x_in, steps)
 
     def clamp(self, images: Tensor) -> Tensor:
         return images.clamp(0, 1)

@@ -10,14 +10,23 @@ import torch
 from depura.defence import Defence
 from depura.diffusion.exact import GaussianDenoiser
 from depura.diffusion.schedules import EDM, VP, DiscreteLinear, steps_at, uniform_steps
-from depura.diffusion.solvers import Ancestral, Euler, EulerMaruyamaVP, Heun, Solver
-from depura.diffusion.starts import FromInputAround, FromInputUnder, from_input, from_noise
+from depura.diffusion.solvers import (
+    Ancestral,
+    Euler,
+    EulerMaruyamaVP,
+    FromInputAround,
+    FromInputUnder,
+    Heun,
+    Solver,
+    from_input,
+    from_noise,
+)
 from depura.gradients import StoredState
 from depura.methods.diffpure import CIFAR10_L2, CIFAR10_LINF, CIFAR10_RESNET50, IMAGENET, diffpure, released_start
 from depura.methods.diffpure_ddpm import CELEBA, diffpure_ddpm
 from depura.noise import Kind, Noise
 from depura.purifiers.composed import Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import STEPS, TanhClassifier, rand, tanh_edm
 
 NOISE = Noise(3, images=(4, 9))
@@ -38,7 +47,7 @@ def test_ranges_change_once_each_way() -> None:
         return x_in
 
     steps = steps_at(EDM(), [1.0, 0.0])
-    out = Purifier(point, steps=steps, solver=Euler(), start=start)(X, NOISE)
+    out = DiffusionPurifier(point, steps=steps, solver=Euler(), start=start)(X, NOISE)
     torch.testing.assert_close(out, torch.full_like(X, 0.75))
     torch.testing.assert_close(seen[0], 2 * X - 1)
 
@@ -59,7 +68,7 @@ def test_starts() -> None:
 def test_one_round_by_hand() -> None:
     """One Euler step on a Gaussian to sigma' > 0, with the exit in the schedule's scale."""
     schedule = VP()
-    purifier = Purifier(GaussianDenoiser(MEAN, STD), steps=steps_at(schedule, [0.3, 0.1]), solver=Euler())
+    purifier = DiffusionPurifier(GaussianDenoiser(MEAN, STD), steps=steps_at(schedule, [0.3, 0.1]), solver=Euler())
     a, b = schedule.sigma(0.3), schedule.sigma(0.1)
     x = 2 * X - 1 + a * NOISE(X, kind=Kind.FORWARD)
     x0 = 0.2 + 0.25 / (0.25 + a**2) * (x - 0.2)
@@ -75,7 +84,7 @@ def test_guidance_is_added_after_the_step_and_sees_the_state() -> None:
         return torch.full_like(at.x, 0.25)
 
     steps = steps_at(EDM(), [1.0, 0.5])
-    plain = Purifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Euler())
+    plain = DiffusionPurifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Euler())
     pushed = plain.with_(guidance=push)
     torch.testing.assert_close(pushed(X, NOISE), plain(X, NOISE) + 0.125, rtol=0, atol=1e-14)
     (at,) = seen
@@ -95,7 +104,7 @@ def test_each_round_has_noise_of_its_own_and_the_first_input_as_reference() -> N
         return torch.zeros_like(at.x)
 
     steps = steps_at(EDM(), [1.0, 0.5, 0.0])
-    Purifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Ancestral(), rounds=3, guidance=watch)(X, NOISE)
+    DiffusionPurifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Ancestral(), rounds=3, guidance=watch)(X, NOISE)
     assert [number for number, _ in seen] == [0, 0, 1, 1, 2, 2]
     for _, x_in in seen:
         torch.testing.assert_close(x_in, 2 * X - 1)
@@ -103,15 +112,15 @@ def test_each_round_has_noise_of_its_own_and_the_first_input_as_reference() -> N
 
 def test_clamp() -> None:
     steps = steps_at(EDM(), [2.0, 1.5])
-    raw = Purifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Euler())(X, NOISE)
-    clamped = Purifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Euler(), clamp=True)(X, NOISE)
+    raw = DiffusionPurifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Euler())(X, NOISE)
+    clamped = DiffusionPurifier(GaussianDenoiser(MEAN, STD), steps=steps, solver=Euler(), clamp=True)(X, NOISE)
     assert float(raw.min()) < 0
     assert float(raw.max()) > 1
     assert torch.equal(clamped, raw.clamp(0, 1))
 
 
 def test_resized_is_bilinear_both_ways() -> None:
-    purifier = Purifier(tanh_edm(), steps=steps_at(EDM(), [0.5, 0.0]), solver=Euler(), image_shape=(1, 6, 6))
+    purifier = DiffusionPurifier(tanh_edm(), steps=steps_at(EDM(), [0.5, 0.0]), solver=Euler(), image_shape=(1, 6, 6))
     images = rand(2, 1, 4, 5)
     up = torch.nn.functional.interpolate(images, size=(6, 6), mode="bilinear", align_corners=False)
     down = torch.nn.functional.interpolate(purifier(up, NOISE), size=(4, 5), mode="bilinear", align_corners=False)
@@ -119,7 +128,7 @@ def test_resized_is_bilinear_both_ways() -> None:
 
 
 def test_defence_is_purifier_then_classifier() -> None:
-    purifier = Purifier(tanh_edm(), steps=steps_at(EDM(), [0.5, 0.0]), solver=Euler())
+    purifier = DiffusionPurifier(tanh_edm(), steps=steps_at(EDM(), [0.5, 0.0]), solver=Euler())
     classifier = TanhClassifier(16)
     torch.testing.assert_close(Defence(purifier, classifier)(X, NOISE), classifier(purifier(X, NOISE)))
     torch.testing.assert_close(Defence(None, classifier)(X), classifier(X))
@@ -129,7 +138,7 @@ def test_defence_is_purifier_then_classifier() -> None:
 
 def test_defaults_and_description() -> None:
     steps = uniform_steps(VP(), t_start=0.1, n_steps=5)
-    purifier = Purifier(tanh_edm(), steps=steps, solver=Euler())
+    purifier = DiffusionPurifier(tanh_edm(), steps=steps, solver=Euler())
     assert purifier.gradient == StoredState()
     assert (purifier.rounds, purifier.clamp, purifier.guidance) == (1, False, None)
     text = repr(purifier)
@@ -193,6 +202,6 @@ def test_a_denoiser_of_another_dtype_does_not_change_the_states(solver: Solver) 
     def rounded(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return half(x, sigma).float()
 
-    found = Purifier(half, steps=steps, solver=solver)(images, noise)
+    found = DiffusionPurifier(half, steps=steps, solver=solver)(images, noise)
     assert found.dtype == torch.float32
-    assert torch.equal(found, Purifier(rounded, steps=steps, solver=solver)(images, noise))
+    assert torch.equal(found, DiffusionPurifier(rounded, steps=steps, solver=solver)(images, noise))

@@ -11,7 +11,7 @@ from depura.defence import Defence, MeanProb, Single, Vote
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
 from depura.noise import Noise, Stream
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, rand, randn, tanh_eps
 
 
@@ -71,7 +71,7 @@ def test_single_is_the_logits() -> None:
 @pytest.mark.parametrize("rule", [Single(), MeanProb(1), MeanProb(4), Vote(1), Vote(4)], ids=str)
 @pytest.mark.parametrize("draws", [0, 3, (2, 9, 0)])
 def test_draw_d_of_a_rule_is_made_of_draws_dn_to_dn_plus_n(rule, draws) -> None:
-    purifier = Purifier(tanh_eps(), steps=uniform_steps(VP(), t_start=0.3, n_steps=3), solver=Ancestral())
+    purifier = DiffusionPurifier(tanh_eps(), steps=uniform_steps(VP(), t_start=0.3, n_steps=3), solver=Ancestral())
     classifier = TanhClassifier(16)
     defence = Defence(purifier, classifier, rule=rule)
     x, ids = rand(3, 1, 4, 4), (8, 2, 5)
@@ -93,7 +93,7 @@ def test_draw_d_of_a_rule_is_made_of_draws_dn_to_dn_plus_n(rule, draws) -> None:
 
 
 def test_one_draw_of_a_rule_does_not_reuse_those_of_another() -> None:
-    purifier = Purifier(tanh_eps(), steps=uniform_steps(VP(), t_start=0.3, n_steps=3), solver=Ancestral())
+    purifier = DiffusionPurifier(tanh_eps(), steps=uniform_steps(VP(), t_start=0.3, n_steps=3), solver=Ancestral())
     defence = Defence(purifier, TanhClassifier(16), rule=MeanProb(3))
     x = rand(1, 1, 4, 4)
     values = [defence(x, Noise(1, (0,), d)) for d in range(4)]

@@ -48,7 +48,7 @@ def classifier(seed: int) -> nn.Module:
         return SmallClassifier(channels=3, width=8)
 
 
-def purifiers() -> dict[str, depura.Cleaner]:
+def purifiers() -> dict[str, depura.Purifier]:
     label = depura.IndexLabel(depura.DiscreteLinear())
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -65,7 +65,7 @@ def purifiers() -> dict[str, depura.Cleaner]:
     }
 
 
-def small(purifier: depura.Cleaner, *, device: str = "cpu", relaxed: float | None = None) -> depura.Study:
+def small(purifier: depura.Purifier, *, device: str = "cpu", relaxed: float | None = None) -> depura.Study:
     """A study on grey images, its networks and images on a device."""
     defence = depura.Defence(purifier, classifier(1), rule=depura.Vote(2)).to(device)
     levels = torch.tensor([0.4, 0.5, 0.6], device=device)[:, None, None, None]

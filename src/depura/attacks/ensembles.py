@@ -149,7 +149,7 @@ class InTurn:
                 "InTurn",
                 "a deterministic model, whose broken images stay broken",
                 "one whose logits change from draw to draw",
-                "Attack it with rand(ball), or pin its noise with Pinned.",
+                "Attack it with rand(ball), or pin its noise with FixedNoise.",
             )
         best = images.clone()
         best_margin = torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)

@@ -17,8 +17,7 @@ from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.diffusion.guidance import State, recorded
 from depura.diffusion.solvers import AncestralLearned, Before, Denoise, Multistep, solve
 from depura.noise import Noise
-from depura.purifiers.base import Moment
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier, Stage, TrajectoryStep
 
 NO_SCORES = "Give it scores with a gradient, such as logits or probabilities, in the place of labels."
 NO_SLOPE = (
@@ -32,9 +31,9 @@ def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
     with torch.no_grad():
         purified = images if defence.purifier is None else defence.purifier(images, noise)
     if defence.purifier is not None:
-        for leaf, seen, tape in defence.purifier.given(images, noise):
-            if isinstance(leaf, Purifier):
-                yield from _of_purifier(leaf, seen, tape)
+        for stage in defence.purifier.stages_of(images, noise):
+            if isinstance(stage.purifier, DiffusionPurifier):
+                yield from _of_purifier(stage.purifier, stage)
     n = len(images)
 
     def classify(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
@@ -54,32 +53,34 @@ def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
         yield Probe(_label("rule", defence.rule), score, (logits,), ("logits",), n, advice=NO_SLOPE)
 
 
-def _of_purifier(core: Purifier, images: Tensor, noise: Noise) -> Iterator[Probe]:
-    x_in = 2 * images - 1
+def _of_purifier(core: DiffusionPurifier, stage: Stage) -> Iterator[Probe]:
+    x_in = 2 * stage.images - 1
     n_steps = len(core.steps)
     last = core.rounds * n_steps - 1
     image, before = x_in, None
-    for position, moment in enumerate(core.walk(images, noise)):
-        tape = noise.later(moment.round)
+    for position, at in enumerate(core.sample_steps(stage, 0)):
+        noise = stage.noise.later(at.round)
         if position % n_steps == 0:
-            yield _start(core, image, tape)
+            yield _start(core, image, noise)
             before = None
         if position in (0, (last + 1) // 2, last):
-            yield from _at(core, moment, x_in, tape, before)
-        before = Before(moment.x0, moment.step.sigma) if isinstance(core.solver, Multistep) else None
+            yield from _at(core, at, x_in, noise, before)
+        before = Before(at.x0, at.step.sigma) if isinstance(core.solver, Multistep) else None
         if (position + 1) % n_steps == 0:
-            image = core.steps[-1].scale_next * moment.x_next
+            image = core.steps[-1].scale_next * at.x_next
 
 
-def _start(core: Purifier, image: Tensor, tape: Noise) -> Probe:
+def _start(core: DiffusionPurifier, image: Tensor, noise: Noise) -> Probe:
     def start(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
-        return (core.start(inputs[0], core.steps[0], tape.take(rows)),)
+        return (core.start(inputs[0], core.steps[0], noise.take(rows)),)
 
     return Probe(_label("start", core.start), start, (image,), ("x_in",), len(image), core.start)
 
 
-def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise, before: Before | None) -> Iterator[Probe]:
-    n, step = len(x_in), moment.step
+def _at(
+    core: DiffusionPurifier, seen: TrajectoryStep, x_in: Tensor, noise: Noise, before: Before | None
+) -> Iterator[Probe]:
+    n, step = len(x_in), seen.step
     told = () if before is None else (before.x0,)
 
     def denoise(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
@@ -87,39 +88,39 @@ def _at(core: Purifier, moment: Moment, x_in: Tensor, tape: Noise, before: Befor
 
     def stepped(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
         there = None if before is None else Before(inputs[1], before.sigma)
-        return (solve(core.solver, _stand_in(core, moment, rows), inputs[0], step, tape.take(rows), there).x_next,)
+        return (solve(core.solver, _stand_in(core, seen, rows), inputs[0], step, noise.take(rows), there).x_next,)
 
     def displace(inputs: Tensors, rows: tuple[int, ...], denoise: Denoise, *, whole: bool) -> Tensors:
         def move(x: Tensor) -> Tensors:
             assert core.guidance is not None
             there = None if before is None else Before(before.x0[list(rows)], before.sigma)
-            x_next, x0, variance = solve(core.solver, denoise, x, step, tape.take(rows), there)
-            moved = core.guidance(State(x, x0, inputs[1], step, tape.take(rows), variance))
+            x_next, x0, variance = solve(core.solver, denoise, x, step, noise.take(rows), there)
+            moved = core.guidance(State(x, x0, inputs[1], step, noise.take(rows), variance))
             return (x_next + moved if whole else moved,)
 
         return recorded(move, *inputs)
 
     def guide(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
-        return displace(inputs, rows, _stand_in(core, moment, rows), whole=False)
+        return displace(inputs, rows, _stand_in(core, seen, rows), whole=False)
 
     def guided(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
         return displace(inputs, rows, core.denoiser, whole=True)
 
-    yield Probe(_label("denoiser", core.denoiser), denoise, (moment.x,), ("x",), n, core.denoiser)
-    if not bool(moment.x0.isfinite().all()):  # nothing to stand in for
+    yield Probe(_label("denoiser", core.denoiser), denoise, (seen.x,), ("x",), n, core.denoiser)
+    if not bool(seen.x0.isfinite().all()):  # nothing to stand in for
         return
     names = ("x", "before.x0")[: 1 + len(told)]
-    yield Probe(_label("solver", core.solver), stepped, (moment.x, *told), names, n, core.solver)
+    yield Probe(_label("solver", core.solver), stepped, (seen.x, *told), names, n, core.solver)
     if core.guidance is not None:
         at = ("at.x", "at.x_in")
-        yield Probe(_label("guidance", core.guidance), guide, (moment.x, x_in), at, n, core.guidance)
+        yield Probe(_label("guidance", core.guidance), guide, (seen.x, x_in), at, n, core.guidance)
         together = f"{_label('guidance', core.guidance)} with {_label('denoiser', core.denoiser)}"
-        yield Probe(together, guided, (moment.x, x_in), at, n, together=True)
+        yield Probe(together, guided, (seen.x, x_in), at, n, together=True)
 
 
-def _stand_in(core: Purifier, moment: Moment, rows: tuple[int, ...]) -> Denoise:
+def _stand_in(core: DiffusionPurifier, seen: TrajectoryStep, rows: tuple[int, ...]) -> Denoise:
     """A smooth, curved, bounded function of x through the real estimate at the real state."""
-    x0, x = moment.x0[list(rows)], moment.x[list(rows)]
+    x0, x = seen.x0[list(rows)], seen.x[list(rows)]
 
     def estimate(z: Tensor, sigma: float) -> Tensor:
         near = x0 + 0.4 * torch.tanh(z - x + 0.3) - 0.1165

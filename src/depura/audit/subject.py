@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from depura.audit.derivatives import Precision, pull
 from depura.defence import Defence
 from depura.diffusion.schedules import Step
-from depura.gradients import Advance, GradientRoute
+from depura.gradients import ChainState, GradientRoute, Transition
 from depura.noise import Noise
-from depura.purifiers.base import Cleaner, Leaf
+from depura.purifiers.purifier import IterativePurifier, Purifier
 from depura.records.kinds import GradientMode
 
 M = TypeVar("M", bound=nn.Module)
@@ -72,11 +72,13 @@ class Checkpointed:
 
     mode: ClassVar[GradientMode] = GradientMode.EXACT
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
         for step in steps:
-            x = cast(Tensor, checkpoint(advance, x, x_in, step, use_reentrant=False, preserve_rng_state=False))
-        return x
+            state = cast(
+                ChainState, checkpoint(advance, state, x_in, step, use_reentrant=False, preserve_rng_state=False)
+            )
+        return state
 
     def clamp(self, images: Tensor) -> Tensor:
         """The images within [0, 1]."""
@@ -91,15 +93,15 @@ def rerouted(defence: Defence, route: GradientRoute) -> Defence:
     return twin
 
 
-def _rerouted(cleaner: Cleaner, route: GradientRoute) -> Cleaner:
-    twin = _twin(cleaner)
-    if isinstance(twin, Leaf):
+def _rerouted(purifier: Purifier, route: GradientRoute) -> Purifier:
+    twin = _twin(purifier)
+    if isinstance(twin, IterativePurifier):
         twin.gradient = route
     for name, part in twin.named_children():
-        if isinstance(part, Cleaner):
+        if isinstance(part, Purifier):
             twin.__dict__["_modules"][name] = _rerouted(part, route)
         elif isinstance(part, nn.ModuleList):
-            parts = [_rerouted(p, route) for p in part if isinstance(p, Cleaner)]
+            parts = [_rerouted(p, route) for p in part if isinstance(p, Purifier)]
             twin.__dict__["_modules"][name] = nn.ModuleList(parts)
     return twin
 

@@ -29,10 +29,9 @@ from depura.methods import (
     smoothing,
 )
 from depura.noise import Noise
-from depura.purifiers.base import Cleaner
 from depura.purifiers.composed import Mixed, Resized
 from depura.purifiers.optimisation import Optimised
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier, Purifier
 
 
 class Method(NamedTuple):
@@ -73,7 +72,7 @@ def features(images: Tensor) -> Tensor:
     return images
 
 
-SETTINGS: tuple[tuple[str, str, Method, Callable[[Denoiser], Cleaner], int], ...] = (
+SETTINGS: tuple[tuple[str, str, Method, Callable[[Denoiser], Purifier], int], ...] = (
     ("diffpure_cifar_linf", "diffpure.CIFAR10_LINF", DIFFPURE, diffpure.CIFAR10_LINF.purifier, 1),
     ("diffpure_cifar_l2", "diffpure.CIFAR10_L2", DIFFPURE, diffpure.CIFAR10_L2.purifier, 1),
     ("diffpure_cifar_rn50", "diffpure.CIFAR10_RESNET50", DIFFPURE, diffpure.CIFAR10_RESNET50.purifier, 1),
@@ -205,52 +204,54 @@ class _Still(torch.nn.Module):
         return x.repeat(1, self.factor, 1, 1) * 0
 
 
-def _listed(name: str, call: str, method: Method, build: Callable[[Denoiser], Cleaner], predictions: int) -> Listed:
+def _listed(name: str, call: str, method: Method, build: Callable[[Denoiser], Purifier], predictions: int) -> Listed:
     learned = name in {"diffpure_adm", "gdmp_imagenet"}
-    cleaner = build(_Still(2 if learned else 1))
-    leaf = cleaner.leaves[0]
+    purifier = build(_Still(2 if learned else 1))
+    first = purifier.components[0]
     return Listed(
         setting=name,
         call=call,
         method=method.name,
         paper=method.paper,
-        start="input, t* drawn" if isinstance(cleaner, Mixed) else _start(leaf),
-        steps=_steps(cleaner) + (f" at {cleaner.size}x{cleaner.size}" if isinstance(cleaner, Resized) else ""),
-        solver=type(leaf.solver if isinstance(leaf, Purifier) else getattr(leaf, "optimiser", leaf)).__name__,
-        guidance=_guidance(leaf),
-        nfe=_evaluations(cleaner),
+        start="input, t* drawn" if isinstance(purifier, Mixed) else _start(first),
+        steps=_steps(purifier) + (f" at {purifier.size}x{purifier.size}" if isinstance(purifier, Resized) else ""),
+        solver=type(
+            first.solver if isinstance(first, DiffusionPurifier) else getattr(first, "optimiser", first)
+        ).__name__,
+        guidance=_guidance(first),
+        nfe=_evaluations(purifier),
         predictions=predictions,
         deviations=f"docs/deviations.md#{method.section}" if method.section else "",
         remark=method.remark,
     )
 
 
-def _start(leaf: Cleaner) -> str:
-    if isinstance(leaf, Optimised):
+def _start(part: Purifier) -> str:
+    if isinstance(part, Optimised):
         return "input"
-    assert isinstance(leaf, Purifier)
-    start = getattr(leaf.start, "__name__", type(leaf.start).__name__)
-    sigma = f"{leaf.steps[0].sigma:.3g}"
+    assert isinstance(part, DiffusionPurifier)
+    start = getattr(part.start, "__name__", type(part.start).__name__)
+    sigma = f"{part.steps[0].sigma:.3g}"
     words = {"from_input": f"input, sigma {sigma}", "from_unit_noise": "noise", "from_noise": "noise"}
     return words.get(start, {"as_it_is": "input", "FromBlurred": "input, blurred"}.get(start, start))
 
 
-def _steps(cleaner: Cleaner) -> str:
-    leaves = cleaner.leaves[:1] if isinstance(cleaner, Mixed) else cleaner.leaves
-    counts = [f"{leaf.n_rounds}x{len(leaf.steps)}" if leaf.n_rounds > 1 else f"{len(leaf.steps)}" for leaf in leaves]
+def _steps(purifier: Purifier) -> str:
+    parts = purifier.components[:1] if isinstance(purifier, Mixed) else purifier.components
+    counts = [f"{part.n_rounds}x{len(part.steps)}" if part.n_rounds > 1 else f"{len(part.steps)}" for part in parts]
     return " + ".join(counts)
 
 
-def _guidance(leaf: Cleaner) -> str:
-    if isinstance(leaf, Optimised):
+def _guidance(part: Purifier) -> str:
+    if isinstance(part, Optimised):
         return "optimisation"
-    assert isinstance(leaf, Purifier)
-    return "-" if leaf.guidance is None else type(leaf.guidance).__name__
+    assert isinstance(part, DiffusionPurifier)
+    return "-" if part.guidance is None else type(part.guidance).__name__
 
 
-def _evaluations(cleaner: Cleaner) -> int:
+def _evaluations(purifier: Purifier) -> int:
     """Counted on one image of 8 x 8 pixels."""
-    defence, counts = counted(Defence(cleaner, lambda images: images.flatten(1)))
+    defence, counts = counted(Defence(purifier, lambda images: images.flatten(1)))
     with torch.no_grad():
         defence(torch.full((1, 3, 8, 8), 0.5), Noise(0, (0,)))
     return counts.forward

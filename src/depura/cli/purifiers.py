@@ -9,8 +9,7 @@ from enum import Enum
 from depura import _check
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
-from depura.diffusion.solvers import Ancestral
-from depura.diffusion.starts import from_unit_noise
+from depura.diffusion.solvers import Ancestral, from_unit_noise
 from depura.evaluation.demo import N_STEPS, T_STAR
 from depura.methods.adbm import adbm
 from depura.methods.diffpure import diffpure
@@ -20,42 +19,42 @@ from depura.methods.likelihood import likelihood, scoreopt
 from depura.methods.mimicdiffusion import mimicdiffusion
 from depura.methods.smoothing import one_step
 from depura.models.by_name import denoiser as denoiser_named
-from depura.purifiers.base import Cleaner
+from depura.purifiers.purifier import Purifier
 
 DIGITS = "digits"
 """What stands for the bundled data set, denoiser and classifier."""
 
 
-def _diffpure(denoiser: Denoiser, *, t_star: float = T_STAR, steps: int = N_STEPS) -> Cleaner:
+def _diffpure(denoiser: Denoiser, *, t_star: float = T_STAR, steps: int = N_STEPS) -> Purifier:
     return diffpure(denoiser, t_star=t_star, n_steps=steps, t_end=0.0, solver=Ancestral())
 
 
-def _mimicdiffusion(denoiser: Denoiser, *, steps: int = 100) -> Cleaner:
+def _mimicdiffusion(denoiser: Denoiser, *, steps: int = 100) -> Purifier:
     table = ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=steps)
     return mimicdiffusion(denoiser, steps=table, start=from_unit_noise)
 
 
-def _gdmp(denoiser: Denoiser, *, t_star: float = 0.036, steps: int = 36) -> Cleaner:
+def _gdmp(denoiser: Denoiser, *, t_star: float = 0.036, steps: int = 36) -> Purifier:
     return gdmp(denoiser, n_noise=round(1000 * t_star), n_steps=steps)
 
 
-def _gradual(denoiser: Denoiser) -> Cleaner:
+def _gradual(denoiser: Denoiser) -> Purifier:
     return gradual(denoiser)
 
 
-def _likelihood(denoiser: Denoiser, *, steps: int = 5) -> Cleaner:
+def _likelihood(denoiser: Denoiser, *, steps: int = 5) -> Purifier:
     return likelihood(denoiser, n_steps=steps)
 
 
-def _scoreopt(denoiser: Denoiser, *, steps: int = 5) -> Cleaner:
+def _scoreopt(denoiser: Denoiser, *, steps: int = 5) -> Purifier:
     return scoreopt(denoiser, n_steps=steps)
 
 
-def _one_step(denoiser: Denoiser, *, t_star: float = 0.1) -> Cleaner:
+def _one_step(denoiser: Denoiser, *, t_star: float = 0.1) -> Purifier:
     return one_step(denoiser, std=0.5 * DiscreteLinear().sigma(round(1000 * t_star) - 1))
 
 
-def _adbm(denoiser: Denoiser, *, t_star: float = 0.1, steps: int = 5) -> Cleaner:
+def _adbm(denoiser: Denoiser, *, t_star: float = 0.1, steps: int = 5) -> Purifier:
     return adbm(denoiser, n_noise=round(1000 * t_star), n_steps=steps)
 
 
@@ -72,7 +71,7 @@ class Method(str, Enum):
     adbm = "adbm"
 
 
-METHODS: Mapping[Method, Callable[..., Cleaner]] = {
+METHODS: Mapping[Method, Callable[..., Purifier]] = {
     Method.diffpure: _diffpure,
     Method.mimicdiffusion: _mimicdiffusion,
     Method.gdmp: _gdmp,
@@ -93,7 +92,7 @@ def purifier_of(
     t_star: float | None = None,
     steps: int | None = None,
     steps_option: str = "--steps",
-) -> Cleaner:
+) -> Purifier:
     """The method around the denoiser; a setting that it does not have is refused.
 
     Args:

@@ -23,8 +23,8 @@ from depura.models.by_name import DENOISERS
 from depura.models.digits import digits_classifier
 from depura.noise import Noise
 from depura.predictions import all_finite, predicted
-from depura.purifiers.base import Cleaner
 from depura.purifiers.fast import Fast, deviation
+from depura.purifiers.purifier import Purifier
 from depura.records.kinds import NOT_FINITE
 from depura.reports.pictures import LARGEST_TERMINAL as LARGEST
 from depura.reports.pictures import side_by_side
@@ -142,7 +142,7 @@ def _targets(source: Path, to: Path, loaded: list[files.Loaded], one_set: bool) 
 
 
 @torch.no_grad()
-def _clean(purifier: Cleaner, item: files.Loaded, seed: int, told: Callable[[int], None]) -> Tensor:
+def _clean(purifier: Purifier, item: files.Loaded, seed: int, told: Callable[[int], None]) -> Tensor:
     parts: list[Tensor] = []
     for k in range(0, len(item.images), AT_ONCE):
         cleaned = purifier(item.images[k : k + AT_ONCE], Noise(seed, item.ids[k : k + AT_ONCE]))

@@ -21,11 +21,10 @@ from depura.data.sources import load_images
 from depura.data.table import IfParts
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.schedules import VP, uniform_steps
-from depura.diffusion.solvers import Ancestral
-from depura.diffusion.starts import from_unit_noise
+from depura.diffusion.solvers import Ancestral, from_unit_noise
 from depura.methods.diffpure import diffpure
 from depura.noise import Noise, Stream
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.training.card import write_card
 from depura.training.classifier import accuracy
 from depura.training.denoiser import denoising_error
@@ -238,7 +237,7 @@ def _share(classifier: Any, images: Tensor, labels: Tensor) -> str:
 
 
 @torch.no_grad()
-def _purified(purifier: Purifier, images: ImageSet, at_once: int = 64) -> Tensor:
+def _purified(purifier: DiffusionPurifier, images: ImageSet, at_once: int = 64) -> Tensor:
     parts = [
         purifier(images.images[k : k + at_once], Noise(0, images.ids[k : k + at_once], stream=Stream.PROBE))
         for k in range(0, len(images.images), at_once)
@@ -281,14 +280,14 @@ def samples(denoiser: Denoiser, images: Tensor) -> list[Tensor]:
         Four pictures (C, H, N W).
     """
     noise = Noise(0, tuple(range(len(images))), stream=Stream.PROBE)
-    cleaner = diffpure(denoiser, t_star=0.1, n_steps=STEPS, t_end=0.0, solver=Ancestral())
-    painter = Purifier(
+    purifier = diffpure(denoiser, t_star=0.1, n_steps=STEPS, t_end=0.0, solver=Ancestral())
+    painter = DiffusionPurifier(
         denoiser,
         steps=uniform_steps(VP(), t_start=1.0, n_steps=8 * STEPS, t_end=0.0),
         solver=Ancestral(),
         start=from_unit_noise,
     )
-    first = cleaner.steps[0]
-    noised = first.scale * cleaner.start(2 * images - 1, first, noise)
-    rows = [images, (noised + 1) / 2, cleaner(images, noise), painter(images, noise)]
+    first = purifier.steps[0]
+    noised = first.scale * purifier.start(2 * images - 1, first, noise)
+    rows = [images, (noised + 1) / 2, purifier(images, noise), painter(images, noise)]
     return [torch.cat(list(row.clamp(0, 1)), dim=2) for row in rows]

@@ -12,7 +12,7 @@ from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.solvers import AncestralLearned
 from depura.gradients import recomputing
 from depura.noise import Noise
-from depura.purifiers.base import Leaf
+from depura.purifiers.purifier import IterativePurifier
 
 
 @dataclass
@@ -103,8 +103,8 @@ def call(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> N
             defence(images, noise)
 
 
-def _idle(leaf: Leaf) -> Leaf:
-    return leaf.with_(denoiser=_Idle(learned=isinstance(leaf.parts().get("solver"), AncestralLearned)))
+def _idle(purifier: IterativePurifier) -> IterativePurifier:
+    return purifier.with_(denoiser=_Idle(learned=isinstance(purifier.settings().get("solver"), AncestralLearned)))
 
 
 class _Idle(nn.Module):

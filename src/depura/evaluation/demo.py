@@ -10,7 +10,7 @@ from depura.diffusion.solvers import Ancestral
 from depura.evaluation.study import Study, ladder
 from depura.methods.diffpure import diffpure
 from depura.models.digits import digits_classifier, digits_denoiser
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 T_STAR, N_STEPS = 0.09, 5
 """Noising to t* = 0.09 (sigma 0.31) keeps a digit readable and hides a perturbation of 0.2."""
@@ -18,7 +18,7 @@ EPS = 0.2
 """linf radius on the digits, in [0, 1] units."""
 
 
-def digits_purifier(*, t_star: float = T_STAR, n_steps: int = N_STEPS) -> Purifier:
+def digits_purifier(*, t_star: float = T_STAR, n_steps: int = N_STEPS) -> DiffusionPurifier:
     """DiffPure with ancestral steps around the bundled denoiser.
 
     Args:

@@ -19,7 +19,7 @@ from depura.diffusion.solvers import Euler
 from depura.evaluation.scoring import for_scoring
 from depura.noise import Kind, Noise, Stream
 from depura.predictions import predicted
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def pinned_predictions(defence: Defence, images: Tensor, noise: Noise) -> Tensor
     """Labels that the deployed rule gives when its randomness is pinned: one tape, the same for all images.
 
     The tape is that of image id 0 at the noise's (first) draw, so it does not depend on the batch. A vote is over as
-    many purifications as ever, the same ones for every image; `Pinned` has a tape for good, on the deploy stream.
+    many purifications as ever, the same ones for every image; `FixedNoise` has a tape for good, on the deploy stream.
 
     Args:
         defence: what is asked.
@@ -127,9 +127,11 @@ class Difference(TypedDict):
     logits: float
 
 
-def nothing() -> Purifier:
+def nothing() -> DiffusionPurifier:
     """A walk whose denoiser answers with what it is given, so that no step moves: the identity, but for rounding."""
-    return Purifier(_as_given, steps=uniform_steps(VP(), t_start=0.1, n_steps=2), solver=Euler(), start=_from_image)
+    return DiffusionPurifier(
+        _as_given, steps=uniform_steps(VP(), t_start=0.1, n_steps=2), solver=Euler(), start=_from_image
+    )
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from depura.defence import Defence, Single
 from depura.evaluation.study import OWN_RULES, Row, Study
 from depura.evaluation.surrogates import SHARE, surrogate
 from depura.gradients import StraightThrough
-from depura.purifiers.composed import Pinned
+from depura.purifiers.composed import FixedNoise
 
 
 @dataclass(frozen=True)
@@ -358,11 +358,11 @@ class Rungs:
         )
 
     def pinned(self, attack: Attack, *, images: int | None = None) -> Row:
-        fixed = Defence(Pinned(self.purifier), self.defence.classifier, rule=Single())
+        fixed = Defence(FixedNoise(self.purifier), self.defence.classifier, rule=Single())
         title = "purified under one noise for good, which the attacker knows"
         return Row("pinned", title, attack, fixed, fixed, "pinned", images=images)
 
     def tiny(self, attack: Attack, *, images: int) -> Row:
-        last = Defence(Pinned(self.purifier.one_step(1.0)), self.defence.classifier, rule=Single())
+        last = Defence(FixedNoise(self.purifier.one_step(1.0)), self.defence.classifier, rule=Single())
         title = "purified by the last step of the walk alone"
         return Row("tiny", title, attack, last, last, "tiny", images=images)

@@ -17,7 +17,7 @@ from depura.attacks.attack import Attack
 from depura.attacks.threat import Ball, Threat
 from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.gradients import Relaxed, StoredState, StraightThrough
-from depura.purifiers.base import Cleaner
+from depura.purifiers.purifier import Purifier
 from depura.records.describe import describe, weights_sha256
 from depura.records.kinds import AttackKind, GradientMode
 
@@ -201,10 +201,10 @@ def same_function(a: Defence, b: Defence) -> bool:
     return a is b or (_same_purifier(a.purifier, b.purifier) and _same_rest(a, b))
 
 
-def _same_purifier(a: Cleaner | None, b: Cleaner | None) -> bool:
+def _same_purifier(a: Purifier | None, b: Purifier | None) -> bool:
     if a is None or b is None:
         return a is b
-    if a is b or a.same_walk(b):
+    if a is b or a.same_function(b):
         return True
     if _denoisers(a) == _denoisers(b):
         return False
@@ -232,9 +232,9 @@ def _is_surrogate(a: Defence, b: Defence) -> bool:
     return _denoisers(a.purifier) == _denoisers(b.purifier)
 
 
-def _denoisers(purifier: Cleaner) -> set[int]:
+def _denoisers(purifier: Purifier) -> set[int]:
     """The denoisers of a purifier, as objects."""
-    return {id(leaf.denoiser) for leaf in purifier.leaves}
+    return {id(component.denoiser) for component in purifier.components}
 
 
 def _without_gradient(described: Any) -> Any:
@@ -554,7 +554,7 @@ def ladder(
 
 
 def ladders(
-    purifiers: Mapping[str, Cleaner],
+    purifiers: Mapping[str, Purifier],
     classifier: Callable[[Tensor], Tensor],
     attack: Attack,
     *,

@@ -18,7 +18,7 @@ from depura import _check
 from depura.attacks.attack import Told
 from depura.audit.audit import audit_gradient
 from depura.defence import Defence
-from depura.diffusion.schedules import vp_scale
+from depura.diffusion.schedules import Step, vp_scale
 from depura.evaluation.batch_size import rows_within
 from depura.evaluation.counting import Counts, counted
 from depura.evaluation.diagnostics import compression, identity_difference, pinned_predictions, random_direction
@@ -242,7 +242,7 @@ def null(
 def _pictures(
     study: Study, defence: Defence, images: Tensor, adversarial: Tensor, errors: Tensor, ids: Sequence[int]
 ) -> dict[str, Any]:
-    """The walk of report draw 0 for the images with the most errors and for those with the fewest: frames
+    """The purification by report draw 0 of the images with the most errors and for those with the fewest: frames
     (P, F, C, H, W) in 8 bits, and their titles.
 
     Frames are: clean, adversarial, noised, some estimates of the clean image, purified.
@@ -252,14 +252,18 @@ def _pictures(
     noise = Streams(study.seed).report([ids[int(i)] for i in shown])
     noise = noise.split(defence.rule.n_draws).take(range(0, len(shown) * defence.rule.n_draws, defence.rule.n_draws))
     assert defence.purifier is not None
-    walk = list(defence.purifier.trajectory(chosen, noise))
-    steps = sorted({round(i * (len(walk) - 1) / (N_ESTIMATES - 1)) for i in range(N_ESTIMATES)})
-    first = walk[0]
-    frames = [images[shown], chosen, _unit_range(vp_scale(first.step.sigma) * first.x)]
-    titles = ["clean", "adversarial", f"noised, sigma {first.step.sigma:.2f}"]
-    for i in steps:
-        frames.append(_unit_range(walk[i].x0))
-        titles.append(f"estimate at sigma {walk[i].step.sigma:.2f}")
+    of_row = [list[tuple[Step, Tensor, Tensor]]() for _ in shown]  # step, state and estimate, of each image
+    for at in defence.purifier.trajectory(chosen, noise):
+        for row in set(at.rows):
+            place = at.rows.index(row)
+            of_row[row].append((at.step, at.x[place], at.x0[place]))
+    n_steps = len(of_row[0])
+    first = torch.stack([vp_scale(steps[0][0].sigma) * steps[0][1] for steps in of_row])
+    frames = [images[shown], chosen, _unit_range(first)]
+    titles = ["clean", "adversarial", f"noised, sigma {of_row[0][0][0].sigma:.2f}"]
+    for i in sorted({round(i * (n_steps - 1) / (N_ESTIMATES - 1)) for i in range(N_ESTIMATES)}):
+        frames.append(_unit_range(torch.stack([steps[i][2] for steps in of_row])))
+        titles.append(f"estimate at sigma {of_row[0][i][0].sigma:.2f}")
     with torch.no_grad():
         frames.append(defence.purifier(chosen, noise))
     titles.append("purified")

@@ -11,23 +11,23 @@ from torch import Tensor
 
 from depura import _check
 from depura.diffusion.schedules import Step
-from depura.gradients.routes import Advance, FromEnd, fold, refuse_second_derivatives
+from depura.gradients.routes import ChainState, FromEnd, Transition, fold, is_recorded, refuse_second_derivatives
 from depura.records.kinds import GradientMode
 
 
 @dataclass(frozen=True)
 class Adjoint:
-    """Approximate: the stochastic adjoint of the differential equation that the walk discretises.
+    """Approximate: the stochastic adjoint of the differential equation that the steps discretise.
 
     Li et al. 2020 (arXiv:2001.01328), as used by Nie et al. 2022, section 3.3. Only the final state is kept. On the way
-    back, state and cotangent are solved together by Euler's method on the walk's own grid and noise: with
+    back, state and cotangent are solved together by Euler's method on the steps' own grid and noise: with
     du = F(u, t) dt + g(t) dW in the solver's coordinates,
 
         a <- a + h F'(u, t')^T a,        u <- u - h F(u, t') - g(t') dW,
 
     everything taken at the later end t' of each step. (The noise does not depend on the state, so Milstein's correction
     is zero.) The state is reconstructed, not remembered: the reverse process contracts, so going back along it
-    amplifies errors, and the gradient is not that of the discrete walk. The difference falls linearly with the step
+    amplifies errors, and the gradient is not that of the discrete steps. The difference falls linearly with the step
     length where the density is smooth, and can be total where it is sharp (docs/gradients.md). DiffPure's released code
     also shifts the backward grid by 1e-5 (docs/deviations.md).
 
@@ -37,19 +37,21 @@ class Adjoint:
 
     mode: ClassVar[GradientMode] = GradientMode.ADJOINT
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return fold(advance, x, x_in, steps)
+        if not is_recorded(state, x_in):
+            return fold(advance, state, x_in, steps)
         if steps[-1].sigma_next <= 0:
             _check.fail(
                 "Adjoint",
-                "a walk that ends above noise level 0, where the differential equation is singular",
-                "one that ends at 0",
+                "steps that end above noise level 0, where the differential equation is singular",
+                "steps that end at 0",
                 "Give the step table a t_end > 0, or use StoredState.",
             )
-        walk: Any = _AdjointWalk
-        return walk.apply(self, advance, advance.differential(), tuple(steps), x, x_in)
+        from_end = advance.differential()
+        (x,) = state  # a solver that is a differential equation keeps nothing beside the image
+        solved: Any = _AdjointSteps
+        return (solved.apply(self, advance, from_end, tuple(steps), x, x_in),)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""
@@ -61,7 +63,7 @@ class Adjoint:
         """State and cotangent before the first step, from those after the last.
 
         Args:
-            from_end: the walk's steps, taken from their later ends.
+            from_end: the steps, taken from their later ends.
             x: state after the last step, (B, C, H, W).
             cotangent: of that state.
             steps: rows of the step table, in forward order.
@@ -79,20 +81,20 @@ class Adjoint:
         return x, cotangent
 
 
-class _AdjointWalk(torch.autograd.Function):
-    """The walk, and the adjoint solve."""
+class _AdjointSteps(torch.autograd.Function):
+    """The steps, and the adjoint solve."""
 
     @staticmethod
     def forward(
         ctx: Any,
         route: Adjoint,
-        advance: Advance,
+        advance: Transition,
         from_end: FromEnd,
         steps: tuple[Step, ...],
         x: Tensor,
         x_in: Tensor,
     ) -> Tensor:
-        out = fold(advance, x, x_in, steps)
+        (out,) = fold(advance, (x,), x_in, steps)
         ctx.route, ctx.from_end, ctx.steps = route, from_end, steps
         ctx.save_for_backward(out)
         return out

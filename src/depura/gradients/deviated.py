@@ -1,4 +1,4 @@
-"""DiffAttack's second objective: states of the walk back are pushed away from the states of the way forward."""
+"""DiffAttack's second objective: states of the reverse process move away from the states of the forward process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
 from depura import _check
 from depura.diffusion.schedules import Step, vp_scale
-from depura.gradients.routes import Advance
+from depura.gradients.routes import ChainState, Transition
 from depura.gradients.stored import Passing, StoredState
 from depura.records.kinds import GradientMode
 
@@ -20,12 +19,12 @@ from depura.records.kinds import GradientMode
 class Deviated:
     """The exact gradient of the attack's loss plus `weight` times the deviated-reconstruction loss.
 
-    Kang, Song and Li 2023 (arXiv:2311.16124). With the walk's first state read as x_in + sigma_start e, and e held
-    constant,
+    Kang, Song and Li 2023 (arXiv:2311.16124). With the first state of the reverse process read as x_in + sigma_start e,
+    and e held constant,
 
         L_dev = sum over levels of |x'_t - x_t|^2 / (number of levels),        x_t = sqrt(abar_t) (x_in + sigma_t e),
 
-    where x'_t is the state that the walk back has at the same level, in variance-preserving coordinates, and the
+    where x'_t is the state of the reverse process at the same level, in variance-preserving coordinates, and the
     square is summed over an image's pixels. Its gradient joins the cotangents as each level is passed, so the memory is
     that of the inner route; values are unchanged. Every round has a term of its own, with its own e. What comes back
     is the gradient of sum(loss) + weight sum(L_dev) only if the loss is summed over rows, as attacks do; a rule of
@@ -33,8 +32,8 @@ class Deviated:
 
     Attributes:
         weight: of L_dev; 0 is the inner route.
-        n_steps: levels of each walk, spread evenly and the last one among them, at most; default all of them.
-        inner: the route of the walk.
+        n_steps: levels of each round, spread evenly and the last one among them, at most; default all of them.
+        inner: the route through the steps.
     """
 
     mode: ClassVar[GradientMode] = GradientMode.DEVIATED
@@ -47,26 +46,25 @@ class Deviated:
         if self.n_steps is not None:
             _check.integer("Deviated", "n_steps", self.n_steps, low=1)
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
         if steps[-1].sigma_next >= steps[0].sigma:
             _check.fail(
                 "Deviated",
-                "a walk from noisy to clean",
-                f"one from noise level {steps[0].sigma:.4g} to {steps[-1].sigma_next:.4g}",
+                "steps from noisy to clean",
+                f"steps from noise level {steps[0].sigma:.4g} to {steps[-1].sigma_next:.4g}",
                 "Use StoredState.",
             )
-        away = self._away(x.detach(), x_in.detach(), steps, advance.width)
-        return self.inner.passing(advance, x, x_in, steps, away)
+        away = self._away(state[0].detach(), x_in.detach(), steps)
+        return self.inner.passing(advance, state, x_in, steps, away)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""
         return self.inner.clamp(images)
 
-    def _away(self, start: Tensor, x_in: Tensor, steps: Sequence[Step], width: int) -> Passing:
-        """What joins the cotangents, of the image that walks only; `start` and `x_in` without their graphs."""
-        n, c = len(steps), x_in.shape[1] // width
-        start, x_in = start[:, :c], x_in[:, :c]
+    def _away(self, start: Tensor, x_in: Tensor, steps: Sequence[Step]) -> Passing:
+        """What joins the cotangents; `start` and `x_in` without their graphs."""
+        n = len(steps)
         m = n if self.n_steps is None else min(self.n_steps, n)
         chosen = {round((j + 1) * n / m) - 1 for j in range(m)}
 
@@ -75,9 +73,7 @@ class Deviated:
                 return None
             sigma = steps[k].sigma_next
             forth = x_in + sigma / steps[0].sigma * (start - x_in)
-            gradient = 2 * self.weight / m * vp_scale(sigma) ** 2 * (x[:, :c] - forth)
-            if c < x.shape[1]:
-                gradient = functional.pad(gradient, (0, 0, 0, 0, 0, x.shape[1] - c))
+            gradient = 2 * self.weight / m * vp_scale(sigma) ** 2 * (x - forth)
             return gradient, -gradient
 
         return passing

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from depura.diffusion.schedules import Step
-from depura.gradients.routes import Advance, GradientRoute, fold
+from depura.gradients.routes import ChainState, GradientRoute, Transition, fold, is_recorded
 from depura.gradients.stored import StoredState
 from depura.records.kinds import GradientMode
 
@@ -32,16 +32,17 @@ class Grafted:
     mode: ClassVar[GradientMode] = GradientMode.GRAFTED
     inner: GradientRoute = field(default_factory=StoredState)
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
-        if not (torch.is_grad_enabled() and (x.requires_grad or x_in.requires_grad)):
-            return fold(advance, x, x_in, steps)
+        if not is_recorded(state, x_in):
+            return fold(advance, state, x_in, steps)
         first, group = _groups(advance.images)
         with torch.no_grad():
-            out = fold(advance, x, x_in, steps)
-        index = torch.tensor(group, device=x.device)
-        representative = self.inner(advance.take(first), _shared(x, first, index), _shared(x_in, first, index), steps)
-        return out + (representative - representative.detach())[index]
+            image, *others = fold(advance, state, x_in, steps)
+        index = torch.tensor(group, device=x_in.device)
+        state_of_first = tuple(_shared(x, first, index) for x in state)
+        representative = self.inner(advance.take(first), state_of_first, _shared(x_in, first, index), steps)[0]
+        return (image + (representative - representative.detach())[index], *others)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""

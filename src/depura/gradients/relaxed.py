@@ -14,14 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from depura import _check
 from depura.diffusion.schedules import Step
-from depura.gradients.routes import Advance, FromEnd, GradientRoute, passing_clamp
+from depura.gradients.routes import ChainState, FromEnd, GradientRoute, Transition, passing_clamp
 from depura.gradients.stored import StoredState
 from depura.records.kinds import GradientMode
 
 
 @dataclass(frozen=True)
 class Relaxed:
-    """Approximate on purpose: the values of the walk as it is, the derivatives of a smoother one.
+    """Approximate on purpose: the values of the reverse process as it is, the derivatives of a smoother one.
 
     For defences whose exact gradient is zero almost everywhere (guidance by a sign, quantisation, a saturated clamp),
     so that it tells an attacker nothing. Inside each step, in the backward pass only,
@@ -34,7 +34,7 @@ class Relaxed:
 
     Attributes:
         tau: width of the smoothed sign, in the units of its argument, > 0.
-        inner: the route through the relaxed walk; exact by default.
+        inner: the route through the relaxed steps; exact by default.
     """
 
     mode: ClassVar[GradientMode] = GradientMode.RELAXED
@@ -44,9 +44,9 @@ class Relaxed:
     def __post_init__(self) -> None:
         _check.number("Relaxed", "tau", self.tau, low=0.0, low_open=True)
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
-        return self.inner(_RelaxedAdvance(advance, self.tau), x, x_in, steps)
+        return self.inner(_RelaxedTransition(advance, self.tau), state, x_in, steps)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; identity in the gradient."""
@@ -54,10 +54,10 @@ class Relaxed:
 
 
 @dataclass(frozen=True)
-class _RelaxedAdvance:
+class _RelaxedTransition:
     """`advance` with stand-ins."""
 
-    advance: Advance
+    advance: Transition
     tau: float
 
     @property
@@ -68,16 +68,12 @@ class _RelaxedAdvance:
     def rounds(self) -> int:
         return self.advance.rounds
 
-    @property
-    def width(self) -> int:
-        return self.advance.width
-
-    def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
+    def __call__(self, state: ChainState, x_in: Tensor, step: Step, /) -> ChainState:
         with _StandIns(self.tau):
-            return self.advance(x, x_in, step)
+            return self.advance(state, x_in, step)
 
-    def take(self, rows: Sequence[int], /) -> _RelaxedAdvance:
-        return _RelaxedAdvance(self.advance.take(rows), self.tau)
+    def take(self, rows: Sequence[int], /) -> _RelaxedTransition:
+        return _RelaxedTransition(self.advance.take(rows), self.tau)
 
     def differential(self) -> FromEnd:
         plain = self.advance.differential()
@@ -108,7 +104,7 @@ class _Abs(torch.autograd.Function):
 class _StandIn(torch.autograd.Function):
     """The value of one tensor; on the way back the gradient of another.
 
-    A gradient taken inside the step (`depura.diffusion.guidance.pull`) is a value of the walk, so there it is the true
+    A gradient taken inside the step (`depura.diffusion.guidance.pull`) is a value of the step, so there it is the true
     one.
     """
 

@@ -12,12 +12,15 @@ from torch import Tensor
 from depura.diffusion.schedules import Step
 from depura.records.kinds import GradientMode
 
+ChainState = tuple[Tensor, ...]
+"""A state of the reverse process: tensors (B, C, H, W), the image first, then what a step needs of the steps before."""
+
 FromEnd = Callable[[Tensor, Step], tuple[Tensor, float]]
 """(state at the end of a step, the step) -> what `depura.diffusion.solvers.Differential.from_end` gives."""
 
 
-class Advance(Protocol):
-    """A purifier's walk with its noise fixed."""
+class Transition(Protocol):
+    """One step of a purifier as a function of its state; its noise is fixed."""
 
     @property
     def images(self) -> tuple[int, ...]:
@@ -26,28 +29,19 @@ class Advance(Protocol):
 
     @property
     def rounds(self) -> int:
-        """Walks that one purification consists of; they share a route's memory."""
+        """Rounds that one purification consists of; they share a route's memory."""
         ...
 
-    @property
-    def width(self) -> int:
-        """Images that a state consists of, one after another in its channels; the first is the one that walks.
-
-        More than one where a step needs more than the image: the estimate before, moments. The image being purified is
-        then repeated as often.
-        """
+    def __call__(self, state: ChainState, x_in: Tensor, step: Step, /) -> ChainState:
+        """Next state, from the state and the image being purified, (B, C, H, W) in [-1, 1]: one guided step."""
         ...
 
-    def __call__(self, x: Tensor, x_in: Tensor, step: Step, /) -> Tensor:
-        """Next state, (B, width C, H, W), from the state and the image being purified: one guided step."""
-        ...
-
-    def take(self, rows: Sequence[int], /) -> Advance:
-        """The walk of some rows of the batch."""
+    def take(self, rows: Sequence[int], /) -> Transition:
+        """The transition of some rows of the batch."""
         ...
 
     def differential(self) -> FromEnd:
-        """The walk as Euler's method on a differential equation.
+        """The steps as Euler's method on a differential equation.
 
         Returns:
             Its steps from their later ends.
@@ -59,22 +53,22 @@ class Advance(Protocol):
 
 
 class GradientRoute(Protocol):
-    """Folds the steps, and defines the gradient of the fold."""
+    """Makes the steps, and defines the gradient of the last state by the first state and the input."""
 
     mode: ClassVar[GradientMode]
     """What comes back, as reports name it."""
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step.
 
         Args:
             advance: one step.
-            x: state before the first step, (B, C, H, W).
-            x_in: image being purified, [-1, 1] units.
+            state: before the first step.
+            x_in: image being purified, (B, C, H, W) in [-1, 1].
             steps: rows of the step table, in order.
 
         Returns:
-            The last state, differentiable in x and x_in by this route; its value does not depend on the route.
+            The last state, differentiable in `state` and `x_in` by this route; its value does not depend on the route.
         """
         ...
 
@@ -83,11 +77,16 @@ class GradientRoute(Protocol):
         ...
 
 
-def fold(advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step]) -> Tensor:
-    """Apply `advance` for each step in turn."""
+def fold(advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step]) -> ChainState:
+    """The state after the last step: `advance` applied for each step in turn."""
     for step in steps:
-        x = advance(x, x_in, step)
-    return x
+        state = advance(state, x_in, step)
+    return state
+
+
+def is_recorded(state: ChainState, x_in: Tensor) -> bool:
+    """Whether a gradient by the state or the input is asked for."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (*state, x_in))
 
 
 def refuse_second_derivatives(route: str) -> None:
@@ -117,9 +116,9 @@ class Direct:
 
     mode: ClassVar[GradientMode] = GradientMode.EXACT
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
-        return fold(advance, x, x_in, steps)
+        return fold(advance, state, x_in, steps)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""
@@ -128,7 +127,7 @@ class Direct:
 
 @dataclass(frozen=True)
 class StraightThrough:
-    """BPDA: walk without a graph, and take the Jacobian of the purification to be the identity in the input.
+    """BPDA: make the steps without a graph, and take the Jacobian of the purification to be the identity in the input.
 
     Athalye et al. 2018 (arXiv:1802.00420). Range conversion, resizing and the classifier keep their true Jacobians; the
     purifier's clamp, if it has one, is taken for the identity with the rest.
@@ -136,11 +135,11 @@ class StraightThrough:
 
     mode: ClassVar[GradientMode] = GradientMode.BPDA
 
-    def __call__(self, advance: Advance, x: Tensor, x_in: Tensor, steps: Sequence[Step], /) -> Tensor:
+    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
         with torch.no_grad():
-            out = fold(advance, x, x_in, steps)
-        return out + (x_in - x_in.detach())
+            image, *others = fold(advance, state, x_in, steps)
+        return (image + (x_in - x_in.detach()), *others)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; identity in the gradient."""

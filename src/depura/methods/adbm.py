@@ -17,10 +17,9 @@ from torch import Tensor
 
 from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
-from depura.diffusion.solvers import Euler
-from depura.diffusion.starts import FromInputUnder, Start, from_input
+from depura.diffusion.solvers import Euler, FromInputUnder, Start, from_input
 from depura.gradients import GradientRoute
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 SCHEDULE = DiscreteLinear(beta_first=1e-6)
 """Schedule of the released sampler: beta from 1e-6, not 1e-4."""
@@ -63,7 +62,7 @@ def adbm(
     n_steps: int = 5,
     start: Start = from_input,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """ADBM's sampler around a bridge network, or any denoiser.
 
     Args:
@@ -77,7 +76,7 @@ def adbm(
         The purifier; it clamps its result, as released.
     """
     steps = ddpm_steps(SCHEDULE, n_noise=n_noise, n_steps=n_steps)
-    return Purifier(Clipped(denoiser), steps=steps, solver=Euler(), start=start, gradient=gradient, clamp=True)
+    return DiffusionPurifier(Clipped(denoiser), steps=steps, solver=Euler(), start=start, gradient=gradient, clamp=True)
 
 
 def released_start(n_noise: int) -> FromInputUnder:

@@ -26,7 +26,7 @@ from depura.diffusion.schedules import VP, DiscreteLinear, Step, ddpm_steps, uni
 from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, Solver
 from depura.gradients import GradientRoute
 from depura.predictions import predicted
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 Network = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] to features (B, ...) or logits (B, K)."""
@@ -93,7 +93,7 @@ def agdm(
     steps: Sequence[Step] | None = None,
     solver: Solver | None = None,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """AGDM's robust reverse process with DDPM steps, around any denoiser.
 
     Args:
@@ -112,7 +112,7 @@ def agdm(
         The purifier.
     """
     _check.number("agdm", "scale", scale, low=0.0)
-    return Purifier(
+    return DiffusionPurifier(
         denoiser,
         steps=ddpm_steps(DiscreteLinear(), n_noise=n_noise, n_steps=n_steps) if steps is None else steps,
         solver=Ancestral() if solver is None else solver,
@@ -131,7 +131,7 @@ def agdm_sde(
     n_steps: int = 70,
     sees: Callable[[State], Tensor] = on_estimate,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """AGDM's robust reverse process as an SDE: the guidance is added to the score of DiffPure's reverse VP-SDE.
 
     Args:
@@ -148,7 +148,7 @@ def agdm_sde(
         The purifier.
     """
     _check.number("agdm_sde", "scale", scale, low=0.0)
-    return Purifier(
+    return DiffusionPurifier(
         denoiser,
         steps=uniform_steps(VP(), t_start=t_star, n_steps=n_steps, t_end=1e-5),
         solver=EulerMaruyamaVP(),

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from depura import _check
 from depura.diffusion.schedules import EDM, Step, steps_at
-from depura.diffusion.solvers import Denoise, Stay, StepResult
-from depura.diffusion.starts import as_it_is, from_input
+from depura.diffusion.solvers import Denoise, Stay, StepResult, as_it_is, from_input
 from depura.gradients import GradientRoute
 from depura.image_ops import Blurred, Jpeg
 from depura.noise import Noise
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def unasked(x: Tensor, sigma: float) -> Tensor:
     return x
 
 
-def noise_only(*, std: float, gradient: GradientRoute | None = None) -> Purifier:
+def noise_only(*, std: float, gradient: GradientRoute | None = None) -> DiffusionPurifier:
     """Gaussian noise and nothing else.
 
     Args:
@@ -64,10 +63,10 @@ def noise_only(*, std: float, gradient: GradientRoute | None = None) -> Purifier
     """
     _check.number("noise_only", "std", std, low=0.0, low_open=True)
     steps = steps_at(EDM(), [2 * std, 0.0])
-    return Purifier(unasked, steps=steps, solver=Stay(), start=from_input, gradient=gradient)
+    return DiffusionPurifier(unasked, steps=steps, solver=Stay(), start=from_input, gradient=gradient)
 
 
-def blur_only(*, std: float, gradient: GradientRoute | None = None) -> Purifier:
+def blur_only(*, std: float, gradient: GradientRoute | None = None) -> DiffusionPurifier:
     """A Gaussian blur and nothing else.
 
     Args:
@@ -78,10 +77,12 @@ def blur_only(*, std: float, gradient: GradientRoute | None = None) -> Purifier:
         The "purifier".
     """
     steps = steps_at(EDM(), [1.0, 0.0])
-    return Purifier(unasked, steps=steps, solver=Stay(), start=FromBlurred(Blurred(std)), gradient=gradient)
+    return DiffusionPurifier(unasked, steps=steps, solver=Stay(), start=FromBlurred(Blurred(std)), gradient=gradient)
 
 
-def jpeg_only(*, quality: int = 75, subsampled: bool = True, gradient: GradientRoute | None = None) -> Purifier:
+def jpeg_only(
+    *, quality: int = 75, subsampled: bool = True, gradient: GradientRoute | None = None
+) -> DiffusionPurifier:
     """JPEG compression and nothing else (Dziugaite et al. 2016, arXiv:1608.00853, try it as a defence).
 
     Its exact gradient is zero: attack it through `Relaxed` or `StraightThrough`.
@@ -96,4 +97,4 @@ def jpeg_only(*, quality: int = 75, subsampled: bool = True, gradient: GradientR
     """
     steps = steps_at(EDM(), [1.0, 0.0])
     solver = Recoded(Jpeg(quality, subsampled))
-    return Purifier(unasked, steps=steps, solver=solver, start=as_it_is, gradient=gradient)
+    return DiffusionPurifier(unasked, steps=steps, solver=solver, start=as_it_is, gradient=gradient)

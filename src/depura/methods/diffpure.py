@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from depura import _check
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.schedules import VP, DiscreteLinear, IndexLabel, LabelRule, TimeLabel, uniform_steps
-from depura.diffusion.solvers import EulerMaruyamaVP, EulerVP, Solver
-from depura.diffusion.starts import FromInputUnder, Start, from_input
+from depura.diffusion.solvers import EulerMaruyamaVP, EulerVP, FromInputUnder, Solver, Start, from_input
 from depura.gradients import GradientRoute
-from depura.purifiers.base import Cleaner
 from depura.purifiers.composed import Mixed, Resized
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier, Purifier
 
 
 def diffpure(
@@ -36,7 +34,7 @@ def diffpure(
     start: Start = from_input,
     gradient: GradientRoute | None = None,
     image_shape: tuple[int, int, int] | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """DiffPure's reverse VP-SDE, around any denoiser.
 
     Args:
@@ -59,7 +57,7 @@ def diffpure(
     """
     _check.number("diffpure", "t_star", t_star, low=0.0, high=1.0, low_open=True)
     schedule = VP() if schedule is None else schedule
-    return Purifier(
+    return DiffusionPurifier(
         denoiser,
         steps=uniform_steps(schedule, t_start=t_star, n_steps=n_steps, t_end=t_end, label=label),
         solver=EulerMaruyamaVP(schedule) if solver is None else solver,
@@ -76,7 +74,7 @@ def diffpure_ode(
     n_steps: int = 100,
     start: Start = from_input,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """DiffPure with the probability-flow ODE in place of the SDE: Euler's method in x_t and t, down to 1e-5.
 
     Args:
@@ -142,7 +140,7 @@ class Preset:
         """Steps of 1e-3."""
         return round(1000 * self.t_star)
 
-    def purifier(self, denoiser: Denoiser) -> Cleaner:
+    def purifier(self, denoiser: Denoiser) -> Purifier:
         """The purifier of this setting around a denoiser."""
         built = diffpure(denoiser, t_star=self.t_star, n_steps=self.n_steps, label=self.label)
         return built if self.size is None else Resized(built, size=self.size)

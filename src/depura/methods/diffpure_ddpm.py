@@ -14,7 +14,7 @@ from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.schedules import DiscreteLinear, IndexLabel, LabelRule, ddpm_steps
 from depura.diffusion.solvers import Ancestral, AncestralLearned, Solver
 from depura.gradients import GradientRoute
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 
 def diffpure_ddpm(
@@ -24,7 +24,7 @@ def diffpure_ddpm(
     n_steps: int | None = None,
     solver: Solver | None = None,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """DiffPure with DDPM's ancestral steps, no clipping of x0, as released for CelebA-HQ.
 
     Args:
@@ -38,10 +38,10 @@ def diffpure_ddpm(
         The purifier.
     """
     steps = ddpm_steps(DiscreteLinear(), n_noise=n_noise, n_steps=n_steps)
-    return Purifier(denoiser, steps=steps, solver=Ancestral() if solver is None else solver, gradient=gradient)
+    return DiffusionPurifier(denoiser, steps=steps, solver=Ancestral() if solver is None else solver, gradient=gradient)
 
 
-def diffpure_adm(denoiser: Denoiser, *, n_noise: int = 150, gradient: GradientRoute | None = None) -> Purifier:
+def diffpure_adm(denoiser: Denoiser, *, n_noise: int = 150, gradient: GradientRoute | None = None) -> DiffusionPurifier:
     """DiffPure with ADM's steps of learned variance, x0 clipped to [-1, 1] (the released guided-diffusion runner).
 
     Args:
@@ -53,7 +53,7 @@ def diffpure_adm(denoiser: Denoiser, *, n_noise: int = 150, gradient: GradientRo
         The purifier.
     """
     steps = ddpm_steps(DiscreteLinear(), n_noise=n_noise)
-    return Purifier(Clipped(denoiser), steps=steps, solver=AncestralLearned(), gradient=gradient)
+    return DiffusionPurifier(Clipped(denoiser), steps=steps, solver=AncestralLearned(), gradient=gradient)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Preset:
     n_noise: int
     label: LabelRule
 
-    def purifier(self, denoiser: Denoiser) -> Purifier:
+    def purifier(self, denoiser: Denoiser) -> DiffusionPurifier:
         """The purifier of this setting around a denoiser."""
         return diffpure_ddpm(denoiser, n_noise=self.n_noise)
 

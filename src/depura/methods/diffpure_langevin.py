@@ -14,10 +14,9 @@ from torch import Tensor
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.guidance import State
 from depura.diffusion.schedules import VP, Step
-from depura.diffusion.solvers import Langevin
-from depura.diffusion.starts import as_it_is
+from depura.diffusion.solvers import Langevin, as_it_is
 from depura.gradients import GradientRoute
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def diffpure_langevin(
     eta: float = 5.0,
     variance: float = 1e-3,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """DiffPure's Langevin dynamics on the input ("LDSDE"): no noising, the score at one level, an anchor to the input.
 
     With the released constants its noise is near 0.16 in all and its drift tiny: almost plain additive noise.
@@ -69,7 +68,7 @@ def diffpure_langevin(
     sigma, scale = VP().sigma(level), VP().scale(level)
     times = [t_star * (1 - k / n_steps) for k in range(n_steps)] + [1e-5]
     rows = [Step(k, times[k], times[k + 1], sigma, sigma, scale, scale, level) for k in range(n_steps)]
-    return Purifier(
+    return DiffusionPurifier(
         denoiser,
         steps=rows,
         solver=Langevin(rate, eta),

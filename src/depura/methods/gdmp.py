@@ -18,12 +18,19 @@ from torch import Tensor
 from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.guidance import State, mean_shift, pull
 from depura.diffusion.schedules import DiscreteLinear, Step, ddpm_steps, respaced_steps
-from depura.diffusion.solvers import AncestralLarge, AncestralLearned, Solver, last_variance
-from depura.diffusion.starts import FromInputUnder, Start, from_input
+from depura.diffusion.solvers import (
+    AncestralLarge,
+    AncestralLearned,
+    FromInputUnder,
+    Solver,
+    Start,
+    from_input,
+    last_variance,
+)
 from depura.gradients import GradientRoute
 from depura.image_ops import minus_mse, ssim
 from depura.noise import Kind
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """Two images, (B, C, H, W) each, to one number per image, larger for more alike."""
@@ -78,7 +85,7 @@ def gdmp(
     batch_ref: int = 100,
     start: Start = from_input,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """GDMP as for CIFAR-10, around any denoiser.
 
     Args:
@@ -111,7 +118,7 @@ def gdmp_imagenet(
     ptb: float = 4.0,
     batch_ref: int = 60,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """GDMP as for ImageNet: one round on a respaced chain, learned variance, the reference not diffused.
 
     Args:
@@ -145,8 +152,8 @@ def _gdmp(
     rounds: int,
     start: Start,
     gradient: GradientRoute | None,
-) -> Purifier:
-    return Purifier(
+) -> DiffusionPurifier:
+    return DiffusionPurifier(
         Clipped(denoiser),
         steps=steps,
         solver=solver,

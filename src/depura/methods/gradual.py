@@ -17,7 +17,7 @@ from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
 from depura.diffusion.solvers import Ancestral, Solver
 from depura.gradients import GradientRoute
 from depura.purifiers.composed import Sequential
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 CIFAR10 = (30,) * 4 + (50,) * 2 + (125,) * 2
 """Depths in indices: 8 rounds, 470 evaluations."""
@@ -58,7 +58,7 @@ def gradual(
     rounds = [(pair, len(list(same))) for pair, same in groupby(zip(depths, counts, strict=True))]
     return Sequential(
         *(
-            Purifier(
+            DiffusionPurifier(
                 denoiser,
                 steps=ddpm_steps(DiscreteLinear(), n_noise=depth, n_steps=count),
                 solver=Ancestral() if solver is None else solver,

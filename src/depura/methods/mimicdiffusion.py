@@ -20,11 +20,10 @@ from torch import Tensor
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.guidance import State, pull
 from depura.diffusion.schedules import DiscreteLinear, Step, ddpm_steps, vp_scale
-from depura.diffusion.solvers import Ancestral, Solver
-from depura.diffusion.starts import Start, from_noise, from_unit_noise
+from depura.diffusion.solvers import Ancestral, Solver, Start, from_noise, from_unit_noise
 from depura.gradients import GradientRoute
 from depura.image_ops import Upsampled
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.names import recorded_as
 
 Projection = Callable[[Tensor], Tensor]
@@ -107,7 +106,7 @@ def mimicdiffusion(
     window: tuple[float, float] = WINDOW,
     start: Start | None = None,
     gradient: GradientRoute | None = None,
-) -> Purifier:
+) -> DiffusionPurifier:
     """MimicDiffusion around any denoiser.
 
     Args:
@@ -129,7 +128,7 @@ def mimicdiffusion(
     """
     u = (Upsampled("nearest") if released else Upsampled("bilinear")) if projection is None else projection
     default_start = from_unit_noise if steps is None else from_noise
-    return Purifier(
+    return DiffusionPurifier(
         denoiser,
         steps=ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=100) if steps is None else steps,
         solver=Ancestral() if solver is None else solver,

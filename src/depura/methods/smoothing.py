@@ -13,7 +13,7 @@ from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.schedules import Discrete, DiscreteLinear, steps_at
 from depura.diffusion.solvers import Euler
 from depura.gradients import GradientRoute
-from depura.purifiers.reverse import Purifier
+from depura.purifiers.purifier import DiffusionPurifier
 
 
 def smoothing_index(std: float, schedule: Discrete) -> int:
@@ -38,7 +38,7 @@ def smoothing_index(std: float, schedule: Discrete) -> int:
 
 def one_step(
     denoiser: Denoiser, *, std: float = 0.25, schedule: Discrete | None = None, gradient: GradientRoute | None = None
-) -> Purifier:
+) -> DiffusionPurifier:
     """Noise once, denoise once.
 
     Args:
@@ -52,4 +52,6 @@ def one_step(
     """
     schedule = DiscreteLinear() if schedule is None else schedule
     index = float(smoothing_index(std, schedule))
-    return Purifier(Clipped(denoiser), steps=steps_at(schedule, [index, -1.0]), solver=Euler(), gradient=gradient)
+    return DiffusionPurifier(
+        Clipped(denoiser), steps=steps_at(schedule, [index, -1.0]), solver=Euler(), gradient=gradient
+    )

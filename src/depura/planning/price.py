@@ -204,5 +204,5 @@ def _same_graph(a: Defence, b: Defence) -> bool:
         alike = a.purifier is b.purifier
     else:
         direct = [isinstance(its.purifier.route, Direct) for its in (a, b) if its.purifier is not None]
-        alike = a.purifier.same_walk(b.purifier) and direct[0] == direct[1]
+        alike = a.purifier.same_function(b.purifier) and direct[0] == direct[1]
     return alike and a.classifier is b.classifier and a.rule == b.rule

@@ -13,7 +13,7 @@ from depura.evaluation.counting import call
 from depura.evaluation.study import Study
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
-from depura.purifiers.base import Cleaner
+from depura.purifiers.purifier import Purifier
 
 PROBE_SECONDS = 1.0
 """The probe's batches grow until one takes a quarter of this; a walk that takes longer is priced from one step."""
@@ -109,5 +109,5 @@ def _seconds(defence: Defence, images: Tensor, noise: Noise, gradient: bool) -> 
     return time.perf_counter() - start
 
 
-def _stores(purifier: Cleaner) -> bool:
+def _stores(purifier: Purifier) -> bool:
     return isinstance(purifier.route, StoredState)

@@ -23,7 +23,7 @@ from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.models.networks.adapters import OfClass
 from depura.models.networks.preconditioned import Preconditioned
 from depura.noise import Noise
-from depura.purifiers.base import Cleaner
+from depura.purifiers.purifier import Purifier
 
 
 class Fast(nn.Module):
@@ -92,7 +92,7 @@ class Fast(nn.Module):
 
     @property
     def remark(self) -> str:
-        """What a reader of results must know (see `Cleaner.remarks`)."""
+        """What a reader of results must know (see `Purifier.remarks`)."""
         how = [
             "" if self.precision == "as given" else f"in {self.precision}",
             "channels-last" if self.channels_last else "",
@@ -269,12 +269,12 @@ class Deviation:
         return f"purified images within {self.median:.3g}/255 (median), {self.largest:.3g}/255 (largest) of the plain"
 
 
-def is_fast(purifier: Cleaner) -> bool:
+def is_fast(purifier: Purifier) -> bool:
     """Whether any of its denoisers is a `Fast` one."""
-    return any(isinstance(leaf.denoiser, Fast) for leaf in purifier.leaves)
+    return any(isinstance(component.denoiser, Fast) for component in purifier.components)
 
 
-def deviation(purifier: Cleaner, images: Tensor, noise: Noise) -> Deviation:
+def deviation(purifier: Purifier, images: Tensor, noise: Noise) -> Deviation:
     """Compare a purifier with itself without `Fast`, on the same noise.
 
     Args:

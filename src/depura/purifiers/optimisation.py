@@ -1,11 +1,11 @@
-"""A purifier that optimises the image instead of walking a chain: a few steps of Adam on a diffusion loss."""
+"""A purifier that optimises the image instead of a reverse process: a few steps of Adam on a diffusion loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from depura import _check
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.guidance import pull, recorded
 from depura.diffusion.schedules import Step
-from depura.gradients import FromEnd, GradientRoute, StoredState
+from depura.gradients import ChainState, FromEnd, GradientRoute, StoredState
 from depura.noise import Kind, Noise, Stream
-from depura.purifiers.base import Leaf, Moment, Walk, freeze
+from depura.purifiers.purifier import IterativePurifier, freeze
 
 MIN_SQUARE = 1e-30
 """Least second moment under Adam's square root, so that its derivative stays finite where a gradient is zero."""
@@ -65,12 +65,12 @@ class Adam:
         return z - self.rate * mean / (square.clamp_min(MIN_SQUARE).sqrt() + self.eps), m, v
 
 
-class Optimised(Leaf):
+class Optimised(IterativePurifier):
     """Images in [0, 1] to images that a diffusion model finds likelier: Adam on a diffusion loss, from the input.
 
     Each step draws a noise level sigma ~ U(low, high) and noise n afresh. A level is drawn per draw number, the same
-    for all images of a batch, so that a batch is one call of the denoiser for each draw in it. The state that a
-    gradient route stores is the image with Adam's two moments, (B, 3C, H, W).
+    for all images of a batch, so that a batch is one call of the denoiser for each draw in it. The state is the
+    image with Adam's two moments.
     """
 
     def __init__(
@@ -115,19 +115,27 @@ class Optimised(Leaf):
         freeze(self)
 
     @property
-    def width(self) -> int:
-        """The image and two moments."""
-        return 3
-
-    @property
-    def n_rounds(self) -> int:
-        """One."""
-        return 1
-
-    @property
     def n_steps(self) -> int:
         """Steps of Adam."""
         return len(self.steps)
+
+    def first(self, image: Tensor, noise: Noise) -> ChainState:
+        """The input, and moments of zero."""
+        return image, torch.zeros_like(image), torch.zeros_like(image)
+
+    def advance(self, state: ChainState, x_in: Tensor, step: Step, noise: Noise) -> tuple[ChainState, Tensor]:
+        """One step of Adam (see `IterativePurifier.advance`): the image and its two moments."""
+        _, m, v = state
+
+        def descend(z: Tensor) -> tuple[Tensor, ...]:
+            x0 = self._denoise(z, noise, step.index)
+            gradient = self.direction(Look(z, x0))
+            if self.proximity > 0:
+                gradient = gradient + 2 * self.proximity / z[0].numel() * (z - x_in)
+            return (*self.optimiser.step(z, m, v, gradient, step.index), x0)
+
+        *after, x0 = recorded(descend, state[0], x_in)
+        return tuple(after), x0
 
     def coarser(self, share: int) -> Optimised:
         """A copy that takes one step for every `share` steps."""
@@ -137,48 +145,9 @@ class Optimised(Leaf):
         """A copy with a single step."""
         return self.with_(n_steps=1)
 
-    def purify(self, images: Tensor, noise: Noise, *, n_rounds: int | None = None) -> Tensor:
-        """As `forward`, for images that may leave [0, 1] (see `Cleaner.purify`)."""
-        self.fits(images)
-        x_in = 2 * images - 1
-        descent = Walk(self, noise.ahead(range(len(self.steps))), 1 if n_rounds is None else n_rounds)
-        last = self.gradient(descent, _whole(x_in), torch.cat([x_in, x_in, x_in], dim=1), self.steps)
-        cleaned = (last[:, : images.shape[1]] + 1) / 2
-        return self.gradient.clamp(cleaned) if self.clamp else cleaned
-
-    def walk(self, images: Tensor, noise: Noise) -> Iterator[Moment]:
-        """As `trajectory`, for images that may leave [0, 1] (see `Cleaner.walk`)."""
-        self.fits(images)
-        x_in = 2 * images - 1
-        state, c = _whole(x_in), x_in.shape[1]
-        for step in self.steps:
-            with torch.no_grad():
-                after, x0 = self.step(noise, state, x_in, step)
-            yield Moment(state[:, :c], x0, after[:, :c], step, 0)
-            state = after
-
-    def step(self, noise: Noise, state: Tensor, x_in: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """One step of Adam.
-
-        Args:
-            noise: the randomness.
-            state: image and moments, (B, 3C, H, W).
-            x_in: image being purified, (B, C, H, W) in [-1, 1].
-            step: row of `steps`: a number, with the middle of the range for its level.
-
-        Returns:
-            The next state and the estimate of x0 that the step saw.
-        """
-
-        def descend(leaf: Tensor) -> tuple[Tensor, Tensor]:
-            z, m, v = leaf.chunk(3, dim=1)
-            x0 = self._denoise(z, noise, step.index)
-            gradient = self.direction(Look(z, x0))
-            if self.proximity > 0:
-                gradient = gradient + 2 * self.proximity / z[0].numel() * (z - x_in)
-            return torch.cat(self.optimiser.step(z, m, v, gradient, step.index), dim=1), x0
-
-        return recorded(descend, state, x_in)
+    def differential(self, noise: Noise) -> FromEnd:
+        """Refused: there is no differential equation."""
+        return _check.fail("Adjoint", "steps along a differential equation", "an optimisation", "Use StoredState.")
 
     def _denoise(self, z: Tensor, noise: Noise, k: int) -> Tensor:
         """D(z + sigma n; sigma), each draw at its own level."""
@@ -198,27 +167,6 @@ class Optimised(Leaf):
         low, high = self.sigma_range
         return low + share * (high - low)
 
-    def parts(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
-        return {
-            "denoiser": self.denoiser,
-            "direction": self.direction,
-            "n_steps": len(self.steps),
-            "sigma_range": self.sigma_range,
-            "optimiser": self.optimiser,
-            "proximity": self.proximity,
-            "gradient": self.gradient,
-            "clamp": self.clamp,
-        }
-
-    def advance(self, noise: Noise, x: Tensor, x_in: Tensor, step: Step) -> Tensor:
-        """The next state, (B, 3C, H, W)."""
-        return self.step(noise, x, x_in.chunk(3, dim=1)[0], step)[0]
-
-    def differential(self, noise: Noise) -> FromEnd:
-        """Refused: there is no differential equation."""
-        return _check.fail("Adjoint", "a walk along a differential equation", "an optimisation", "Use StoredState.")
-
 
 def through_network(look: Look) -> Tensor:
     """Gradient of the mean squared |D(z + sigma n) - z|^2 by z, through both of its places."""
@@ -228,8 +176,3 @@ def through_network(look: Look) -> Tensor:
 def residual(look: Look) -> Tensor:
     """2 (z - D) / N: the same with the network's output held constant, so that no Jacobian of it is taken."""
     return 2 / look.z[0].numel() * (look.z - look.x0)
-
-
-def _whole(x_in: Tensor) -> Tensor:
-    """The first state: the input, and moments of zero."""
-    return torch.cat([x_in, torch.zeros_like(x_in), torch.zeros_like(x_in)], dim=1)

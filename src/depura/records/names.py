@@ -18,6 +18,8 @@ STUDY_MODULE = "_study_"
 
 ALIASES: dict[str, str] = {
     "depura.methods.mimicdiffusion.through_network": "depura.mimicdiffusion.through_network",
+    "depura.Purifier": "depura.DiffusionPurifier",
+    "depura.Pinned": "depura.FixedNoise",
 }
 """Names in older records, and what the same thing is called now. Entries are added, never removed."""
 
