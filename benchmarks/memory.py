@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from depura.gradients.memory import free_host_bytes
+from depura.gradients.stored import free_host_bytes
 
 # The profiler's tracing library greets on stderr at each start and stop unless it is told to keep to errors.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import depura
-from depura import APGD, Ball, Defence, Growth, Row, Study, Warm, diffpure
+from depura import APGD, AdaptiveDraws, Ball, Defence, Row, Study, WarmStart, diffpure
 from depura.analysis.comparison import detectable_gap
 from depura.analysis.results import RowResults
 from depura.data.imageset import ImageSet
@@ -192,15 +192,18 @@ def named(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def levers(subject: Subject, n_steps: int, runs: Path) -> list[dict[str, Any]]:
     """The attack with each of its levers, with all of them, and with as little as they save but without them."""
     plain = APGD(subject.ball, n_steps=50, eot=16)
-    growth, warm = Growth(start=4, agreement=0.5), Warm(n_steps=30, share=5)
+    adaptive = AdaptiveDraws(16, start=4, agreement=0.5)
     attacks = {
         "plain": ("APGD 50 x 16", plain),
-        "growth": ("draws grown from 4 to 16 where halves disagree", replace(plain, growth=growth)),
-        "warm": ("30 steps through a fifth of the walk, then 20", replace(plain, n_steps=20, warm=warm)),
+        "growth": ("draws grown from 4 to 16 where halves disagree", replace(plain, eot=adaptive)),
+        "warm": (
+            "30 steps through a fifth of the steps, then 20",
+            WarmStart(replace(plain, n_steps=20), n_steps=30, share=5),
+        ),
         "retired": ("images retired at 32 of 32 wrong draws", replace(plain, common=32, finish=1.0)),
         "all": (
             "all three",
-            replace(plain, n_steps=20, warm=warm, growth=growth, common=32, finish=1.0),
+            WarmStart(replace(plain, n_steps=20, eot=adaptive, common=32, finish=1.0), n_steps=30, share=5),
         ),
         "fewer-draws": ("control: 4 draws instead of 16", replace(plain, eot=4)),
         "fewer-steps": ("control: 20 steps instead of 50", replace(plain, n_steps=20)),

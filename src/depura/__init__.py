@@ -8,6 +8,7 @@ from depura._check import InputError as InputError
 from depura._check import InputTypeError as InputTypeError
 from depura.attacks.apgd import APGD as APGD
 from depura.attacks.apgd import TargetedAPGD as TargetedAPGD
+from depura.attacks.apgd import WarmStart as WarmStart
 from depura.attacks.attack import Attack as Attack
 from depura.attacks.attack import Candidates as Candidates
 from depura.attacks.baselines import RandomPoints as RandomPoints
@@ -15,18 +16,17 @@ from depura.attacks.baselines import Unchanged as Unchanged
 from depura.attacks.external import External as External
 from depura.attacks.fab import FAB as FAB
 from depura.attacks.flow import Flow as Flow
-from depura.attacks.growth import Growth as Growth
 from depura.attacks.losses import cross_entropy as cross_entropy
 from depura.attacks.losses import margin as margin
 from depura.attacks.pgd import PGD as PGD
 from depura.attacks.pgd import Momentum as Momentum
+from depura.attacks.queries import AdaptiveDraws as AdaptiveDraws
 from depura.attacks.selective import Selective as Selective
 from depura.attacks.spsa import SPSA as SPSA
 from depura.attacks.square import Square as Square
 from depura.attacks.stadv import StAdv as StAdv
 from depura.attacks.threat import Ball as Ball
 from depura.attacks.transfer import Transfer as Transfer
-from depura.attacks.warm import Warm as Warm
 from depura.audit.audit import Audit as Audit
 from depura.audit.audit import audit_gradient as audit_gradient
 from depura.data.digits import load_digits as load_digits

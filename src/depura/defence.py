@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.noise import Noise
-from depura.predictions import all_finite
 from depura.purifiers.purifier import Purifier, freeze
-from depura.records.kinds import GradientMode
+from depura.records.kinds import NOT_FINITE, GradientMode
 
 
 class Rule(Protocol):
@@ -121,6 +120,28 @@ class Vote:
         value = torch.log(votes / votes.sum(1, keepdim=True))
         soft = MeanProb(self.n_draws).scores(logits)
         return value.detach() + (soft - soft.detach())
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class of the largest logit; the lowest of several.
+
+    Args:
+        logits: (..., K).
+
+    Returns:
+        (...), int64; `NOT_FINITE` (-1), which is no class, where any of the K logits is NaN or infinite.
+    """
+    return logits.argmax(-1).masked_fill(~logits.isfinite().all(-1), NOT_FINITE)
+
+
+def all_finite(values: Tensor) -> Tensor:
+    """Whether all numbers of each row are finite: (B, ...) to (B,), bool."""
+    return values.flatten(1).isfinite().all(1)
+
+
+def same_answers(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape are equal to the last bit; NaN equals NaN."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 class Defence(nn.Module):

@@ -32,7 +32,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def test_every_section_has_rows_of_finite_ratios(told: dict[str, Any]) -> None:
+def test_every_section_has_rows_of_finite_ratios(progress: dict[str, Any]) -> None:
     assert {row["section"] for row in told["rows"]} == {*speed.SECTIONS, "profile", "noise", "draws"}
     for row in told["rows"]:
         assert set(row) == {field.name for field in fields(Row)}
@@ -42,7 +42,7 @@ def test_every_section_has_rows_of_finite_ratios(told: dict[str, Any]) -> None:
     assert told["machine"]["threads"] == 1
 
 
-def test_results_that_should_agree_do(told: dict[str, Any]) -> None:
+def test_results_that_should_agree_do(progress: dict[str, Any]) -> None:
     far = {(row["section"], row["name"], row["than"]): row["deviation"] for row in told["rows"]}
     assert far["gradients", "Direct", "2 bare calls"] == 0
     assert far["gradients", "StoredState(segment=1)", "2 bare calls"] < 1e-5
@@ -53,7 +53,7 @@ def test_results_that_should_agree_do(told: dict[str, Any]) -> None:
     assert far["precision", "channels-last", speed.PLAIN] < 1e-3
 
 
-def test_shares_of_the_time_add_up(told: dict[str, Any]) -> None:
+def test_shares_of_the_time_add_up(progress: dict[str, Any]) -> None:
     rows = [row for row in told["rows"] if row["section"] == "profile"]
     for title in (speed.PLAIN, "default fast"):
         parts = [row["value"] for row in rows if row["name"].endswith(title)]

@@ -9,8 +9,8 @@ from torch import Tensor
 from attack_contract import EOT, INIT, keeps_the_contract
 from depura._check import InputError
 from depura.attacks.apgd import APGD, TargetedAPGD
+from depura.attacks.attack import History
 from depura.attacks.climb import Sparse
-from depura.attacks.history import History
 from depura.attacks.losses import BoundedMargin, cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from depura.attacks.queries import COMMON
 from depura.attacks.threat import Ball
@@ -203,7 +203,7 @@ def test_sparse_steps_shrink_while_as_many_entries_change() -> None:
     here.kept.view(2, 16)[1, :10] = 0.1
     start = {"step": 0.5, "share": 0.2, "entries": 10.0}
     here.own = {name: torch.full((2,), value, dtype=torch.float64) for name, value in start.items()}  # type: ignore[attr-defined]
-    back = Sparse(Ball("l1", 0.6), n_steps=100).think(here, 3)  # type: ignore[arg-type]
+    back = Sparse(Ball("l1", 0.6), n_steps=100).adapt(here, 3)  # type: ignore[arg-type]
     assert back.tolist() == [True, False]
     own = here.own  # type: ignore[attr-defined]
     torch.testing.assert_close(own["step"], torch.tensor([0.6, 0.5 / 1.5], dtype=torch.float64))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from attack_contract import keeps_the_contract
-from depura.attacks.eot import mean_of_units
 from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.pgd import PGD, Momentum
+from depura.attacks.queries import mean_of_units
 from depura.attacks.threat import Ball
 from depura.defence import Defence
 from depura.diffusion.schedules import VP, uniform_steps

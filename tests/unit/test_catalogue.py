@@ -12,28 +12,6 @@ from attack_contract import INIT, B, bare
 from depura.attacks.catalogue import CATALOGUE, Entry, at_default, threat
 from toys import rand
 
-CHANGES: tuple[dict[str, float], ...] = (
-    {},
-    {"n_steps": 7},
-    {"eot": 3, "n_restarts": 2},
-    {"n_steps": 4, "eot": 5, "n_restarts": 6, "finish": 0.9, "common": 11},
-)
-
-
-def evaluated(formula: str, attack: object) -> int:
-    """A formula with the attack's fields and properties for names."""
-    return eval(formula, {}, {name: getattr(attack, name) for name in dir(attack) if name[0] != "_"})
-
-
-@pytest.mark.parametrize("changes", CHANGES, ids=str)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.name)
-def test_the_formula_is_the_cost(entry: Entry, changes: dict[str, float]) -> None:
-    attack = at_default(entry)
-    having = {field.name for field in dataclasses.fields(attack)}  # type: ignore[arg-type]
-    attack = dataclasses.replace(attack, **{k: v for k, v in changes.items() if k in having})  # type: ignore[type-var]
-    assert evaluated(entry.gradients, attack) == attack.cost.gradients
-    assert evaluated(entry.forwards, attack) == attack.cost.forwards
-
 
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: e.name)
 def test_every_norm_that_is_listed_is_taken(entry: Entry) -> None:
@@ -73,10 +51,3 @@ def test_names_are_distinct_and_can_be_typed() -> None:
     assert len(set(names)) == len(names)
     assert len({repr(at_default(entry)) for entry in CATALOGUE}) == len(names), "each is another attack"
     assert all(name == name.lower() and name.replace("-", "").isalnum() for name in names)
-
-
-def test_formulas_as_a_reader_sees_them() -> None:
-    entry = Entry("x", "X", "somewhere", "scores", ("linf",), CATALOGUE[0].build, forwards="n_steps * eot")
-    assert entry.formula == "n_steps x eot forwards"
-    assert dataclasses.replace(entry, gradients="2").formula == "2 gradients + n_steps x eot forwards"
-    assert dataclasses.replace(entry, forwards="0").formula == "nothing"

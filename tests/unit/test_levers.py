@@ -11,16 +11,13 @@ from torch import Tensor
 import depura
 from attack_contract import EOT, INIT, B, bare, keeps_the_contract, labelled, random_defence
 from depura._check import InputError
-from depura.attacks.apgd import APGD, TargetedAPGD
+from depura.attacks.apgd import APGD, TargetedAPGD, WarmStart
 from depura.attacks.attack import Candidates, Cheap
 from depura.attacks.ensembles import Together
-from depura.attacks.eot import mean
-from depura.attacks.growth import Growth, look
 from depura.attacks.losses import targeted_margin
 from depura.attacks.pgd import PGD
-from depura.attacks.queries import COMMON, Queries
+from depura.attacks.queries import COMMON, AdaptiveDraws, Queries, mean
 from depura.attacks.threat import Ball
-from depura.attacks.warm import Warm
 from depura.evaluation.demo import digits_purifier
 from depura.evaluation.units import run_unit
 from depura.noise import Noise
@@ -49,7 +46,7 @@ def same(a: Candidates, b: Candidates) -> bool:
     return all(torch.equal(x.nan_to_num(9.0), y.nan_to_num(9.0)) for x, y in pairs)
 
 
-# --- Growth -----------------------------------------------------------------------------------------------------------
+# --- Adaptive draws ---------------------------------------------------------------------------------------------------
 
 EOT_MOST = 8
 AGREE, LATE, NEVER = 100, 101, 102
@@ -67,17 +64,17 @@ def by_image(images: Tensor, noise: Noise) -> Tensor:
 
 
 def test_levels_double_up_to_all_draws() -> None:
-    assert Growth(4).levels(16) == (4, 8, 16)
-    assert Growth(4).levels(20) == (4, 8, 16, 20)
-    assert Growth(4).levels(4) == (4,)
-    assert Growth(4).levels(1) == (1,)
+    assert AdaptiveDraws(16, 4).levels() == (4, 8, 16)
+    assert AdaptiveDraws(20, 4).levels() == (4, 8, 16, 20)
+    assert AdaptiveDraws(4, 4).levels() == (4,)
+    assert AdaptiveDraws(1, 4).levels() == (1,)
 
 
 @pytest.mark.parametrize("attack", [PGD(BALL, n_steps=3, eot=EOT_MOST), APGD(BALL, n_steps=2, eot=EOT_MOST)], ids=type)
 def test_draws_grow_where_halves_disagree_and_never_fall(attack: PGD | APGD) -> None:
     """Three points each: agreement at two draws is enough, four at the first point stay four, none takes all."""
     ids = (AGREE, LATE, NEVER)
-    grown = replace(attack, growth=Growth(start=2, agreement=0.9))
+    grown = replace(attack, eot=AdaptiveDraws(EOT_MOST, 2, 0.9))
     init, eot = (replace(noise, images=ids) for noise in (INIT.take([0, 1, 2]), EOT.take([0, 1, 2])))
     found = grown(by_image, FLAT[:3], ZEROS[:3], init=init, eot=eot)
     assert found.spent[:, 0].tolist() == [3 * 2, 3 * 4, 3 * EOT_MOST]
@@ -93,15 +90,8 @@ def test_the_gradient_is_the_mean_of_the_draws_that_were_made() -> None:
     ids = (NEVER, AGREE, LATE)
     queries = Queries("test", by_image, FLAT[:3], ZEROS[:3], noise=replace(EOT.take([0, 1, 2]), images=ids))
     at, begun = torch.arange(3), torch.tensor([0, 4, 0])
-    seen = look(
-        queries,
-        FLAT[:3],
-        depura.margin,
-        draws=range(EOT_MOST),
-        combine=mean,
-        growth=Growth(start=2, agreement=0.5),
-        drawn=begun,
-        at=at,
+    seen = queries.mean_gradient(
+        FLAT[:3], depura.margin, AdaptiveDraws(EOT_MOST, 2, 0.5), first=0, combine=mean, drawn=begun, at=at
     )
     assert seen.drawn.tolist() == [EOT_MOST, 4, 4], "agreement does not undo what an image has come to"
     assert queries.spent.tolist() == [[EOT_MOST, 0], [4, 0], [4, 0]]
@@ -114,7 +104,7 @@ def test_no_gradient_at_all_is_no_agreement() -> None:
     def blind(images: Tensor, noise: Noise) -> Tensor:
         return two_classes(0 * images.flatten(1).sum(1))
 
-    found = PGD(BALL, n_steps=2, eot=8, growth=Growth(2))(blind, FLAT, ZEROS, init=INIT, eot=EOT)
+    found = PGD(BALL, n_steps=2, eot=AdaptiveDraws(8, 2))(blind, FLAT, ZEROS, init=INIT, eot=EOT)
     assert found.spent[:, 0].tolist() == [16] * 5
 
 
@@ -131,8 +121,8 @@ def test_as_many_draws_at_first_as_there_may_be_change_no_bit(attack: PGD | APGD
     model = random_defence((1, 4, 4))
     images, labels = labelled(model, (1, 4, 4))
     off = attack(model, images, labels, init=INIT, eot=EOT)
-    assert same(off, replace(attack, growth=Growth(start=4, agreement=1.0))(model, images, labels, init=INIT, eot=EOT))
-    assert not same(off, replace(attack, growth=Growth(2, 0.01))(model, images, labels, init=INIT, eot=EOT))
+    assert same(off, replace(attack, eot=AdaptiveDraws(4, 4, 1.0))(model, images, labels, init=INIT, eot=EOT))
+    assert not same(off, replace(attack, eot=AdaptiveDraws(4, 2, 0.01))(model, images, labels, init=INIT, eot=EOT))
 
 
 def counting(model: depura.Defence) -> tuple[dict[int, int], object]:
@@ -151,9 +141,9 @@ def counting(model: depura.Defence) -> tuple[dict[int, int], object]:
 @pytest.mark.parametrize(
     "attack",
     [
-        PGD(Ball("linf", 0.3), n_steps=4, eot=7, growth=Growth(2, 0.3)),
-        APGD(Ball("l2", 0.3), n_steps=6, eot=7, common=4, growth=Growth(2, 0.3)),
-        TargetedAPGD(Ball("linf", 0.3), n_steps=4, eot=7, n_targets=2, loss=targeted_margin, growth=Growth(2, 0.3)),
+        PGD(Ball("linf", 0.3), n_steps=4, eot=AdaptiveDraws(7, 2, 0.3)),
+        APGD(Ball("l2", 0.3), n_steps=6, eot=AdaptiveDraws(7, 2, 0.3), common=4),
+        TargetedAPGD(Ball("linf", 0.3), n_steps=4, eot=AdaptiveDraws(7, 2, 0.3), n_targets=2, loss=targeted_margin),
     ],
     ids=type,
 )
@@ -192,7 +182,8 @@ class Steep:
         return lambda images, noise: self.answer("cheap", other, 5.0, images, noise)
 
 
-WARM = APGD(BALL, n_steps=4, eot=2, n_restarts=2, common=3, warm=Warm(n_steps=6, share=7))
+COLD = APGD(BALL, n_steps=4, eot=2, n_restarts=2, common=3)
+WARM = WarmStart(COLD, n_steps=6, share=7)
 
 
 def test_a_warm_start_ends_with_all_exact_steps() -> None:
@@ -200,16 +191,15 @@ def test_a_warm_start_ends_with_all_exact_steps() -> None:
     found = WARM(model, FLAT, ZEROS, init=INIT, eot=EOT)
     assert model.shares == [7]
     order = "".join(who[0] for who, *_ in model.asked)
-    cheap = 7 + replace(WARM, n_steps=6).n_looks
-    exact = 5 + WARM.n_looks
+    looks = replace(COLD, n_steps=6).n_comparisons
+    cheap, exact = 7 + looks, 5 + COLD.n_comparisons
     assert order == 2 * ("c" * cheap + "e" * exact)
     assert [g for who, g, *_ in model.asked if who == "exact"].count(True) == 2 * 5
     seen = torch.cat([x for who, _, x, _ in model.asked if who == "exact"])
     for candidate in found.images.flatten(0, 1):
         assert bool((seen == candidate).flatten(1).all(1).any()), "the model was asked about every candidate"
-    assert found.spent.tolist() == [list(WARM.cost[:2])] * 5 == [[2 * 5 * 2, 2 * WARM.n_looks * 3]] * 5
+    assert found.spent.tolist() == [list(WARM.cost[:2])] * 5 == [[2 * 5 * 2, 2 * COLD.n_comparisons * 3]] * 5
     assert found.surrogate is not None
-    looks = replace(WARM, n_steps=6).n_looks
     assert found.surrogate.tolist() == [[2 * 7 * 2, 2 * looks * 3]] * 5
     assert WARM.cost.surrogates == (Cheap(7, 2 * 7 * 2, 2 * looks * 3),)
     assert found.loss.shape == (2 * 5, 5), "losses are the model's own"
@@ -226,7 +216,7 @@ def test_the_attack_begins_where_the_surrogate_ends_and_with_a_short_step() -> N
 
 def test_nothing_is_finished_on_the_surrogates_word_and_no_draw_is_shared() -> None:
     model = Steep(W, bias=-5.0)  # the surrogate is always wrong, the model never
-    found = replace(WARM, finish=0.5)(model, FLAT, ZEROS, init=INIT, eot=EOT)
+    found = replace(WARM, attack=replace(COLD, finish=0.5))(model, FLAT, ZEROS, init=INIT, eot=EOT)
     assert found.finished.tolist() == [-1] * 5
     ascended = {who: set().union(*(d for w, g, _, d in model.asked if w == who and g)) for who in ("exact", "cheap")}
     assert ascended["exact"] == set(range(2 * 5 * 2))
@@ -235,22 +225,22 @@ def test_nothing_is_finished_on_the_surrogates_word_and_no_draw_is_shared() -> N
 
 def test_without_a_warm_start_no_surrogate_is_asked() -> None:
     model = Steep(W)
-    found = replace(WARM, warm=None)(model, FLAT, ZEROS, init=INIT, eot=EOT)
+    found = COLD(model, FLAT, ZEROS, init=INIT, eot=EOT)
     assert found.surrogate is None
     assert {who for who, *_ in model.asked} == {"exact"}
-    assert replace(WARM, warm=None).cost.surrogates == ()
+    assert COLD.cost.surrogates == ()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_warm_start_keeps_the_contract(norm: str) -> None:
-    attack = APGD(Ball(norm, 0.3), n_steps=4, eot=2, n_restarts=2, common=3, warm=Warm(5, share=2))  # type: ignore[arg-type]
+    attack = WarmStart(APGD(Ball(norm, 0.3), n_steps=4, eot=2, n_restarts=2, common=3), 5, share=2)  # type: ignore[arg-type]
     keeps_the_contract(attack)
 
 
 def test_both_levers_in_an_ensemble_are_counted_together() -> None:
-    model, grown = random_defence((1, 4, 4)), replace(WARM, growth=Growth(2, 0.9), eot=4)
+    model, grown = random_defence((1, 4, 4)), replace(WARM, attack=replace(COLD, eot=AdaptiveDraws(4, 2, 0.9)))
     images, labels = labelled(model, (1, 4, 4))
-    both = Together((grown, WARM, replace(WARM, warm=None)))
+    both = Together((grown, WARM, COLD))
     found = both(model, images, labels, init=INIT, eot=EOT)
     assert found.surrogate is not None
     assert both.cost.surrogates == grown.cost.surrogates + WARM.cost.surrogates
@@ -260,24 +250,24 @@ def test_both_levers_in_an_ensemble_are_counted_together() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(InputError, match="APGD: expected a model with a surrogate"):
+    with pytest.raises(InputError, match="WarmStart: expected a model with a surrogate"):
         WARM(lambda images, noise: images.flatten(1)[:, :2], FLAT, ZEROS, init=INIT, eot=EOT)
     with pytest.raises(InputError, match=r"Defence\.coarser: expected a defence with a purifier"):
         WARM(bare((1, 4, 4)), rand(B, 1, 4, 4, seed=1), ZEROS, init=INIT, eot=EOT)
-    with pytest.raises(InputError, match="Growth: expected start at least 2"):
-        Growth(start=1)
-    with pytest.raises(InputError, match=r"Growth: expected agreement in \(0, 1\]"):
-        Growth(agreement=0.0)
-    with pytest.raises(InputError, match="Warm: expected share at least 2"):
-        Warm(share=1)
-    with pytest.raises(InputError, match=r"Warm: expected first in \(0, 1\]"):
-        Warm(first=0.0)
+    with pytest.raises(InputError, match="AdaptiveDraws: expected start at least 2"):
+        AdaptiveDraws(start=1)
+    with pytest.raises(InputError, match=r"AdaptiveDraws: expected agreement in \(0, 1\]"):
+        AdaptiveDraws(agreement=0.0)
+    with pytest.raises(InputError, match="WarmStart: expected share at least 2"):
+        WarmStart(COLD, share=1)
+    with pytest.raises(InputError, match=r"WarmStart: expected first in \(0, 1\]"):
+        WarmStart(COLD, first=0.0)
 
 
 def test_the_record_has_the_levers_and_the_plan_bounds_what_they_cost() -> None:
     """Walks of four steps and of two: every evaluation of the network is one of these steps of a counted draw."""
     defence = depura.Defence(digits_purifier(n_steps=4), depura.digits_classifier())
-    attack = APGD(Ball("linf", 0.2), n_steps=3, eot=4, common=2, growth=Growth(2, 0.5), warm=Warm(2, share=2))
+    attack = WarmStart(APGD(Ball("linf", 0.2), n_steps=3, eot=AdaptiveDraws(4, 2, 0.5), common=2), 2, share=2)
     row = depura.Row("adaptive", "levers", attack, defence, defence, "adaptive")
     data = depura.load_digits("test").first(3)
     study = depura.Study("levers", data, defence, (row,), select_draws=2, report_draws=2, pictures=0)
@@ -291,6 +281,7 @@ def test_the_record_has_the_levers_and_the_plan_bounds_what_they_cost() -> None:
     planned = next(price for price in depura.plan(study) if price.row == "adaptive")
     assert backward <= planned.backward == 4 * 3 * 16 + 2 * 3 * 12 + compared * (4 + 1)
     settings = describe(attack)
-    assert (settings["growth"]["start"], settings["growth"]["agreement"]) == (2, 0.5)
-    assert (settings["warm"]["n_steps"], settings["warm"]["share"], settings["warm"]["first"]) == (2, 2, 0.25)
-    assert "through a walk of one step for every 2" in str(attack.cost)
+    inner = settings["attack"]["eot"]
+    assert (inner["most"], inner["start"], inner["agreement"]) == (4, 2, 0.5)
+    assert (settings["n_steps"], settings["share"], settings["first"]) == (2, 2, 0.25)
+    assert "through a surrogate of one step for every 2" in str(attack.cost)

@@ -14,23 +14,21 @@ from torch import Tensor, nn
 import depura
 from attack_contract import EOT, INIT, B, Break, Breaking, bears_what_is_not_finite, draws_of, unbroken, where
 from depura._check import InputError
-from depura.attacks.apgd import APGD, TargetedAPGD
+from depura.attacks.apgd import APGD, TargetedAPGD, WarmStart
 from depura.attacks.attack import Attack, Candidates, Cost
 from depura.attacks.baselines import Unchanged
 from depura.attacks.catalogue import CATALOGUE, Entry, threat
 from depura.attacks.ensembles import InTurn
-from depura.attacks.eot import by_draw
 from depura.attacks.fab import FAB
-from depura.attacks.growth import Growth
 from depura.attacks.losses import cross_entropy, margin, targeted_margin
 from depura.attacks.pgd import PGD, Momentum
+from depura.attacks.queries import AdaptiveDraws, Queries
 from depura.attacks.selective import Selective, shared_step
 from depura.attacks.spsa import SPSA
 from depura.attacks.square import Square
 from depura.attacks.stadv import StAdv
 from depura.attacks.threat import Ball
 from depura.attacks.transfer import Transfer
-from depura.attacks.warm import Warm
 from depura.defence import Defence, MeanLogit, MeanProb, Rule, Single, Vote
 from depura.diffusion.schedules import Step
 from depura.diffusion.solvers import from_input
@@ -450,8 +448,8 @@ OTHER_ATTACKS: dict[str, Attack] = {
     "finished early, square": Square(Ball("linf", 0.4), n_queries=30, eot=2, renew=5, finish=0.5, common=4),
     "finished early, spsa": SPSA(Ball("linf", 0.4), n_steps=4, n_pairs=3, finish=0.5, common=4),
     "finished early, selective": Selective(Ball("linf", 0.4), n_steps=4, eot=3, n_restarts=2, finish=0.5, common=4),
-    "growing": APGD(Ball("linf", 0.3), n_steps=3, eot=8, common=4, growth=Growth(2)),
-    "warm": APGD(Ball("linf", 0.3), n_steps=3, eot=2, common=4, warm=Warm(3, share=2)),
+    "growing": APGD(Ball("linf", 0.3), n_steps=3, eot=AdaptiveDraws(8, 2), common=4),
+    "warm": WarmStart(APGD(Ball("linf", 0.3), n_steps=3, eot=2, common=4), 3, share=2),
     "nesterov": PGD(Ball("l2", 1.0), n_steps=4, eot=2, momentum=Momentum(0.9, nesterov=True)),
     "ranked": Transfer(PGD(Ball("linf", 0.3), n_steps=2), TanhClassifier(16, 5), keep=1, eot=3),
     "unchanged": Unchanged(Ball("linf", 0.3)),
@@ -470,8 +468,8 @@ def test_a_broken_draw_has_no_loss_and_no_gradient_and_is_wrong() -> None:
     targets = torch.ones_like(labels)
     for loss, more in ((margin, {}), (cross_entropy, {}), (targeted_margin, {"targets": targets})):
         made = [
-            by_draw(
-                Breaking((1, 4, 4), broken, randomised=True), images, labels, loss, draws=range(4), noise=EOT, **more
+            Queries("attack", Breaking((1, 4, 4), broken, randomised=True), images, labels, noise=EOT).gradient(
+                images, loss, draws=range(4), **more
             )
             for broken in (where(102, column=3, draws=lambda draw: draw == 1), unbroken)
         ]
@@ -481,7 +479,7 @@ def test_a_broken_draw_has_no_loss_and_no_gradient_and_is_wrong() -> None:
         assert bool(found.losses[at].isnan().all())
         assert bool(found.gradients[at].isnan().all())
         assert bool(found.wrong[at].all())
-        for broken, sound in zip(found[:3], whole[:3], strict=True):
+        for broken, sound in zip(found, whole, strict=True):
             assert torch.equal(broken[~at], sound[~at])
 
 
@@ -607,9 +605,9 @@ def test_targets_after_one_without_a_margin_are_looked_at() -> None:
     looks: list[int] = []
 
     def broken(logits: Tensor, noise: Noise) -> Tensor:
-        """Call 2 + n_looks of the common tape is the one that judges the first target's point."""
+        """Call 2 + n_comparisons on common random numbers is the one that judges the first target's point."""
         looks.append(int(draws_of(noise)[0] >= BLOCK))
-        if not looks[-1] or sum(looks) != 2 + attack.n_looks:
+        if not looks[-1] or sum(looks) != 2 + attack._run().n_comparisons:
             return logits
         return torch.where(torch.tensor([i == 102 for i in noise.images])[:, None], torch.nan, logits)
 
@@ -642,7 +640,7 @@ class Fixed:
         return replace(self, ball=Ball("linf", eps))
 
     def __call__(
-        self, model, images: Tensor, labels: Tensor, *, init=None, eot=None, rows=None, told=None
+        self, model, images: Tensor, labels: Tensor, *, init=None, eot=None, rows=None, progress=None
     ) -> Candidates:
         made = torch.stack([(images + change).clamp(0, 1) for change in self.changes])
         n = len(images)

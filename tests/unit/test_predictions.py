@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from depura.predictions import all_finite, predicted, same_answers
+from depura.defence import all_finite, predicted, same_answers
 from depura.records.kinds import NOT_FINITE
 
 SOURCE = Path(__file__).parents[2] / "src" / "depura"

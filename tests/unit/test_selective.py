@@ -215,7 +215,7 @@ def test_images_are_finished_on_draws_that_were_not_ascended() -> None:
     alone = attack(Mixed(), images[1:2], zeros(1), init=INIT.take([1]), eot=EOT.take([1]))
     torch.testing.assert_close(alone.images[:, 0], found.images[:, 1], rtol=0, atol=1e-12)
     told: list[float] = []
-    alone = attack(Mixed(), images[:1], zeros(1), init=INIT.take([0]), eot=EOT.take([0]), told=told.append)
+    alone = attack(Mixed(), images[:1], zeros(1), init=INIT.take([0]), eot=EOT.take([0]), progress=told.append)
     torch.testing.assert_close(alone.images, start[:1].expand(4, 1, 1, 3, 3), rtol=0, atol=0)
     assert alone.loss.shape[0] == 6
     assert told[-1] == 1.0

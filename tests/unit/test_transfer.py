@@ -109,7 +109,7 @@ def test_progress_leaves_room_for_the_ranking() -> None:
     images, labels = labelled(random_defence(SHAPE), SHAPE)
     told: list[float] = []
     attack = Transfer(INNER, bare(SHAPE), keep=1, eot=3)
-    attack(random_defence(SHAPE), images, labels, init=INIT, eot=EOT, told=told.append)
+    attack(random_defence(SHAPE), images, labels, init=INIT, eot=EOT, progress=told.append)
     assert told == sorted(told)
     assert told[-2:] == [pytest.approx(0.5), 1.0], "18 gradients on the source, 18 evaluations of the model"
 

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, TypeVar, cast
 
+import torch
 from torch import Tensor
 
-from depura.attacks.eot import Model, RandomModel
-from depura.attacks.threat import Threat
+from depura import _check
+from depura.attacks.queries import Health, Model, Queries, RandomModel, health
 from depura.noise import Noise
 
-Told = Callable[[float], None]
-"""Told of progress: the share of the work that is done, in [0, 1], never falling."""
+A = TypeVar("A", bound="Attack")
+
+Progress = Callable[[float], None]
+"""Progress callback: called with the share of the work that is done, in [0, 1], never falling."""
 
 
-def part_of(told: Told | None, *, before: float, own: float, whole: float) -> Told | None:
+def part_of(progress: Progress, *, before: float, own: float, whole: float) -> Progress:
     """Progress of a part as progress of the whole.
 
     Args:
-        told: who hears of the whole, if anybody does.
+        progress: callback of the whole.
         before: work that is done when the part begins.
         own: work of the part.
         whole: work in all.
 
     Returns:
-        Who hears of the part.
+        Callback of the part.
     """
-    return None if told is None else lambda done: told((before + done * own) / whole)
+    return lambda share: progress((before + share * own) / whole)
 
 
 class Gradients(NamedTuple):
-    """What the gradients of an attack told about themselves (see `depura.attacks.eot.Health`).
+    """Statistics of the gradients that an attack took (see `depura.attacks.queries.Health`).
 
     Attributes:
         zero: (B,), share of all draws whose gradient was exactly zero.
@@ -73,7 +78,7 @@ class Cheap(NamedTuple):
     """Evaluations of a surrogate per image, at most.
 
     Attributes:
-        share: steps of the walk for each of its own.
+        share: steps of the reverse process for each of its own.
         gradients: evaluations with a gradient.
         forwards: evaluations without.
     """
@@ -90,7 +95,7 @@ class Cost(NamedTuple):
         gradients: evaluations with a gradient.
         forwards: evaluations without.
         at_once: draws of an image in one call.
-        surrogates: what surrogates of the model are asked.
+        surrogates: evaluations of surrogates of the model.
     """
 
     gradients: int
@@ -98,12 +103,27 @@ class Cost(NamedTuple):
     at_once: int
     surrogates: tuple[Cheap, ...] = ()
 
+    def times(self, n: int) -> Cost:
+        """The cost of n runs."""
+        cheap = tuple(Cheap(c.share, n * c.gradients, n * c.forwards) for c in self.surrogates)
+        return Cost(n * self.gradients, n * self.forwards, self.at_once, cheap)
+
+    @staticmethod
+    def total(costs: Sequence[Cost]) -> Cost:
+        """The cost of several attacks on the same images."""
+        return Cost(
+            sum(c.gradients for c in costs),
+            sum(c.forwards for c in costs),
+            max(c.at_once for c in costs),
+            tuple(cheap for c in costs for cheap in c.surrogates),
+        )
+
     def __str__(self) -> str:
         """In words, as tables show it."""
         parts = _in_words(self.gradients, self.forwards)
         for cheap in self.surrogates:
-            walk = f"through a walk of one step for every {cheap.share}"
-            parts += [f"{words} {walk}" for words in _in_words(cheap.gradients, cheap.forwards)]
+            surrogate = f"through a surrogate of one step for every {cheap.share}"
+            parts += [f"{words} {surrogate}" for words in _in_words(cheap.gradients, cheap.forwards)]
         return " + ".join(parts) or "nothing"
 
 
@@ -111,28 +131,42 @@ def _in_words(gradients: int, forwards: int) -> list[str]:
     return [f"{n:,} {what}" for n, what in ((gradients, "gradients"), (forwards, "forwards")) if n]
 
 
-class Attack(Protocol):
+class Attack(ABC):
     """A frozen dataclass of hyper-parameters that proposes candidates.
 
     Images are attacked one by one: what is found for an image depends neither on the batch that it is in nor on the
     order of the batch, but for rounding. No attack ends an image on a single lucky draw of a randomised model. Where
     the model's answers are not finite candidates are finite all the same.
+
+    Attributes:
+        ball: the threat model, a `depura.attacks.threat.Threat`.
     """
 
-    @property
-    def ball(self) -> Threat:
-        """Threat model."""
-        ...
+    ball: Any
 
     @property
+    @abstractmethod
     def n_candidates(self) -> int:
         """Candidates per image."""
-        ...
 
     @property
+    @abstractmethod
     def cost(self) -> Cost:
         """Evaluations per image, at most."""
-        ...
+
+    @abstractmethod
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Look for candidates.
+
+        Args:
+            queries: the model under attack, with the labels; it counts every evaluation.
+            images: (B, C, H, W) in [0, 1].
+            init: randomness of the attack itself, one image id per row.
+            progress: called with the share of the work that is done.
+
+        Returns:
+            The candidates.
+        """
 
     def __call__(
         self,
@@ -143,7 +177,7 @@ class Attack(Protocol):
         init: Noise | None = None,
         eot: Noise | None = None,
         rows: int | None = None,
-        told: Told | None = None,
+        progress: Progress | None = None,
     ) -> Candidates:
         """Attack.
 
@@ -155,16 +189,147 @@ class Attack(Protocol):
             eot: randomness of the model. Without it the model's own randomness, if any, is used.
             rows: images times draws put through the model at once; default all. The result does not depend on it, but
                 for rounding; out of memory, it is halved.
-            told: called with the share of the work that is done.
+            progress: called with the share of the work that is done, in [0, 1].
 
         Returns:
             The candidates.
 
         Raises:
-            InputError: images or labels that are not usable.
+            InputError: images or labels that are not usable, or a model that the attack is not for.
         """
-        ...
+        queries = Queries(self.title, model, images, labels, noise=eot, rows=rows)
+        init = Noise.fresh(len(images)) if init is None else init
+        return self.search(queries, images, init, _nobody if progress is None else progress)
 
-    def at(self, eps: float) -> Attack:
-        """The same attack at another radius."""
-        ...
+    @property
+    def title(self) -> str:
+        """What messages call the attack."""
+        return type(self).__name__
+
+    def at(self: A, eps: float) -> A:
+        """The same attack at another radius.
+
+        A step size that was given is scaled with the radius; attacks inside are taken at the radius too.
+
+        Args:
+            eps: the radius.
+
+        Returns:
+            The attack.
+        """
+        changes: dict[str, Any] = {}
+        for name in (field.name for field in fields(cast(Any, self))):
+            value = getattr(self, name)
+            if name == "ball":
+                changes[name] = replace(value, eps=eps)
+            elif name == "step_size" and value is not None and self.ball.eps > 0:
+                changes[name] = value * eps / self.ball.eps
+            elif name == "step_size":
+                changes[name] = None
+            elif isinstance(value, Attack):
+                changes[name] = value.at(eps)
+            elif type(value) is tuple:
+                items = cast("tuple[Any, ...]", value)
+                changes[name] = tuple(item.at(eps) if isinstance(item, Attack) else item for item in items)
+        return cast(A, replace(cast(Any, self), **changes))
+
+
+def check_shares(where: str, *, finish: float | None) -> None:
+    """Check the share of wrong draws at which an attack is content with an image: in (0, 1], or None for never.
+
+    Args:
+        where: the attack's name.
+        finish: the share.
+
+    Raises:
+        InputError: outside the interval.
+    """
+    if finish is not None:
+        _check.number(where, "finish", finish, low=0.0, high=1.0, low_open=True)
+
+
+class History:
+    """The record of an attack in the making.
+
+    Steps may concern some images only; the others have NaN there. The result has `n_steps` rows whether or not all
+    steps were made, so that its shape does not depend on which images were attacked together.
+    """
+
+    def __init__(self, n_images: int, n_steps: int) -> None:
+        """Begin.
+
+        Args:
+            n_images: images under attack, B.
+            n_steps: the most steps there can be.
+        """
+        self._n = n_images
+        self._n_steps = n_steps
+        self._losses: list[Tensor] = []
+        self._healths: list[Health] = []
+        self._finished: Tensor | None = None
+
+    def add(self, loss: Tensor, gradients: Tensor | Health | None = None, *, at: Tensor | None = None) -> None:
+        """One more step.
+
+        Args:
+            loss: (R,), mean loss over the draws.
+            gradients: (R, m, C, H, W), of every draw, or their statistics, if the attack uses gradients.
+            at: (R,) int64, distinct, the images concerned; default all.
+        """
+        self._losses.append(self._spread(loss, at))
+        if gradients is not None:
+            statistics = gradients if isinstance(gradients, Health) else health(gradients)
+            self._healths.append(Health(*(self._spread(value, at) for value in statistics)))
+
+    def finish(self, at: Tensor) -> None:
+        """The attack is content with some images after the last step; (R,) int64. The first time counts."""
+        if self._finished is None:
+            self._finished = torch.full((self._n,), -1, dtype=torch.int64, device=at.device)
+        fresh = at[self._finished[at] < 0]
+        self._finished[fresh] = len(self._losses) - 1
+
+    def is_finished(self, at: Tensor) -> Tensor:
+        """Whether the attack is content with some images, (R,) bool."""
+        none = torch.zeros_like(at, dtype=torch.bool)
+        return none if self._finished is None else self._finished[at] >= 0
+
+    def candidates(self, images: Tensor, spent: Tensor) -> Candidates:
+        """The result.
+
+        Args:
+            images: (n, B, C, H, W).
+            spent: (B, 2) int64.
+
+        Returns:
+            With all that was kept.
+        """
+        none = torch.full((self._n,), -1, dtype=torch.int64, device=images.device)
+        gradients = None
+        if self._healths:
+            steps = Health(*(torch.stack(values) for values in zip(*self._healths, strict=True)))
+            gradients = Gradients(
+                zero=steps.zero.nanmean(0),
+                bad=steps.bad.nanmean(0),
+                zero_pixels=steps.zero_pixels.nanmean(0),
+                agreement=self._stacked(steps.agreement, images),
+                spread=self._stacked(steps.spread, images),
+            )
+        finished = none if self._finished is None else self._finished
+        return Candidates(images, self._stacked(self._losses, images), spent, finished, gradients)
+
+    def _stacked(self, rows: Sequence[Tensor] | Tensor, images: Tensor) -> Tensor:
+        """Rows (B,) one upon another, and NaN for the steps that were not made."""
+        missing = [torch.full((self._n,), torch.nan, device=images.device)] * (self._n_steps - len(rows))
+        together = [*rows, *(row.to(rows[0].dtype) if len(rows) else row for row in missing)]
+        return torch.stack(together) if together else images.new_zeros(0, self._n)
+
+    def _spread(self, values: Tensor, at: Tensor | None) -> Tensor:
+        if at is None:
+            return values
+        full = torch.full((self._n,), torch.nan, dtype=values.dtype, device=values.device)
+        full[at] = values
+        return full
+
+
+def _nobody(share: float) -> None:
+    """Progress that nobody asked for."""

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.eot import Model, RandomModel, mean
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.flow import Flow
-from depura.attacks.history import History
 from depura.attacks.losses import Loss, comparable, margin
-from depura.attacks.queries import Queries, common
+from depura.attacks.queries import Queries, common, mean
 from depura.attacks.threat import Ball, per_image
 from depura.noise import Kind, Noise
 
 
 @dataclass(frozen=True)
-class Unchanged:
+class Unchanged(Attack):
     """Every image as it is, the one candidate of an attack at radius 0.
 
     Attributes:
@@ -39,38 +37,9 @@ class Unchanged:
         """Evaluations per image."""
         return Cost(0, 0, 1)
 
-    def at(self, eps: float) -> Unchanged:
-        """The same attack at another radius."""
-        return replace(self, ball=replace(self.ball, eps=eps))
-
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Return the images (see `depura.attacks.attack.Attack`).
-
-        Args:
-            model: not asked.
-            images: (B, C, H, W) in [0, 1].
-            labels: not looked at.
-            init: not used.
-            eot: not used.
-            rows: not used.
-            told: called once, with 1.
-
-        Returns:
-            One candidate for each image: itself.
-        """
-        del model, labels, init, eot, rows
-        if told is not None:
-            told(1.0)
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Return the images."""
+        progress(1.0)
         n = len(images)
         never = torch.full((n,), -1, dtype=torch.int64, device=images.device)
         nothing = torch.zeros((n, 2), dtype=torch.int64, device=images.device)
@@ -114,7 +83,7 @@ def gaussian(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tens
 
 
 @dataclass(frozen=True)
-class RandomPoints:
+class RandomPoints(Attack):
     """The worst of some random points, by mean loss on draws that are the same for all of them; no gradients.
 
     With no more points than are kept nothing is asked of the model, and the attack is a null baseline.
@@ -154,42 +123,8 @@ class RandomPoints:
     def _compares(self) -> bool:
         return self.n_points > self.keep
 
-    def at(self, eps: float) -> RandomPoints:
-        """The same attack at another radius."""
-        return replace(self, ball=replace(self.ball, eps=eps))
-
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
-
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the points; default `Noise.fresh`. Point i uses its step i.
-            eot: randomness of the model; points are compared on the first draws of the common tape. Without it the
-                model's own randomness, if any, is used.
-            rows: images times draws put through the model at once; default all. The result does not depend on it, but
-                for rounding; out of memory, it is halved.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates, largest loss first; `loss` has a row for each point if they were compared.
-
-        Raises:
-            InputError: images or labels that are not usable.
-        """
-        queries = Queries("RandomPoints", model, images, labels, noise=eot, rows=rows)
-        init = Noise.fresh(len(images)) if init is None else init
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """The points of largest mean loss first. Point i uses step i of `init`."""
         history = History(len(images), self.n_points if self._compares else 0)
         kept, values = images.new_zeros(0, *images.shape), images.new_zeros(0, len(images))
         every = torch.arange(len(images), device=images.device)
@@ -201,6 +136,5 @@ class RandomPoints:
             together = torch.cat([values, comparable(value)[None]])
             order = together.argsort(dim=0, descending=True, stable=True)[: self.keep]
             kept, values = torch.cat([kept, point[None]])[order, every], together.gather(0, order)
-            if told is not None:
-                told((i + 1) / self.n_points)
+            progress((i + 1) / self.n_points)
         return history.candidates(kept, queries.spent)

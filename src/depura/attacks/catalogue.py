@@ -38,9 +38,7 @@ class Entry:
         needs: of a model, the most that it asks for: gradients, scores (logits), or decisions (labels) alone.
         norms: of the threat models that it takes: those of a `Ball`, or "flow".
         build: the attack with its defaults, in a threat model.
-        gradients: evaluations with a gradient per image, at most: a Python expression in the attack's own fields.
-        forwards: those without, likewise.
-        words: what a reader sees instead of these expressions, where they would not help.
+        price: evaluations per image, at most, in the attack's own fields; its `cost` counts them.
     """
 
     name: str
@@ -49,17 +47,7 @@ class Entry:
     needs: Needs
     norms: tuple[str, ...]
     build: Callable[[Any], Attack]
-    gradients: str = "0"
-    forwards: str = "0"
-    words: str = ""
-
-    @property
-    def formula(self) -> str:
-        """What it costs, as a reader sees it."""
-        if self.words:
-            return self.words
-        parts = ((self.gradients, "gradients"), (self.forwards, "forwards"))
-        return " + ".join(f"{what.replace('*', 'x')} {unit}" for what, unit in parts if what != "0") or "nothing"
+    price: str
 
 
 def _momentum(ball: Ball) -> PGD:
@@ -69,8 +57,6 @@ def _momentum(ball: Ball) -> PGD:
 EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "flow": 0.05}
 """Usual sizes on CIFAR-10, by norm."""
 
-SUM = "sum(attack.cost.{} for attack in attacks)"
-
 CATALOGUE: tuple[Entry, ...] = (
     Entry(
         name="pgd",
@@ -79,9 +65,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=PGD,
-        gradients="n_restarts * n_steps * eot",
-        forwards="n_restarts * n_steps * common * (finish is not None)",
-        words="n_restarts x n_steps x eot gradients",
+        price="n_restarts x n_steps x eot gradients",
     ),
     Entry(
         name="pgd-momentum",
@@ -90,9 +74,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=_momentum,
-        gradients="n_restarts * n_steps * eot",
-        forwards="n_restarts * n_steps * common * (finish is not None)",
-        words="n_restarts x n_steps x eot gradients",
+        price="n_restarts x n_steps x eot gradients",
     ),
     Entry(
         name="apgd",
@@ -101,9 +83,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=APGD,
-        gradients="n_restarts * (n_steps + 1) * eot",
-        forwards="n_restarts * (n_looks * common + (n_steps + 1) * max(1, common) * (finish is not None))",
-        words="n_restarts x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
+        price="n_restarts x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
     ),
     Entry(
         name="apgd-targeted",
@@ -112,10 +92,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=TargetedAPGD,
-        gradients="n_targets * (n_steps + 1) * eot",
-        forwards="n_targets * (n_looks * common + (n_steps + 1) * max(1, common) * (finish is not None))"
-        " + (n_targets + 1) * max(1, common)",
-        words="n_targets x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
+        price="n_targets x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
     ),
     Entry(
         name="selective",
@@ -124,8 +101,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2"),
         build=Selective,
-        gradients="n_restarts * n_steps * eot",
-        forwards="(n_restarts * n_steps * common if finish else 0)",
+        price="n_restarts x n_steps x eot gradients + (n_restarts x n_steps x common if finish else 0) forwards",
     ),
     Entry(
         name="fab",
@@ -134,9 +110,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2"),
         build=FAB,
-        gradients="max(n_targets, 1) * n_restarts * n_steps * (1 if n_targets else n_classes - 1)",
-        forwards="max(n_targets, 1) * n_restarts * n_steps + 1",
-        words="n_targets x n_restarts x n_steps gradients + as many forwards, and one",
+        price="n_targets x n_restarts x n_steps gradients + as many forwards, and one",
     ),
     Entry(
         name="square",
@@ -145,9 +119,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="scores",
         norms=("linf", "l2"),
         build=Square,
-        forwards="(1 + n_queries + (n_queries - 1) // renew) * eot"
-        " + (1 + (n_queries - 1) // renew) * common * (finish is not None)",
-        words="(1 + n_queries + n_queries / renew) x eot forwards",
+        price="(1 + n_queries + n_queries / renew) x eot forwards",
     ),
     Entry(
         name="spsa",
@@ -156,8 +128,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="scores",
         norms=("linf", "l2", "l1"),
         build=SPSA,
-        forwards="2 * n_steps * n_pairs * eot + (n_steps - 1) * common * (finish is not None)",
-        words="2 x n_steps x n_pairs x eot forwards",
+        price="2 x n_steps x n_pairs x eot forwards",
     ),
     Entry(
         name="stadv",
@@ -166,7 +137,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("flow",),
         build=StAdv,
-        gradients="n_steps * eot",
+        price="n_steps x eot gradients",
     ),
     Entry(
         name="random",
@@ -175,8 +146,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="scores",
         norms=("linf", "l2", "l1"),
         build=RandomPoints,
-        forwards="n_points * eot * (n_points > keep)",
-        words="n_points x eot forwards",
+        price="n_points x eot forwards",
     ),
     Entry(
         name="standard",
@@ -185,9 +155,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=standard,
-        gradients=SUM.format("gradients"),
-        forwards=SUM.format("forwards") + " + sum(attack.n_candidates for attack in attacks)",
-        words="those of apgd, apgd-targeted, fab and square together; an image that one breaks is left to it",
+        price="those of apgd, apgd-targeted, fab and square together; an image that one breaks is left to it",
     ),
     Entry(
         name="rand",
@@ -196,9 +164,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=rand,
-        gradients=SUM.format("gradients"),
-        forwards=SUM.format("forwards"),
-        words="twice that of apgd",
+        price="twice that of apgd",
     ),
 )
 

@@ -1,9 +1,9 @@
-"""Climbing a noisy loss: where an attack is, the best point so far, and which images are finished.
+"""The run of APGD: gradient ascent on a noisy loss, its step rules, the best point so far, and finished images.
 
 On a randomised model the mean over an iterate's own draws is a noisy number, and the largest of many noisy numbers is
-too large. So the point to return to is settled on a common tape: the best iterate since the last time meets the one
-kept so far on draws that are the same for both and that nothing has ascended. A loss that is not a number is smaller
-than any other.
+too large. So the point to return to is chosen on common random numbers: the best iterate since the last comparison, the
+candidate, is compared with the point kept so far on draws that are the same for both and whose gradients were not
+followed. A loss that is not a number is smaller than any other.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from depura.attacks.attack import Told
-from depura.attacks.eot import Combine, mean
-from depura.attacks.growth import Growth, look
-from depura.attacks.history import History
+from depura.attacks.attack import History, Progress
 from depura.attacks.losses import Loss, comparable
-from depura.attacks.queries import Queries, common
+from depura.attacks.queries import EOT, Combine, Queries, common, mean, most_draws
 from depura.attacks.threat import Ball, per_image, signs_of_largest
 
 
-class Rule(Protocol):
-    """How a climb moves, and when it settles."""
+class StepRule(Protocol):
+    """Which step is made, and when points are compared."""
 
     def checks(self) -> tuple[int, ...]:
-        """Steps after which the climb settles and the rule thinks again, rising."""
+        """Steps after which points are compared and the step size is adapted, rising."""
         ...
 
     def begin(self, climb: Climb) -> None:
@@ -42,8 +39,8 @@ class Rule(Protocol):
         """After each step."""
         ...
 
-    def think(self, climb: Climb, i: int) -> Tensor:
-        """After the climb has settled: adapt, and say which rows go back to the kept point, (R,) bool."""
+    def adapt(self, climb: Climb, i: int) -> Tensor:
+        """After points were compared: adapt the step, and say which rows restart from the kept point, (R,) bool."""
         ...
 
 
@@ -102,7 +99,7 @@ class Oscillation:
         own["risen"] = own["risen"] + (climb.loss > own["before"])
         own["before"] = climb.loss
 
-    def think(self, climb: Climb, i: int) -> Tensor:
+    def adapt(self, climb: Climb, i: int) -> Tensor:
         """Halve and go back where too few steps rose, or where nothing was gained at a step size that was kept."""
         own, checks = climb.own, self.checks()
         window = i - (checks[checks.index(i) - 1] if i != checks[0] else -1)
@@ -150,7 +147,7 @@ class Sparse:
     def note(self, climb: Climb) -> None:
         """Nothing: the points say all."""
 
-    def think(self, climb: Climb, i: int) -> Tensor:
+    def adapt(self, climb: Climb, i: int) -> Tensor:
         """Aim at two thirds of the entries that the kept point changes; shrink the step while these stay as many."""
         own = climb.own
         entries = ((climb.kept - climb.origin).flatten(1) != 0).sum(1).to(own["entries"].dtype)
@@ -161,21 +158,21 @@ class Sparse:
         return fewer
 
 
-def rule_for(ball: Ball, *, n_steps: int, rho: float, released: bool) -> Rule:
-    """The rule of a norm."""
+def rule_for(ball: Ball, *, n_steps: int, rho: float, released: bool) -> StepRule:
+    """The step rule of a norm."""
     if ball.norm == "l1":
         return Sparse(ball, n_steps)
     return Oscillation(ball, n_steps, rho, released)
 
 
-def run(climb: Climb, rule: Rule, n_steps: int, *, told: Told | None, first: float = 1.0) -> None:
-    """Climb to the end, or until every image has finished.
+def run(climb: Climb, rule: StepRule, n_steps: int, *, progress: Progress, first: float = 1.0) -> None:
+    """Make all steps, or those until every image has finished.
 
     Args:
         climb: at its start.
-        rule: how it moves.
-        n_steps: how far.
-        told: called with the share of the steps that is done.
+        rule: which steps.
+        n_steps: how many.
+        progress: called with the share of the steps that is done.
         first: length of the first step, as a share of the rule's own.
     """
     rule.begin(climb)
@@ -186,37 +183,30 @@ def run(climb: Climb, rule: Rule, n_steps: int, *, told: Told | None, first: flo
             climb.step(rule.propose(climb, i))
             rule.note(climb)
         if len(climb.at) > 0 and i in checks:
-            climb.settle()
-            climb.go_back(rule.think(climb, i))
-        if told is not None:
-            told((i + 1) / n_steps)
+            climb.compare()
+            climb.restart(rule.adapt(climb, i))
+        progress((i + 1) / n_steps)
     if n_steps - 1 not in checks:
-        climb.settle()
+        climb.compare()
 
 
-@dataclass(frozen=True)
-class Asking:
-    """How a climb asks the model.
+class Settings(Protocol):
+    """What a run reads of the attack that it belongs to (see `depura.attacks.apgd.APGD`)."""
 
-    Attributes:
-        loss: what is maximised.
-        eot: draws per gradient, at most.
-        common: draws of the common tape; 0 trusts an iterate's own mean, as one may on a deterministic model.
-        finish: share of wrong draws on the common tape at which an image is finished; None never.
-        combine: how the gradients of the draws become one.
-        growth: how the draws grow; None makes all of them at every point.
-    """
-
-    loss: Loss
-    eot: int
-    common: int
-    finish: float | None
-    combine: Combine
-    growth: Growth | None = None
+    @property
+    def eot(self) -> EOT: ...
+    @property
+    def loss(self) -> Loss: ...
+    @property
+    def common(self) -> int: ...
+    @property
+    def finish(self) -> float | None: ...
+    @property
+    def combine(self) -> Combine: ...
 
 
 class Climb:
-    """The state of the images that are still climbing; rows leave as they finish.
+    """The state of a run; rows leave as their images finish.
 
     Attributes:
         at: (R,) int64, which images they are.
@@ -227,17 +217,17 @@ class Climb:
         loss: (R,), at x; minus infinity where it is not a number.
         kept: the point to return to.
         kept_gradient: its gradient.
-        improved: (R,), whether `kept` changed when it was last settled.
-        own: what the rule that drives the climb remembers of each row, by name.
+        improved: (R,), whether `kept` changed in the last comparison.
+        own: what the step rule remembers of each row, by name.
         last: (N, C, H, W), where each of the N images that began is now, or was when it finished.
         best: (N, C, H, W), the iterate of the largest mean loss over its own draws.
-        settled: (N, C, H, W), the point last settled on.
+        compared: (N, C, H, W), the best point of the last comparison.
     """
 
     def __init__(
         self,
         queries: Queries,
-        asking: Asking,
+        settings: Settings,
         origin: Tensor,
         start: Tensor,
         *,
@@ -246,11 +236,11 @@ class Climb:
         history: History,
         targets: Tensor | None = None,
     ) -> None:
-        """Look around at the start.
+        """Evaluate the start.
 
         Args:
             queries: the model.
-            asking: how it is asked.
+            settings: of the attack.
             origin: (R, C, H, W).
             start: (R, C, H, W).
             at: (R,) int64.
@@ -259,92 +249,90 @@ class Climb:
             targets: (R,), classes aimed at.
         """
         self.own: dict[str, Tensor] = {}
-        self._queries, self._asking, self._history, self._draw = queries, asking, history, draw
+        self._queries, self._settings, self._history, self._draw = queries, settings, history, draw
         self._targets = targets
         self._rows = torch.arange(len(at), device=at.device)
-        self.last, self.best, self.settled = start.clone(), start.clone(), start.clone()
+        self.last, self.best, self.compared = start.clone(), start.clone(), start.clone()
         self.at, self.origin, self.x, self.before = at, origin, start, start
         self._drawn = torch.zeros_like(at)
-        self.gradient, self.loss, wrong = self._look(start)
+        self.gradient, self.loss, wrong = self._evaluate(start)
         self._best_loss = self.loss
-        self._contender, self._contender_gradient, self._contender_loss = self.x, self.gradient, self.loss
+        self._candidate, self._candidate_gradient, self._candidate_loss = self.x, self.gradient, self.loss
         self.kept, self.kept_gradient = self.x, self.gradient
-        self._kept_loss = self._on_common(self.x) if asking.common else self.loss
+        self._kept_loss = self._on_common(self.x) if settings.common else self.loss
         self.improved = torch.zeros_like(self.loss, dtype=torch.bool)
         self._leave(wrong)
 
     def step(self, x: Tensor) -> None:
-        """Go to x (R, C, H, W), and look around. Where the gradient here is not finite, stay."""
+        """Go to x (R, C, H, W), and evaluate it. Where the gradient here is not finite, stay."""
         finite = per_image(self.gradient.flatten(1).isfinite().all(1))
         self.before, self.x = self.x, torch.where(finite, x, self.x)
-        self.gradient, self.loss, wrong = self._look(self.x)
+        self.gradient, self.loss, wrong = self._evaluate(self.x)
         better = self.loss > self._best_loss
         self.best[self._rows] = torch.where(per_image(better), self.x, self.best[self._rows])
         self._best_loss = torch.where(better, self.loss, self._best_loss)
-        ahead = self.loss > self._contender_loss
-        self._contender = torch.where(per_image(ahead), self.x, self._contender)
-        self._contender_gradient = torch.where(per_image(ahead), self.gradient, self._contender_gradient)
-        self._contender_loss = torch.where(ahead, self.loss, self._contender_loss)
+        ahead = self.loss > self._candidate_loss
+        self._candidate = torch.where(per_image(ahead), self.x, self._candidate)
+        self._candidate_gradient = torch.where(per_image(ahead), self.gradient, self._candidate_gradient)
+        self._candidate_loss = torch.where(ahead, self.loss, self._candidate_loss)
         self.last[self._rows] = self.x
         self._leave(wrong)
 
-    def settle(self) -> None:
-        """Decide between the best point since the last time and the one kept, and begin anew to look for the best."""
+    def compare(self) -> None:
+        """Keep the better of the candidate, the best point since the last comparison, and the point kept so far."""
         if len(self.at) == 0:
             return
-        found = self._on_common(self._contender) if self._asking.common else self._contender_loss
+        found = self._on_common(self._candidate) if self._settings.common else self._candidate_loss
         self.improved = found > self._kept_loss
         wins = per_image(self.improved)
-        self.kept = torch.where(wins, self._contender, self.kept)
-        self.kept_gradient = torch.where(wins, self._contender_gradient, self.kept_gradient)
+        self.kept = torch.where(wins, self._candidate, self.kept)
+        self.kept_gradient = torch.where(wins, self._candidate_gradient, self.kept_gradient)
         self._kept_loss = torch.where(self.improved, found, self._kept_loss)
-        self.settled[self._rows] = self.kept
-        if self._asking.common:
-            self._contender_loss = torch.full_like(self._contender_loss, -torch.inf)
+        self.compared[self._rows] = self.kept
+        if self._settings.common:
+            self._candidate_loss = torch.full_like(self._candidate_loss, -torch.inf)
 
-    def go_back(self, where: Tensor) -> None:
+    def restart(self, where: Tensor) -> None:
         """Return to the kept point where (R,) says so."""
         self.x = torch.where(per_image(where), self.kept, self.x)
         self.gradient = torch.where(per_image(where), self.kept_gradient, self.gradient)
 
-    def _look(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ask = self._asking
-        numbers = range(self._draw, self._draw + ask.eot)
-        self._draw += ask.eot
-        seen = look(
-            self._queries,
+    def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        settings = self._settings
+        means = self._queries.mean_gradient(
             x,
-            ask.loss,
-            draws=numbers,
-            combine=ask.combine,
-            growth=ask.growth,
+            settings.loss,
+            settings.eot,
+            first=self._draw,
+            combine=settings.combine,
             drawn=self._drawn,
             at=self.at,
             targets=self._targets,
         )
-        self._drawn = seen.drawn
-        self._history.add(seen.loss, seen.health, at=self.at)
-        return seen.gradient, comparable(seen.loss), seen.wrong
+        self._draw += most_draws(settings.eot)
+        self._drawn = means.drawn
+        self._history.add(means.loss, means.health, at=self.at)
+        return means.gradient, comparable(means.loss), means.wrong
 
     def _on_common(self, x: Tensor) -> Tensor:
-        draws = common(self._asking.common)
-        losses = self._queries.losses(x, self._asking.loss, draws=draws, at=self.at, targets=self._targets)
+        draws = common(self._settings.common)
+        losses = self._queries.losses(x, self._settings.loss, draws=draws, at=self.at, targets=self._targets)
         return comparable(mean(losses))
 
     def _leave(self, wrong: Tensor) -> None:
-        """Images whose every draw was wrong here are asked on the common tape, and leave with this point if beaten."""
-        share, n_draws = self._asking.finish, max(1, self._asking.common)
+        """Images whose every draw was wrong here leave with this point if common random numbers say so too."""
+        share, n_draws = self._settings.finish, max(1, self._settings.common)
         leaves = self._queries.beaten(self.x, wrong, share=share, n_draws=n_draws, at=self.at)
         if not bool(leaves.any()):
             return
         rows = self._rows[leaves]
-        for point in (self.last, self.best, self.settled):
+        for point in (self.last, self.best, self.compared):
             point[rows] = self.x[leaves]
         self._history.finish(self.at[leaves])
         self._keep(~leaves)
 
     def _keep(self, stays: Tensor) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, Tensor) and name not in ("last", "best", "settled"):
+            if isinstance(value, Tensor) and name not in ("last", "best", "compared"):
                 setattr(self, name, value[stays])
         self.own = {name: value[stays] for name, value in self.own.items()}

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.apgd import APGD, TargetedAPGD
-from depura.attacks.attack import Attack, Candidates, Cost, Gradients, Told, part_of
-from depura.attacks.eot import Model, RandomModel
+from depura.attacks.attack import Attack, Candidates, Cost, Gradients, Progress, part_of
 from depura.attacks.fab import FAB
 from depura.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from depura.attacks.queries import Queries
@@ -27,7 +26,7 @@ from depura.noise import Noise
 
 
 @dataclass(frozen=True)
-class Together:
+class Together(Attack):
     """Every attack on every image; all their candidates are proposed, and the judge picks.
 
     Attributes:
@@ -52,34 +51,29 @@ class Together:
     @property
     def cost(self) -> Cost:
         """Evaluations per image."""
-        return _total(self.attacks)
+        return Cost.total([attack.cost for attack in self.attacks])
 
-    def at(self, eps: float) -> Together:
-        """The same attacks at another radius."""
-        return Together(tuple(attack.at(eps) for attack in self.attacks))
-
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack (see `depura.attacks.attack.Attack`)."""
-        init = Noise.fresh(len(images)) if init is None else init
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Attack k starts from round k of `init`."""
         found: list[Candidates] = []
         for k, attack in enumerate(self.attacks):
-            share = _share(told, self.attacks, k)
-            found.append(attack(model, images, labels, init=init.in_round(k), eot=eot, rows=rows, told=share))
+            share = _share(progress, self.attacks, k)
+            found.append(
+                attack(
+                    queries.model,
+                    images,
+                    queries.labels,
+                    init=init.in_round(k),
+                    eot=queries.noise,
+                    rows=queries.rows,
+                    progress=share,
+                )
+            )
         return _together(found)
 
 
 @dataclass(frozen=True)
-class InTurn:
+class InTurn(Attack):
     """Attacks one after another on a deterministic model: an image that one of them breaks is left to it.
 
     The candidate of an image is the first that is misclassified, else the one of the largest margin. A candidate whose
@@ -107,43 +101,11 @@ class InTurn:
     @property
     def cost(self) -> Cost:
         """Evaluations per image; each candidate is looked at once more."""
-        total = _total(self.attacks)
+        total = Cost.total([attack.cost for attack in self.attacks])
         return total._replace(forwards=total.forwards + sum(attack.n_candidates for attack in self.attacks))
 
-    def at(self, eps: float) -> InTurn:
-        """The same attacks at another radius."""
-        return InTurn(tuple(attack.at(eps) for attack in self.attacks))
-
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack (see `depura.attacks.attack.Attack`).
-
-        Args:
-            model: images to logits, deterministic.
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the attacks.
-            eot: what the model is called with.
-            rows: images put through the model at once.
-            told: called with the share of the work that is done.
-
-        Returns:
-            One candidate per image.
-
-        Raises:
-            InputError: images or labels that are not usable, or a model whose logits change with the draw.
-        """
-        init = Noise.fresh(len(images)) if init is None else init
-        queries = Queries("InTurn", model, images, labels, noise=eot, rows=rows)
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Attack k starts from round k of `init`, on the images that are left."""
         if not queries.deterministic(images):
             _check.fail(
                 "InTurn",
@@ -157,16 +119,16 @@ class InTurn:
         finished = torch.full_like(active, -1)
         parts: list[_Part] = []
         for k, attack in enumerate(self.attacks):
-            share = _share(told, self.attacks, k)
+            share = _share(progress, self.attacks, k)
             if len(active) > 0:
                 part = attack(
-                    model,
+                    queries.model,
                     images[active],
-                    labels[active],
+                    queries.labels[active],
                     init=init.in_round(k).take(active),
-                    eot=None if eot is None else eot.take(active),
-                    rows=rows,
-                    told=share,
+                    eot=None if queries.noise is None else queries.noise.take(active),
+                    rows=queries.rows,
+                    progress=share,
                 )
                 parts.append(_Part(k, active, part))
                 for candidate in part.images:
@@ -177,7 +139,7 @@ class InTurn:
                     best_margin[active] = torch.where(better, margins, best_margin[active])
                 finished[active[best_margin[active] > 0]] = k
                 active = active[best_margin[active] <= 0]
-            elif share is not None:
+            else:
                 share(1.0)
         return _in_turn(best[None], parts, len(self.attacks), queries.spent, finished)
 
@@ -238,20 +200,10 @@ def _one_ball(where: str, attacks: Sequence[Attack]) -> None:
         _check.fail(where, "attacks of one threat model, at least one", f"{[attack.ball for attack in attacks]}")
 
 
-def _total(attacks: Sequence[Attack]) -> Cost:
-    costs = [attack.cost for attack in attacks]
-    return Cost(
-        sum(c.gradients for c in costs),
-        sum(c.forwards for c in costs),
-        max(c.at_once for c in costs),
-        tuple(cheap for c in costs for cheap in c.surrogates),
-    )
-
-
-def _share(told: Told | None, attacks: Sequence[Attack], k: int) -> Told | None:
-    """Who hears of the progress of attack k: attacks count by their evaluations."""
+def _share(progress: Progress, attacks: Sequence[Attack], k: int) -> Progress:
+    """Progress of attack k: attacks count by their evaluations."""
     work = [max(1, attack.cost.gradients + attack.cost.forwards) for attack in attacks]
-    return part_of(told, before=sum(work[:k]), own=work[k], whole=sum(work))
+    return part_of(progress, before=sum(work[:k]), own=work[k], whole=sum(work))
 
 
 def _together(parts: Sequence[Candidates]) -> Candidates:
@@ -265,7 +217,7 @@ def _together(parts: Sequence[Candidates]) -> Candidates:
         loss=torch.cat([part.loss for part in parts]),
         spent=torch.stack([part.spent for part in parts]).sum(0),
         finished=torch.where((ends >= 0).all(0), ends.amax(0), -1),
-        gradients=_told([(part.gradients, part.spent) for part in parts]),
+        gradients=_joined([(part.gradients, part.spent) for part in parts]),
         surrogate=torch.stack(cheap).sum(0) if cheap else None,
     )
 
@@ -280,7 +232,7 @@ def _in_turn(images: Tensor, parts: Sequence[_Part], n_attacks: int, spent: Tens
         return full
 
     rows = torch.full((3, n_attacks, n), torch.nan, dtype=torch.float64, device=device)
-    told: list[tuple[Gradients | None, Tensor]] = []
+    taken: list[tuple[Gradients | None, Tensor]] = []
     cheap: Tensor | None = None
     for k, at, found in parts:
         rows[0, k] = whole(_largest(found.loss), at)
@@ -293,8 +245,8 @@ def _in_turn(images: Tensor, parts: Sequence[_Part], n_attacks: int, spent: Tens
             rows[1, k] = whole(seen.agreement.nanmean(0), at)
             rows[2, k] = whole(_largest(seen.spread), at)
             own = torch.zeros_like(spent).index_add(0, at, found.spent)
-            told.append((Gradients(shares[0], shares[1], shares[2], rows[1, k : k + 1], rows[2, k : k + 1]), own))
-    gradients = _told(told)
+            taken.append((Gradients(shares[0], shares[1], shares[2], rows[1, k : k + 1], rows[2, k : k + 1]), own))
+    gradients = _joined(taken)
     if gradients is not None:
         gradients = gradients._replace(agreement=rows[1], spread=rows[2])
     return Candidates(images, rows[0].to(images.dtype), spent, finished, gradients, cheap)
@@ -306,13 +258,13 @@ def _largest(values: Tensor) -> Tensor:
     return torch.where(found.isneginf(), torch.nan, found)
 
 
-def _told(parts: Sequence[tuple[Gradients | None, Tensor]]) -> Gradients | None:
-    """What the gradients of several attacks told, shares weighted by how many gradients each took of an image."""
-    told = [(seen, spent[:, 0].double()) for seen, spent in parts if seen is not None]
-    if not told:
+def _joined(parts: Sequence[tuple[Gradients | None, Tensor]]) -> Gradients | None:
+    """Statistics of the gradients of several attacks; shares are weighted by the gradients taken of an image."""
+    known = [(seen, spent[:, 0].double()) for seen, spent in parts if seen is not None]
+    if not known:
         return None
-    weights = torch.stack([weight for _, weight in told])
+    weights = torch.stack([weight for _, weight in known])
     weights = weights / weights.sum(0).clamp_min(1)
-    zero, bad, pixels = ((torch.stack([seen[i] for seen, _ in told]) * weights).sum(0) for i in range(3))
-    agreement, spread = (torch.cat([seen[i] for seen, _ in told]) for i in (3, 4))
+    zero, bad, pixels = ((torch.stack([seen[i] for seen, _ in known]) * weights).sum(0) for i in range(3))
+    agreement, spread = (torch.cat([seen[i] for seen, _ in known]) for i in (3, 4))
     return Gradients(zero, bad, pixels, agreement, spread)

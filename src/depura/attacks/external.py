@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.eot import Model, RandomModel
-from depura.attacks.history import History
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.library_model import ModelForLibraries
+from depura.attacks.queries import Model, Queries, RandomModel
 from depura.attacks.threat import Ball
-from depura.gradients.memory import unless_out_of_memory
+from depura.gradients.stored import unless_out_of_memory
 from depura.noise import Kind, Noise
 
 ROUNDING = 1e-5
@@ -39,7 +38,7 @@ UNPRICED = Cost(gradients=0, forwards=0, at_once=1)
 
 
 @dataclass(frozen=True)
-class External:
+class External(Attack):
     """An attack of another library; each run proposes one candidate, whatever the library thinks of it.
 
     Unlike depura's own attacks, what it finds for an image depends in general on the batch: libraries draw their
@@ -77,15 +76,16 @@ class External:
         return self.n_runs
 
     @property
+    def title(self) -> str:
+        """What messages call the attack."""
+        return f"External {self.name}"
+
+    @property
     def cost(self) -> Cost:
         """Evaluations per image, as far as `price` says; what was really spent is told by the candidates."""
         return self.price._replace(
             gradients=self.n_runs * self.price.gradients, forwards=self.n_runs * self.price.forwards
         )
-
-    def at(self, eps: float) -> External:
-        """The same attack at another radius; settings that `make` gives as fixed lengths stay as they are."""
-        return replace(self, ball=replace(self.ball, eps=eps))
 
     def priced(
         self, model: Model | RandomModel, images: Tensor, labels: Tensor, *, eot: Noise | None = None
@@ -105,41 +105,15 @@ class External:
         spent = replace(self, n_runs=1)(model, images, labels, init=init, eot=eot).spent.amax(0)
         return replace(self, price=Cost(int(spent[0]), int(spent[1]), self.price.at_once))
 
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Let the library attack.
 
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: seeds the library, by its first image in a batch; default `Noise.fresh`. Run r uses its step r.
-            eot: randomness of the model; each call of a batch has the next draw number. Without it the model's own
-                randomness, if any, is used, which is seeded with the library.
-            rows: rows put through the model at once; default all. The result does not depend on it, but for rounding;
-                out of memory, it is halved and the run begins again.
-            told: called with the share of the runs that is done.
-
-        Returns:
-            The candidates. `spent` is the mean over the images that the library had together, rounded up: a row is
-            counted as differentiated each time that it is, else as without a gradient.
-
-        Raises:
-            InputError: images or labels that are not usable, or that the library returns.
+        `init` seeds it, by its first image in a batch: run r uses step r. Each call of a batch has the next draw
+        number; without noise the model's own randomness is used, which is seeded with the library. Out of memory, a run
+        begins again with half as many rows. `spent` is the mean over the images that the library had together, rounded
+        up: a row is counted as differentiated each time that it is, else as without a gradient.
         """
-        where = f"External {self.name}"
-        _check.images(where, images)
-        labels = _check.labels(where, labels, n_images=len(images)).long()
-        init = Noise.fresh(len(images)) if init is None else init
+        labels, eot, rows = queries.labels, queries.noise, queries.rows
         size = len(images) if self.images_at_once is None else self.images_at_once
         found = torch.empty(self.n_runs, *images.shape, dtype=images.dtype, device=images.device)
         spent = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
@@ -149,13 +123,12 @@ class External:
             noise, first = None if eot is None else eot.take(chosen), 0
             for run in range(self.n_runs):
                 seed = int(init.take(chosen).bits((n, 1), kind=Kind.ATTACK, step=run)[0, 0])
-                ask = partial(ModelForLibraries, model, images[part], labels[part], ball=self.ball, seed=seed)
+                ask = partial(ModelForLibraries, queries.model, images[part], labels[part], ball=self.ball, seed=seed)
                 result, asked = self._run(partial(ask, noise=noise, first=first), images[part], labels[part], rows)
-                found[run, part] = _settled(where, result, images[part], self.ball)
+                found[run, part] = _settled(self.title, result, images[part], self.ball)
                 spent[part] += spent.new_tensor([-(-asked.gradients // n), -(-asked.forwards // n)])
                 first, rows = asked.draws, asked.rows
-                if told is not None:
-                    told((begin * self.n_runs + (run + 1) * n) / (len(images) * self.n_runs))
+                progress((begin * self.n_runs + (run + 1) * n) / (len(images) * self.n_runs))
         return History(len(images), 0).candidates(found, spent)
 
     def _run(

@@ -6,20 +6,18 @@ radius while it walks: it follows the boundary between classes towards the image
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told, part_of
-from depura.attacks.eot import Model, RandomModel
-from depura.attacks.history import History
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares, part_of
 from depura.attacks.losses import margin, targeted_margin
 from depura.attacks.queries import Queries
 from depura.attacks.threat import Ball, Norm, only, per_image
+from depura.defence import all_finite, predicted
 from depura.noise import Kind, Noise
-from depura.predictions import all_finite, predicted
 
 
 class Found:
@@ -110,7 +108,7 @@ NEAREST = 1e-8
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(Attack):
     """Steps to a linear model's boundary, drawn back towards the image.
 
     At x the boundary with class l is taken for the hyperplane z_l - z_y = 0 of the linearised logits. With d and d0 the
@@ -158,8 +156,7 @@ class FAB:
         _check.number("FAB", "alpha_max", self.alpha_max, low=0.0, high=1.0)
         _check.number("FAB", "eta", self.eta, low=0.0, low_open=True)
         _check.number("FAB", "beta", self.beta, low=0.0, high=1.0, low_open=True)
-        if self.finish is not None:
-            _check.number("FAB", "finish", self.finish, low=0.0, high=1.0, low_open=True)
+        check_shares("FAB", finish=self.finish)
 
     @property
     def n_candidates(self) -> int:
@@ -172,45 +169,12 @@ class FAB:
         steps = self._n_runs * self.n_steps
         return Cost(gradients=steps * (1 if self.n_targets else self.n_classes - 1), forwards=steps + 1, at_once=1)
 
-    def at(self, eps: float) -> FAB:
-        """The same attack at another radius."""
-        return replace(self, ball=replace(self.ball, eps=eps))
-
     @property
     def _n_runs(self) -> int:
         return max(self.n_targets, 1) * self.n_restarts
 
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
-
-        Args:
-            model: deterministic, images to logits; called as model(images) where `eot` is None, else as
-                model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the later restarts; default `Noise.fresh`. Run r uses its step r.
-            eot: handed to the model.
-            rows: images put through the model at once; default all. The result does not depend on it, but for rounding;
-                out of memory, it is halved.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates.
-
-        Raises:
-            InputError: images or labels that are not usable, a model that is not deterministic, or with other classes.
-        """
-        queries = Queries("FAB", model, images, labels, noise=eot, rows=rows)
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Follow the boundary. Run r uses step r of `init`; images within the radius are left out of later runs."""
         if not queries.deterministic(images):
             _check.fail(
                 "FAB",
@@ -218,7 +182,6 @@ class FAB:
                 "logits that change from draw to draw",
                 "FAB judges single predictions: use PGD or Square with several draws (eot), or fix the model's noise.",
             )
-        init = Noise.fresh(len(images)) if init is None else init
         clean = queries.logits(images, draws=ONE)[:, 0]
         targets = self._targets(clean, queries.labels)
         history = History(len(images), 1 + self._n_runs * self.n_steps)
@@ -233,11 +196,10 @@ class FAB:
             x = images[at]
             if run % self.n_restarts:
                 x = self._start(x, found.distance[at], init.take(at), run)
-            share = part_of(told, before=run, own=1, whole=self._n_runs)
+            share = part_of(progress, before=run, own=1, whole=self._n_runs)
             self._run(queries, x, at, classes, found, history, share)
         self._left(found, history)
-        if told is not None:
-            told(1.0)
+        progress(1.0)
         return history.candidates(found.result(self.ball)[None], queries.spent)
 
     def _targets(self, clean: Tensor, labels: Tensor) -> Tensor:
@@ -281,7 +243,7 @@ class FAB:
         classes: Tensor,
         found: Found,
         history: History,
-        told: Told | None,
+        progress: Progress,
     ) -> None:
         """One run from x, of the images `at`, for which found.closest and found.worst are brought up to date."""
         origin = found.images[at]
@@ -293,8 +255,7 @@ class FAB:
             history.add(loss, normal[:, None], at=at)
             found.see(x, loss, wrong, at, self.ball)
             x = torch.where(per_image(wrong), origin + self.beta * (x - origin), x)
-            if told is not None:
-                told((i + 1) / self.n_steps)
+            progress((i + 1) / self.n_steps)
 
     def _nearest(self, queries: Queries, x: Tensor, at: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """z_l - z_y, (R,), and its gradient, for the class l of the nearest hyperplane; NaN where none is finite."""

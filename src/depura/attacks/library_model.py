@@ -12,7 +12,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from depura import _check
-from depura.attacks.eot import Model, RandomModel
+from depura.attacks.queries import Model, RandomModel
 from depura.attacks.threat import Ball
 from depura.noise import Noise
 

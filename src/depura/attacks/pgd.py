@@ -7,18 +7,15 @@ do not depend on the batch it is in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.eot import Combine, Model, RandomModel, mean
-from depura.attacks.growth import Growth, look
-from depura.attacks.history import History
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
 from depura.attacks.losses import Loss, margin
-from depura.attacks.queries import Queries
+from depura.attacks.queries import EOT, Combine, Queries, mean, most_draws
 from depura.attacks.threat import Ball, per_image
 from depura.noise import Noise
 
@@ -52,7 +49,7 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """x <- project(x + step * direction(mean over draws of d loss / d x)).
 
     Candidates of each restart are the last iterate and, of the iterates before it, the one with the largest mean loss.
@@ -61,22 +58,21 @@ class PGD:
         ball: threat model.
         n_steps: gradient steps.
         step_size: length of a step in the ball's norm; default 2.5 eps / n_steps.
-        eot: draws per gradient, at most.
+        eot: draws per gradient, a number or `AdaptiveDraws`.
         loss: what is maximised.
         random_start: begin at a random point of the ball instead of the image.
         n_restarts: runs, each from a start of its own and on draws of its own.
         momentum: step along an average of past gradients; default along the gradient.
         combine: how the gradients of the draws become one.
         finish: be content with an image at a point where all draws of the step were wrong and at least this share of
-            `common` draws of the common tape is, in (0, 1]; it then stays there. Default: never.
+            `common` draws of the common random numbers is, in (0, 1]; it then stays there. Default: never.
         common: draws of such a question.
-        growth: how the draws of a gradient grow; default all of them at every step.
     """
 
     ball: Ball
     n_steps: int = 20
     step_size: float | None = None
-    eot: int = 1
+    eot: EOT = 1
     loss: Loss = margin
     random_start: bool = True
     n_restarts: int = 1
@@ -84,17 +80,15 @@ class PGD:
     combine: Combine = mean
     finish: float | None = None
     common: int = 16
-    growth: Growth | None = None
 
     def __post_init__(self) -> None:
         _check.integer("PGD", "n_steps", self.n_steps, low=1, high=65535)
-        _check.integer("PGD", "eot", self.eot, low=1)
+        _check.integer("PGD", "eot", most_draws(self.eot), low=1)
         _check.integer("PGD", "n_restarts", self.n_restarts, low=1)
         _check.integer("PGD", "common", self.common, low=1)
         if self.step_size is not None:
             _check.number("PGD", "step_size", self.step_size, low=0.0, low_open=True)
-        if self.finish is not None:
-            _check.number("PGD", "finish", self.finish, low=0.0, high=1.0, low_open=True)
+        check_shares("PGD", finish=self.finish)
 
     @property
     def n_candidates(self) -> int:
@@ -105,122 +99,70 @@ class PGD:
     def cost(self) -> Cost:
         """Evaluations per image, at most; the forwards are those of `finish`."""
         n = self.n_restarts * self.n_steps
-        return Cost(n * self.eot, 0 if self.finish is None else n * self.common, at_once=self.eot)
+        eot = most_draws(self.eot)
+        return Cost(n * eot, 0 if self.finish is None else n * self.common, at_once=eot)
 
-    def at(self, eps: float) -> PGD:
-        """The same attack at another radius (a given step size is scaled with it)."""
-        size = None if self.step_size is None or self.ball.eps == 0 else self.step_size * eps / self.ball.eps
-        return replace(self, ball=replace(self.ball, eps=eps), step_size=size)
-
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
-
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the starts; default `Noise.fresh`. Restart r uses its step r.
-            eot: randomness of the model; draw (r * n_steps + i) * eot + j is used for copy j at step i of restart r.
-                Without it the model's own randomness, if any, is used.
-            rows: images times draws put through the model at once; default all. The result does not depend on it, but
-                for rounding; out of memory, it is halved.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates.
-
-        Raises:
-            InputError: images or labels that are not usable.
-        """
-        queries = Queries("PGD", model, images, labels, noise=eot, rows=rows)
-        init = Noise.fresh(len(images)) if init is None else init
-        history = History(len(images), self.n_restarts * self.n_steps)
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Restart r uses step r of `init`; copy j at its step i uses draw (r * n_steps + i) * eot + j."""
+        n = self.n_restarts * self.n_steps
+        history = History(len(images), n)
         left = torch.arange(len(images), device=images.device)
-        last = best = images
-        found: list[Tensor] = []
+        x, best, points = images.clone(), images.clone(), list[Tensor]()
         for restart in range(self.n_restarts):
             start = self.ball.sample(images, init, step=restart) if self.random_start else images
-            last, best = last.index_copy(0, left, start[left]), best.index_copy(0, left, start[left])
-            run = _Run(self, queries, images, history, restart, last, best, left)
-            run.to_the_end(told)
-            last, best, left = run.x, run.best, run.left
-            found += [last, best]
-        return history.candidates(torch.stack(found), queries.spent)
+            x[left], best[left] = start[left], start[left]
+            run = _Run(self, queries, images, history, x, best)
+            for i in range(restart * self.n_steps, (restart + 1) * self.n_steps):
+                if len(left) > 0:
+                    left = run.step(i, left)
+                progress((i + 1) / n)
+            points += [x.clone(), best.clone()]
+        return history.candidates(torch.stack(points), queries.spent)
 
 
 class _Run:
-    """One restart; images leave it as they are finished."""
+    """One restart; `x` and `best` are changed in place."""
 
     def __init__(
-        self,
-        attack: PGD,
-        queries: Queries,
-        origin: Tensor,
-        history: History,
-        number: int,
-        x: Tensor,
-        best: Tensor,
-        left: Tensor,
+        self, attack: PGD, queries: Queries, origin: Tensor, history: History, x: Tensor, best: Tensor
     ) -> None:
-        self.attack, self.queries, self.origin, self.history, self.number = attack, queries, origin, history, number
-        self.x, self.best, self.left = x.clone(), best.clone(), left
+        self.attack, self.queries, self.origin, self.history, self.x, self.best = (
+            attack, queries, origin, history, x, best
+        )  # fmt: skip
         self.best_loss = torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device)
         self.velocity = torch.zeros_like(x)
         self.drawn = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
-    def to_the_end(self, told: Told | None) -> None:
-        """All steps."""
-        n = self.attack.n_steps
-        for i in range(n):
-            if len(self.left) > 0:
-                self.step(self.number * n + i)
-            if told is not None:
-                told((self.number * n + i + 1) / (self.attack.n_restarts * n))
-
-    def step(self, done: int) -> None:
-        """One step of the images that are left, after `done` steps of all restarts."""
-        attack, at = self.attack, self.left
+    def step(self, number: int, at: Tensor) -> Tensor:
+        """Step `number` of all restarts, of the images `at` (R,); the images that go on."""
+        attack = self.attack
         size = 2.5 * attack.ball.eps / attack.n_steps if attack.step_size is None else attack.step_size
         x, origin, velocity = self.x[at], self.origin[at], self.velocity[at]
-        there = x if attack.momentum is None else attack.momentum.ahead(attack.ball, x, origin, velocity, size)
-        numbers = range(done * attack.eot, (done + 1) * attack.eot)
-        seen = look(
-            self.queries,
-            there,
+        ahead = x if attack.momentum is None else attack.momentum.ahead(attack.ball, x, origin, velocity, size)
+        means = self.queries.mean_gradient(
+            ahead,
             attack.loss,
-            draws=numbers,
+            attack.eot,
+            first=number * most_draws(attack.eot),
             combine=attack.combine,
-            growth=attack.growth,
             drawn=self.drawn[at],
             at=at,
         )
-        loss, gradient, self.drawn[at] = seen.loss, seen.gradient, seen.drawn
-        better = loss > self.best_loss[at]
-        self.best[at] = torch.where(per_image(better), there, self.best[at])
-        self.best_loss[at] = torch.where(better, loss, self.best_loss[at])
-        self.history.add(loss, seen.health, at=at)
+        gradient, self.drawn[at] = means.gradient, means.drawn
+        better = means.loss > self.best_loss[at]
+        self.best[at] = torch.where(per_image(better), ahead, self.best[at])
+        self.best_loss[at] = torch.where(better, means.loss, self.best_loss[at])
+        self.history.add(means.loss, means.health, at=at)
         finite = per_image(gradient.flatten(1).isfinite().all(1))
         if attack.momentum is not None:
             velocity = torch.where(finite, attack.momentum.update(velocity, gradient), velocity)
             self.velocity[at], gradient = velocity, velocity
         moved = attack.ball.project(x + size * attack.ball.unit(attack.ball.free(gradient, x)), origin)
         self.x[at] = torch.where(finite, moved, x)
-        self._leave(there, seen.wrong)
-
-    def _leave(self, there: Tensor, wrong: Tensor) -> None:
-        """Images that are beaten where the step began stay there, and go."""
-        at, n_draws = self.left, self.attack.common
-        beaten = self.queries.beaten(there, wrong, share=self.attack.finish, n_draws=n_draws, at=at)
-        self.x[at[beaten]] = self.best[at[beaten]] = there[beaten]
+        if attack.finish is None:
+            return at
+        # Images that are beaten where the step began stay there, and are finished.
+        beaten = self.queries.beaten(ahead, means.wrong, share=attack.finish, n_draws=attack.common, at=at)
+        self.x[at[beaten]] = self.best[at[beaten]] = ahead[beaten]
         self.history.finish(at[beaten])
-        self.left = at[~beaten]
+        return at[~beaten]

@@ -8,7 +8,7 @@ change r that, to first order, is expected to break most draws, and then ascends
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -16,14 +16,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.eot import Draws, Model, RandomModel
-from depura.attacks.history import History
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
 from depura.attacks.losses import Loss, comparable, cross_entropy, dlr, margin
-from depura.attacks.queries import Queries
+from depura.attacks.queries import Draws, Queries
 from depura.attacks.threat import Ball, per_image
+from depura.defence import all_finite
 from depura.noise import Noise
-from depura.predictions import all_finite
 
 SHORTER = tuple(2.0**-k for k in range(10))
 """Shares of the way to the next iterate that a round of `shared_step` tries."""
@@ -114,7 +112,7 @@ class Turning(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Selective:
+class Selective(Attack):
     """Projected ascent along a weighted mean of the draws' gradients, with weights from `shared_step`.
 
     Each step draws `eot` losses and gradients, finds the shared step of the length of the step about to be made, and
@@ -168,8 +166,7 @@ class Selective:
             _check.number("Selective", "step_size", self.step_size, low=0.0, low_open=True)
         _check.number("Selective", "sharpness", self.sharpness, low=0.0, low_open=True)
         _check.number("Selective", "smoothing", self.smoothing, low=0.0, high=1.0)
-        if self.finish is not None:
-            _check.number("Selective", "finish", self.finish, low=0.0, high=1.0, low_open=True)
+        check_shares("Selective", finish=self.finish)
         if not self.losses or not all(isinstance(loss, Turning) for loss in self.losses):  # pyright: ignore[reportUnnecessaryIsInstance]
             _check.fail("Selective", "losses as a tuple of Turning", repr(self.losses), "Write Turning(margin).")
 
@@ -188,43 +185,8 @@ class Selective:
             at_once=self.eot if self.finish is None else max(self.eot, self.common),
         )
 
-    def at(self, eps: float) -> Selective:
-        """The same attack at another radius (a given step size is scaled with it)."""
-        size = None if self.step_size is None or self.ball.eps == 0 else self.step_size * eps / self.ball.eps
-        return replace(self, ball=replace(self.ball, eps=eps), step_size=size)
-
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
-
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the starts; default `Noise.fresh`. Restart r uses its step r.
-            eot: randomness of the model; draw (r * n_steps + i) * eot + j is used for copy j at step i of restart r.
-                Without it the model's own randomness, if any, is used.
-            rows: images times draws put through the model at once; default all. The result does not depend on it, but
-                for rounding; out of memory, it is halved.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates.
-
-        Raises:
-            InputError: images or labels that are not usable.
-        """
-        queries = Queries("Selective", model, images, labels, noise=eot, rows=rows)
-        init = Noise.fresh(len(images)) if init is None else init
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Ascend. Restart r uses step r of `init`; copy j at its step i uses draw (r * n_steps + i) * eot + j."""
         history = History(len(images), self.n_restarts * self.n_steps)
         found: list[Tensor] = []
         left = torch.arange(len(images), device=images.device)
@@ -237,11 +199,10 @@ class Selective:
             inside = torch.zeros(len(images), dtype=torch.bool, device=images.device)
             inside[left] = True
             x = torch.where(per_image(inside), start, content)
-            last, best, left = self._run(queries, x, images, left, restart, history, told)
+            last, best, left = self._run(queries, x, images, left, restart, history, progress)
             content = last
             found += [last, best]
-        if told is not None:
-            told(1.0)
+        progress(1.0)
         return history.candidates(torch.stack(found), queries.spent)
 
     def _run(
@@ -252,7 +213,7 @@ class Selective:
         left: Tensor,
         restart: int,
         history: History,
-        told: Told | None,
+        progress: Progress,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Last and best points of one restart, and the images that are left for the next."""
         turning = self.losses[restart % len(self.losses)]
@@ -265,10 +226,7 @@ class Selective:
             history.add(draws.loss(), draws.gradients, at=left)
             best.see(x[left], draws, at=left)
             going = self._going(queries, x[left], draws, left, history)
-            left, draws = (
-                left[going],
-                Draws(draws.losses[going], draws.gradients[going], draws.wrong[going], draws.rows),
-            )
+            left, draws = left[going], Draws(*(value[going] for value in draws))
             if not len(left):
                 break
             size = self._first() * (1 - i / self.n_steps)
@@ -278,8 +236,7 @@ class Selective:
             smooth[left] = torch.where(finite, smoothed, smooth[left])
             moved = self.ball.project(x[left] + size * self.ball.unit(smoothed), origin[left])
             x = x.index_copy(0, left, torch.where(finite, moved, x[left]))
-            if told is not None:
-                told((done + 1) / (self.n_restarts * self.n_steps))
+            progress((done + 1) / (self.n_restarts * self.n_steps))
         return x, best.images, left
 
     def _first(self) -> float:

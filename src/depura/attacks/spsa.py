@@ -6,19 +6,17 @@ strategies, Ilyas et al. 2018 (arXiv:1804.08598). Needs no gradient, so that it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.eot import Model, RandomModel, mean
-from depura.attacks.history import History
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
 from depura.attacks.losses import Loss, margin
 from depura.attacks.numbers import numbered
-from depura.attacks.queries import Queries
+from depura.attacks.queries import Queries, mean
 from depura.attacks.threat import Ball, per_image
 from depura.noise import Kind, Noise
 
@@ -77,7 +75,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SPSA:
+class SPSA(Attack):
     """x <- project(x + step * direction(mean over pairs of (L(x + delta u) - L(x - delta u)) u / (2 delta))).
 
     Both members of a pair are asked on the same draws of the model, so that they differ by delta u alone; other pairs
@@ -124,8 +122,7 @@ class SPSA:
         if self.step_size is not None:
             _check.number("SPSA", "step_size", self.step_size, low=0.0, low_open=True)
         _check.integer("SPSA", "eot", self.eot, low=1)
-        if self.finish is not None:
-            _check.number("SPSA", "finish", self.finish, low=0.0, high=1.0, low_open=True)
+        check_shares("SPSA", finish=self.finish)
         _check.integer("SPSA", "common", self.common, low=1)
 
     @property
@@ -142,44 +139,12 @@ class SPSA:
         forwards += (self.n_steps - 1) * self.common
         return Cost(gradients=0, forwards=forwards, at_once=max(2 * self.eot, self.common))
 
-    def at(self, eps: float) -> SPSA:
-        """The same attack at another radius (a given step size is scaled with it)."""
-        size = None if self.step_size is None or self.ball.eps == 0 else self.step_size * eps / self.ball.eps
-        return replace(self, ball=replace(self.ball, eps=eps), step_size=size)
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Ascend along estimated gradients.
 
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
-
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the directions; default `Noise.fresh`. Pair p of step i has number i * n_pairs + p, of
-                which the lower 16 bits are the step of its direction and the others are added to the round.
-            eot: randomness of the model; draw n * eot + j is used for copy j of both members of pair number n. Without
-                it the model's own randomness, if any, is used.
-            rows: images times members times draws put through the model at once; default all. The result does not
-                depend on it, but for rounding; out of memory, it is halved.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates.
-
-        Raises:
-            InputError: images or labels that are not usable.
+        Pair p of step i has number n = i * n_pairs + p, of which the lower 16 bits are the step of its direction in
+        `init` and the others are added to the round; copy j of both of its members uses draw n * eot + j.
         """
-        queries = Queries("SPSA", model, images, labels, noise=eot, rows=rows)
-        init = Noise.fresh(len(images)) if init is None else init
         history = History(len(images), self.n_steps)
         step_size = self.ball.eps / 8 if self.step_size is None else self.step_size
         x, best = images.clone(), images.clone()
@@ -199,8 +164,7 @@ class SPSA:
             finite = per_image(gradient.flatten(1).isfinite().all(1))
             moved = self.ball.project(here + step_size * self.ball.unit(gradient), images[at])
             x[at] = torch.where(finite, moved, here)
-            if told is not None:
-                told((i + 1) / self.n_steps if len(at) else 1.0)
+            progress((i + 1) / self.n_steps if len(at) else 1.0)
             if not len(at):
                 break
         return history.candidates(torch.stack((x, best)), queries.spent)

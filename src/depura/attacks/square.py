@@ -6,19 +6,17 @@ Andriushchenko et al. 2020 (arXiv:1912.00049). Needs no gradient, so that it is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.eot import Model, RandomModel, mean
-from depura.attacks.history import History
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
 from depura.attacks.losses import Loss, comparable, margin
 from depura.attacks.numbers import numbered
-from depura.attacks.queries import Queries
+from depura.attacks.queries import Queries, mean
 from depura.attacks.threat import Ball, only, per_image
 from depura.noise import Kind, Noise
 
@@ -210,7 +208,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Attack):
     """Keep a proposed point where it has a larger loss than the best so far.
 
     Against a randomised model the loss is the mean over `eot` draws, and both points are compared on the same draws.
@@ -253,8 +251,7 @@ class Square:
         _check.integer("Square", "eot", self.eot, low=1)
         if self.renew is not None:
             _check.integer("Square", "renew", self.renew, low=1)
-        if self.finish is not None:
-            _check.number("Square", "finish", self.finish, low=0.0, high=1.0, low_open=True)
+        check_shares("Square", finish=self.finish)
         _check.integer("Square", "common", self.common, low=1)
 
     @property
@@ -279,48 +276,17 @@ class Square:
         chances = 1 + (self.n_queries - 1) // (self.renew or 1)
         return Cost(0, forwards=forwards + chances * self.common, at_once=max(self.eot, self.common))
 
-    def at(self, eps: float) -> Square:
-        """The same attack at another radius."""
-        return replace(self, ball=replace(self.ball, eps=eps))
-
     def share(self, query: int) -> float:
         """Share of the pixels that the proposal of a query, counted from 0, alters: halved along the way."""
         done = query * 10000 // self.n_queries
         return self.p_init / 2 ** sum(done > mark for mark in HALVINGS)
 
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Try squares.
 
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the proposals; default `Noise.fresh`. The start uses its step 0 and query i number
-                i + 1, of which the lower 16 bits are the step and the others are added to the round.
-            eot: randomness of the model; after the r-th renewal draws r * eot to (r + 1) * eot - 1 are used. Without
-                it the model's own randomness, if any, is used.
-            rows: images times draws put through the model at once; default all. The result does not depend on it, but
-                for rounding; out of memory, it is halved.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates.
-
-        Raises:
-            InputError: images or labels that are not usable.
+        The start uses step 0 of `init` and query i number i + 1, of which the lower 16 bits are the step and the others
+        are added to the round. After the r-th renewal draws r * eot to (r + 1) * eot - 1 are used.
         """
-        queries = Queries("Square", model, images, labels, noise=eot, rows=rows)
-        init = Noise.fresh(len(images)) if init is None else init
         moves = self.proposer
         n_start, n_proposal = moves.n_uniforms(images.shape[1:])
         history = History(len(images), 1 + self.n_queries)
@@ -335,10 +301,8 @@ class Square:
                 break
             origin, best, u = images[search.at], search.best[search.at], search.uniforms(i + 1, n_proposal)
             search.compare(moves.propose(self.ball, origin, best, self.share(i), u))
-            if told is not None:
-                told((i + 1) / self.n_queries)
-        if told is not None:
-            told(1.0)
+            progress((i + 1) / self.n_queries)
+        progress(1.0)
         found = [search.best] if self.renew is None else [search.best, search.renewed]
         return history.candidates(torch.stack(found), queries.spent)
 

@@ -5,16 +5,14 @@ Xiao et al. 2018 (arXiv:1801.02612), in the form of DiffPure's evaluation (Nie e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Candidates, Cost, Told
-from depura.attacks.eot import Model, RandomModel
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.flow import Flow, roughness, sampled, warped
-from depura.attacks.history import History
 from depura.attacks.losses import Loss, margin
 from depura.attacks.queries import Queries
 from depura.attacks.threat import per_image
@@ -24,7 +22,7 @@ BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
-class StAdv:
+class StAdv(Attack):
     """Adam on a flow field: ascends mean loss - weight * roughness of the flow, from the image itself.
 
     Sampling points are brought back to within the bound after each step. Candidates are the last iterate, and, of the
@@ -64,41 +62,8 @@ class StAdv:
         """Evaluations per image."""
         return Cost(gradients=self.n_steps * self.eot, forwards=0, at_once=self.eot)
 
-    def at(self, eps: float) -> StAdv:
-        """The same attack with another bound; the rate is kept, and so is a weight that was given."""
-        return replace(self, ball=replace(self.ball, eps=eps))
-
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
-
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: not used; every flow begins at zero.
-            eot: randomness of the model; draw i * eot + j is used for copy j at step i. Without it the model's own
-                randomness, if any, is used.
-            rows: images times draws put through the model at once; default all. The result does not depend on it, but
-                for rounding; out of memory, it is halved.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates; `loss` is the whole objective.
-
-        Raises:
-            InputError: images or labels that are not usable.
-        """
-        queries = Queries("StAdv", model, images, labels, noise=eot, rows=rows)
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Bend the images; `loss` is the whole objective. Copy j at step i uses draw i * eot + j."""
         history = History(len(images), self.n_steps)
         still = self.ball.grid(images)
         points, m, v = still, torch.zeros_like(still), torch.zeros_like(still)
@@ -117,8 +82,7 @@ class StAdv:
             mean, square = m / (1 - BETA1 ** (i + 1)), v / (1 - BETA2 ** (i + 1))
             moved = self.ball.project(points + self.rate * mean / (square.sqrt() + ADAM_EPS), still)
             points = torch.where(finite, moved, points)
-            if told is not None:
-                told((i + 1) / self.n_steps)
+            progress((i + 1) / self.n_steps)
         found = torch.stack([sampled(images, points), sampled(images, best)])
         return history.candidates(found, queries.spent)
 

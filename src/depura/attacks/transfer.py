@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cost, Told, part_of
-from depura.attacks.eot import Model, RandomModel
+from depura.attacks.attack import Attack, Candidates, Cost, Progress, part_of
 from depura.attacks.losses import Loss, comparable, margin
-from depura.attacks.queries import Queries, common
+from depura.attacks.queries import Model, Queries, RandomModel, common
 from depura.attacks.threat import Threat
 from depura.noise import Noise, Stream
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Attack):
     """Candidates of an attack on a source, proposed against the model.
 
     Papernot et al. 2016 (arXiv:1605.07277). Sources of use are the bare classifier, the same defence with other steps
@@ -68,55 +67,25 @@ class Transfer:
             return Cost(gradients=0, forwards=0, at_once=1)
         return Cost(gradients=0, forwards=self.attack.n_candidates * self.eot, at_once=self.eot)
 
-    def at(self, eps: float) -> Transfer:
-        """The same attack at another radius."""
-        return replace(self, attack=self.attack.at(eps))
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Attack the source, and rank what was found on the model, if asked to.
 
-    def __call__(
-        self,
-        model: Model | RandomModel,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        init: Noise | None = None,
-        eot: Noise | None = None,
-        rows: int | None = None,
-        told: Told | None = None,
-    ) -> Candidates:
-        """Attack.
-
-        Args:
-            model: images to logits; called as model(images) where `eot` is None, else as model(images, noise).
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), the true classes.
-            init: randomness of the attack and, on its own stream, of the source; default `Noise.fresh`.
-            eot: randomness of the model, for the ranking. Without it the model's own randomness, if any, is used.
-            rows: images times draws put through the source or the model at once; default all.
-            told: called with the share of the work that is done.
-
-        Returns:
-            The candidates, those of the largest loss first where they are ranked. Losses and finishing steps are those
-            on the source; evaluations are those of the model.
-
-        Raises:
-            InputError: images or labels that are not usable.
+        The source's noise is that of `init` on its own stream. Losses and finishing steps are those on the source;
+        evaluations are those of the model.
         """
-        queries = Queries("Transfer", model, images, labels, noise=eot, rows=rows)
-        init = Noise.fresh(len(images)) if init is None else init
         ranked = 0 if self.keep is None else self.cost.forwards
         made = sum(self.attack.cost[:2])
         found = self.attack(
             self.source,
             images,
-            labels,
+            queries.labels,
             init=init,
             eot=None if self.stream is None else init.on(self.stream),
-            rows=rows,
-            told=part_of(told, before=0, own=made, whole=max(1, made + ranked)),
+            rows=queries.rows,
+            progress=part_of(progress, before=0, own=made, whole=max(1, made + ranked)),
         )
         proposed = found.images if self.keep is None else self._best(queries, found.images, self.keep)
-        if told is not None:
-            told(1.0)
+        progress(1.0)
         return Candidates(images=proposed, loss=found.loss, spent=queries.spent, finished=found.finished)
 
     def _best(self, queries: Queries, candidates: Tensor, keep: int) -> Tensor:

@@ -22,12 +22,11 @@ from depura.cli.purifiers import DIGITS, Method, purifier_of
 from depura.data import files
 from depura.data.digits import SHAPE
 from depura.data.imageset import read_npz
-from depura.defence import Defence
+from depura.defence import Defence, predicted, same_answers
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
 from depura.models.by_name import DENOISERS, FORMS
 from depura.models.by_name import classifier as classifier_named
 from depura.noise import Noise, Stream
-from depura.predictions import predicted, same_answers
 from depura.records.kinds import NOT_FINITE
 
 
@@ -40,7 +39,7 @@ def attacks(as_json: Annotated[bool, typer.Option("--json", help="Print JSON ins
             "title": entry.title,
             "needs": entry.needs,
             "norms": ", ".join(entry.norms),
-            "cost": entry.formula,
+            "cost": entry.price,
             "default": str(at_default(entry).cost),
             "source": entry.source,
         }
@@ -252,7 +251,9 @@ def _attacked(
     told: Callable[[float], None],
 ) -> Judged:
     """Attack some images, choose the worst candidates on draws of their own, and judge them on others."""
-    proposed = made(defence, images, labels, init=noise.on(Stream.INIT), eot=noise.on(Stream.EOT), rows=ROWS, told=told)
+    proposed = made(
+        defence, images, labels, init=noise.on(Stream.INIT), eot=noise.on(Stream.EOT), rows=ROWS, progress=told
+    )
     select = range(1 if draws == 1 else SELECT_DRAWS)
     worst = choose(defence, proposed.images, labels, noise.on(Stream.SELECT), draws=select).images
     report = noise.on(Stream.REPORT)

@@ -19,10 +19,10 @@ from depura.data.digits import SHAPE
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
 from depura.data.table import no_parts
+from depura.defence import all_finite, predicted
 from depura.models.by_name import DENOISERS
 from depura.models.digits import digits_classifier
 from depura.noise import Noise
-from depura.predictions import all_finite, predicted
 from depura.purifiers.fast import Fast, deviation
 from depura.purifiers.purifier import Purifier
 from depura.records.kinds import NOT_FINITE

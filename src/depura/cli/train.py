@@ -20,13 +20,13 @@ from depura.cli import training as fitting
 from depura.cli.console import door, fraction
 from depura.cli.training import DIGITS, Kept, Kind, Sources, Watching
 from depura.data.imageset import ImageSet
+from depura.defence import predicted
 from depura.diffusion.denoisers import Denoiser
 from depura.evaluation.demo import EPS
 from depura.models import by_name as models
 from depura.models.by_name import named
 from depura.models.digits import digits_classifier
 from depura.noise import Noise, Stream
-from depura.predictions import predicted
 from depura.training.classifier import (
     AT_ONCE,
     NETWORKS,

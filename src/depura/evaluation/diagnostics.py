@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.defence import Defence, Single
+from depura.defence import Defence, Single, predicted
 from depura.diffusion.schedules import VP, Step, uniform_steps
 from depura.diffusion.solvers import Euler
 from depura.evaluation.scoring import for_scoring
 from depura.noise import Kind, Noise, Stream
-from depura.predictions import predicted
 from depura.purifiers.purifier import DiffusionPurifier
 
 

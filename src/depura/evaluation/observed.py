@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depura.defence import Defence
+from depura.defence import Defence, predicted
 from depura.evaluation.study import Row, same_function
 from depura.noise import Noise
-from depura.predictions import predicted
 
 
 class Watched(nn.Module):

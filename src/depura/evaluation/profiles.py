@@ -18,6 +18,7 @@ from depura.attacks.ensembles import Together
 from depura.attacks.ensembles import standard as autoattack
 from depura.attacks.losses import cross_entropy, targeted_margin
 from depura.attacks.pgd import PGD
+from depura.attacks.queries import most_draws
 from depura.attacks.selective import Selective
 from depura.attacks.spsa import SPSA
 from depura.attacks.square import Square
@@ -341,7 +342,7 @@ class Rungs:
         """The adaptive attack with twice the steps, twice the draws, and one restart more."""
         variants = {
             "more-steps": ("twice the steps", replace(attack, n_steps=2 * attack.n_steps)),
-            "more-draws": ("twice the draws per step", replace(attack, eot=2 * attack.eot)),
+            "more-draws": ("twice the draws per step", replace(attack, eot=2 * most_draws(attack.eot))),
             "restart": ("one restart more", replace(attack, n_restarts=attack.n_restarts + 1)),
         }
         return tuple(

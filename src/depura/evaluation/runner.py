@@ -110,8 +110,8 @@ def compute(
     """
     for stage in _stages(study, directory, todo, despite_audit=despite_audit):
         for key in stage:
-            told = None if on_share is None else partial(on_share, key)
-            directory.commit(run_unit(study, key, device=device, told=told))
+            progress = None if on_share is None else partial(on_share, key)
+            directory.commit(run_unit(study, key, device=device, progress=progress))
             if on_unit is not None:
                 on_unit(key)
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.losses import margin
-from depura.defence import Defence
+from depura.defence import Defence, predicted
 from depura.noise import Noise, Stream
-from depura.predictions import predicted
 from depura.records.kinds import NOT_FINITE
 
 SCORING = (Stream.SELECT, Stream.REPORT, Stream.NULL, Stream.VERIFY)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from depura.attacks.eot import by_draw, cosine
 from depura.attacks.losses import margin
+from depura.attacks.queries import Queries, cosine
 from depura.defence import Defence
 from depura.evaluation.study import Row
 from depura.gradients import StraightThrough
@@ -15,7 +15,7 @@ from depura.noise import Noise
 from depura.records.kinds import GradientMode
 
 SHARE = 5
-"""The surrogate walks one step for this many of the full walk."""
+"""The surrogate makes one step for this many of the whole reverse process."""
 
 
 class Shortcuts(NamedTuple):
@@ -23,7 +23,7 @@ class Shortcuts(NamedTuple):
 
     Attributes:
         bpda: of the straight-through gradient, (B,).
-        surrogate: of the gradient of a walk of a fifth of the steps, (B,).
+        surrogate: of the gradient of a reverse process of a fifth of the steps, (B,).
     """
 
     bpda: Tensor
@@ -53,7 +53,10 @@ def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *,
     assert defence.purifier is not None
     cheap = (defence.with_(gradient=StraightThrough()), surrogate(defence))
     exact, *others = (
-        by_draw(d, images, labels, margin, draws=draws, noise=noise, rows=rows).gradient() for d in (defence, *cheap)
+        Queries("surrogates", model, images, labels, noise=noise, rows=rows)
+        .gradient(images, margin, draws=draws)
+        .gradient()
+        for model in (defence, *cheap)
     )
     return Shortcuts(*(cosine(other, exact) for other in others))
 

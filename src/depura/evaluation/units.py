@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Told
+from depura.attacks.attack import Progress
 from depura.audit.audit import audit_gradient
 from depura.defence import Defence
 from depura.diffusion.schedules import Step, vp_scale
@@ -33,14 +33,14 @@ N_ESTIMATES = 10
 """Denoising steps shown of a pictured walk, at most."""
 
 
-def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | None = None) -> Unit:
+def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", progress: Progress | None = None) -> Unit:
     """Compute one unit.
 
     Args:
         study: the study.
         key: which unit.
         device: where to compute; the networks of the unit's row are moved there.
-        told: called with the share of its attack that is done.
+        progress: called with the share of its attack that is done.
 
     Returns:
         Its record.
@@ -60,7 +60,7 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", told: Told | No
     else:
         main = key.eps == study.ball.eps
         rows = rows_within(row.against, images[:1], study.memory)
-        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, rows=rows, told=told)
+        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, rows=rows, progress=progress)
     facts = UnitFacts(
         unit=key.name,
         **key._asdict(),
@@ -123,12 +123,14 @@ def _attacked(
     *,
     main: bool,
     rows: int,
-    told: Told | None,
+    progress: Progress | None,
 ) -> tuple[dict[str, Any], Counts]:
     streams = Streams(study.seed)
     against, attacking = counted(row.against)
     model = Watched(against, ids, labels)
-    found = row.attack(model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, told=told)
+    found = row.attack(
+        model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, progress=progress
+    )
     _in_range(found.images, row.name)
     choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
     scores, arrays = reported(study, judged, choice.images, labels, ids)

@@ -7,7 +7,6 @@
 from depura.gradients.adjoint import Adjoint as Adjoint
 from depura.gradients.deviated import Deviated as Deviated
 from depura.gradients.grafted import Grafted as Grafted
-from depura.gradients.memory import graph_bytes as graph_bytes
 from depura.gradients.relaxed import Relaxed as Relaxed
 from depura.gradients.routes import ChainState as ChainState
 from depura.gradients.routes import Direct as Direct
@@ -17,4 +16,5 @@ from depura.gradients.routes import StraightThrough as StraightThrough
 from depura.gradients.routes import Transition as Transition
 from depura.gradients.routes import fold as fold
 from depura.gradients.stored import StoredState as StoredState
+from depura.gradients.stored import graph_bytes as graph_bytes
 from depura.gradients.stored import recomputing as recomputing

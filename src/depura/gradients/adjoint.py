@@ -11,7 +11,8 @@ from torch import Tensor
 
 from depura import _check
 from depura.diffusion.schedules import Step
-from depura.gradients.routes import ChainState, FromEnd, Transition, fold, is_recorded, refuse_second_derivatives
+from depura.gradients.routes import ChainState, FromEnd, Transition, fold
+from depura.gradients.stored import is_recorded, refuse_second_derivatives
 from depura.records.kinds import GradientMode
 
 

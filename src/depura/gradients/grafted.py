@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from depura.diffusion.schedules import Step
-from depura.gradients.routes import ChainState, GradientRoute, Transition, fold, is_recorded
-from depura.gradients.stored import StoredState
+from depura.gradients.routes import ChainState, GradientRoute, Transition, fold
+from depura.gradients.stored import StoredState, is_recorded
 from depura.records.kinds import GradientMode
 
 

@@ -84,27 +84,6 @@ def fold(advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[S
     return state
 
 
-def is_recorded(state: ChainState, x_in: Tensor) -> bool:
-    """Whether a gradient by the state or the input is asked for."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in (*state, x_in))
-
-
-def refuse_second_derivatives(route: str) -> None:
-    """Called in a backward pass: raises where it is itself recorded, since the result would have no graph.
-
-    Args:
-        route: name of the route.
-
-    Raises:
-        NotImplementedError: the backward pass was asked for with create_graph.
-    """
-    if torch.is_grad_enabled():
-        raise NotImplementedError(
-            f"{route}: expected a backward pass without create_graph, got one that is to be differentiated again. "
-            "Second derivatives need the route Direct()."
-        )
-
-
 def passing_clamp(images: Tensor) -> Tensor:
     """Clamp to [0, 1] in value, identity in the gradient."""
     return images.detach().clamp(0, 1) + (images - images.detach())

@@ -1,22 +1,27 @@
-"""The default route: exact, in the memory there is."""
+"""The default route: exact, in the memory there is; and what memory a graph holds and the machine has left."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from depura import _check
 from depura.diffusion.schedules import Step
-from depura.gradients.memory import Ledger, spare_bytes, unless_out_of_memory
-from depura.gradients.routes import ChainState, Transition, fold, is_recorded, refuse_second_derivatives
+from depura.gradients.routes import ChainState, Transition, fold
 from depura.records.kinds import GradientMode
+
+T = TypeVar("T")
 
 Passing = Callable[[int, Tensor], tuple[Tensor, Tensor] | None]
 """(number of a step, image after it) -> what joins the cotangents of that image and of the input on the way back."""
@@ -287,3 +292,197 @@ def _segment(n_steps: int, state: ChainState, graph: int, spare: int) -> int:
         return 1
     best = round(math.sqrt(n_steps * sum(x.numel() * x.element_size() for x in state) / graph))
     return max(1, min(best, spare // graph, n_steps))
+
+
+def is_recorded(state: ChainState, x_in: Tensor) -> bool:
+    """Whether a gradient by the state or the input is asked for."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (*state, x_in))
+
+
+def refuse_second_derivatives(route: str) -> None:
+    """Called in a backward pass: raises where it is itself recorded, since the result would have no graph.
+
+    Args:
+        route: name of the route.
+
+    Raises:
+        NotImplementedError: the backward pass was asked for with create_graph.
+    """
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            f"{route}: expected a backward pass without create_graph, got one that is to be differentiated again. "
+            "Second derivatives need the route Direct()."
+        )
+
+
+# --- Memory ---------------------------------------------------------------------------------------------------------
+
+_active = threading.local()
+
+
+class Ledger:
+    """Bytes of the tensors that autograd keeps for backward passes and that are still alive.
+
+    Every storage counts once, however many nodes keep it; weights are not counted, since they stay anyway. Ledgers
+    nest: what an inner one sees, the outer one sees too. The numbers depend on the program and torch's version, not
+    on the device. The meta device, where nothing is computed, gives them too (and counts two numbers for each feature
+    of a batch norm that the CPU does not keep).
+
+    Attributes:
+        alive: bytes alive now.
+        peak: the most bytes that were alive at once.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing; `watch` records."""
+        self.alive = 0
+        self.peak = 0
+        self._outer: Ledger | None = getattr(_active, "ledger", None)
+        self._owners: dict[int, int] = {}
+
+    @contextmanager
+    def watch(self) -> Generator[Ledger, None, None]:
+        """A context in which tensors saved for backward are entered."""
+        before: Ledger | None = getattr(_active, "ledger", None)
+        _active.ledger = self
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: _Saved(t, self), _Saved.unpack):
+                yield self
+        finally:
+            _active.ledger = before
+
+    def enter(self, storage: int, size: int) -> None:
+        """A saved tensor has come."""
+        owners = self._owners.get(storage, 0)
+        self._owners[storage] = owners + 1
+        if owners == 0:
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+        if self._outer is not None:
+            self._outer.enter(storage, size)
+
+    def leave(self, storage: int, size: int) -> None:
+        """A saved tensor has gone."""
+        owners = self._owners.pop(storage) - 1
+        if owners:
+            self._owners[storage] = owners
+        else:
+            self.alive -= size
+        if self._outer is not None:
+            self._outer.leave(storage, size)
+
+
+class _Saved:
+    """A tensor kept for backward.
+
+    Hooks switch off autograd's check for changes in place, so it is made here. The tensor is held without its graph,
+    which autograd ties to it again: a node that holds its own result holds itself and is never freed.
+    """
+
+    __slots__ = ("_ledger", "_size", "_storage", "_tensor", "_version")
+
+    def __init__(self, tensor: Tensor, ledger: Ledger) -> None:
+        self._tensor = tensor.detach()
+        self._version: int = tensor._version
+        storage = tensor.untyped_storage()
+        weight = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
+        # On the meta device there is no memory to have an address; the storage itself has one.
+        own: int = storage._cdata  # pyright: ignore[reportPrivateUsage]
+        self._storage = own if tensor.is_meta else storage.data_ptr()
+        self._size = 0 if weight else storage.nbytes()
+        self._ledger = ledger
+        if self._size:
+            ledger.enter(self._storage, self._size)
+
+    def unpack(self) -> Tensor:
+        if self._tensor._version != self._version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: a "
+                f"tensor of shape {tuple(self._tensor.shape)} is at version {self._tensor._version}; expected version "
+                f"{self._version}. Look for operations in place in the network or the guidance."
+            )
+        return self._tensor
+
+    def __del__(self) -> None:
+        if self._size:
+            self._ledger.leave(self._storage, self._size)
+
+
+def graph_bytes(f: Callable[[], object]) -> int:
+    """The most memory that autograd graphs hold at once while a function runs, in bytes.
+
+    Counts the storages of tensors saved for backward, each once, weights apart; graphs that `StoredState` keeps or
+    rebuilds inside are seen. The memory that an operation needs while it works is not, nor are results without graph.
+
+    Args:
+        f: what to run, for instance a forward pass with its gradient.
+
+    Returns:
+        Bytes.
+    """
+    ledger = Ledger()
+    with ledger.watch():
+        f()
+    return ledger.peak
+
+
+def spare_bytes(device: torch.device) -> int:
+    """How much memory graphs may take on a device if nobody says: half of what is free.
+
+    On a CPU that half is divided by the number of cores, so that one process per core fits. Where the system does not
+    tell what is free, half of all memory counts as free.
+
+    Args:
+        device: a device.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + kept) // 2
+    return free_host_bytes() // (2 * (os.cpu_count() or 1))
+
+
+def unless_out_of_memory(f: Callable[[], T]) -> T | None:
+    """Call a function; None if there was not enough memory.
+
+    What the failed call held is let go before this returns, so that the caller may try with less.
+
+    Args:
+        f: the function; it must not return None.
+
+    Returns:
+        Its value, or None.
+    """
+    try:
+        return f()
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "DefaultCPUAllocator: " not in str(error):
+            raise
+    return None
+
+
+def free_host_bytes() -> int:
+    """Memory that this process may still take, in bytes: what the system or its control group has left.
+
+    Where the system does not tell, half of all there is.
+    """
+    limits = [_read(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo"), 1024)]
+    group = Path("/sys/fs/cgroup")
+    most, used = _read(r"(\d+)", group / "memory.max", 1), _read(r"(\d+)", group / "memory.current", 1)
+    if most is not None and used is not None:
+        limits.append(most - used)
+    known = [limit for limit in limits if limit is not None]
+    if known:
+        return max(0, min(known))
+    sysconf: Any = getattr(os, "sysconf", None)
+    return sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE") // 2 if sysconf is not None else 2**31
+
+
+def _read(pattern: str, file: Path, unit: int) -> int | None:
+    try:
+        found = re.search(pattern, file.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return None if found is None else int(found.group(1)) * unit

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
+from depura.defence import predicted
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.guidance import State, mean_shift, pull
 from depura.diffusion.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
 from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, Solver
 from depura.gradients import GradientRoute
-from depura.predictions import predicted
 from depura.purifiers.purifier import DiffusionPurifier
 
 Network = Callable[[Tensor], Tensor]

@@ -23,6 +23,13 @@ ALIASES: dict[str, str] = {
 }
 """Names in older records, and what the same thing is called now. Entries are added, never removed."""
 
+GONE: dict[str, tuple[str, ...]] = {
+    "depura.PGD": ("growth",),
+    "depura.APGD": ("growth", "warm"),
+    "depura.TargetedAPGD": ("growth",),
+}
+"""Settings that a class no longer has, and that older records say were left out (null)."""
+
 _PATH = re.compile(rf"(?:depura|{STUDY_MODULE}[^.]+)(?:\.(?:<locals>|<lambda>|\w+))+")
 
 
@@ -105,12 +112,14 @@ def renamed(described: Any, name: Callable[[str], str]) -> Any:
         name: from a text to the text that takes its place.
 
     Returns:
-        The same otherwise.
+        The same otherwise, without settings that are `GONE`.
     """
     if isinstance(described, str):
         return name(described)
     if isinstance(described, dict):
-        return {key: renamed(value, name) for key, value in cast("dict[str, Any]", described).items()}
+        named = {key: renamed(value, name) for key, value in cast("dict[str, Any]", described).items()}
+        gone = GONE.get(str(named.get("type")), ())
+        return {key: value for key, value in named.items() if value is not None or key not in gone}
     if isinstance(described, list):
         return [renamed(value, name) for value in cast("list[Any]", described)]
     return described

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.data.imageset import ImageSet
+from depura.defence import predicted
 from depura.models.networks.resnet import CifarResNet
 from depura.models.networks.small import SmallClassifier
 from depura.models.networks.wide_resnet import WideResNet
 from depura.models.networks.wrappers import Normalised
 from depura.noise import Noise
-from depura.predictions import predicted
 from depura.training.loop import Fitted, Progress, Recipe, Watch, evaluating, quick, seeded, train
 from depura.training.mixture import Mixture, augmented
 
