@@ -19,7 +19,8 @@ import depura
 from depura.analysis.results import percent
 from depura.attacks.ensembles import rand
 from depura.evaluation.demo import digits_purifier
-from depura.evaluation.scoring import Streams, choose, score
+from depura.evaluation.scoring import choose, score
+from depura.noise import Noise, Stream
 from depura.statistics.intervals import mean_with_interval
 from experiments.stock import autoattack
 
@@ -70,20 +71,25 @@ def noised(std: float) -> depura.Purifier:
     return depura.noise_only(std=std)
 
 
+def noise(stream: Stream, case: Case) -> Noise:
+    """Noise of a stream for the images of a case."""
+    return Noise(0, case.data.ids, stream=stream)
+
+
 def correct(case: Case, images: Tensor, draws: int) -> Tensor:
     """Share of fresh draws that are right, of each image."""
-    found = score(case.defence, images, case.data.labels, Streams(0).report(case.data.ids), draws=range(draws))
+    found = score(case.defence, images, case.data.labels, noise(Stream.REPORT, case), draws=range(draws))
     return (found.predictions == case.data.labels[:, None]).double().mean(1)
 
 
 def compare(case: Case, *, draws: int) -> dict[str, str]:
     """One line of the table."""
-    data, streams = case.data, Streams(0)
+    data = case.data
     released = autoattack(case.defence, data.images, data.labels, case.ball, version="rand")
     attack = rand(case.ball)
-    init, own = streams.init(data.ids), streams.eot(data.ids)
+    init, own = noise(Stream.INIT, case), noise(Stream.EOT, case)
     ours = attack(case.defence, data.images, data.labels, init=init, eot=own)
-    chosen = choose(case.defence, ours.images, data.labels, streams.select(data.ids), draws=range(SELECT)).images
+    chosen = choose(case.defence, ours.images, data.labels, noise(Stream.SELECT, case), draws=range(SELECT)).images
     same = [int((x == data.images).flatten(1).all(1).sum()) for x in (released.images, chosen)]
     fresh = [correct(case, x, draws) for x in (data.images, released.images, chosen)]
     shown = [percent(mean_with_interval(share.numpy())) for share in fresh]

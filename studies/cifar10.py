@@ -27,7 +27,7 @@ from pathlib import Path
 
 import depura
 from depura import Defence, DiscreteLinear, Row
-from depura.evaluation.surrogates import surrogate
+from depura.evaluation.diagnostics import surrogate
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 THREATS = {"linf": depura.Ball("linf", 8 / 255), "l2": depura.Ball("l2", 0.5)}

@@ -19,7 +19,7 @@ from depura.attacks.ensembles import rand
 from depura.attacks.losses import BoundedMargin
 from depura.attacks.pgd import Momentum
 from depura.evaluation.demo import EPS, digits_purifier
-from depura.evaluation.surrogates import surrogate
+from depura.evaluation.diagnostics import surrogate
 
 
 def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:

@@ -49,7 +49,6 @@ GRAD_MODE = {
     "attacks/queries.py",
     "attacks/stadv.py",
     "attacks/external.py",
-    "evaluation/batch_size.py",
     "evaluation/diagnostics.py",
     "evaluation/header.py",
     "evaluation/scoring.py",

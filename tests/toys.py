@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from depura.diffusion.solvers import (
     from_input,
     from_noise,
 )
-from depura.noise import Kind, Noise
+from depura.noise import Kind, Noise, Stream
 from depura.purifiers.purifier import DiffusionPurifier
 
 
@@ -180,3 +180,14 @@ def numerical(module: Callable[[Tensor, Noise], Tensor], x: Tensor = X, v: Tenso
         return (module(batch, noise.take([0] * len(batch))) * v).flatten(1).sum(1)
 
     return difference_quotients(f, x)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Noise of a study by the names of its streams."""
+
+    seed: int
+
+    def __getattr__(self, name: str) -> Callable[[Sequence[int]], Noise]:
+        stream = Stream[name.upper()]
+        return lambda ids: Noise(self.seed, tuple(ids), stream=stream)

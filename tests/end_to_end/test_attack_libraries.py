@@ -27,8 +27,9 @@ from depura.attacks.libraries import (
     torchattacks_source,
 )
 from depura.evaluation.demo import digits_purifier
-from depura.evaluation.scoring import Streams, choose, score
+from depura.evaluation.scoring import choose, score
 from depura.evaluation.study import Row, Study
+from toys import Streams
 
 pytestmark = pytest.mark.attacks
 

@@ -13,9 +13,10 @@ import depura
 from depura.audit.checks import Light
 from depura.defence import Rule
 from depura.evaluation.profiles import PROFILES, Rungs
-from depura.evaluation.scoring import Streams, choose, score
+from depura.evaluation.scoring import choose, score
 from depura.evaluation.units import run_unit
 from shrunk import shrunk
+from toys import Streams
 
 BALL = depura.Ball("linf", 0.2)
 DATA = depura.load_digits("test").first(2)

@@ -18,14 +18,15 @@ import torch
 
 import depura
 from depura.analysis.summary import summarise
-from depura.evaluation.batch_size import bytes_per_row
+from depura.evaluation.counting import bytes_per_row
 from depura.evaluation.demo import digits_purifier, study
 from depura.evaluation.runner import Shard, missing, run
-from depura.evaluation.scoring import Streams, score
+from depura.evaluation.scoring import score
 from depura.evaluation.study import UnitKey
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
+from toys import Streams
 
 SMALL = {"images": 6, "attack_steps": 3, "eot": 2, "report_draws": 8, "curve": (0.1,), "n_steps": 2}
 SETTINGS = [w for k, v in SMALL.items() for w in ("-S", f"{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}")]

@@ -33,7 +33,7 @@ from depura.diffusion.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP,
 from depura.evaluation.diagnostics import nothing
 from depura.evaluation.profiles import Rungs, quick, smoke, under
 from depura.evaluation.runner import RefusedError, Shard, run
-from depura.evaluation.scoring import SCORING, Streams, choose, score
+from depura.evaluation.scoring import SCORING, choose, score
 from depura.evaluation.units import run_unit
 from depura.gradients import Adjoint, Relaxed, StoredState
 from depura.noise import Noise, Stream
@@ -41,7 +41,7 @@ from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.directory import RunDirectory
 from depura.statistics.intervals import any_of, mean_with_interval
 from mutants import MixedStates, Private, Rewound, accumulated, batch_mean
-from toys import Jittered, TanhClassifier, TanhNet, purifier_of, rand
+from toys import Jittered, Streams, TanhClassifier, TanhNet, purifier_of, rand
 
 EPS = 0.2
 

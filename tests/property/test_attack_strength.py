@@ -13,10 +13,10 @@ from depura.attacks.ensembles import Together
 from depura.attacks.square import Square
 from depura.attacks.threat import Ball
 from depura.defence import Defence
-from depura.evaluation.scoring import Streams, choose, score
+from depura.evaluation.scoring import choose, score
 from depura.methods.baselines import noise_only
 from depura.statistics.intervals import paired_gain
-from toys import TanhClassifier, rand
+from toys import Streams, TanhClassifier, rand
 
 N = 48
 IDS = tuple(range(N))

@@ -11,8 +11,7 @@ from torch import Tensor
 import depura
 from depura.analysis.details import indicators, searches
 from depura.analysis.results import Results
-from depura.evaluation.diagnostics import nothing
-from depura.evaluation.observed import Watched, sees_what_is_judged
+from depura.evaluation.diagnostics import Watched, nothing, sees_what_is_judged
 from depura.noise import Noise
 from depura.records.directory import Unit
 

@@ -16,9 +16,8 @@ from depura.defence import Defence, MeanProb, Vote
 from depura.diffusion.exact import GaussianDenoiser
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
-from depura.evaluation.batch_size import bytes_per_row, rows_within
-from depura.evaluation.counting import counted
-from depura.evaluation.surrogates import shortcuts, surrogate
+from depura.evaluation.counting import bytes_per_row, counted, rows_within
+from depura.evaluation.diagnostics import shortcuts, surrogate
 from depura.gradients import Direct, StoredState, graph_bytes
 from depura.noise import Noise
 from depura.purifiers.composed import Resized

@@ -32,8 +32,7 @@ from depura.attacks.transfer import Transfer
 from depura.defence import Defence, MeanLogit, MeanProb, Rule, Single, Vote
 from depura.diffusion.schedules import Step
 from depura.diffusion.solvers import from_input
-from depura.evaluation.diagnostics import compression, identity_difference, pinned_predictions
-from depura.evaluation.observed import Watched
+from depura.evaluation.diagnostics import Watched, compression, identity_difference, pinned_predictions
 from depura.evaluation.scoring import choose, score
 from depura.gradients import Adjoint, Deviated, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
 from depura.methods.agdm import agdm

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import depura
-from depura.evaluation.scoring import Streams, choose, for_scoring, score
+from depura.evaluation.scoring import choose, for_scoring, score
+from toys import Streams
 
 IDS = (3, 8)
 NAMES = ("init", "eot", "select", "report", "null")

@@ -15,8 +15,7 @@ import depura
 from depura.cli import app
 from depura.data.imageset import ImageSet
 from depura.diffusion.denoisers import EpsDenoiser, EpsVarianceDenoiser
-from depura.evaluation.batch_size import bytes_per_row
-from depura.evaluation.counting import Counts, evaluations
+from depura.evaluation.counting import Counts, bytes_per_row, evaluations
 from depura.evaluation.meta_device import is_weightless, without_weights
 from depura.evaluation.runner import run
 from depura.models.networks.blocks import attend

@@ -1,24 +1,33 @@
-"""Cheap indicators of how a purifier treats a perturbation, without gradients; cf. arXiv:2505.22839.
+"""What a unit records beside its scores: the attack's query log, cosines of cheap gradients, auxiliary indicators.
 
-They judge nothing. A purifier may contract the distance that an attack made and still move the image over the border
-of its class, and a defence that errs at random looks better or worse under one fixed tape than it is.
+They judge nothing. An error during a search is no accuracy. A purifier may contract the distance that an attack made
+and still move the image over the border of its class (cf. arXiv:2505.22839), and a defence that errs at random looks
+better or worse under one fixed noise sample than it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from depura import _check
+from depura.attacks.losses import margin
+from depura.attacks.queries import Queries, cosine
 from depura.defence import Defence, Single, predicted
 from depura.diffusion.schedules import VP, Step, uniform_steps
 from depura.diffusion.solvers import Euler
 from depura.evaluation.scoring import for_scoring
+from depura.evaluation.study import Row, same_function
+from depura.gradients import StraightThrough
 from depura.noise import Kind, Noise, Stream
 from depura.purifiers.purifier import DiffusionPurifier
+from depura.records.kinds import GradientMode
 
 
 @torch.no_grad()
@@ -167,3 +176,122 @@ def _from_image(x_in: Tensor, step: Step, noise: Noise) -> Tensor:
 def _as_given(x: Tensor, sigma: float) -> Tensor:
     del sigma
     return x
+
+
+class Watched(nn.Module):
+    """A defence that notes, image by image, what it answers. It answers as the defence itself does.
+
+    An error during a search is no accuracy of an adversarial example: with as many draws, images that nobody attacked
+    are misclassified too.
+
+    Attributes:
+        draws: (B,) int64, draws of the deployed rule that were answered for each image.
+        errors: (B,) int64, how many of them were wrong; an answer that is not finite is.
+        first: (B,) int64, number of the first wrong draw, from 1; 0 where none was.
+    """
+
+    def __init__(self, defence: Defence, ids: Sequence[int], labels: Tensor) -> None:
+        """Watch.
+
+        Args:
+            defence: what is asked.
+            ids: of the images that are attacked.
+            labels: (B,), their classes.
+        """
+        super().__init__()
+        self.defence = defence
+        self._rows = {identity: row for row, identity in enumerate(ids)}
+        self._labels = labels.cpu().numpy()
+        self.draws, self.errors, self.first = (np.zeros(len(ids), dtype=np.int64) for _ in range(3))
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits, (B, K), as the defence gives them.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            noise: of the attack; without it nothing is noted, as nothing says which image is which.
+
+        Returns:
+            The logits.
+        """
+        logits = self.defence(images, noise)
+        if noise is not None:
+            at = np.array([self._rows[identity] for identity in noise.images])
+            self._note(at, predicted(logits).cpu().numpy() != self._labels[at])
+        return logits
+
+    def coarser(self, share: int) -> Defence:
+        """The defence with one step for every `share` steps. What it answers is not noted, as nobody deploys it.
+
+        Args:
+            share: steps for each of the new walk.
+
+        Returns:
+            The surrogate.
+        """
+        return self.defence.coarser(share)
+
+    def _note(self, at: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
+        """Rows of images in the order asked, and whether the answer was wrong."""
+        for row in np.unique(at[wrong]):
+            if not self.first[row]:
+                self.first[row] = self.draws[row] + int(wrong[at == row].argmax()) + 1
+        np.add.at(self.draws, at, 1)
+        np.add.at(self.errors, at[wrong], 1)
+
+
+def sees_what_is_judged(row: Row) -> bool:
+    """Whether the answers an attack gets are those that are judged: the same purifier, classifier and rule."""
+    return same_function(row.against, row.judged)
+
+
+SHARE = 5
+"""The surrogate makes one step for this many of the whole reverse process."""
+
+
+class Shortcuts(NamedTuple):
+    """Per image, cosines to the exact gradient of the margin, means over the same draws; NaN where one is zero.
+
+    Attributes:
+        bpda: of the straight-through gradient, (B,).
+        surrogate: of the gradient of a reverse process of a fifth of the steps, (B,).
+    """
+
+    bpda: Tensor
+    surrogate: Tensor
+
+
+def compares(row: Row) -> bool:
+    """Whether a row's attack goes through an exact gradient, so that cheap ones can be compared with it."""
+    through = row.mode is GradientMode.EXACT and row.against.purifier is not None
+    return through and row.attack.cost.gradients > 0
+
+
+def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, draws: range, rows: int) -> Shortcuts:
+    """Compare cheap gradients with the defence's own.
+
+    Args:
+        defence: a purifier and a classifier, with an exact route.
+        images: (B, C, H, W) in [0, 1].
+        labels: (B,), int64.
+        noise: of a stream that nothing is judged on.
+        draws: draw numbers.
+        rows: images times draws in one call.
+
+    Returns:
+        The cosines.
+    """
+    assert defence.purifier is not None
+    cheap = (defence.with_(gradient=StraightThrough()), surrogate(defence))
+    exact, *others = (
+        Queries("surrogates", model, images, labels, noise=noise, rows=rows)
+        .gradient(images, margin, draws=draws)
+        .gradient()
+        for model in (defence, *cheap)
+    )
+    return Shortcuts(*(cosine(other, exact) for other in others))
+
+
+def surrogate(defence: Defence) -> Defence:
+    """The same defence with one step for every five."""
+    return defence.coarser(SHARE)

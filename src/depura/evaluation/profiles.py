@@ -24,8 +24,8 @@ from depura.attacks.spsa import SPSA
 from depura.attacks.square import Square
 from depura.attacks.threat import Ball
 from depura.defence import Defence, Single
+from depura.evaluation.diagnostics import SHARE, surrogate
 from depura.evaluation.study import OWN_RULES, Row, Study
-from depura.evaluation.surrogates import SHARE, surrogate
 from depura.gradients import StraightThrough
 from depura.purifiers.composed import FixedNoise
 

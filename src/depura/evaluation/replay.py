@@ -13,13 +13,13 @@ from depura import _check
 from depura.defence import Defence, Single
 from depura.diffusion.schedules import vp_scale
 from depura.evaluation.rescoring import rebuilt_header
-from depura.evaluation.scoring import Streams, score
+from depura.evaluation.scoring import score
 from depura.evaluation.study import Row, Study
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.verification import CODE
 from depura.evaluation.verification import differences as header_differences
 from depura.evaluation.without_images import examples_of
-from depura.noise import Noise
+from depura.noise import Noise, Stream
 from depura.records.directory import RecordError, RunDirectory, Unit
 
 
@@ -145,7 +145,7 @@ def replay(
     position = made.data.ids.index(image)
     original, label = made.data.images[position : position + 1], made.data.labels[position : position + 1]
     given = original if clean else examples_of(unit, made)[place : place + 1]
-    noise = Streams(made.seed).report((image,))
+    noise = made.noise(Stream.REPORT, (image,))
     decided = score(chosen.judged, given, label, noise, draws=range(draw, draw + 1))
     alone = score(
         chosen.judged.with_(rule=Single()), given, label, noise, draws=range(draw * n_walks, (draw + 1) * n_walks)

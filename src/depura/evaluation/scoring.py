@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,45 +15,6 @@ from depura.records.kinds import NOT_FINITE
 
 SCORING = (Stream.SELECT, Stream.REPORT, Stream.NULL, Stream.VERIFY)
 """The streams that scores may be computed on."""
-
-
-@dataclass(frozen=True)
-class Streams:
-    """The noise of a study. Streams differ in the counter of the generator, so they cannot overlap.
-
-    Attributes:
-        seed: the study's seed.
-    """
-
-    seed: int
-
-    def init(self, ids: Sequence[int]) -> Noise:
-        """Where attacks start."""
-        return Noise(self.seed, tuple(ids), stream=Stream.INIT)
-
-    def eot(self, ids: Sequence[int]) -> Noise:
-        """What attacks average their gradients over."""
-        return Noise(self.seed, tuple(ids), stream=Stream.EOT)
-
-    def select(self, ids: Sequence[int]) -> Noise:
-        """What candidates are compared on."""
-        return Noise(self.seed, tuple(ids), stream=Stream.SELECT)
-
-    def report(self, ids: Sequence[int]) -> Noise:
-        """What is reported; touched once, after everything is chosen."""
-        return Noise(self.seed, tuple(ids), stream=Stream.REPORT)
-
-    def probe(self, ids: Sequence[int]) -> Noise:
-        """What gradients are compared on."""
-        return Noise(self.seed, tuple(ids), stream=Stream.PROBE)
-
-    def null(self, ids: Sequence[int]) -> Noise:
-        """What unattacked images are scored on."""
-        return Noise(self.seed, tuple(ids), stream=Stream.NULL)
-
-    def verify(self, ids: Sequence[int]) -> Noise:
-        """What recorded examples are scored on anew, to see whether their record holds."""
-        return Noise(self.seed, tuple(ids), stream=Stream.VERIFY)
 
 
 def for_scoring(noise: Noise) -> Noise:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast
@@ -17,6 +17,7 @@ from depura.attacks.attack import Attack
 from depura.attacks.threat import Ball, Threat
 from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.gradients import Relaxed, StoredState, StraightThrough
+from depura.noise import Noise, Stream
 from depura.purifiers.purifier import Purifier
 from depura.records.describe import describe, weights_sha256
 from depura.records.kinds import AttackKind, GradientMode
@@ -426,6 +427,19 @@ class Study:
     def nulls(self) -> tuple[str, ...]:
         """Names of the distinct null baselines, in the order of the rows."""
         return tuple(dict.fromkeys(self.null_of(row) for row in self.all_rows))
+
+    def noise(self, stream: Stream, ids: Sequence[int]) -> Noise:
+        """Noise of the study for some images; streams share no draws.
+
+        Args:
+            stream: what it is for: attacks start on `Stream.INIT` and average their gradients over `Stream.EOT`;
+                candidates are compared on `Stream.SELECT`, and what is chosen is reported on `Stream.REPORT`.
+            ids: of the images.
+
+        Returns:
+            One row for each image.
+        """
+        return Noise(self.seed, tuple(ids), stream=stream)
 
     def row(self, name: str) -> Row:
         """The row of a name; for a null baseline, the first row it belongs to."""

@@ -19,13 +19,20 @@ from depura.attacks.attack import Progress
 from depura.audit.audit import audit_gradient
 from depura.defence import Defence
 from depura.diffusion.schedules import Step, vp_scale
-from depura.evaluation.batch_size import rows_within
-from depura.evaluation.counting import Counts, counted
-from depura.evaluation.diagnostics import compression, identity_difference, pinned_predictions, random_direction
-from depura.evaluation.observed import Watched, sees_what_is_judged
-from depura.evaluation.scoring import Scores, Streams, choose, eight_bit, score
+from depura.evaluation.counting import Counts, counted, rows_within
+from depura.evaluation.diagnostics import (
+    Watched,
+    compares,
+    compression,
+    identity_difference,
+    pinned_predictions,
+    random_direction,
+    sees_what_is_judged,
+    shortcuts,
+)
+from depura.evaluation.scoring import Scores, choose, eight_bit, score
 from depura.evaluation.study import Row, Study, UnitKey, with_eps
-from depura.evaluation.surrogates import compares, shortcuts
+from depura.noise import Stream
 from depura.records.directory import Unit
 from depura.records.schema import Audit, AuditCheck, AuditFault, AuditLight, CleanCost, Evaluations, Identity, UnitFacts
 
@@ -125,14 +132,19 @@ def _attacked(
     rows: int,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], Counts]:
-    streams = Streams(study.seed)
     against, attacking = counted(row.against)
     model = Watched(against, ids, labels)
     found = row.attack(
-        model, images, labels, init=streams.init(ids), eot=streams.eot(ids), rows=rows, progress=progress
+        model,
+        images,
+        labels,
+        init=study.noise(Stream.INIT, ids),
+        eot=study.noise(Stream.EOT, ids),
+        rows=rows,
+        progress=progress,
     )
     _in_range(found.images, row.name)
-    choice = choose(judged, found.images, labels, streams.select(ids), draws=range(study.select_draws))
+    choice = choose(judged, found.images, labels, study.noise(Stream.SELECT, ids), draws=range(study.select_draws))
     scores, arrays = reported(study, judged, choice.images, labels, ids)
     arrays |= {
         "select_errors": choice.errors.T.to(torch.int32),
@@ -160,7 +172,7 @@ def _attacked(
         }
     if main and compares(row):
         draws = range(row.attack.cost.at_once)
-        compared = shortcuts(against, images, labels, streams.probe(ids), draws=draws, rows=rows)
+        compared = shortcuts(against, images, labels, study.noise(Stream.PROBE, ids), draws=draws, rows=rows)
         arrays |= {"cosine_bpda": compared.bpda, "cosine_surrogate": compared.surrogate}
     if main and row.judged.purifier is not None:
         arrays |= _indicators(study, judged, images, choice.images, ids)
@@ -171,7 +183,7 @@ def _attacked(
 
 def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
     """What is told without gradients: how much of a perturbation is left, and predictions under one tape for all."""
-    noise = Streams(study.seed).select(ids).draw(study.select_draws)  # the first that nothing else uses
+    noise = study.noise(Stream.SELECT, ids).draw(study.select_draws)  # the first that nothing else uses
     lengths = (chosen - images).to(torch.float64).flatten(1).square().sum(1).sqrt()
     random = random_direction(images, lengths, noise)
     return {
@@ -197,7 +209,7 @@ def reported(
     Returns:
         The scores of the examples as they are; and all arrays of a record, by name.
     """
-    noise = Streams(study.seed).report(ids)
+    noise = study.noise(Stream.REPORT, ids)
     scores = score(judged, examples, labels, noise, draws=range(study.report_draws))
     rounded = score(judged, eight_bit(examples), labels, noise, draws=study.rounded_draws)
     arrays = {
@@ -226,7 +238,7 @@ def null(
     Returns:
         Arrays by name; and what the predictions of clean images cost.
     """
-    noise, s, k = Streams(study.seed).null(ids), study.select_draws, study.report_draws
+    noise, s, k = study.noise(Stream.NULL, ids), study.select_draws, study.report_draws
     clean = score(judged, images, labels, noise, draws=range(s, s + k))
     cost = CleanCost(predictions=clean.predictions.numel(), evaluations=counts.forward)
     corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
@@ -251,7 +263,7 @@ def _pictures(
     """
     shown = _extremes(errors, study.pictures)
     chosen = adversarial[shown]
-    noise = Streams(study.seed).report([ids[int(i)] for i in shown])
+    noise = study.noise(Stream.REPORT, [ids[int(i)] for i in shown])
     noise = noise.split(defence.rule.n_draws).take(range(0, len(shown) * defence.rule.n_draws, defence.rule.n_draws))
     assert defence.purifier is not None
     of_row = [list[tuple[Step, Tensor, Tensor]]() for _ in shown]  # step, state and estimate, of each image

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from depura import _check
 from depura.evaluation.rescoring import rebuilt
-from depura.evaluation.scoring import Streams, score
+from depura.evaluation.scoring import score
 from depura.evaluation.study import Study, UnitKey, with_eps
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
 from depura.evaluation.without_images import examples_of, without_images
+from depura.noise import Stream
 from depura.records.directory import RecordError, RunDirectory, Unit, difference
 from depura.records.kinds import NOT_FINITE, AttackKind
 from depura.records.schema import Header, UnitEntry
@@ -158,7 +159,7 @@ def recount(study: Study, units: Sequence[Unit], *, share: float = 0.05, seed: i
     ids, predictions = [int(i) for i in joined["ids"][which]], joined["predictions"][which]
     labels = torch.from_numpy(joined["labels"][which]).to(device)
     draws = range(predictions.shape[1])
-    again = score(judged, examples[which].to(device), labels, Streams(study.seed).verify(ids), draws=draws)
+    again = score(judged, examples[which].to(device), labels, study.noise(Stream.VERIFY, ids), draws=draws)
     return Recount(
         row=name,
         draws=len(draws),

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from depura.defence import Defence
-from depura.evaluation.batch_size import bytes_per_row
-from depura.evaluation.counting import Counts, evaluations
+from depura.evaluation.counting import Counts, bytes_per_row, evaluations
+from depura.evaluation.diagnostics import compares, surrogate
 from depura.evaluation.meta_device import META, is_weightless, without_weights
 from depura.evaluation.scoring import ROWS_PER_CALL
 from depura.evaluation.study import Row, Study, UnitKey
-from depura.evaluation.surrogates import compares, surrogate
 from depura.gradients import Direct
 from depura.planning.operations import Estimate, rate_of
 from depura.planning.timing import Stopwatch, rows_of
