@@ -351,7 +351,7 @@ def rows_of_scheduler(setting: Setting) -> Iterator[Row]:
 
 def drawn(noise: Noise, x: Tensor) -> None:
     """The noise of a walk, as a walk draws it."""
-    noise = noise.ahead(range(DRAWS_TIMED))
+    noise = noise.later(0, ahead=range(DRAWS_TIMED))
     for k in range(DRAWS_TIMED):
         noise(x, kind=Kind.REVERSE, step=k)
 

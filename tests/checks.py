@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -85,8 +84,8 @@ class RecordedMultistep(Recorded):
 
     solver: Multistep
 
-    def step_after(self, before: Before, denoise: Any, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        return self.recorded(partial(self.solver.step_after, before), denoise, x, step, noise)
+    def after(self, before: Before) -> Recorded:
+        return Recorded(self.solver.after(before), self.calls)
 
 
 def calls_of(

@@ -87,7 +87,8 @@ def images(where: str, x: object, *, shape: Sequence[int] | None = None) -> Tens
         fail(where, "images of shape (B, C, H, W)", f"shape {tuple(x.shape)}", "A single image needs x.unsqueeze(0).")
     if x.numel() == 0:
         fail(where, "at least one image", f"an empty batch of shape {tuple(x.shape)}")
-    image_shape(where, x, shape)
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        image_shape(where, x, shape)
     if x.is_meta:
         return x
     ends = torch.aminmax(x.detach())

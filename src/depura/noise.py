@@ -92,17 +92,14 @@ def philox4x32(
     for _ in range(n_rounds):
         # The low words are masked where they are used, one round later.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c2 = _mixed(p1, c1, k0), _mixed(p0, c3, k1)
+        high0, high2 = p1 >> 32, p0 >> 32
+        # In place where the shapes are already those of the result.
+        c0 = high0.bitwise_xor_(c1) if high0.shape == c1.shape else high0 ^ c1
+        c2 = high2.bitwise_xor_(c3) if high2.shape == c3.shape else high2 ^ c3
+        c0, c2 = c0.bitwise_xor_(k0).bitwise_and_(_MASK), c2.bitwise_xor_(k1).bitwise_and_(_MASK)
         c1, c3 = p1, p0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1 & _MASK, c2, c3 & _MASK
-
-
-def _mixed(product: Tensor, word: Tensor, key: int) -> Tensor:
-    """(High word of the product) ^ word ^ key."""
-    high = product >> 32
-    high = high.bitwise_xor_(word) if high.shape == word.shape else high ^ word
-    return high.bitwise_xor_(key).bitwise_and_(_MASK)
 
 
 @dataclass(frozen=True)
@@ -172,9 +169,18 @@ class Noise:
         """The same addresses in another round."""
         return replace(self, round=number)
 
-    def later(self, rounds: int) -> Noise:
-        """The same addresses, some rounds later."""
-        return replace(self, round=self.round + rounds)
+    def later(self, rounds: int, *, ahead: Iterable[int] = ()) -> Noise:
+        """The same addresses, some rounds later.
+
+        Args:
+            rounds: how many.
+            ahead: steps at which a reverse process draws, in the order in which it does (or the reverse). The draws of
+                several of them are made in one call and kept until later ones are; they are the same to the last bit.
+
+        Returns:
+            The noise.
+        """
+        return replace(self, round=self.round + rounds, _ahead=tuple(ahead))
 
     def draw(self, number: int) -> Noise:
         """The same images, all at draw `number`."""
@@ -182,7 +188,7 @@ class Noise:
 
     def take(self, rows: Iterable[int] | Tensor) -> Noise:
         """The noise of some rows of the batch, in the given order; numbers, or a tensor of them (R,)."""
-        rows = _integers(rows) if isinstance(rows, Tensor) else list(rows)
+        rows = cast("list[int]", rows.tolist()) if isinstance(rows, Tensor) else list(rows)
         draws = self.draws if isinstance(self.draws, int) else tuple(self.draws[r] for r in rows)
         return replace(self, images=tuple(self.images[r] for r in rows), draws=draws)
 
@@ -195,7 +201,9 @@ class Noise:
         Returns:
             Noise of len(self) * m rows.
         """
-        return replace(self, images=_repeat(self.images, len(draws)), draws=tuple(draws) * len(self.images))
+        return replace(
+            self, images=tuple(image for image in self.images for _ in draws), draws=tuple(draws) * len(self.images)
+        )
 
     def split(self, n: int) -> Noise:
         """Divide each draw into n sub-draws of the same block, folded into the batch (for votes).
@@ -225,7 +233,8 @@ class Noise:
                 "Use fewer draws.",
             )
         divided = (first + place * n)[:, None] + torch.arange(n)
-        return replace(self, images=_repeat(self.images, n), draws=_integers(divided.flatten()))
+        images = tuple(image for image in self.images for _ in range(n))
+        return replace(self, images=images, draws=tuple(cast("list[int]", divided.flatten().tolist())))
 
     def bits(self, shape: Sequence[int], *, kind: Kind, step: int = 0, device: torch.device | str = "cpu") -> Tensor:
         """Uniform 32-bit words.
@@ -254,7 +263,7 @@ class Noise:
         Returns:
             Tensor like `like`.
         """
-        words = self.bits(like.shape, kind=kind, step=step, device=_exact_device(like.device))
+        words = self.bits(like.shape, kind=kind, step=step, device=like.device)
         return ((words.to(torch.float64) + 0.5) * 2.0**-32).to(like.dtype).to(like.device)
 
     def __call__(self, like: Tensor, *, kind: Kind, step: int = 0) -> Tensor:
@@ -269,7 +278,7 @@ class Noise:
             Tensor like `like`; independent N(0, 1). On the meta device, where there are no values, its shape alone.
         """
         if like.is_meta:
-            self._fits(like.shape, (step,))
+            _ = self._words(like.shape, kind, (step,), like.device)
             return torch.empty_like(like)
         if kind not in (Kind.REVERSE, Kind.GUIDANCE) or step not in self._ahead:
             return self._normal(like, kind, (step,))[0]
@@ -283,20 +292,9 @@ class Noise:
             self._made[form] = (steps, draws)
         return draws[steps.index(step)].clone()
 
-    def ahead(self, steps: Iterable[int]) -> Noise:
-        """The same noise for a walk, with the draws of several steps made in one call and kept until later ones are.
-
-        Args:
-            steps: at which the walk draws, in the order in which it does (or the reverse).
-
-        Returns:
-            Equal noise: the same draws to the last bit.
-        """
-        return replace(self, _ahead=tuple(steps))
-
     def _normal(self, like: Tensor, kind: Kind, steps: tuple[int, ...]) -> Tensor:
         """The draws of some steps, (len(steps), *like.shape)."""
-        words = self._words(like.shape, kind, steps, _exact_device(like.device))
+        words = self._words(like.shape, kind, steps, like.device)
         u0, u1, u2, u3 = (w.to(torch.float64).add_(0.5).mul_(2.0**-32) for w in words)
         blocks = torch.empty(*u0.shape, 4, dtype=u0.dtype, device=u0.device)
         for first, radius, angle in ((0, u0, u1), (2, u2, u3)):
@@ -306,19 +304,17 @@ class Noise:
         normal = blocks.flatten(2)[..., : math.prod(like.shape[1:])].reshape(len(steps), *like.shape)
         return normal.to(like.dtype).to(like.device)
 
-    def _fits(self, shape: Sequence[int], steps: tuple[int, ...]) -> None:
-        if shape[0] != len(self):
-            _check.fail(
-                "Noise", f"a batch of {len(self)} rows, one per image id", f"{shape[0]}", "Use Noise.take or expand."
-            )
-        for step in steps:
-            _check.integer("Noise", "step", step, high=65535)
-
     def _words(
         self, shape: Sequence[int], kind: Kind, steps: tuple[int, ...], device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Four words for each block of four of the n elements of a row, each of shape (len(steps), B, ceil(n / 4))."""
-        self._fits(shape, steps)
+        if shape[0] != len(self.images):
+            rows = f"a batch of {len(self.images)} rows, one per image id"
+            _check.fail("Noise", rows, f"{shape[0]}", "Use Noise.take or expand.")
+        for step in steps:
+            _check.integer("Noise", "step", step, high=65535)
+        if device.type == "mps":  # which has no float64
+            device = torch.device("cpu")
         block = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)
         image = _column(self.images, device)
         draws = _column((self.draws,) if isinstance(self.draws, int) else self.draws, device)
@@ -332,16 +328,3 @@ class Noise:
 def _column(values: tuple[int, ...], device: torch.device) -> Tensor:
     """(B, 1). Kept for the next step: a copy from the host makes it wait for the device. Not to be written to."""
     return torch.tensor(values, device=device)[:, None]
-
-
-def _repeat(values: tuple[int, ...], n: int) -> tuple[int, ...]:
-    return _integers(torch.tensor(values).repeat_interleave(n))
-
-
-def _integers(values: Tensor) -> tuple[int, ...]:
-    return tuple(cast("list[int]", values.tolist()))
-
-
-def _exact_device(device: torch.device) -> torch.device:
-    """The device itself if it knows float64 and int64, else the CPU."""
-    return torch.device("cpu") if device.type == "mps" else device

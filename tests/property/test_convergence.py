@@ -20,8 +20,8 @@ from depura.diffusion.solvers import (
     EulerMaruyama,
     EulerMaruyamaVP,
     Heun,
+    Multistep,
     Solver,
-    solve,
 )
 from depura.noise import Kind, Noise
 from toys import randn
@@ -31,10 +31,11 @@ DENOISER = GaussianDenoiser(MEAN, STD)
 
 
 def walk(solver: Solver, steps: tuple[Step, ...], x: Tensor, noise: Noise, denoiser=DENOISER) -> Tensor:
-    before = None
+    following = solver
     for step in steps:
-        x, x0, _ = solve(solver, denoiser, x, step, noise, before)
-        before = Before(x0, step.sigma)
+        x, x0, _ = following.step(denoiser, x, step, noise)
+        if isinstance(solver, Multistep):
+            following = solver.after(Before(x0, step.sigma))
     return x
 
 

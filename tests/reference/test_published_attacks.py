@@ -15,7 +15,7 @@ from torch import Tensor
 
 from depura.attacks.losses import cross_entropy
 from depura.attacks.pgd import PGD
-from depura.attacks.queries import Queries
+from depura.attacks.queries import Queries, mean
 from depura.attacks.threat import Ball
 from depura.defence import Defence, MeanLogit
 from depura.diffusion.solvers import Ancestral, Euler
@@ -91,7 +91,7 @@ def attacked(attack: PGD, defence: Defence, data: dict[str, Tensor], noise: Tape
 
 def gradient(defence: Defence, data: dict[str, Tensor], noise: Tape, x: Tensor, draws: range) -> Tensor:
     queries = Queries("test", defence, data["x"], data["y"].long(), noise=noise)  # type: ignore[arg-type]
-    return queries.gradient(x, cross_entropy, draws=draws).gradient()
+    return mean(queries.gradient(x, cross_entropy, draws=draws).gradients)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:

@@ -91,7 +91,7 @@ def test_the_gradient_is_the_mean_of_the_draws_that_were_made() -> None:
     queries = Queries("test", by_image, FLAT[:3], ZEROS[:3], noise=replace(EOT.take([0, 1, 2]), images=ids))
     at, begun = torch.arange(3), torch.tensor([0, 4, 0])
     seen = queries.mean_gradient(
-        FLAT[:3], depura.margin, AdaptiveDraws(EOT_MOST, 2, 0.5), first=0, combine=mean, drawn=begun, at=at
+        FLAT[:3], depura.margin, AdaptiveDraws(EOT_MOST, 2, 0.5), number=0, combine=mean, drawn=begun, at=at
     )
     assert seen.drawn.tolist() == [EOT_MOST, 4, 4], "agreement does not undo what an image has come to"
     assert queries.spent.tolist() == [[EOT_MOST, 0], [4, 0], [4, 0]]

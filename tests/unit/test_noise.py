@@ -329,7 +329,7 @@ def test_draws_that_are_made_ahead_are_the_same(at_once: int, monkeypatch: pytes
     monkeypatch.setattr(noise_module, "_AT_ONCE", at_once)
     plain, x = Noise(3, (8, 5, 9), draws=(0, 1, 0)), torch.zeros(3, 1, 4, 5)
     steps = [3, 4, 6, 7, 11, 12, 13]
-    ahead = plain.ahead(steps)
+    ahead = plain.later(0, ahead=steps)
     assert ahead == plain
     for kind in (Kind.REVERSE, Kind.GUIDANCE, Kind.FORWARD):
         for step in [*steps, *reversed(steps), 5, 0]:
@@ -353,7 +353,7 @@ def test_draws_ahead_are_made_in_one_call_and_are_the_callers_own(monkeypatch: p
         return philox(*args, **more)
 
     monkeypatch.setattr(noise_module, "philox4x32", counting)
-    noise, x = Noise(3, (8, 5)).ahead(range(6)), torch.zeros(2, 1, 4, 4)
+    noise, x = Noise(3, (8, 5)).later(0, ahead=range(6)), torch.zeros(2, 1, 4, 4)
     first = noise(x, kind=Kind.REVERSE, step=2)
     kept = first.clone()
     first.zero_()

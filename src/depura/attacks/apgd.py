@@ -130,9 +130,9 @@ class APGD(Attack):
             share = part_of(progress, before=r, own=1, whole=self.n_restarts)
             if len(at) > 0:
                 begin = start(r, at, share)
-                draw = r * (self.n_steps + 1) * most_draws(self.eot)
+                number = r * (self.n_steps + 1)
                 steps = part_of(share, before=start_share, own=self.n_steps, whole=start_share + self.n_steps)
-                climb = self.climb(queries, images[at], begin, at, steps, draw=draw, history=history, first=first)
+                climb = self.climb(queries, images[at], begin, at, steps, number=number, history=history, first=first)
                 points = points.index_copy(1, at, torch.stack([climb.last, climb.best, climb.compared][:n_kept]))
                 at = at[~history.is_finished(at)]
             share(1.0)
@@ -147,7 +147,7 @@ class APGD(Attack):
         at: Tensor,
         progress: Progress,
         *,
-        draw: int,
+        number: int,
         history: History,
         targets: Tensor | None = None,
         first: float = 1.0,
@@ -160,7 +160,7 @@ class APGD(Attack):
             start: where it begins, (R, C, H, W).
             at: (R,), which images they are.
             progress: called with the share of the steps that is done.
-            draw: first draw of the model that may be used.
+            number: of the first gradient.
             history: what the steps are entered into.
             targets: (R,), classes aimed at.
             first: length of the first step, as a share of the attack's own.
@@ -168,7 +168,7 @@ class APGD(Attack):
         Returns:
             The run, with its last point, its best one and the best in comparisons on common random numbers.
         """
-        climb = Climb(queries, self, origin, start, at=at, draw=draw, history=history, targets=targets)
+        climb = Climb(queries, self, origin, start, at=at, number=number, history=history, targets=targets)
         rule = rule_for(self.ball, n_steps=self.n_steps, rho=self.rho, released=self.released_check)
         run(climb, rule, self.n_steps, progress=progress, first=first)
         return climb
@@ -231,14 +231,14 @@ class WarmStart(Attack):
         model = cast("Callable[[int], RandomModel]", coarser)(self.share)
         cheap = Queries(self.title, model, images, queries.labels, noise=queries.noise, rows=queries.rows)
         attack, inner = self.attack, self._on_surrogate
-        eot, before = most_draws(attack.eot), self.n_steps / self.share
+        before = self.n_steps / self.share
 
         def start(restart: int, at: Tensor, progress: Progress) -> Tensor:
             begin = attack.ball.surface(images, init, step=restart)[at]
-            draw = (attack.n_restarts * (attack.n_steps + 1) + restart * (self.n_steps + 1)) * eot
+            number = attack.n_restarts * (attack.n_steps + 1) + restart * (self.n_steps + 1)
             share = part_of(progress, before=0, own=before, whole=before + attack.n_steps)
             history = History(len(images), self.n_steps + 1)
-            return inner.climb(cheap, images[at], begin, at, share, draw=draw, history=history).compared
+            return inner.climb(cheap, images[at], begin, at, share, number=number, history=history).compared
 
         found = attack.search_from(start, queries, images, progress, first=self.first, start_share=before)
         return found._replace(surrogate=cheap.spent)
@@ -304,9 +304,9 @@ class TargetedAPGD(Attack):
             if len(at) == 0:
                 share(1.0)
                 continue
-            start, draw = self.ball.surface(images, init, step=k)[at], k * (self.n_steps + 1) * most_draws(self.eot)
+            start, number = self.ball.surface(images, init, step=k)[at], k * (self.n_steps + 1)
             climb = attack.climb(
-                queries, images[at], start, at, share, draw=draw, history=history, targets=targets[at, k]
+                queries, images[at], start, at, share, number=number, history=history, targets=targets[at, k]
             )
             answers = queries.answers(climb.compared, margin, draws=draws, at=at)
             wrong, by = answers.wrong.double().mean(1), comparable(answers.losses.mean(1, dtype=torch.float64))

@@ -199,7 +199,7 @@ class Attack(ABC):
         """
         queries = Queries(self.title, model, images, labels, noise=eot, rows=rows)
         init = Noise.fresh(len(images)) if init is None else init
-        return self.search(queries, images, init, _nobody if progress is None else progress)
+        return self.search(queries, images, init, (lambda share: None) if progress is None else progress)
 
     @property
     def title(self) -> str:
@@ -264,8 +264,9 @@ class History:
         """
         self._n = n_images
         self._n_steps = n_steps
-        self._losses: list[Tensor] = []
-        self._healths: list[Health] = []
+        self._done = self._done_health = 0
+        self._loss: Tensor | None = None
+        self._health: Health | None = None
         self._finished: Tensor | None = None
 
     def add(self, loss: Tensor, gradients: Tensor | Health | None = None, *, at: Tensor | None = None) -> None:
@@ -276,17 +277,26 @@ class History:
             gradients: (R, m, C, H, W), of every draw, or their statistics, if the attack uses gradients.
             at: (R,) int64, distinct, the images concerned; default all.
         """
-        self._losses.append(self._spread(loss, at))
+        rows = slice(None) if at is None else at
+        if self._loss is None:
+            self._loss = loss.new_full((self._n_steps, self._n), torch.nan)
+        self._loss[self._done, rows] = loss
         if gradients is not None:
             statistics = gradients if isinstance(gradients, Health) else health(gradients)
-            self._healths.append(Health(*(self._spread(value, at) for value in statistics)))
+            if self._health is None:
+                shape = (self._n_steps, self._n)
+                self._health = Health(*(value.new_full(shape, torch.nan) for value in statistics))
+            for values, value in zip(self._health, statistics, strict=True):
+                values[self._done_health, rows] = value
+            self._done_health += 1
+        self._done += 1
 
     def finish(self, at: Tensor) -> None:
         """The attack is content with some images after the last step; (R,) int64. The first time counts."""
         if self._finished is None:
             self._finished = torch.full((self._n,), -1, dtype=torch.int64, device=at.device)
         fresh = at[self._finished[at] < 0]
-        self._finished[fresh] = len(self._losses) - 1
+        self._finished[fresh] = self._done - 1
 
     def is_finished(self, at: Tensor) -> Tensor:
         """Whether the attack is content with some images, (R,) bool."""
@@ -303,33 +313,12 @@ class History:
         Returns:
             With all that was kept.
         """
-        none = torch.full((self._n,), -1, dtype=torch.int64, device=images.device)
+        loss = images.new_full((self._n_steps, self._n), torch.nan) if self._loss is None else self._loss
         gradients = None
-        if self._healths:
-            steps = Health(*(torch.stack(values) for values in zip(*self._healths, strict=True)))
-            gradients = Gradients(
-                zero=steps.zero.nanmean(0),
-                bad=steps.bad.nanmean(0),
-                zero_pixels=steps.zero_pixels.nanmean(0),
-                agreement=self._stacked(steps.agreement, images),
-                spread=self._stacked(steps.spread, images),
-            )
-        finished = none if self._finished is None else self._finished
-        return Candidates(images, self._stacked(self._losses, images), spent, finished, gradients)
-
-    def _stacked(self, rows: Sequence[Tensor] | Tensor, images: Tensor) -> Tensor:
-        """Rows (B,) one upon another, and NaN for the steps that were not made."""
-        missing = [torch.full((self._n,), torch.nan, device=images.device)] * (self._n_steps - len(rows))
-        together = [*rows, *(row.to(rows[0].dtype) if len(rows) else row for row in missing)]
-        return torch.stack(together) if together else images.new_zeros(0, self._n)
-
-    def _spread(self, values: Tensor, at: Tensor | None) -> Tensor:
-        if at is None:
-            return values
-        full = torch.full((self._n,), torch.nan, dtype=values.dtype, device=values.device)
-        full[at] = values
-        return full
-
-
-def _nobody(share: float) -> None:
-    """Progress that nobody asked for."""
+        if self._health is not None:
+            zero, bad, zero_pixels, agreement, spread = self._health
+            gradients = Gradients(zero.nanmean(0), bad.nanmean(0), zero_pixels.nanmean(0), agreement, spread)
+        finished = self._finished
+        if finished is None:
+            finished = torch.full((self._n,), -1, dtype=torch.int64, device=images.device)
+        return Candidates(images, loss, spent, finished, gradients)

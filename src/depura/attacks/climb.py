@@ -16,7 +16,7 @@ from torch import Tensor
 
 from depura.attacks.attack import History, Progress
 from depura.attacks.losses import Loss, comparable
-from depura.attacks.queries import EOT, Combine, Queries, common, mean, most_draws
+from depura.attacks.queries import EOT, Combine, Queries, common, mean
 from depura.attacks.threat import Ball, per_image, signs_of_largest
 
 
@@ -232,7 +232,7 @@ class Climb:
         start: Tensor,
         *,
         at: Tensor,
-        draw: int,
+        number: int,
         history: History,
         targets: Tensor | None = None,
     ) -> None:
@@ -244,12 +244,12 @@ class Climb:
             origin: (R, C, H, W).
             start: (R, C, H, W).
             at: (R,) int64.
-            draw: first draw of the model that may be used.
+            number: of the first gradient; gradient i uses draws i * eot and on.
             history: what the steps are entered into.
             targets: (R,), classes aimed at.
         """
         self.own: dict[str, Tensor] = {}
-        self._queries, self._settings, self._history, self._draw = queries, settings, history, draw
+        self._queries, self._settings, self._history, self._number = queries, settings, history, number
         self._targets = targets
         self._rows = torch.arange(len(at), device=at.device)
         self.last, self.best, self.compared = start.clone(), start.clone(), start.clone()
@@ -303,13 +303,13 @@ class Climb:
             x,
             settings.loss,
             settings.eot,
-            first=self._draw,
+            number=self._number,
             combine=settings.combine,
             drawn=self._drawn,
             at=self.at,
             targets=self._targets,
         )
-        self._draw += most_draws(settings.eot)
+        self._number += 1
         self._drawn = means.drawn
         self._history.add(means.loss, means.health, at=self.at)
         return means.gradient, comparable(means.loss), means.wrong

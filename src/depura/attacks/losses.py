@@ -22,7 +22,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """max_{j != y} z_j - z_y: positive where the prediction is wrong. Carlini and Wagner 2017, without a floor."""
-    return _strongest_other(logits, labels) - _at(logits, labels)
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).amax(1) - logits.gather(1, labels[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,9 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """z_t - z_y, for targets t (B,)."""
-    return _at(logits, targets) - _at(logits, labels)
+    return logits.gather(1, targets[:, None])[:, 0] - logits.gather(1, labels[:, None])[:, 0]
 
 
 def comparable(losses: Tensor) -> Tensor:
     """Losses as points are compared by them: NaN becomes minus infinity, so that it is never the larger one."""
     return losses.masked_fill(losses.isnan(), -torch.inf)
-
-
-def _at(logits: Tensor, classes: Tensor) -> Tensor:
-    return logits.gather(1, classes[:, None])[:, 0]
-
-
-def _strongest_other(logits: Tensor, labels: Tensor) -> Tensor:
-    own = F.one_hot(labels, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(1)

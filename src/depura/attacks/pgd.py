@@ -143,7 +143,7 @@ class _Run:
             ahead,
             attack.loss,
             attack.eot,
-            first=number * most_draws(attack.eot),
+            number=number,
             combine=attack.combine,
             drawn=self.drawn[at],
             at=at,

@@ -77,14 +77,6 @@ class Draws(NamedTuple):
     gradients: Tensor
     wrong: Tensor
 
-    def loss(self) -> Tensor:
-        """Mean over draws, (B,)."""
-        return mean(self.losses)
-
-    def gradient(self, combine: Combine | None = None) -> Tensor:
-        """One gradient per image, (B, C, H, W): by default the mean over draws; not finite where any draw is not."""
-        return mean(self.gradients) if combine is None else combine(self.gradients)
-
 
 class Health(NamedTuple):
     """Statistics of the gradients of some draws. Nothing is replaced or left out but where said.
@@ -168,6 +160,12 @@ class MeanGradient(NamedTuple):
     health: Health
     drawn: Tensor
 
+    @classmethod
+    def of(cls, draws: Draws, statistics: Health, combine: Combine) -> MeanGradient:
+        """From all draws; a gradient is not finite where any of its draws is not."""
+        counts = torch.full_like(draws.wrong[:, 0], draws.wrong.shape[1], dtype=torch.int64)
+        return cls(mean(draws.losses), combine(draws.gradients), draws.wrong.all(1), statistics, counts)
+
 
 class Queries:
     """A model with the labels of the images under attack, its noise, and the count of what was asked.
@@ -249,7 +247,7 @@ class Queries:
         loss: Loss,
         eot: EOT,
         *,
-        first: int,
+        number: int,
         combine: Combine,
         drawn: Tensor,
         at: Tensor,
@@ -261,7 +259,7 @@ class Queries:
             x: points, (R, C, H, W).
             loss: one number per row.
             eot: draws per gradient.
-            first: number of the first draw.
+            number: of the gradient; each has `most_draws` draw numbers of its own.
             combine: how the gradients of the draws become one.
             drawn: (R,) int64, draws that each row begins with, at least.
             at: (R,), which image each row is a point for.
@@ -271,8 +269,9 @@ class Queries:
             The means.
         """
         if isinstance(eot, int):
-            draws = self.gradient(x, loss, draws=range(first, first + eot), at=at, targets=targets)
-            return _means(draws, health(draws.gradients), combine)
+            draws = self.gradient(x, loss, draws=range(number * eot, (number + 1) * eot), at=at, targets=targets)
+            return MeanGradient.of(draws, health(draws.gradients), combine)
+        first = number * eot.most
         rows, before = torch.arange(len(x), device=x.device), 0
         draws: Draws | None = None
         parts: list[tuple[Tensor, MeanGradient]] = []
@@ -285,7 +284,7 @@ class Queries:
             if m < eot.most:
                 more = (drawn[rows] > m) | ~(statistics.agreement >= eot.agreement)
             done = Draws(*(value[~more] for value in draws))
-            parts.append((rows[~more], _means(done, Health(*(value[~more] for value in statistics)), combine)))
+            parts.append((rows[~more], MeanGradient.of(done, Health(*(value[~more] for value in statistics)), combine)))
             rows, draws = rows[more], Draws(*(value[more] for value in draws))
             if len(rows) == 0:
                 break
@@ -315,7 +314,11 @@ class Queries:
         at = torch.arange(len(x), device=x.device) if at is None else at
         m, copies = len(draws), x.repeat_interleave(len(draws), dim=0)
         noise = None if self.noise is None else self.noise.take(at).expand(draws)
-        parts = self._in_calls(len(copies), lambda part: self._put(copies[part.start : part.stop], noise, part))
+        model = cast("Callable[..., Tensor]", self.model)
+        parts = self._in_calls(
+            len(copies),
+            lambda part: model(copies[part.start : part.stop], *(() if noise is None else (noise.take(part),))),
+        )
         logits = torch.cat(parts).reshape(len(x), m, -1)
         self.spent[:, 1].index_add_(0, at, torch.full_like(at, m))
         _check.labels(self.where, self.labels, n_images=len(self.labels), n_classes=logits.shape[2])
@@ -382,19 +385,15 @@ class Queries:
             done = part.stop
         return parts
 
-    def _put(self, images: Tensor, noise: Noise | None, part: range) -> Tensor:
-        """Logits (R, K) of the rows `part` of a call."""
-        noises = () if noise is None else (noise.take(part),)
-        return cast("Callable[..., Tensor]", self.model)(images, *noises)
-
     def _differentiate(
         self, copies: Tensor, classes: list[Tensor], loss: Loss, noise: Noise | None, part: range
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses (R,), gradients (R, C, H, W) and whether the prediction is wrong (R,), of the rows `part`."""
         labels, *targets = (c[part.start : part.stop] for c in classes)
+        model = cast("Callable[..., Tensor]", self.model)
         with torch.enable_grad():
             x = copies[part.start : part.stop].clone().requires_grad_()
-            logits = self._put(x, noise, part)
+            logits = model(x, *(() if noise is None else (noise.take(part),)))
             _check.labels(self.where, labels, n_images=len(x), n_classes=logits.shape[1])
             if not logits.requires_grad:
                 _check.fail(
@@ -457,8 +456,3 @@ def mean_of_units(gradients: Tensor) -> Tensor:
     """
     length = gradients.to(torch.float64).flatten(2).square().sum(2).sqrt()
     return mean(gradients / torch.where(length > 0, length, 1.0)[:, :, None, None, None].to(gradients.dtype))
-
-
-def _means(draws: Draws, statistics: Health, combine: Combine) -> MeanGradient:
-    counts = torch.full_like(draws.wrong[:, 0], draws.wrong.shape[1], dtype=torch.int64)
-    return MeanGradient(draws.loss(), draws.gradient(combine), draws.wrong.all(1), statistics, counts)

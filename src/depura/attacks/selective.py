@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 from depura import _check
 from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
 from depura.attacks.losses import Loss, comparable, cross_entropy, dlr, margin
-from depura.attacks.queries import Draws, Queries
+from depura.attacks.queries import Draws, Queries, mean
 from depura.attacks.threat import Ball, per_image
 from depura.defence import all_finite
 from depura.noise import Noise
@@ -223,7 +223,7 @@ class Selective(Attack):
             done = restart * self.n_steps + i
             numbers = range(done * self.eot, (done + 1) * self.eot)
             draws = queries.gradient(x[left], turning.loss, draws=numbers, at=left)
-            history.add(draws.loss(), draws.gradients, at=left)
+            history.add(mean(draws.losses), draws.gradients, at=left)
             best.see(x[left], draws, at=left)
             going = self._going(queries, x[left], draws, left, history)
             left, draws = left[going], Draws(*(value[going] for value in draws))
@@ -276,7 +276,7 @@ class Best:
 
     def see(self, x: Tensor, draws: Draws, *, at: Tensor) -> None:
         """Compare points of some images with what is kept."""
-        wrong, loss = draws.wrong.double().mean(1), comparable(draws.loss())
+        wrong, loss = draws.wrong.double().mean(1), comparable(mean(draws.losses))
         equal = wrong == self._wrong[at]
         better = (wrong > self._wrong[at]) | (equal & (loss > self._loss[at]))
         rows = at[better]

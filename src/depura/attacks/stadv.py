@@ -14,7 +14,7 @@ from depura import _check
 from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.flow import Flow, roughness, sampled, warped
 from depura.attacks.losses import Loss, margin
-from depura.attacks.queries import Queries
+from depura.attacks.queries import Queries, mean
 from depura.attacks.threat import per_image
 from depura.noise import Noise
 
@@ -70,8 +70,8 @@ class StAdv(Attack):
         best, best_value = still, torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)
         for i in range(self.n_steps):
             draws = queries.gradient(sampled(images, points), self.loss, draws=range(i * self.eot, (i + 1) * self.eot))
-            rough, gradient = self._gradient(images, points, still, draws.gradient())
-            value = draws.loss() - rough
+            rough, gradient = self._gradient(images, points, still, mean(draws.gradients))
+            value = mean(draws.losses) - rough
             history.add(value, draws.gradients)
             better = value > best_value
             best, best_value = torch.where(per_image(better), points, best), torch.where(better, value, best_value)
@@ -79,8 +79,8 @@ class StAdv(Attack):
             finite = per_image(gradient.flatten(1).isfinite().all(1))
             m = torch.where(finite, BETA1 * m + (1 - BETA1) * gradient, m)
             v = torch.where(finite, BETA2 * v + (1 - BETA2) * gradient.square(), v)
-            mean, square = m / (1 - BETA1 ** (i + 1)), v / (1 - BETA2 ** (i + 1))
-            moved = self.ball.project(points + self.rate * mean / (square.sqrt() + ADAM_EPS), still)
+            average, square = m / (1 - BETA1 ** (i + 1)), v / (1 - BETA2 ** (i + 1))
+            moved = self.ball.project(points + self.rate * average / (square.sqrt() + ADAM_EPS), still)
             points = torch.where(finite, moved, points)
             progress((i + 1) / self.n_steps)
         found = torch.stack([sampled(images, points), sampled(images, best)])

@@ -15,7 +15,7 @@ from torch import Tensor
 from depura.audit.probes import Probe, Tensors
 from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.diffusion.guidance import State, recorded
-from depura.diffusion.solvers import AncestralLearned, Before, Denoise, Multistep, solve
+from depura.diffusion.solvers import AncestralLearned, Before, Denoise, Multistep, Solver
 from depura.noise import Noise
 from depura.purifiers.purifier import DiffusionPurifier, Stage, TrajectoryStep
 
@@ -87,14 +87,14 @@ def _at(
         return (core.denoiser(inputs[0], step.sigma),)
 
     def stepped(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
-        there = None if before is None else Before(inputs[1], before.sigma)
-        return (solve(core.solver, _stand_in(core, seen, rows), inputs[0], step, noise.take(rows), there).x_next,)
+        solver = _following(core, None if before is None else Before(inputs[1], before.sigma))
+        return (solver.step(_stand_in(core, seen, rows), inputs[0], step, noise.take(rows)).x_next,)
 
     def displace(inputs: Tensors, rows: tuple[int, ...], denoise: Denoise, *, whole: bool) -> Tensors:
         def move(x: Tensor) -> Tensors:
             assert core.guidance is not None
-            there = None if before is None else Before(before.x0[list(rows)], before.sigma)
-            x_next, x0, variance = solve(core.solver, denoise, x, step, noise.take(rows), there)
+            solver = _following(core, None if before is None else Before(before.x0[list(rows)], before.sigma))
+            x_next, x0, variance = solver.step(denoise, x, step, noise.take(rows))
             moved = core.guidance(State(x, x0, inputs[1], step, noise.take(rows), variance))
             return (x_next + moved if whole else moved,)
 
@@ -116,6 +116,13 @@ def _at(
         yield Probe(_label("guidance", core.guidance), guide, (seen.x, x_in), at, n, core.guidance)
         together = f"{_label('guidance', core.guidance)} with {_label('denoiser', core.denoiser)}"
         yield Probe(together, guided, (seen.x, x_in), at, n, together=True)
+
+
+def _following(core: DiffusionPurifier, before: Before | None) -> Solver:
+    """The solver, after a step if there was one and it uses it."""
+    if before is None or not isinstance(core.solver, Multistep):
+        return core.solver
+    return core.solver.after(before)
 
 
 def _stand_in(core: DiffusionPurifier, seen: TrajectoryStep, rows: tuple[int, ...]) -> Denoise:

@@ -62,7 +62,7 @@ class EpsDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
-        eps = self.network(self.scale(sigma) * x, _labels(x, self.label(sigma)))
+        eps = self.network(self.scale(sigma) * x, x.new_full((len(x),), self.label(sigma)))
         return torch.sub(x, eps[:, : x.shape[1]], alpha=sigma)
 
 
@@ -76,7 +76,7 @@ class EpsVarianceDenoiser(EpsDenoiser):
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x, (B, C, H, W) -> (B, 2C, H, W): x0, then f."""
         c = x.shape[1]
-        out = self.network(self.scale(sigma) * x, _labels(x, self.label(sigma)))
+        out = self.network(self.scale(sigma) * x, x.new_full((len(x),), self.label(sigma)))
         if out.shape[1] != 2 * c:
             _check.fail(
                 "EpsVarianceDenoiser", f"a network with {2 * c} output channels", f"{out.shape[1]}", "Use EpsDenoiser."
@@ -106,7 +106,7 @@ class ScoreDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
         scale = self.scale(sigma)
-        score = self.network(scale * x, _labels(x, self.label(sigma)))
+        score = self.network(scale * x, x.new_full((len(x),), self.label(sigma)))
         return torch.add(x, score, alpha=sigma**2 * scale)
 
 
@@ -131,7 +131,7 @@ class VDenoiser(nn.Module):
         """Estimate x0 from x."""
         scale = vp_scale(sigma)
         scaled = scale * x
-        velocity = self.network(scaled, _labels(x, self.label(sigma)))
+        velocity = self.network(scaled, x.new_full((len(x),), self.label(sigma)))
         return torch.sub(scale * scaled, velocity, alpha=scale * sigma)
 
 
@@ -159,7 +159,7 @@ class EdmDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0 from x."""
         skip, out, into, label = edm_coefficients(sigma, self.sigma_data)
-        return torch.add(skip * x, self.network(into * x, _labels(x, label)), alpha=out)
+        return torch.add(skip * x, self.network(into * x, x.new_full((len(x),), label)), alpha=out)
 
 
 class Clipped(nn.Module):
@@ -188,7 +188,3 @@ def edm_coefficients(sigma: float, sigma_data: float) -> tuple[float, float, flo
     """(c_skip, c_out, c_in, c_noise) of Karras et al. 2022, table 1."""
     total = sigma**2 + sigma_data**2
     return sigma_data**2 / total, sigma * sigma_data / math.sqrt(total), 1 / math.sqrt(total), math.log(sigma) / 4
-
-
-def _labels(x: Tensor, label: float) -> Tensor:
-    return torch.full((x.shape[0],), label, dtype=x.dtype, device=x.device)

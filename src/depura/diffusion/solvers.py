@@ -158,44 +158,19 @@ class Multistep(Protocol):
     """A solver that uses the estimate of the step before. Its `step` is what it does where there was none."""
 
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        """The first step of a walk (see `Solver.step`)."""
+        """The first step of a reverse process (see `Solver.step`)."""
         ...
 
-    def step_after(self, before: Before, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        """Any other step.
+    def after(self, before: Before) -> Solver:
+        """The solver of the step that follows.
 
         Args:
             before: of the step before.
-            denoise: the denoiser.
-            x: state at step.sigma, (B, C, H, W).
-            step: row of the step table.
-            noise: randomness of this walk.
 
         Returns:
-            The next state and the estimate of x0, which is told to the next step.
+            Its `step` uses that estimate.
         """
         ...
-
-
-def solve(
-    solver: Solver, denoise: Denoise, x: Tensor, step: Step, noise: Noise, before: Before | None = None
-) -> StepResult:
-    """One step of any solver, after the one before where there was one and the solver uses it.
-
-    Args:
-        solver: the solver.
-        denoise: the denoiser.
-        x: state at step.sigma, (B, C, H, W).
-        step: row of the step table.
-        noise: randomness of this walk.
-        before: of the step before; None at the first step.
-
-    Returns:
-        The next state and the estimate of x0.
-    """
-    if before is None or not isinstance(solver, Multistep):
-        return solver.step(denoise, x, step, noise)
-    return solver.step_after(before, denoise, x, step, noise)
 
 
 @runtime_checkable
@@ -306,17 +281,14 @@ class DpmSolverPP:
     def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
         """The step of first order: that of `Euler` or `Ancestral`."""
         x0 = denoise(x, step.sigma)
-        return self._moved(x0, x0, x, step, noise)
+        return self.moved(x0, x0, x, step, noise)
 
-    def step_after(self, before: Before, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
-        """The step of second order; of first order to sigma 0."""
-        x0 = denoise(x, step.sigma)
-        if step.sigma_next == 0:
-            return self._moved(x0, x0, x, step, noise)
-        share = 0.5 * math.log(step.sigma / step.sigma_next) / math.log(before.sigma / step.sigma)
-        return self._moved(torch.lerp(before.x0, x0, 1 + share), x0, x, step, noise)
+    def after(self, before: Before) -> Solver:
+        """The solver of the step that follows: of second order; of first order to sigma 0."""
+        return _DpmSolverAfter(self, before)
 
-    def _moved(self, ahead: Tensor, x0: Tensor, x: Tensor, step: Step, noise: Noise) -> StepResult:
+    def moved(self, ahead: Tensor, x0: Tensor, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        """Euler's step or the ancestral one towards the estimate that was carried on; (B, C, H, W) each."""
         ratio = step.sigma_next / step.sigma
         if not self.stochastic:
             return StepResult(torch.lerp(ahead, x, ratio), x0)
@@ -324,6 +296,21 @@ class DpmSolverPP:
         if variance > 0:
             x_next = _noised(x_next, math.sqrt(variance), noise, step)
         return StepResult(x_next, x0, variance)
+
+
+@dataclass(frozen=True)
+class _DpmSolverAfter:
+    """`DpmSolverPP` after a step."""
+
+    solver: DpmSolverPP
+    before: Before
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, noise: Noise) -> StepResult:
+        x0, before = denoise(x, step.sigma), self.before
+        if step.sigma_next == 0:
+            return self.solver.moved(x0, x0, x, step, noise)
+        share = 0.5 * math.log(step.sigma / step.sigma_next) / math.log(before.sigma / step.sigma)
+        return self.solver.moved(torch.lerp(before.x0, x0, 1 + share), x0, x, step, noise)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from depura import _check
 from depura.attacks.losses import margin
-from depura.attacks.queries import Queries, cosine
+from depura.attacks.queries import Queries, cosine, mean
 from depura.defence import Defence, Single, predicted
 from depura.diffusion.schedules import VP, Step, uniform_steps
 from depura.diffusion.solvers import Euler
@@ -283,12 +283,8 @@ def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *,
     """
     assert defence.purifier is not None
     cheap = (defence.with_(gradient=StraightThrough()), surrogate(defence))
-    exact, *others = (
-        Queries("surrogates", model, images, labels, noise=noise, rows=rows)
-        .gradient(images, margin, draws=draws)
-        .gradient()
-        for model in (defence, *cheap)
-    )
+    queries = [Queries("surrogates", d, images, labels, noise=noise, rows=rows) for d in (defence, *cheap)]
+    exact, *others = (mean(asked.gradient(images, margin, draws=draws).gradients) for asked in queries)
     return Shortcuts(*(cosine(other, exact) for other in others))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from depura import _check
 from depura.diffusion.schedules import Step
 from depura.gradients.routes import ChainState, FromEnd, Transition, fold
-from depura.gradients.stored import is_recorded, refuse_second_derivatives
+from depura.gradients.stored import refuse_second_derivatives
 from depura.records.kinds import GradientMode
 
 
@@ -40,8 +40,6 @@ class Adjoint:
 
     def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
-        if not is_recorded(state, x_in):
-            return fold(advance, state, x_in, steps)
         if steps[-1].sigma_next <= 0:
             _check.fail(
                 "Adjoint",

@@ -56,7 +56,7 @@ class Deviated:
                 "Use StoredState.",
             )
         away = self._away(state[0].detach(), x_in.detach(), steps)
-        return self.inner.passing(advance, state, x_in, steps, away)
+        return self.inner(advance, state, x_in, steps, away)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from depura.diffusion.schedules import Step
 from depura.gradients.routes import ChainState, GradientRoute, Transition, fold
-from depura.gradients.stored import StoredState, is_recorded
+from depura.gradients.stored import StoredState
 from depura.records.kinds import GradientMode
 
 
@@ -34,8 +34,6 @@ class Grafted:
 
     def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
         """The state after the last step."""
-        if not is_recorded(state, x_in):
-            return fold(advance, state, x_in, steps)
         first, group = _groups(advance.images)
         with torch.no_grad():
             image, *others = fold(advance, state, x_in, steps)

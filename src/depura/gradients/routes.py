@@ -59,7 +59,7 @@ class GradientRoute(Protocol):
     """What comes back, as reports name it."""
 
     def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
-        """The state after the last step.
+        """The state after the last step; called only where a gradient is asked for.
 
         Args:
             advance: one step.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from depura import _check
 from depura.diffusion.schedules import Step
-from depura.gradients.routes import ChainState, Transition, fold
+from depura.gradients.routes import ChainState, Transition
 from depura.records.kinds import GradientMode
 
 T = TypeVar("T")
@@ -77,14 +77,16 @@ class StoredState:
         if self.budget is not None:
             _check.integer("StoredState", "budget", self.budget, low=0)
 
-    def __call__(self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], /) -> ChainState:
-        """The state after the last step."""
-        return self.passing(advance, state, x_in, steps, None)
-
-    def passing(
-        self, advance: Transition, state: ChainState, x_in: Tensor, steps: Sequence[Step], passing: Passing | None
+    def __call__(
+        self,
+        advance: Transition,
+        state: ChainState,
+        x_in: Tensor,
+        steps: Sequence[Step],
+        /,
+        passing: Passing | None = None,
     ) -> ChainState:
-        """The state after the last step; on the way back, cotangents are added to as each state is passed.
+        """The state after the last step; on the way back, cotangents may be added to as each state is passed.
 
         Args:
             advance: one step.
@@ -96,20 +98,12 @@ class StoredState:
         Returns:
             The last state.
         """
-        if not is_recorded(state, x_in):
-            return fold(advance, state, x_in, steps)
         stored: Any = _StoredSteps
         return stored.apply(self, advance, tuple(steps), passing, x_in, *state)
 
     def clamp(self, images: Tensor, /) -> Tensor:
         """Clamp to [0, 1]; no gradient where it acts."""
         return images.clamp(0, 1)
-
-    def allowance(self, advance: Transition, device: torch.device) -> int:
-        """Bytes of graph that one round may hold."""
-        if self.budget is not None:
-            return self.budget // advance.rounds
-        return 0 if self.segment is not None else spare_bytes(device) // advance.rounds
 
 
 class _StoredSteps(torch.autograd.Function):
@@ -128,7 +122,10 @@ class _StoredSteps(torch.autograd.Function):
         ctx.memory = _Memory(advance, steps, passing, x_in.detach(), offload=route.offload)
         ctx.save_for_backward(x_in, *state)
         first = tuple(x.detach() for x in state)
-        return ctx.memory.run(first, route.allowance(advance, x_in.device), route.segment)
+        allowance = route.budget  # bytes of graph that one purification may hold; its rounds share them
+        if allowance is None:
+            allowance = 0 if route.segment is not None else spare_bytes(x_in.device)
+        return ctx.memory.run(first, allowance // advance.rounds, route.segment)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
@@ -180,11 +177,11 @@ class _Memory:
                 del graph
                 break
             self.graphs[k] = graph
-            self._store(k, state)
+            self.states[k] = self._kept(state)
             state, k = _without_graph(graph.out), k + 1
         length = _segment(n - k, state, largest, allowance - ledger.alive) if segment is None else segment
         for first in range(k, n, length):
-            self._store(first, state)
+            self.states[first] = self._kept(state)
             last = min(first + length, n)
             state = self._on(state, first, last) if after is None else self._on(after, first + 1, last)
             after = None
@@ -272,8 +269,8 @@ class _Memory:
                 state = self.advance(state, self.x_in, self.steps[k]) if after is None else after
         return state
 
-    def _store(self, k: int, state: ChainState) -> None:
-        self.states[k] = tuple(x.cpu() for x in state) if self.offload else state
+    def _kept(self, state: ChainState) -> ChainState:
+        return tuple(x.cpu() for x in state) if self.offload else state
 
     def _give_up_half(self) -> None:
         """Free the later half of the kept graphs; their steps will be recomputed."""
@@ -292,11 +289,6 @@ def _segment(n_steps: int, state: ChainState, graph: int, spare: int) -> int:
         return 1
     best = round(math.sqrt(n_steps * sum(x.numel() * x.element_size() for x in state) / graph))
     return max(1, min(best, spare // graph, n_steps))
-
-
-def is_recorded(state: ChainState, x_in: Tensor) -> bool:
-    """Whether a gradient by the state or the input is asked for."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in (*state, x_in))
 
 
 def refuse_second_derivatives(route: str) -> None:

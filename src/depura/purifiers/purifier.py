@@ -28,7 +28,6 @@ from depura.diffusion.solvers import (
     Start,
     StepResult,
     from_input,
-    solve,
 )
 from depura.gradients import ChainState, FromEnd, GradientRoute, StoredState
 from depura.noise import Noise
@@ -352,7 +351,7 @@ class IterativePurifier(Purifier):
         self.check(images)
         x_in = image = 2 * images - 1
         for number in range(self.rounds):
-            drawn = noise.later(number).ahead(step.index for step in self.steps)
+            drawn = noise.later(number, ahead=(step.index for step in self.steps))
             state = self.first(image, drawn)
             if torch.is_grad_enabled() and (state[0].requires_grad or x_in.requires_grad):
                 state = self.gradient(FixedNoiseSteps(self, drawn, n_rounds), state, x_in, self.steps)
@@ -389,7 +388,7 @@ class IterativePurifier(Purifier):
             InputError: another shape than `image_shape`, or another dtype than the weights'.
         """
         where = type(self).__name__
-        if self.image_shape is not None:
+        if self.image_shape is not None and tuple(images.shape[1:]) != self.image_shape:
             _check.image_shape(where, images, self.image_shape)
         weight = next((p for p in self.parameters() if p.is_floating_point()), None)
         if weight is not None and weight.dtype != images.dtype:
@@ -518,16 +517,15 @@ class DiffusionPurifier(IterativePurifier):
 
         Guidance may differentiate, so it always runs with a graph; the result has one only if the caller records.
         """
-        before = None
-        if self._sigma_before is not None and step.sigma in self._sigma_before:
-            before = Before(state[1], self._sigma_before[step.sigma])
-        guidance = self.guidance
+        solver, guidance = self.solver, self.guidance
+        if self._sigma_before is not None and isinstance(solver, Multistep) and step.sigma in self._sigma_before:
+            solver = solver.after(Before(state[1], self._sigma_before[step.sigma]))
         if guidance is None:
-            result = solve(self.solver, self.denoise, state[0], step, noise, before)
+            result = solver.step(self.denoise, state[0], step, noise)
         else:
 
             def guided(x: Tensor) -> StepResult:
-                x_next, x0, variance = solve(self.solver, self.denoise, x, step, noise, before)
+                x_next, x0, variance = solver.step(self.denoise, x, step, noise)
                 moved = x_next + guidance(State(x, x0, x_in, step, noise, variance))
                 return StepResult(moved, x0, variance)
 
