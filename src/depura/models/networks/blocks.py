@@ -73,18 +73,7 @@ def halved(x: Tensor) -> Tensor:
 
 
 def check_inputs(where: str, x: Tensor, label: Tensor, *, channels: int, levels: int) -> None:
-    """Check what a U-Net is called with; works on the meta device.
-
-    Args:
-        where: the network's name.
-        x: (B, channels, H, W), H and W divisible by 2^(levels - 1).
-        label: (B,).
-        channels: image channels.
-        levels: resolutions.
-
-    Raises:
-        InputError: other shapes.
-    """
+    """Check that x is (B, channels, H, W), H and W divisible by 2^(levels - 1), and the label (B,)."""
     side = 2 ** (levels - 1)
     if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % side or x.shape[3] % side:
         _check.fail(
@@ -97,17 +86,26 @@ def check_inputs(where: str, x: Tensor, label: Tensor, *, channels: int, levels:
         _check.fail(where, f"one label per image, ({len(x)},)", f"{tuple(label.shape)}", "Use label.expand(len(x)).")
 
 
-def check_levels(where: str, multipliers: Sequence[int], attention: Sequence[int]) -> None:
-    """Check the levels of a U-Net, counted from 0, the highest resolution.
+def check_levels(
+    where: str,
+    multipliers: Sequence[int],
+    attention: Sequence[int],
+    *,
+    width: int | None = None,
+    groups: int = 1,
+    blocks: int = 1,
+) -> None:
+    """Check the levels of a U-Net: at least one, each with a multiplier of at least 1, and attention at levels only.
 
-    Args:
-        where: the network's name.
-        multipliers: width of each level, positive.
-        attention: numbers of the levels with attention.
+    Where `width` is given it is to be divisible by `groups`; `blocks` are at least 1.
 
     Raises:
-        InputError: no level, a multiplier below 1 or attention at a level that is not there.
+        InputError: they are not so.
     """
+    if width is not None and _check.integer(where, "width", width, low=groups) % groups:
+        norm = "channels / 4" if groups == 4 else f"{groups}"
+        _check.fail(where, f"a width divisible by {groups}", f"{width}", f"Group norms take {norm} groups.")
+    _check.integer(where, "blocks", blocks, low=1)
     if not multipliers or any(m < 1 for m in multipliers):
         _check.fail(where, "multipliers of at least 1, one per level", f"{tuple(multipliers)}", "Give one per level.")
     if not set(attention) <= set(range(len(multipliers))):
