@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from depura.models.checkpoints.empty import on_meta
-from depura.models.checkpoints.families import FAMILIES
+from depura.models.checkpoints.families import FAMILIES, on_meta
 
 
 class PublishedFile(NamedTuple):
@@ -49,10 +48,10 @@ class PublishedFile(NamedTuple):
         """
         family = next(family for family in FAMILIES if family.name == self.family)
 
-        def made() -> nn.Module:
+        def build() -> nn.Module:
             return family.ready(family.network(**self.settings), **{**self.options, **options})
 
-        ready = on_meta(made) if device == "meta" else made().to(device)
+        ready = on_meta(build) if device == "meta" else build().to(device)
         return ready.eval().requires_grad_(False)
 
 
