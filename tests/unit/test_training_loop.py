@@ -92,7 +92,8 @@ def test_a_time_budget_gives_the_weights_of_the_steps_that_it_gave(
 
     def stop(report: Report) -> None:
         seen.append(report)
-        if killed and sum(report.n_steps < UNDECIDED for report in seen) > 27:  # a checkpoint after that of the decision
+        # A checkpoint after that of the decision.
+        if killed and sum(report.n_steps < UNDECIDED for report in seen) > 27:
             raise StopError
 
     if killed:

@@ -231,16 +231,9 @@ _LOSSES: Mapping[LossName, Callable[..., Augmenting]] = {
 
 
 def accuracy_under_pgd(network: nn.Module, data: ImageSet, *, eps: float, n_steps: int) -> float:
-    """Share of images that are classified correctly as they are and as everything that one run of PGD proposes.
+    """Share of images that are classified correctly as they are and as everything that one run of linf PGD proposes.
 
-    Args:
-        network: takes images in [0, 1], gives logits.
-        data: the images, whose ids address the random starts.
-        eps: linf radius.
-        n_steps: of the attack, on the margin, with steps of 2.5 eps / n_steps.
-
-    Returns:
-        In [0, 1].
+    Its `n_steps` are on the margin, 2.5 eps / n_steps long. Ids of the images address its random starts.
     """
     attack = PGD(Ball("linf", eps), n_steps=n_steps)
     right: list[bool] = []

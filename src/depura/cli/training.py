@@ -73,14 +73,10 @@ class Sources(NamedTuple):
 def sources(data: Sequence[str], weights: Sequence[float], test: Path | None, held_out: int) -> Sources:
     """Read what a network is to be trained on.
 
-    Args:
-        data: 'digits', or files and folders as `load_images` takes them; where there are parts, the training one.
-        weights: relative shares of a batch, one per source; none: every image is as likely as any other.
-        test: file to measure on; the digits have a test part.
-        held_out: the last images of the first source to hold out; the same pictures are taken out of the others.
-
-    Returns:
-        The images.
+    Data are 'digits', or files and folders as `load_images` takes them; where there are parts, the training one.
+    Weights are relative shares of a batch, one per source; without, every image is as likely as any other. Measured is
+    on the file `test` (the digits have a test part), and on the last `held_out` images of the first source, which are
+    held out: the same pictures are taken out of the others.
     """
     train = [load_digits("train") if name == DIGITS else load_images(name, split=IfParts("train")) for name in data]
     kept = None
@@ -148,7 +144,7 @@ class Options:
 
     def recipe(self, usual: Recipe) -> Recipe:
         """The usual recipe with what was asked for."""
-        given = {"n_steps": self.steps, "batch": self.batch, "rate": self.rate, "minutes": self.minutes}
+        given: dict[str, Any] = {"n_steps": self.steps, "batch": self.batch, "rate": self.rate, "minutes": self.minutes}
         if self.minutes is not None:
             given = {"n_steps": UNDECIDED, "schedule": CONSTANT} | {k: v for k, v in given.items() if v is not None}
         if self.schedule is not None:
@@ -157,13 +153,9 @@ class Options:
 
 
 def with_options(options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command whose first argument is a set of options take each of them as an option of its own.
+    """Make a command, whose first argument is a set of options, take each of them as an option of its own.
 
-    Args:
-        options: the class; its fields are written as parameters of typer are.
-
-    Returns:
-        A decorator of a command.
+    The fields of `options` are written as parameters of typer are.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -227,13 +219,7 @@ class Kind:
 
 
 def run(kind: Kind, given: Options, recipe: Recipe) -> None:
-    """Train, save the weights, measure, and write the model card.
-
-    Args:
-        kind: of network.
-        given: options of the command.
-        recipe: how to train.
-    """
+    """Train a kind of network by a recipe, save its weights, measure it, and write its model card."""
     torch.set_num_threads(given.threads)
     every = _check.integer("train", "every", kind.every if given.every is None else given.every, low=1)
     _check.writable_folder("train", given.to)

@@ -126,12 +126,8 @@ def from_dataset(
 def is_data_set(path: Path) -> bool:
     """Whether `load_images` is to read a path, that is, whether it is more than loose pictures and NPZ files.
 
-    Args:
-        path: a file or folder.
-
-    Returns:
-        True for files with the endings or names of data sets, and for folders that hold something, but no picture or
-        NPZ file except in folders of their own.
+    True for files with the endings or names of data sets, and for folders that hold something, but no picture or NPZ
+    file except in folders of their own.
     """
     if path.is_dir():
         held = list(path.iterdir())

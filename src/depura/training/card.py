@@ -30,20 +30,10 @@ def write_model_card(
     measured: Mapping[str, str],
     settings: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model card.
+    """Write a model card as Markdown.
 
-    Args:
-        path: Markdown file to write.
-        title: what the network is.
-        data: what it was trained on.
-        weights: the share of each in a batch.
-        recipe: how.
-        history: how it went.
-        command: that trains it so again.
-        parameters: how many.
-        sha256: of the weight file.
-        measured: results by name, as text.
-        settings: what else is to be said of the training, by name.
+    Each data set has its share (`weights`) in a batch. `measured` are results and `settings` more that is to be said of
+    the training, both by name; `command` trains it so again.
     """
     decay = "cosine decay" if recipe.schedule == COSINE else f"constant, then decay over the last {recipe.decay:.0%}"
     n = torch.get_num_threads()

@@ -138,15 +138,7 @@ class Recipe:
                 _check.fail("Recipe", f"the schedule {CONSTANT} with minutes", self.schedule, advice)
 
     def rate_at(self, step: int, n_steps: int | None = None) -> float:
-        """Learning rate of a step.
-
-        Args:
-            step: from 0.
-            n_steps: of the whole training, where a time budget has decided; default as the recipe says.
-
-        Returns:
-            The rate.
-        """
+        """Learning rate of a step, from 0, of `n_steps` where a time budget has set them, else as the recipe says."""
         total = self.n_steps if n_steps is None else n_steps
         warm = min(1.0, (step + 1) / max(1, self.warmup))
         if self.schedule == COSINE:
@@ -155,15 +147,7 @@ class Recipe:
         return self.rate * warm * min(1.0, (total - step) / last)
 
     def decided(self, step: int, seconds: float) -> int | None:
-        """The number of steps, if the time budget now says one.
-
-        Args:
-            step: steps done, all at the constant rate.
-            seconds: they took.
-
-        Returns:
-            The number, or None while there is time.
-        """
+        """The number of steps if the time budget now says one, after `step` of them at the constant rate."""
         if self.minutes is None or seconds < 60 * self.minutes * (1 - self.decay):
             return None
         return min(self.n_steps, max(step + 1, math.ceil(step / (1 - self.decay)) if self.decay < 1 else step + 1))
@@ -336,7 +320,7 @@ class _State:
 
     def point(self, report: Report, watch: Watch | None) -> None:
         """A point of the curves."""
-        watched = {} if watch is None else watch(self.average.module, report)
+        watched: Mapping[str, float] = {} if watch is None else watch(self.average.module, report)
         mean = self.losses / max(1, self.seen)
         self.curve.append({"step": report.step, "seconds": round(report.seconds, 1), "loss": mean, **watched})
         self.losses, self.seen = 0.0, 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,9 +50,9 @@ class Ranks(NamedTuple):
         """Make gradients the mean over processes, in place; those without one have none in all."""
         if self.n > 1:
             present = [g for g in gradients if g is not None]
-            for sent in [dist.all_reduce(g, async_op=True) for g in present]:
-                assert sent is not None
-                sent.wait()
+            sums: list[Any] = [dist.all_reduce(g, async_op=True) for g in present]
+            for pending in sums:
+                pending.wait()
             for g in present:
                 g /= self.n
 

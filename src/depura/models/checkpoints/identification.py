@@ -213,7 +213,8 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _published_shapes(family: Family) -> Shapes:
     """The layout of a family's published network, to compare names with."""
-    settings: Mapping[str, Any] = next((f.settings for f in PUBLISHED.values() if f.family == family.name), {})
+    files = [file.settings for file in PUBLISHED.values() if file.family == family.name]
+    settings = files[0] if files else dict[str, Any]()
     return _shapes(on_meta(lambda: family.network(**settings)).state_dict())
 
 

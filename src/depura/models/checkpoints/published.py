@@ -39,12 +39,8 @@ class PublishedFile(NamedTuple):
     def build(self, *, device: str = "meta", **options: Any) -> Any:
         """The published network without its weights, made ready as the loaded one is: to be planned or measured with.
 
-        Args:
-            device: "meta" for no memory and no arithmetic, or one where it gets random weights.
-            **options: as for loading.
-
-        Returns:
-            A `Denoiser` in [-1, 1] units, or a classifier of images in [0, 1], in evaluation mode.
+        On the "meta" device it takes no memory and no arithmetic; on another it gets random weights. Options are as for
+        loading. Returned is a `Denoiser` in [-1, 1] units, or a classifier of images in [0, 1], in evaluation mode.
         """
         family = next(family for family in FAMILIES if family.name == self.family)
 

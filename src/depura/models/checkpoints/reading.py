@@ -54,18 +54,11 @@ class Weights(NamedTuple):
 
 
 def read_weights(path: Path, *, where: str) -> Weights:
-    """Read a file: safetensors, torch's zip and legacy formats, EDM's pickled modules.
+    """The averaged weights where a file has them, else the others. `where` asks, for messages.
 
-    Args:
-        path: the file.
-        where: who asks, for messages.
-
-    Returns:
-        The averaged weights where the file has them.
-
-    Raises:
-        InputError: not there, empty, truncated, no checkpoint, or one that would have to run code to be read; an
-            optimizer's state, or nothing that is a network.
+    Files are safetensors, of torch's zip and legacy formats, or EDM's pickled modules. Refused are those that are not
+    there, empty, truncated, no checkpoint, or would have to run code to be read, the state of an optimizer, and what is
+    no network.
     """
     if path.is_dir():
         _check.fail(where, "a checkpoint file", f"the folder {path}", "Name a file in it.")

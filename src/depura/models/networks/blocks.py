@@ -12,7 +12,11 @@ from torch.nn import functional as F
 from depura import _check
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of a state dict's entries by name: what a network's settings are read off."""
+"""Shapes of a state dict's entries by name, without a prefix: what a network's settings are read off.
+
+Each family has a function that gives the constructor's arguments, or None where the names are of another family. Its
+keyword arguments are what shapes do not tell; they default to what published networks have.
+"""
 
 
 def counted(shapes: Shapes, prefix: str) -> int:
@@ -21,19 +25,12 @@ def counted(shapes: Shapes, prefix: str) -> int:
 
 
 def sinusoids(label: Tensor, width: int, *, steps: int, sine_first: bool) -> Tensor:
-    """Sinusoidal features of a noise label: Vaswani et al. 2017, section 3.5, as the diffusion papers took it over.
+    """Sinusoidal features (B, width) of a noise label (B,): Vaswani et al. 2017, section 3.5.
 
-    Frequencies are 10000^(-k / steps) for k = 0 .. width/2 - 1. Phases are computed in float64: at labels near 1000
-    float32 frequencies shift a network's output by up to 1e-5.
-
-    Args:
-        label: (B,), any real numbers.
-        width: how many features; where it is odd, the last is 0.
-        steps: width/2 - 1 in DDPM and score_sde (the last frequency is 1/10000), width/2 in ADM.
-        sine_first: whether the sines are the first half, or the cosines.
-
-    Returns:
-        (B, width), in the label's dtype.
+    Frequencies are 10000^(-k / steps) for k = 0 .. width/2 - 1: steps is width/2 - 1 in DDPM and score_sde (the last
+    frequency is 1/10000), width/2 in ADM. The first half are the sines, or the cosines; where the width is odd, the
+    last feature is 0. Phases are computed in float64: at labels near 1000 float32 frequencies shift a network's output
+    by up to 1e-5.
     """
     half = width // 2
     k = torch.arange(half, dtype=torch.float64, device=label.device)
@@ -43,17 +40,9 @@ def sinusoids(label: Tensor, width: int, *, steps: int, sine_first: bool) -> Ten
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of all positions to all: softmax(q^T k / sqrt(C)) v, differentiable any number of times.
+    """Attention of all positions to all: softmax(q^T k / sqrt(C)) v, all of shape (B, heads, C, T).
 
-    The softmax is taken in float32 or wider.
-
-    Args:
-        query: (B, heads, C, T).
-        key: as query.
-        value: as query.
-
-    Returns:
-        (B, heads, C, T).
+    It is differentiable any number of times. The softmax is taken in float32 or wider.
     """
     scale = query.shape[2] ** -0.25
     logits = torch.einsum("bhct,bhcs->bhts", query * scale, key * scale)
@@ -98,9 +87,6 @@ def check_levels(
     """Check the levels of a U-Net: at least one, each with a multiplier of at least 1, and attention at levels only.
 
     Where `width` is given it is to be divisible by `groups`; `blocks` are at least 1.
-
-    Raises:
-        InputError: they are not so.
     """
     if width is not None and _check.integer(where, "width", width, low=groups) % groups:
         norm = "channels / 4" if groups == 4 else f"{groups}"

@@ -110,15 +110,7 @@ class DdpmUNet(nn.Module):
 
 
 def settings_of(shapes: Shapes, *, dropout: float = 0.1) -> dict[str, Any] | None:
-    """The arguments of `DdpmUNet`, read off a state dict's shapes, which show everything but the dropout.
-
-    Args:
-        shapes: by name, without a prefix.
-        dropout: within blocks; 0.1 is the CIFAR-10 network's, the CelebA-HQ one has 0.
-
-    Returns:
-        The arguments, or None for another family's names.
-    """
+    """Arguments of `DdpmUNet`; a dropout of 0.1 is the CIFAR-10 network's, the CelebA-HQ one has 0."""
     stem = shapes.get("conv_in.weight", ())
     if "temb.dense.0.weight" not in shapes or len(stem) != 4 or not stem[0]:
         return None

@@ -285,15 +285,9 @@ class DhariwalUNet(_UNet):
 
 
 def song_settings(shapes: Shapes) -> dict[str, Any] | None:
-    """Constructor arguments of the `SongUNet` that has these weights.
+    """Arguments of `SongUNet`.
 
     Of the filter, shapes tell the length only; it has the published weights of that length. Dropout is 0.
-
-    Args:
-        shapes: shapes of a state dict without prefix.
-
-    Returns:
-        The arguments; None if the weights are of another family.
     """
     top = _top(shapes)
     if top is None or f"dec.{top}_aux_conv.weight" not in shapes:
@@ -311,15 +305,7 @@ def song_settings(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def dhariwal_settings(shapes: Shapes, *, head_width: int = 64) -> dict[str, Any] | None:
-    """Constructor arguments of the `DhariwalUNet` that has these weights.
-
-    Args:
-        shapes: shapes of a state dict without prefix.
-        head_width: features per head, which shapes do not tell; 64 in all published networks. Dropout is 0.
-
-    Returns:
-        The arguments; None if the weights are of another family.
-    """
+    """Arguments of `DhariwalUNet`; heads have 64 features in all published networks. Dropout is 0."""
     top = _top(shapes)
     if top is None or "out_conv.weight" not in shapes:
         return None

@@ -213,19 +213,10 @@ class ScoreSdeDdpm(NcsnPP):
 def ncsnpp_settings(
     shapes: Shapes, *, fir: bool | None = None, unit_range: bool | None = None, dropout: float = 0.1
 ) -> dict[str, Any] | None:
-    """The arguments of `NcsnPP`, read off a state dict's shapes.
+    """Arguments of `NcsnPP`, all but the three that are keywords here.
 
-    Shapes show everything but these three. By default they are as published: networks with Fourier features or a
-    pyramid filter, and those with Fourier features take images in [0, 1].
-
-    Args:
-        shapes: by name, without a prefix.
-        fir: whether resampling filters, if it is known.
-        unit_range: whether images come in [0, 1], if it is known.
-        dropout: within blocks; the published value.
-
-    Returns:
-        The arguments, or None for another family's names.
+    By default these are as published: networks with Fourier features or a pyramid filter, and those with Fourier
+    features take images in [0, 1].
     """
     blocks = [n for n in _indices(shapes, "Dense_0.weight") if f"all_modules.{n}.Conv_2.weight" in shapes]
     read = _read(shapes, first=4 if "all_modules.0.W" in shapes else 3)
@@ -248,16 +239,7 @@ def ncsnpp_settings(
 
 
 def ddpm_settings(shapes: Shapes, *, unit_range: bool = False, dropout: float = 0.1) -> dict[str, Any] | None:
-    """The arguments of `ScoreSdeDdpm`, read off a state dict's shapes, which show everything but these two.
-
-    Args:
-        shapes: by name, without a prefix.
-        unit_range: whether images come in [0, 1]; the published ones do not.
-        dropout: within blocks; the published value.
-
-    Returns:
-        The arguments, or None for another family's names.
-    """
+    """Arguments of `ScoreSdeDdpm`, all but the two that are keywords here."""
     blocks = [n for n in _indices(shapes, "Dense_0.weight") if f"all_modules.{n}.NIN_0.W" in shapes]
     read = _read(shapes, first=3)
     if not blocks or read is None:

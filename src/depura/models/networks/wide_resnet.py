@@ -97,15 +97,7 @@ class _Block(nn.Module):
 
 
 def wide_resnet_settings(shapes: Shapes, *, dropout: float = 0.0) -> dict[str, Any] | None:
-    """The arguments of `WideResNet`, read off the shapes of its weights.
-
-    Args:
-        shapes: of a state dict, names without prefix.
-        dropout: shapes do not tell it; DiffPure's WRN-70-16 has 0.3. It matters in training only.
-
-    Returns:
-        The arguments, or None where the weights are of another family.
-    """
+    """Arguments of `WideResNet`; dropout matters in training only, and DiffPure's WRN-70-16 has 0.3."""
     if not {"conv1.weight", "block1.layer.0.conv1.weight", "fc.weight"} <= shapes.keys():
         return None
     return {
@@ -175,15 +167,7 @@ class _DmBlock(nn.Module):
 
 
 def dm_wide_resnet_settings(shapes: Shapes, *, swish: bool = True) -> dict[str, Any] | None:
-    """The arguments of `DmWideResNet`, read off the shapes of its weights.
-
-    Args:
-        shapes: of a state dict, names without prefix.
-        swish: shapes do not tell the activation; the published robust ones have swish.
-
-    Returns:
-        The arguments, or None where the weights are of another family.
-    """
+    """Arguments of `DmWideResNet`; shapes do not tell the activation."""
     if not {"init_conv.weight", "layer.0.block.0.conv_0.weight", "logits.weight"} <= shapes.keys():
         return None
     return {
