@@ -85,7 +85,7 @@ def guide_weights(folder: Path, name: str, **options: object) -> bytes:
     network = seeded(Judge, RECIPE.seed)
     loss = partial(Trades, eps=0.1, n_steps=2)
     made = Model(network, network, {})
-    given = train_classifier(load_digits("train"), RECIPE, made=made, loss=loss, **options)  # type: ignore[arg-type]
+    given = train_classifier(load_digits("train"), RECIPE, start=made, loss=loss, **options)  # type: ignore[arg-type]
     assert given.model is network
     save_weights(network, folder / name, given.about)
     return (folder / name).read_bytes()
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str) 
     def fit(*, seed: int = 3, eps: float = 0.1, width: int = 8) -> None:
         loss, network = partial(Trades, eps=eps, n_steps=1), SmallClassifier(width=width)
         recipe, made = Recipe(n_steps=6, batch=8, seed=seed), Model(network, network, {})
-        train_classifier(data, recipe, made=made, loss=loss, checkpoint=checkpoint, every=5)
+        train_classifier(data, recipe, start=made, loss=loss, checkpoint=checkpoint, every=5)
 
     fit()
     assert checkpoint.exists()
@@ -255,7 +255,7 @@ def test_a_song_unet_is_trained_stored_and_loaded(tmp_path: Path, bfloat16: bool
         assert not torch.allclose(loaded(x, sigma), x, atol=1e-2)
     marked = made.model(x, 1.0, augment=torch.ones(4, 1))  # type: ignore[call-arg]
     assert not torch.allclose(marked, made.model(x, 1.0), atol=1e-4)
-    first, last = (point["loss"] for point in (made.story.curve[0], made.story.curve[-1]))
+    first, last = (point["loss"] for point in (made.history.curve[0], made.history.curve[-1]))
     assert first == last  # one checkpoint: the mean over all steps
     assert last < 1.0
 
@@ -275,7 +275,7 @@ def test_bfloat16_changes_training_a_little() -> None:
 def test_classifiers_by_name_are_trained_stored_and_loaded(tmp_path: Path, name: str, family: str) -> None:
     data = Mixture.of([load_digits("train")])
     recipe = Recipe(n_steps=20, batch=32, rate=1e-2, warmup=2)
-    made = train_classifier(data, recipe, made=model(name, data, seed=0))
+    made = train_classifier(data, recipe, start=model(name, data, seed=0))
     save_weights(made.weights, tmp_path / "w.safetensors", made.about)
     x = load_digits("test").images[:50]
     assert depura.models.checkpoints.identify(tmp_path / "w.safetensors").family == family
@@ -290,7 +290,7 @@ def test_names_of_no_classifier(name: str) -> None:
 
 
 def start_denoiser(out: Path) -> subprocess.Popen[bytes]:
-    """On two sources with images kept away, by the constant schedule."""
+    """On two sources with held-out images, by the constant schedule."""
     data = load_digits("test").first(60)
     for name, images in (("exact", data.images), ("rough", (4 * data.images).round() / 4)):
         np.savez(out.parent / f"{name}.npz", image=images.numpy(), label=data.labels.numpy())
@@ -304,7 +304,7 @@ def test_a_denoiser_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path
     _, killed = undisturbed_and_killed(start_denoiser, tmp_path, "exact-denoiser")
     said = card(killed / "exact-denoiser.md")
     assert any("52 images" in line and "67% of each batch" in line for line in said)
-    assert any("kept away" in line and "sigma 0.3" in line for line in said)
+    assert any("held-out" in line and "sigma 0.3" in line for line in said)
     curve = json.loads((killed / "exact-denoiser.curve.json").read_text())["curve"]
     assert [point["step"] for point in curve] == list(range(20, 121, 20))
     assert curve[-1]["sigma 0.3"] < curve[0]["sigma 0.3"]

@@ -278,7 +278,7 @@ def test_every_family_has_a_published_file() -> None:
 
 def test_what_depura_trains_is_loaded(tmp_path: Path) -> None:
     """The bundled files, in half precision, say what their tensors do not."""
-    folder = Path(depura.__file__).parent / "data"
+    folder = Path(depura.__file__).parent / "models"
     x, sigma = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.3
     loaded = depura.load_denoiser(folder / "digits-denoiser.safetensors")
     assert torch.equal(loaded(x, sigma), depura.digits_denoiser()(x, sigma))

@@ -12,7 +12,7 @@ import torch
 import depura
 from depura.training.classifier import accuracy
 
-FOLDER = Path(depura.__file__).parent / "data"
+FOLDER = Path(depura.__file__).parent / "models"
 WEIGHTS = ("digits-classifier", "digits-denoiser", "digits-guide")
 
 
@@ -33,7 +33,7 @@ def test_the_split_is_the_documented_one() -> None:
 
 
 def test_everything_bundled_is_small() -> None:
-    assert (FOLDER / "digits.npz").stat().st_size < 60_000
+    assert (FOLDER.parent / "data" / "digits.npz").stat().st_size < 60_000
     assert sum((FOLDER / f"{name}.safetensors").stat().st_size for name in WEIGHTS) < 410_000
 
 

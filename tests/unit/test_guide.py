@@ -280,6 +280,6 @@ def test_networks_that_give_no_logits(network: nn.Module, said: str) -> None:
         train_classifier(
             depura.load_digits("train"),
             Recipe(n_steps=1),
-            made=Model(network, network, {}),
+            start=Model(network, network, {}),
             loss=partial(Trades, eps=0.2),
         )

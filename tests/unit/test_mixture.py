@@ -1,4 +1,4 @@
-"""Training on several sources: shares, addresses, and pictures that are kept away in whatever compression."""
+"""Training on several sources: shares, addresses, and pictures that are held out in whatever compression."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from depura import ImageSet, InputError
 from depura.noise import Kind, Noise, Stream
-from depura.training.mixture import Mixture, kept_away, without_copies
+from depura.training.mixture import Mixture, split_held_out, without_copies
 
 
 def source(n: int, *, seed: int = 0, classes: int = 3, size: int = 16, first: int = 0) -> ImageSet:
@@ -68,12 +68,12 @@ def test_labels_are_those_of_the_sources_or_their_numbers() -> None:
     assert marked.n_classes == 2
 
 
-def test_the_last_images_are_kept_away() -> None:
-    rest, kept = kept_away(source(10, first=100), 3)
+def test_the_last_images_are_held_out() -> None:
+    rest, kept = split_held_out(source(10, first=100), 3)
     assert rest.ids == tuple(range(100, 107))
     assert kept.ids == (107, 108, 109)
     with pytest.raises(InputError, match="9"):
-        kept_away(source(10), 10)
+        split_held_out(source(10), 10)
 
 
 def jpeg(image: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def test_copies_in_another_compression_are_found_and_others_stay() -> None:
     whole = source(60, size=32)
     compressed = whole._replace(images=torch.stack([jpeg(image) for image in whole.images]))
     assert not torch.equal(compressed.images, whole.images)
-    _, kept = kept_away(whole, 20)
+    _, kept = split_held_out(whole, 20)
     assert without_copies(compressed, kept).ids == tuple(range(40))
     strangers = source(30, seed=9, size=32)
     assert without_copies(strangers, kept).ids == strangers.ids

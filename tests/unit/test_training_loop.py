@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from depura import InputError, load_digits
 from depura.noise import Kind, Noise
 from depura.training import loop
-from depura.training.loop import CONSTANT, COSINE, UNDECIDED, Recipe, Report, Trained, seeded, train
+from depura.training.loop import CONSTANT, COSINE, UNDECIDED, History, Recipe, Report, seeded, train
 from depura.training.mixture import Mixture
 from depura.training.ranks import Ranks
 
@@ -50,10 +50,10 @@ class Clock:
         return self.now
 
 
-def fit(recipe: Recipe, **options: object) -> tuple[dict[str, Tensor], Trained]:
+def fit(recipe: Recipe, **options: object) -> tuple[dict[str, Tensor], History]:
     network = seeded(lambda: nn.Linear(64, 64), recipe.seed)
-    story = train(network, Squared(network), DATA, recipe, **options)  # type: ignore[arg-type]
-    return network.state_dict(), story
+    history = train(network, Squared(network), DATA, recipe, **options)  # type: ignore[arg-type]
+    return network.state_dict(), history
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -92,22 +92,23 @@ def test_a_time_budget_gives_the_weights_of_the_steps_that_it_gave(
 
     def stop(report: Report) -> None:
         seen.append(report)
-        if killed and sum(told.n_steps < UNDECIDED for told in seen) > 27:  # a checkpoint after that of the decision
+        # A checkpoint after that of the decision.
+        if killed and sum(report.n_steps < UNDECIDED for report in seen) > 27:
             raise StopError
 
     if killed:
         with pytest.raises(StopError):
             fit(recipe, checkpoint=checkpoint, every=20, progress=stop)
         monkeypatch.setattr(loop, "time", Clock(3.0))
-    found, story = fit(recipe, checkpoint=checkpoint, every=20, progress=seen.append)
+    found, history = fit(recipe, checkpoint=checkpoint, every=20, progress=seen.append)
     undecided = [report for report in seen if report.n_steps == UNDECIDED]
-    assert 60 < len(undecided) < story.n_steps < 200
-    assert 0.7 < undecided[-1].step / story.n_steps <= 0.75 + 1e-9
+    assert 60 < len(undecided) < history.n_steps < 200
+    assert 0.7 < undecided[-1].step / history.n_steps <= 0.75 + 1e-9
     assert all(a.left >= b.left for a, b in pairwise(undecided))
-    expected, again = fit(Recipe(story.n_steps, batch=8, warmup=5, schedule=CONSTANT))
-    assert again.n_steps == story.n_steps
+    expected, again = fit(Recipe(history.n_steps, batch=8, warmup=5, schedule=CONSTANT))
+    assert again.n_steps == history.n_steps
     assert same(found, expected)
-    other, _ = fit(Recipe(story.n_steps + 1, batch=8, warmup=5, schedule=CONSTANT))
+    other, _ = fit(Recipe(history.n_steps + 1, batch=8, warmup=5, schedule=CONSTANT))
     assert not same(found, other)
 
 
@@ -128,9 +129,9 @@ def test_curves_are_of_averaged_weights_and_survive_a_stop(tmp_path: Path) -> No
         assert isinstance(network, nn.Linear)
         return {"weight": float(network.weight.detach().double().sum())}
 
-    whole, story = fit(recipe, every=5, watch=watch)
-    assert [point["step"] for point in story.curve] == [5, 10, 15, 20]
-    assert story.curve[-1]["weight"] == pytest.approx(float(whole["weight"].double().sum()), rel=1e-12)
+    whole, history = fit(recipe, every=5, watch=watch)
+    assert [point["step"] for point in history.curve] == [5, 10, 15, 20]
+    assert history.curve[-1]["weight"] == pytest.approx(float(whole["weight"].double().sum()), rel=1e-12)
     losses: list[float] = []
 
     def stop(report: Report) -> None:
@@ -143,9 +144,9 @@ def test_curves_are_of_averaged_weights_and_survive_a_stop(tmp_path: Path) -> No
         fit(recipe, every=5, watch=watch, checkpoint=checkpoint, progress=stop)
     again, gone_on = fit(recipe, every=5, watch=watch, checkpoint=checkpoint)
     assert same(again, whole)
-    timeless = [[{k: v for k, v in p.items() if k != "seconds"} for p in s.curve] for s in (story, gone_on)]
+    timeless = [[{k: v for k, v in p.items() if k != "seconds"} for p in s.curve] for s in (history, gone_on)]
     assert timeless[0] == timeless[1]
-    assert story.curve[1]["loss"] == pytest.approx(sum(losses[5:10]) / 5)
+    assert history.curve[1]["loss"] == pytest.approx(sum(losses[5:10]) / 5)
     assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(gone_on.curve))
 
 

@@ -18,7 +18,7 @@ from depura.data import files
 from depura.data.digits import SHAPE
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
-from depura.data.table import no_parts
+from depura.data.table import Request
 from depura.defence import all_finite, predicted
 from depura.models.by_name import DENOISERS
 from depura.models.digits import digits_classifier
@@ -116,7 +116,7 @@ def _data_set(source: Path, chosen: _Chosen) -> files.Loaded:
 
 
 def _files(source: Path, chosen: _Chosen) -> list[files.Loaded]:
-    no_parts(chosen.split, source=source, where="purify")
+    Request(source, chosen.split).without_parts("purify")
     paths = files.find(source)
     if chosen.images is None:
         return [files.load(path, frame=chosen.frame) for path in paths]

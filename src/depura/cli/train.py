@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -16,9 +15,8 @@ from torch import nn
 from depura import _check
 from depura.attacks.pgd import PGD
 from depura.attacks.threat import Ball
-from depura.cli import training as fitting
 from depura.cli.console import door, fraction
-from depura.cli.training import DIGITS, Kept, Kind, Sources, Watching
+from depura.cli.training import DIGITS, Kept, Kind, Options, Sources, classified, denoising, run, watched, with_options
 from depura.data.imageset import ImageSet
 from depura.defence import predicted
 from depura.diffusion.denoisers import Denoiser
@@ -39,8 +37,7 @@ from depura.training.classifier import (
 )
 from depura.training.denoiser import PRESETS, Design, train_denoiser
 from depura.training.guide import AdversarialTraining, Trades
-from depura.training.loop import CONSTANT, COSINE, UNDECIDED, Fitted, Recipe, seeded
-from depura.training.ranks import started
+from depura.training.loop import Fitted, Recipe, seeded
 
 app = typer.Typer(
     no_args_is_help=True, help="Train a denoiser, classifier or guide on the digits or on data of your own."
@@ -48,38 +45,6 @@ app = typer.Typer(
 
 MEASURED_STEPS = 50
 """Steps of the attack that measures a guide."""
-
-Out = Annotated[Path, typer.Option("--out", help="Folder for the weights, their card and curves.")]
-Data = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="'digits' (default), or a file or folder of images: NPZ, Parquet, CIFAR as published, class folders. "
-        "Give it several times to train on several; the first is the one to serve."
-    ),
-]
-Weight = Annotated[
-    list[float] | None, typer.Option(help="Share of a batch from each --data, in order; default by their sizes.")
-]
-Name = Annotated[
-    str, typer.Option(help="Stem of the files; default the preset's name, or that of the first --data and the command.")
-]
-HeldOut = Annotated[
-    int, typer.Option(help="Images of the first --data to keep away (the last ones) and measure on.", min=0)
-]
-Test = Annotated[Path | None, typer.Option(help="File to measure on (the digits have their own test images).")]
-Steps = Annotated[int | None, typer.Option(help="Gradient steps.")]
-Minutes = Annotated[
-    float | None,
-    typer.Option(help="Time budget instead: the rate decays over its last quarter. The card names the steps it gave."),
-]
-Batch = Annotated[int | None, typer.Option(help="Images per step.")]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
-Seed = Annotated[int, typer.Option(help="Seed of weights, batches and noise.")]
-Every = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
-Device = Annotated[
-    str | None, typer.Option(help="cpu or cuda; default a GPU if there is one. Several: torchrun -m depura train ...")
-]
-Threads = Annotated[int, typer.Option(help="Processor threads; small networks are slower with more.", min=1)]
 
 
 class LossName(str, Enum):
@@ -90,13 +55,6 @@ class LossName(str, Enum):
     standard = "standard"
 
 
-class ScheduleName(str, Enum):
-    """How the learning rate falls."""
-
-    cosine = COSINE
-    constant = CONSTANT
-
-
 class PresetName(str, Enum):
     """Networks and recipes by name."""
 
@@ -104,28 +62,50 @@ class PresetName(str, Enum):
     base = "cifar10-base"
 
 
-Schedule = Annotated[
-    ScheduleName | None,
-    typer.Option(help="Of the learning rate; default cosine, with --minutes and in presets constant-then-decay."),
-]
-Network = Annotated[
-    str | None,
-    typer.Option(help=f"{NETWORKS}, or MODULE:FUNCTION that returns a network of your own; default small."),
-]
-Shift = Annotated[int | None, typer.Option(help="Move images by up to so many pixels; default 1.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Mirror every second image.")]
-Bf16 = Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16; weights and losses stay float32.")]
+@dataclass(frozen=True)
+class ClassifierOptions(Options):
+    """And those of classifiers."""
+
+    network: Annotated[
+        str | None,
+        typer.Option(help=f"{NETWORKS}, or MODULE:FUNCTION that returns a network of your own; default small."),
+    ] = None
+    shift: Annotated[int | None, typer.Option(help="Move images by up to so many pixels; default 1.")] = None
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror every second image.")] = False
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Run the network in bfloat16; weights and losses stay float32.")
+    ] = False
+
+    @property
+    def moved(self) -> dict[str, Any]:
+        """How a loss moves images."""
+        return {"shift": 1 if self.shift is None else self.shift, "flip": self.flip}
+
+    @property
+    def words(self) -> dict[str, object]:
+        """The options that say so, and whether in bfloat16."""
+        return {"shift": self.shift, "flip": self.flip or None, "bfloat16": self.bfloat16 or None}
+
+    def fit(
+        self, data: Sources, recipe: Recipe, kept: Kept, *, loss: Callable[[nn.Module], Augmenting]
+    ) -> Fitted[nn.Module]:
+        """Train a classifier by a loss."""
+        start = None
+        if self.network is not None and ":" in self.network:
+            network = seeded(named("--network", self.network), recipe.seed)
+            if not isinstance(network, nn.Module):
+                _check.fail("--network", "a function that returns a torch.nn.Module", type(network).__name__)
+            start = Model(network, network, {"network": self.network})
+        elif self.network is not None:
+            start = model(self.network, data.mixture, seed=recipe.seed)
+        return train_classifier(data.mixture, recipe, start=start, loss=loss, bfloat16=self.bfloat16, **kept)
 
 
 @app.command("denoiser")
+@with_options(Options)
 @door
 def denoiser(
-    to: Out,
-    name: Name = "",
-    data: Data = None,
-    weight: Weight = None,
-    held_out: HeldOut = 0,
-    test: Test = None,
+    given: Options,
     preset: Annotated[
         PresetName | None,
         typer.Option(
@@ -136,96 +116,52 @@ def denoiser(
     classifier: Annotated[
         str | None, typer.Option(help="Measure what it makes of purified images too, at several t*.")
     ] = None,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    schedule: Schedule = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    seed: Seed = 0,
-    every: Every = None,
     width: Annotated[
         int | None,
         typer.Option(help="Channels at the full resolution without --preset, a multiple of 8; default 24."),
     ] = None,
-    device: Device = None,
-    threads: Threads = 1,
 ) -> None:
     """Train an EDM-style U-Net denoiser. Interrupted, the same command goes on."""
     if preset is not None and width is not None:
         _check.fail("--width", "no --preset, which has a network of its own", preset.value, "Drop one of them.")
-    design, usual, called = Design(width=24 if width is None else width), Recipe(6000, rate=2e-3), ""
-    options: dict[str, object] = {} if width in (None, 24) else {"width": width}
+    design, usual = Design(width=24 if width is None else width), Recipe(6000, rate=2e-3)
     if preset is not None:
         design, usual, _ = PRESETS[preset.value]
-        called = options["preset"] = preset.value
-        if steps is None and minutes is None:
+        if given.steps is None and given.minutes is None:
             _check.fail("train", "--steps or --minutes with a preset", "neither", "Say how long to train.")
-    recipe = _recipe(usual, steps=steps, minutes=minutes, schedule=schedule, batch=batch, rate=rate, seed=seed)
-    options |= {} if classifier is None else {"classifier": classifier}
+    recipe = given.recipe(usual)
     judge = None if classifier is None else models.classifier(classifier, where="--classifier")
-    path = to / f"{name or called or 'denoiser'}.samples.png"
+    name = "" if preset is None else preset.value
+    path = given.to / f"{given.name or name or 'denoiser'}.samples.png"
 
-    def fit(given: Sources, recipe: Recipe, kept: Kept) -> Fitted[Denoiser]:
-        watching = None if given.held_out is None else Watching(given.held_out, path)
-        return train_denoiser(given.mixture, recipe, design=design, watch=watching, **kept)
+    def fit(data: Sources, recipe: Recipe, kept: Kept) -> Fitted[Denoiser]:
+        watch = None if data.held_out is None else partial(watched, held_out=data.held_out, path=path)
+        return train_denoiser(data.mixture, recipe, design=design, watch=watch, **kept)
 
-    def measure(made: Any, images: ImageSet) -> dict[str, str]:
-        found = fitting.denoising(made, images)
-        return found if judge is None else {**found, **fitting.classified(made, judge, images)}
+    def measure(trained: Any, images: ImageSet) -> dict[str, str]:
+        errors = denoising(trained, images)
+        return errors if judge is None else {**errors, **classified(trained, judge, images)}
 
-    kind = Kind("denoiser", "EDM-style U-Net denoiser", fit, measure, options, called=name or called)
-    _train(kind, to, data, weight, held_out, test, recipe, 500 if every is None else every, device, threads)
+    options = {"width": None if width == 24 else width, "preset": name, "classifier": classifier}
+    run(Kind("denoiser", "EDM-style U-Net denoiser", fit, measure, options, preset=name), given, recipe)
 
 
 @app.command("classifier")
+@with_options(ClassifierOptions)
 @door
-def classifier(
-    to: Out,
-    name: Name = "",
-    data: Data = None,
-    weight: Weight = None,
-    held_out: HeldOut = 0,
-    test: Test = None,
-    network: Network = None,
-    shift: Shift = None,
-    flip: Flip = False,
-    bfloat16: Bf16 = False,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    schedule: Schedule = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    seed: Seed = 0,
-    every: Every = None,
-    device: Device = None,
-    threads: Threads = 1,
-) -> None:
+def classifier(given: ClassifierOptions) -> None:
     """Train a classifier. Interrupted, the same command goes on."""
-    recipe = _recipe(
-        Recipe(3000, rate=5e-3), steps=steps, minutes=minutes, schedule=schedule, batch=batch, rate=rate, seed=seed
-    )
-    moved, options = _moved(shift, flip, bfloat16)
-    make = partial(ShiftedCrossEntropy, **moved)
-    kind = Kind(
-        "classifier",
-        "classifier" if network else "small convolutional classifier",
-        partial(_fit_classifier, network=network, loss=make, bfloat16=bfloat16),
-        _accuracy,
-        {**({"network": network} if network else {}), **options},
-        called=name,
-    )
-    _train(kind, to, data, weight, held_out, test, recipe, 500 if every is None else every, device, threads)
+    title = "classifier" if given.network else "small convolutional classifier"
+    fit = partial(given.fit, loss=partial(ShiftedCrossEntropy, **given.moved))
+    kind = Kind("classifier", title, fit, _accuracy, {"network": given.network, **given.words})
+    run(kind, given, given.recipe(Recipe(3000, rate=5e-3)))
 
 
 @app.command("guide")
+@with_options(ClassifierOptions)
 @door
 def guide(
-    to: Out,
-    name: Name = "",
-    data: Data = None,
-    weight: Weight = None,
-    held_out: HeldOut = 0,
-    test: Test = None,
+    given: ClassifierOptions,
     loss: Annotated[
         LossName, typer.Option(help="TRADES, adversarial training (Madry et al.), or plain cross-entropy.")
     ] = LossName.trades,
@@ -241,34 +177,16 @@ def guide(
     noise_up_to: Annotated[
         float, typer.Option(help="Train on images noised to a random time up to this, for guidance on noised states.")
     ] = 0.0,
-    network: Network = None,
-    shift: Shift = None,
-    flip: Flip = False,
-    bfloat16: Bf16 = False,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    schedule: Schedule = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    seed: Seed = 0,
-    every: Every = None,
-    device: Device = None,
-    threads: Threads = 1,
 ) -> None:
     """Train a robust classifier for guidance, by TRADES. Interrupted, the same command goes on."""
-    recipe = _recipe(
-        Recipe(3000, rate=5e-3), steps=steps, minutes=minutes, schedule=schedule, batch=batch, rate=rate, seed=seed
-    )
-    on_digits = data in (None, [DIGITS])
+    on_digits = given.data in (None, [DIGITS])
     radius = (EPS if on_digits else 8 / 255) if eps is None else eps
     _check.number("train", "eps", radius, low=0.0, high=1.0, low_open=True, advice="Such as 0.2 or 8/255.")
     inner = {"step_size": step_size, "attack_steps": attack_steps, "noise_up_to": noise_up_to or None}
     for option, value in {"beta": beta, **(inner if loss is LossName.standard else {})}.items():
         if value is not None and loss is not LossName.trades:
-            _check.fail(
-                f"--{option.replace('_', '-')}", "an option of the chosen loss", f"--loss {loss.value}", "Drop it."
-            )
-    options: dict[str, object] = {"loss": loss.value, "eps": radius}
+            name = f"--{option.replace('_', '-')}"
+            _check.fail(name, "an option of the chosen loss", f"--loss {loss.value}", "Drop it.")
     attack: dict[str, Any] = {}
     if loss is not LossName.standard:
         attack = {
@@ -277,29 +195,32 @@ def guide(
             "n_steps": 10 if attack_steps is None else attack_steps,
             "noise_up_to": noise_up_to,
         }
-        options |= {"step-size": attack["step_size"], "attack-steps": attack["n_steps"]}
     if loss is LossName.trades:
         attack["beta"] = 6.0 if beta is None else beta
-        options["beta"] = attack["beta"]
-    if noise_up_to:
-        options["noise-up-to"] = noise_up_to
-    moved, more = _moved(shift, flip, bfloat16)
-    make = partial(_LOSSES[loss], **attack, **moved)
-    settings = {"loss": repr(make(nn.Identity()))}
-    if network is not None:
-        options["network"] = settings["network"] = network
+    options: dict[str, object] = {
+        "loss": loss.value,
+        "eps": radius,
+        "step-size": attack.get("step_size"),
+        "attack-steps": attack.get("n_steps"),
+        "beta": attack.get("beta"),
+        "noise-up-to": noise_up_to or None,
+        "network": given.network,
+        **given.words,
+    }
+    objective = partial(_LOSSES[loss], **attack, **given.moved)
+    settings = {"loss": repr(objective(nn.Identity())), **({} if given.network is None else {"network": given.network})}
 
-    def measure(made: nn.Module, images: ImageSet) -> dict[str, str]:
-        found = {**_accuracy(made, images), **_under_attack(made, images, radius)}
+    def measure(trained: nn.Module, images: ImageSet) -> dict[str, str]:
+        results = {**_accuracy(trained, images), **_under_attack(trained, images, radius)}
         if on_digits:
             plain = digits_classifier()
             compared = {**_accuracy(plain, images), **_under_attack(plain, images, radius)}
-            found |= {f"for comparison, digits-classifier: {key}": value for key, value in compared.items()}
-        return found
+            results |= {f"for comparison, digits-classifier: {key}": value for key, value in compared.items()}
+        return results
 
-    fit = partial(_fit_classifier, network=network, loss=make, bfloat16=bfloat16)
-    kind = Kind("guide", "robust classifier for guidance", fit, measure, {**options, **more}, settings, called=name)
-    _train(kind, to, data, weight, held_out, test, recipe, 100 if every is None else every, device, threads)
+    fit = partial(given.fit, loss=objective)
+    kind = Kind("guide", "robust classifier for guidance", fit, measure, options, settings, every=100)
+    run(kind, given, given.recipe(Recipe(3000, rate=5e-3)))
 
 
 _LOSSES: Mapping[LossName, Callable[..., Augmenting]] = {
@@ -310,102 +231,25 @@ _LOSSES: Mapping[LossName, Callable[..., Augmenting]] = {
 
 
 def accuracy_under_pgd(network: nn.Module, data: ImageSet, *, eps: float, n_steps: int) -> float:
-    """Share of images that are classified correctly as they are and as everything that one run of PGD proposes.
+    """Share of images that are classified correctly as they are and as everything that one run of linf PGD proposes.
 
-    Args:
-        network: takes images in [0, 1], gives logits.
-        data: the images, whose ids address the random starts.
-        eps: linf radius.
-        n_steps: of the attack, on the margin, with steps of 2.5 eps / n_steps.
-
-    Returns:
-        In [0, 1].
+    Its `n_steps` are on the margin, 2.5 eps / n_steps long. Ids of the images address its random starts.
     """
     attack = PGD(Ball("linf", eps), n_steps=n_steps)
     right: list[bool] = []
     for k in range(0, len(data.images), AT_ONCE):
         images, labels = data.images[k : k + AT_ONCE], data.labels[k : k + AT_ONCE]
-        found = attack(network, images, labels, init=Noise(0, data.ids[k : k + AT_ONCE], stream=Stream.INIT))
+        proposals = attack(network, images, labels, init=Noise(0, data.ids[k : k + AT_ONCE], stream=Stream.INIT))
         with torch.no_grad():
-            all_right = torch.stack([predicted(network(x)) == labels for x in (images, *found.images)]).all(0)
+            all_right = torch.stack([predicted(network(x)) == labels for x in (images, *proposals.images)]).all(0)
         right += all_right.tolist()
     return sum(right) / len(right)
 
 
-def _recipe(
-    usual: Recipe,
-    *,
-    steps: int | None,
-    minutes: float | None,
-    schedule: ScheduleName | None,
-    batch: int | None,
-    rate: float | None,
-    seed: int,
-) -> Recipe:
-    """The usual recipe with what was asked for."""
-    asked = {"batch": batch, "rate": rate, "minutes": minutes}
-    n_steps = steps if steps is not None else UNDECIDED if minutes is not None else usual.n_steps
-    shape = schedule.value if schedule is not None else CONSTANT if minutes is not None else usual.schedule
-    given = {name: value for name, value in asked.items() if value is not None}
-    return replace(usual, n_steps=n_steps, schedule=shape, seed=seed, **given)
+def _accuracy(network: nn.Module, images: ImageSet) -> dict[str, str]:
+    return {"accuracy": f"{100 * accuracy(network, images.images, images.labels):.2f} %"}
 
 
-def _moved(shift: int | None, flip: bool, bfloat16: bool) -> tuple[dict[str, Any], dict[str, object]]:
-    """How a loss moves images, and the options that say so."""
-    options: dict[str, object] = {} if shift is None else {"shift": shift}
-    options |= {name: True for name, given in (("flip", flip), ("bfloat16", bfloat16)) if given}
-    return {"shift": 1 if shift is None else shift, "flip": flip}, options
-
-
-def _fit_classifier(
-    given: Sources,
-    recipe: Recipe,
-    kept: Kept,
-    *,
-    network: str | None,
-    loss: Callable[[nn.Module], Augmenting],
-    bfloat16: bool,
-) -> Fitted[nn.Module]:
-    made = None
-    if network is not None and ":" in network:
-        own = seeded(named("--network", network), recipe.seed)
-        if not isinstance(own, nn.Module):
-            _check.fail("--network", "a function that returns a torch.nn.Module", type(own).__name__)
-        made = Model(own, own, {"network": network})
-    elif network is not None:
-        made = model(network, given.mixture, seed=recipe.seed)
-    return train_classifier(given.mixture, recipe, made=made, loss=loss, bfloat16=bfloat16, **kept)
-
-
-def _accuracy(made: nn.Module, images: ImageSet) -> dict[str, str]:
-    return {"accuracy": f"{100 * accuracy(made, images.images, images.labels):.2f} %"}
-
-
-def _under_attack(made: nn.Module, images: ImageSet, eps: float) -> dict[str, str]:
+def _under_attack(network: nn.Module, images: ImageSet, eps: float) -> dict[str, str]:
     name = f"accuracy under PGD (linf, eps {eps:.3g}, {MEASURED_STEPS} steps)"
-    return {name: f"{100 * accuracy_under_pgd(made, images, eps=eps, n_steps=MEASURED_STEPS):.2f} %"}
-
-
-def _train(
-    kind: Kind,
-    to: Path,
-    data: list[str] | None,
-    weight: list[float] | None,
-    held_out: int,
-    test: Path | None,
-    recipe: Recipe,
-    every: int,
-    device: str | None,
-    threads: int,
-) -> None:
-    """Train, save the weights, measure, and write the card."""
-    torch.set_num_threads(threads)
-    _check.integer("train", "every", every, low=1)
-    _check.writable_folder("train", to)
-    own = started()
-    given = fitting.sources(data or [DIGITS], weight or [], test, held_out)
-    options: dict[str, object] = {"batch": recipe.batch, "rate": recipe.rate, "seed": recipe.seed}
-    options |= {"schedule": recipe.schedule if recipe.schedule != COSINE else None}
-    options |= {"weight": weight or None, "held-out": held_out or None, "threads": None if threads == 1 else threads}
-    options |= {"name": kind.called if kind.called not in PRESETS else None, "test": test}
-    fitting.fitted(kind, to, given, recipe, every, device=own if device is None else device, options=options)
+    return {name: f"{100 * accuracy_under_pgd(network, images, eps=eps, n_steps=MEASURED_STEPS):.2f} %"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,18 +18,12 @@ from torch import Tensor
 from depura import _check
 from depura.data import pickles
 from depura.data.pictures import from_bytes
-from depura.data.table import Table, no_parts, one_part
+from depura.data.table import WHERE, Request, Table
 
 PIXELS = 3 * 32 * 32
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
 """As the archives call them."""
-
-Contents = Mapping[str, Callable[[], bytes]]
-"""Files by name, with how to read each."""
-
-Parsed = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""(N, 3072) pixels and (N,) labels."""
 
 
 class Label(NamedTuple):
@@ -40,14 +34,14 @@ class Label(NamedTuple):
         key: in a Python batch.
         at: which byte of a binary record.
         n: how many classes.
-        names: where their names are: a file, and the key in it where it is a pickle.
+        names: key of their names in the Python version, stem of their file in the binary one.
     """
 
     name: str
     key: str
     at: int
     n: int
-    names: tuple[str, str]
+    names: str
 
 
 class Layout(NamedTuple):
@@ -55,189 +49,161 @@ class Layout(NamedTuple):
 
     Attributes:
         name: of the data set.
-        parts: names of files by part.
-        labels: what an image may be labelled with, the usual one first.
-        label_bytes: before each image of a binary file; 0 for pickles.
+        parts: stems of files by part.
+        labels: what an image may be labelled with, the usual one first; a byte for each is in a binary record.
+        meta: the file with the names of the classes in the Python version.
+        ending: of the files: none, which are pickles, or ".bin".
     """
 
     name: str
-    parts: dict[str, tuple[str, ...]]
+    parts: Mapping[str, tuple[str, ...]]
     labels: tuple[Label, ...]
-    label_bytes: int
+    meta: str
+    ending: str
 
-    @property
-    def files(self) -> set[str]:
-        """Names of all batches."""
-        return {name for names in self.parts.values() for name in names}
+    def files(self, part: str) -> tuple[str, ...]:
+        """Names of the files of a part."""
+        return tuple(stem + self.ending for stem in self.parts[part])
+
+    def names_file(self, label: Label) -> str:
+        """The file with the names of the classes."""
+        if not self.ending:
+            return self.meta
+        return f"{self.meta}.txt" if len(self.labels) == 1 else f"{label.names}.txt"
 
 
-_TRAIN10 = tuple(f"data_batch_{i}" for i in range(1, 6))
-LAYOUTS = (
-    Layout(
-        "cifar10",
-        {"train": _TRAIN10, "test": ("test_batch",)},
-        (Label("label", "labels", 0, 10, ("batches.meta", "label_names")),),
-        0,
-    ),
-    Layout(
-        "cifar10",
-        {"train": tuple(f"{name}.bin" for name in _TRAIN10), "test": ("test_batch.bin",)},
-        (Label("label", "", 0, 10, ("batches.meta.txt", "")),),
-        1,
-    ),
-    Layout(
-        "cifar100",
-        {"train": ("train",), "test": ("test",)},
+LAYOUTS = tuple(
+    Layout(name, parts, labels, meta, ending)
+    for name, parts, labels, meta in (
         (
-            Label("fine_label", "fine_labels", 1, 100, ("meta", "fine_label_names")),
-            Label("coarse_label", "coarse_labels", 0, 20, ("meta", "coarse_label_names")),
+            "cifar10",
+            {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+            (Label("label", "labels", 0, 10, "label_names"),),
+            "batches.meta",
         ),
-        0,
-    ),
-    Layout(
-        "cifar100",
-        {"train": ("train.bin",), "test": ("test.bin",)},
         (
-            Label("fine_label", "", 1, 100, ("fine_label_names.txt", "")),
-            Label("coarse_label", "", 0, 20, ("coarse_label_names.txt", "")),
+            "cifar100",
+            {"train": ("train",), "test": ("test",)},
+            (
+                Label("fine_label", "fine_labels", 1, 100, "fine_label_names"),
+                Label("coarse_label", "coarse_labels", 0, 20, "coarse_label_names"),
+            ),
+            "meta",
         ),
-        2,
-    ),
+    )
+    for ending in ("", ".bin")
 )
 
 
-def layout_of(names: Sequence[str]) -> Layout | None:
+def layout_of(names: Iterable[str]) -> Layout | None:
     """The version that files of these names belong to, if any."""
-    return next((layout for layout in LAYOUTS if layout.files & set(names)), None)
+    here = set(names)
+    return next((layout for layout in LAYOUTS if any(here.intersection(layout.files(p)) for p in layout.parts)), None)
 
 
-def table(path: Path, *, split: str | None, labels: str | None, where: str) -> Table | None:
-    """A folder, an archive or one batch of CIFAR-10 or CIFAR-100.
+def table(request: Request) -> Table | None:
+    """A folder, an archive or one batch of CIFAR-10 or CIFAR-100; None where the path is something else.
 
-    Args:
-        path: of it.
-        split: "train" or "test" of a folder or archive.
-        labels: "fine_label" or "coarse_label" of CIFAR-100.
-        where: who asks, for messages.
-
-    Returns:
-        The data set, or None where the path is something else.
-
-    Raises:
-        InputError: files are missing, damaged, or hold something else.
+    Parts are "train" and "test" of a folder or archive; labels are "fine_label" and "coarse_label" of CIFAR-100.
+    Fails where files are missing, damaged, or hold something else.
     """
-    if path.name.endswith(ARCHIVES):
-        contents, alone = _archive(path, where), False
-    elif path.is_dir():
-        contents, alone = {p.name: p.read_bytes for p in path.iterdir() if p.is_file()}, False
-    else:
-        contents, alone = {p.name: p.read_bytes for p in path.parent.iterdir() if p.is_file()}, True
-    layout = layout_of([path.name] if alone else list(contents))
+    path = request.path
+    single = path.is_file() and not path.name.endswith(ARCHIVES)
+    folder = path.parent if single else path
+    contents = {p.name: p for p in folder.iterdir() if p.is_file()} if folder.is_dir() else _archive(path)
+    layout = layout_of([path.name] if single else contents)
     if layout is None:
         return None
-    if alone:
-        no_parts(split, source=path, where=where)
+    if single:
+        request.without_parts()
         part, names = path.stem, (path.name,)
     else:
-        present = [part for part, names in layout.parts.items() if set(names) & set(contents)]
-        part = one_part(present, split, source=path, where=where)
-        names = layout.parts[part]
-    label = _label(layout, labels, path, where)
+        part = request.part_of([part for part in layout.parts if set(layout.files(part)) & set(contents)])
+        names = layout.files(part)
+    known = {label.name: label for label in layout.labels}
+    if request.labels is not None and request.labels not in known:
+        _check.fail(WHERE, f"labels= one of {sorted(known)} of {path}", repr(request.labels))
+    label = known[request.labels or layout.labels[0].name]
     missing = [name for name in names if name not in contents]
     if missing:
-        _check.fail(where, f"all batches of the {part} part of {layout.name}", f"no {missing[0]} in {path}")
-    folder = path.parent if alone else path
-    batches = [_batch(contents[name](), layout, label, f"{folder / name}", where) for name in names]
+        _check.fail(WHERE, f"all batches of the {part} part of {layout.name}", f"no {missing[0]} in {path}")
+    batches = [_batch(_bytes(contents[name]), layout, label, f"{folder / name}") for name in names]
     pixels = np.concatenate([batch[0] for batch in batches]).reshape(-1, 3, 32, 32)
     numbers = np.concatenate([batch[1] for batch in batches])
 
     def read(rows: Sequence[int]) -> Tensor:
         return from_bytes(pixels[list(rows)])
 
-    classes = _class_names(contents, label, folder, where)
+    classes = tuple(str(i) for i in range(label.n))
+    if (file := layout.names_file(label)) in contents:
+        classes = _class_names(_bytes(contents[file]), layout, label, f"{folder / file}")
     return Table(f"{layout.name}-{part}", numbers, classes, np.arange(len(numbers)), read)
 
 
-def _label(layout: Layout, asked: str | None, path: Path, where: str) -> Label:
-    known = {label.name: label for label in layout.labels}
-    if asked is not None and asked not in known:
-        _check.fail(where, f"labels= one of {sorted(known)} of {path}", repr(asked))
-    return layout.labels[0] if asked is None else known[asked]
+def _bytes(content: Path | bytes) -> bytes:
+    return content.read_bytes() if isinstance(content, Path) else content
 
 
-def _batch(data: bytes, layout: Layout, label: Label, source: str, where: str) -> Parsed:
-    pixels, labels = (
-        _binary(data, layout.label_bytes, label, source, where)
-        if layout.label_bytes
-        else _python(data, label, source, where)
-    )
-    if len(labels) == 0 or labels.min() < 0 or labels.max() >= label.n:
-        got = f"{labels.min()} to {labels.max()}" if len(labels) else "no image"
-        _check.fail(where, f"images labelled 0 to {label.n - 1} in {source}", got)
-    return pixels, labels
-
-
-def _binary(data: bytes, label_bytes: int, label: Label, source: str, where: str) -> Parsed:
-    record = label_bytes + PIXELS
-    if len(data) % record:
-        _check.fail(
-            where,
-            f"whole records of {record} bytes in {source}",
-            f"{len(data)} bytes, {len(data) % record} more than {len(data) // record} records",
-            "The file is truncated or of another data set.",
-        )
-    records = np.frombuffer(data, dtype=np.uint8).reshape(-1, record)
-    return records[:, label_bytes:], records[:, label.at].astype(np.int64)
-
-
-def _python(data: bytes, label: Label, source: str, where: str) -> Parsed:
-    batch = _dictionary(data, source, where)
-    pixels, numbers = batch.get("data"), batch.get(label.key)
-    if not isinstance(pixels, _Array) or type(numbers) is not list:
-        _check.fail(where, f"an array data and a list {label.key} in {source}", f"{sorted(batch)}")
-    numbers = cast("list[Any]", numbers)
-    if not all(type(number) is int for number in numbers):
-        _check.fail(where, f"whole numbers in {label.key} of {source}", "something else")
-    array = pixels.array()
-    if array is None or array.shape != (len(numbers), PIXELS):
-        _check.fail(where, f"({len(numbers)}, {PIXELS}) bytes of pixels in {source}, as many as labels", f"{pixels}")
-    try:
-        return array, np.asarray(numbers, dtype=np.int64)
-    except OverflowError:
-        return _check.fail(where, f"class numbers in {label.key} of {source}", "one beyond 64 bits")
-
-
-def _class_names(contents: Contents, label: Label, folder: Path, where: str) -> tuple[str, ...]:
-    """As the data set names them; by number where the file of names is not there."""
-    file, key = label.names
-    if file not in contents:
-        return tuple(str(i) for i in range(label.n))
-    data, source = contents[file](), f"{folder / file}"
-    names: list[Any] = _dictionary(data, source, where).get(key, []) if key else data.split()
-    texts = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
-    if len(texts) != label.n:
-        _check.fail(where, f"{label.n} names of classes in {source}", f"{len(texts)}")
-    return texts
-
-
-def _archive(path: Path, where: str) -> Contents:
-    """The files of an archive, read from it without unpacking."""
-    contents: dict[str, Callable[[], bytes]] = {}
+def _archive(path: Path) -> dict[str, bytes]:
+    """The files of an archive, read from it without unpacking; nothing of other files."""
+    if not path.name.endswith(ARCHIVES):
+        return {}
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 file = tar.extractfile(member) if member.isfile() else None
                 if file is not None:
-                    contents[Path(member.name).name] = _constant(file.read())
+                    contents[Path(member.name).name] = file.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise _check.InputError(
-            f"{where}: expected a readable archive, got {path} ({error}). It may be truncated; check the file."
+            f"{WHERE}: expected a readable archive, got {path} ({error}). It may be truncated; check the file."
         ) from error
     return contents
 
 
-def _constant(data: bytes) -> Callable[[], bytes]:
-    return lambda: data
+def _batch(data: bytes, layout: Layout, label: Label, source: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """(N, 3072) pixels and (N,) labels of one file."""
+    if layout.ending:
+        before = len(layout.labels)
+        record = before + PIXELS
+        if len(data) % record:
+            _check.fail(
+                WHERE,
+                f"whole records of {record} bytes in {source}",
+                f"{len(data)} bytes, {len(data) % record} more than {len(data) // record} records",
+                "The file is truncated or of another data set.",
+            )
+        records = np.frombuffer(data, dtype=np.uint8).reshape(-1, record)
+        pixels, labels = records[:, before:], records[:, label.at].astype(np.int64)
+    else:
+        pixels, labels = _python(data, label, source)
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= label.n:
+        got = f"{labels.min()} to {labels.max()}" if len(labels) else "no image"
+        _check.fail(WHERE, f"images labelled 0 to {label.n - 1} in {source}", got)
+    return pixels, labels
+
+
+def _python(data: bytes, label: Label, source: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    batch = _dictionary(data, source)
+    pixels, numbers = batch.get("data"), batch.get(label.key)
+    if not isinstance(pixels, _Array) or type(numbers) is not list:
+        _check.fail(WHERE, f"an array data and a list {label.key} in {source}", f"{sorted(batch)}")
+    numbers = cast("list[Any]", numbers)
+    if not all(type(number) is int and abs(number) < 2**63 for number in numbers):
+        _check.fail(WHERE, f"whole numbers of classes in {label.key} of {source}", "something else")
+    array = pixels.array()
+    if array is None or array.shape != (len(numbers), PIXELS):
+        _check.fail(WHERE, f"({len(numbers)}, {PIXELS}) bytes of pixels in {source}, as many as labels", f"{pixels}")
+    return array, np.asarray(numbers, dtype=np.int64)
+
+
+def _class_names(data: bytes, layout: Layout, label: Label, source: str) -> tuple[str, ...]:
+    names: list[Any] = data.split() if layout.ending else _dictionary(data, source).get(label.names, [])
+    texts = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
+    if len(texts) != label.n:
+        _check.fail(WHERE, f"{label.n} names of classes in {source}", f"{len(texts)}")
+    return texts
 
 
 class _Array:
@@ -300,9 +266,9 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def _dictionary(data: bytes, source: str, where: str) -> dict[str, Any]:
-    found = pickles.read(data, _ALLOWED, where=f"{where}: {source}", encoding="bytes")
+def _dictionary(data: bytes, source: str) -> dict[str, Any]:
+    found = pickles.read(data, _ALLOWED, where=f"{WHERE}: {source}", encoding="bytes")
     if type(found) is not dict:
-        _check.fail(where, f"a pickled dict in {source}", type(found).__name__)
+        _check.fail(WHERE, f"a pickled dict in {source}", type(found).__name__)
     items = cast("dict[Any, Any]", found)
     return {key.decode(errors="replace") if isinstance(key, bytes) else str(key): v for key, v in items.items()}

@@ -40,34 +40,18 @@ class Loaded(NamedTuple):
 
     def first(self, n: int) -> Loaded:
         """The first n images (fewer if there are fewer)."""
-        labels, numbers = self.labels, self.numbers
-        return Loaded(
-            self.path,
-            self.images[:n],
-            self.ids[:n],
-            None if labels is None else labels[:n],
-            None if numbers is None else numbers[:n],
-        )
+        labels = None if self.labels is None else self.labels[:n]
+        numbers = None if self.numbers is None else self.numbers[:n]
+        return Loaded(self.path, self.images[:n], self.ids[:n], labels, numbers)
 
 
 def find(path: Path, *, where: str = "purify") -> tuple[Path, ...]:
-    """The image files that a path stands for: itself, or those in a folder, by name.
-
-    Args:
-        path: a file or a folder.
-        where: who asks, for messages.
-
-    Returns:
-        At least one file.
-
-    Raises:
-        InputError: nothing there, or nothing that is an image file.
-    """
+    """The image files that a path stands for, at least one: itself, or those in a folder, by name."""
     if path.is_dir():
-        found = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in (*PICTURES, *ARRAYS)))
-        if not found:
+        files = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in (*PICTURES, *ARRAYS)))
+        if not files:
             _check.fail(where, "a folder with PNG, JPEG or NPZ files", f"{path}, which has none")
-        return found
+        return files
     if not path.exists():
         _check.fail(where, "an image file or a folder", f"{path}, which is not there", "Check the path.")
     return (path,)
@@ -76,16 +60,7 @@ def find(path: Path, *, where: str = "purify") -> tuple[Path, ...]:
 def load(path: Path, *, frame: Frame | None = None, where: str = "purify") -> Loaded:
     """Read a picture, or all images of an NPZ file (its arrays `image` and, if there, `label` and `ids`).
 
-    Args:
-        path: the file.
-        frame: what is done to each picture.
-        where: who asks, for messages.
-
-    Returns:
-        The images.
-
-    Raises:
-        InputError: unreadable, truncated, or of a kind that would have to be changed silently (transparency, 16 bits).
+    Refused are files that are unreadable, truncated, or would have to be changed silently (transparency, 16 bits).
     """
     first, frame = zlib.crc32(path.name.encode()), frame or Frame()
     if path.suffix.lower() in ARRAYS:
@@ -111,16 +86,7 @@ def load(path: Path, *, frame: Frame | None = None, where: str = "purify") -> Lo
 def in_folder(folder: Path, paths: Sequence[Path], *, where: str) -> list[Path]:
     """Files of the same names in a folder; pictures become PNG, since JPEG would add errors of its own.
 
-    Args:
-        folder: where they are to be.
-        paths: files as they were found.
-        where: who asks, for messages.
-
-    Returns:
-        One path for each.
-
-    Raises:
-        InputError: two would have the same name.
+    Refused where two would have the same name.
     """
     targets = [folder / (p.name if p.suffix.lower() in ARRAYS else f"{p.stem}.png") for p in paths]
     if len(set(targets)) != len(targets):
@@ -129,20 +95,10 @@ def in_folder(folder: Path, paths: Sequence[Path], *, where: str) -> list[Path]:
 
 
 def encode(images: Tensor, path: Path, *, labels: Tensor | None = None, numbers: Sequence[int] | None = None) -> bytes:
-    """The bytes of an image file.
+    """The bytes of an image file of images (N, C, H, W), clamped to [0, 1], in the format of the path's ending.
 
-    Args:
-        images: (N, C, H, W); clamped to [0, 1]. Pictures hold one image and are rounded to 8 bits; NPZ files hold
-            float32.
-        path: whose ending says which format.
-        labels: (N,), kept in NPZ files as `label`.
-        numbers: (N,), positions in a full data set, kept in NPZ files as `ids`.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        InputError: an unknown ending, or several images for a picture.
+    Pictures hold one image and are rounded to 8 bits. NPZ files hold float32, and as `label` and `ids` the labels (N,)
+    and positions in a full data set (N,).
     """
     ending, buffer = path.suffix.lower(), io.BytesIO()
     array = images.clamp(0, 1).cpu()
@@ -165,15 +121,7 @@ def encode(images: Tensor, path: Path, *, labels: Tensor | None = None, numbers:
 
 
 def write_all(contents: dict[Path, bytes], *, where: str = "purify") -> None:
-    """Write files, each in one move, after all have been made.
-
-    Args:
-        contents: bytes by path; folders are made.
-        where: who asks, for messages.
-
-    Raises:
-        InputError: a folder cannot be written.
-    """
+    """Write files, bytes by path, each in one move, after all have been made; folders are created."""
     for path, data in contents.items():
         _check.writable_folder(where, path.parent)
         try:

@@ -69,19 +69,7 @@ class ImageSet(NamedTuple):
 
 
 def checked_rows(rows: Sequence[int], n: int, *, where: str) -> tuple[int, ...]:
-    """Rows as a tuple.
-
-    Args:
-        rows: whole numbers, also of numpy or torch.
-        n: how many rows there are.
-        where: who asks, for messages.
-
-    Returns:
-        The same.
-
-    Raises:
-        InputError: none, one twice, or one that is not there.
-    """
+    """Rows as a tuple of whole numbers from 0 to n - 1, at least one and each once, else an error."""
     chosen = tuple(int(r) for r in rows)
     outside = [r for r in chosen if not 0 <= r < n]
     if outside:
@@ -112,27 +100,11 @@ def load_npz(path: str | Path, *, labels: str = "label") -> ImageSet:
 
 
 def of_arrays(arrays: dict[str, NDArray[Any]], path: str | Path, *, labels: str = "label") -> ImageSet:
-    """The set that the arrays of an NPZ file are; see `load_npz`.
-
-    Args:
-        arrays: by name.
-        path: of the file.
-        labels: the array of labels.
-
-    Returns:
-        The set.
-
-    Raises:
-        InputError: an array is missing, or holds something else.
-    """
+    """The set that the arrays of an NPZ file are; see `load_npz`."""
     for key in ("image", labels):
         if key not in arrays:
-            _check.fail(
-                "load_npz",
-                f"arrays named image and {labels}",
-                f"{sorted(arrays)} in {path}",
-                "Rename them with numpy.savez.",
-            )
+            wanted, got = f"arrays named image and {labels}", f"{sorted(arrays)} in {path}"
+            _check.fail("load_npz", wanted, got, "Rename them with numpy.savez.")
     images = to_images(arrays["image"], source=str(path))
     numbers = torch.from_numpy(_whole(arrays[labels], labels, path))
     _check.labels(f"load_npz, {path}", numbers, n_images=len(images))
@@ -150,17 +122,7 @@ def _whole(array: NDArray[Any], name: str, path: str | Path) -> NDArray[np.int64
 
 
 def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an NPZ file, without unpickling.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        InputError: the file is missing, truncated, not an NPZ file, or holds pickled objects.
-    """
+    """All arrays of an NPZ file by name, without unpickling; fails where it is no whole file of plain arrays."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
@@ -172,17 +134,9 @@ def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
 
 
 def to_images(array: NDArray[Any], *, source: str) -> Tensor:
-    """Images of an array in any of the usual layouts, as (N, C, H, W) float32 in [0, 1].
+    """(N, C, H, W) float32 in [0, 1] of an array (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3.
 
-    Args:
-        array: (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3; uint8, or float in [0, 1].
-        source: where it comes from, for messages.
-
-    Returns:
-        The images.
-
-    Raises:
-        InputError: another layout, type or range.
+    The array is uint8, or floating-point in [0, 1]; `source` is its name for messages.
     """
     if array.ndim == 3:
         array = array[:, None]

@@ -49,18 +49,9 @@ def decode(data: bytes, *, source: str, frame: Frame | None = None, where: str =
     antialiasing as Pillow does it on 8-bit pixels; with `crop` the middle is cut out, its first row being
     round((height - crop) / 2). Together, 256 and 224, they are the usual preparation of ImageNet's validation images.
 
-    Args:
-        data: the whole file.
-        source: its name, for messages.
-        frame: what is done to it.
-        where: who asks, for messages.
-
-    Returns:
-        (C, H, W), float32 in [0, 1]; C is 1 or 3, or `frame.channels`.
-
-    Raises:
-        InputError: unreadable, truncated, smaller than the crop, or of a kind that would have to be changed silently
-            (transparency, 16 bits; four inks unless three channels are asked for).
+    The result is (C, H, W), float32 in [0, 1]; C is 1 or 3, or `frame.channels`. Refused are files that are unreadable,
+    truncated, smaller than the crop, or of a kind that would have to be changed silently (transparency, 16 bits; four
+    inks unless three channels are asked for).
     """
     frame = frame or Frame()
     try:
@@ -86,19 +77,9 @@ def decode(data: bytes, *, source: str, frame: Frame | None = None, where: str =
 
 
 def with_channels(images: Tensor, channels: int | None, *, source: str, where: str = "load_images") -> Tensor:
-    """Images with a number of channels: grey is repeated, RGB becomes grey by its luma (ITU-R BT.601).
+    """Images (..., C, H, W) with another number of channels, or None for as many as there are.
 
-    Args:
-        images: (..., C, H, W).
-        channels: how many, or None for as many as there are.
-        source: where they come from, for messages.
-        where: who asks, for messages.
-
-    Returns:
-        (..., channels, H, W).
-
-    Raises:
-        InputError: from C to `channels` there is no way that says the same.
+    Grey is repeated, RGB becomes grey by its luma (ITU-R BT.601); anything else is refused.
     """
     have = images.shape[-3]
     if channels is None or channels == have:

@@ -16,7 +16,7 @@ from depura import _check
 from depura.data import cifar, folders, parquet
 from depura.data.imageset import ImageSet, checked_rows, load_npz
 from depura.data.pictures import PICTURES, Frame, from_bytes, with_channels
-from depura.data.table import Table, no_parts
+from depura.data.table import WHERE, Request, Table
 
 LAYOUTS = (
     "an NPZ file, CIFAR-10 or CIFAR-100 as published (folder, archive or batch), Parquet files, a folder of one folder "
@@ -60,18 +60,18 @@ def load_images(
     Raises:
         InputError: nothing there, of no known layout, damaged, incomplete, unlabelled, or of several sizes.
     """
-    where, source = "load_images", Path(path)
-    frame = Frame(resize, crop, channels).checked(where)
+    source = Path(path)
+    frame = Frame(resize, crop, channels).checked(WHERE)
     if not source.exists():
-        _check.fail(where, "a file or folder of images", f"{source}, which is not there", "Check the path.")
-    source = _inside(source, where)
-    table = _arrays(source, split, labels, where)
-    if table is not None:
-        if resize is not None or crop is not None:
-            _check.fail(where, "resize= and crop= for pictures only", f"{source}, which holds arrays of pixels")
-    else:
-        table = _pictures(source, split, labels, frame, where)
-    data = table.choose(rows, images, where=where)
+        _check.fail(WHERE, "a file or folder of images", f"{source}, which is not there", "Check the path.")
+    inside = [source / name for name in cifar.FOLDERS if (source / name).is_dir()]  # as torchvision keeps them
+    if len(inside) > 1:
+        _check.fail(WHERE, f"one data set in {source}", f"{[folder.name for folder in inside]}", "Name one of them.")
+    request = Request(inside[0] if inside else source, split, labels, frame)
+    table = _npz(request) or cifar.table(request)
+    if table is not None and (resize is not None or crop is not None):
+        _check.fail(WHERE, "resize= and crop= for pictures only", f"{source}, which holds arrays of pixels")
+    data = (table or _pictures(request)).choose(rows, images)
     return data._replace(images=with_channels(data.images, channels, source=f"{source}"))
 
 
@@ -108,30 +108,26 @@ def from_dataset(
         chosen = chosen[: _check.integer(where, "images", images, low=1)]
     if not chosen:
         _check.fail(where, "a dataset with items", f"{type(dataset).__name__} of length 0")
-    made: list[Tensor] = []
+    tensors: list[Tensor] = []
     labels: list[int] = []
     for row in chosen:
         image, label = _item(dataset[row], row, channels, where)
-        if made and image.shape != made[0].shape:
-            got = f"{tuple(image.shape)} in item {row}"
-            _check.fail(where, f"images of one shape, {tuple(made[0].shape)} as item {chosen[0]}", got, "Resize them.")
-        made.append(image)
+        if tensors and image.shape != tensors[0].shape:
+            wanted = f"images of one shape, {tuple(tensors[0].shape)} as item {chosen[0]}"
+            _check.fail(where, wanted, f"{tuple(image.shape)} in item {row}", "Resize them.")
+        tensors.append(image)
         labels.append(label)
     known: Any = getattr(dataset, "classes", None)
     classes = tuple(str(c) for c in (known if known is not None else range(max(labels) + 1)))
-    numbers = _check.labels(where, torch.tensor(labels), n_images=len(made), n_classes=len(classes))
-    return ImageSet(name or type(dataset).__name__, torch.stack(made), numbers, chosen, classes)
+    numbers = _check.labels(where, torch.tensor(labels), n_images=len(tensors), n_classes=len(classes))
+    return ImageSet(name or type(dataset).__name__, torch.stack(tensors), numbers, chosen, classes)
 
 
 def is_data_set(path: Path) -> bool:
     """Whether `load_images` is to read a path, that is, whether it is more than loose pictures and NPZ files.
 
-    Args:
-        path: a file or folder.
-
-    Returns:
-        True for files with the endings or names of data sets, and for folders that hold something, but no picture or
-        NPZ file except in folders of their own.
+    True for files with the endings or names of data sets, and for folders that hold something, but no picture or NPZ
+    file except in folders of their own.
     """
     if path.is_dir():
         held = list(path.iterdir())
@@ -140,20 +136,11 @@ def is_data_set(path: Path) -> bool:
     return path.is_file() and (path.name.endswith(endings) or cifar.layout_of([path.name]) is not None)
 
 
-def _inside(path: Path, where: str) -> Path:
-    """A folder of CIFAR inside the given one, as torchvision keeps them, else the path itself."""
-    found = [path / name for name in cifar.FOLDERS if (path / name).is_dir()]
-    if len(found) > 1:
-        _check.fail(where, f"one data set in {path}", f"{[folder.name for folder in found]}", "Name one of them.")
-    return found[0] if found else path
-
-
-def _arrays(path: Path, split: str | None, labels: str | None, where: str) -> Table | None:
-    """A data set that is kept as pixels."""
-    if path.suffix.lower() != ".npz":
-        return cifar.table(path, split=split, labels=labels, where=where)
-    no_parts(split, source=path, where=where)
-    data = load_npz(path) if labels is None else load_npz(path, labels=labels)
+def _npz(request: Request) -> Table | None:
+    if request.path.suffix.lower() != ".npz":
+        return None
+    request.without_parts()
+    data = load_npz(request.path, labels=request.labels or "label")
 
     def read(rows: Sequence[int]) -> Tensor:
         return data.images[list(rows)]
@@ -161,19 +148,19 @@ def _arrays(path: Path, split: str | None, labels: str | None, where: str) -> Ta
     return Table(data.name, data.labels.numpy(), data.classes, np.asarray(data.ids, dtype=np.int64), read)
 
 
-def _pictures(path: Path, split: str | None, labels: str | None, frame: Frame, where: str) -> Table:
+def _pictures(request: Request) -> Table:
     """A data set that is kept as encoded pictures."""
-    table = parquet.table(path, split=split, labels=labels, frame=frame, where=where)
-    table = table or folders.attributes(path, split=split, labels=labels, frame=frame, where=where)
-    if table is None and labels is not None:
-        _check.fail(where, "labels= only where there are several labels", f"{labels!r} of {path}", "Leave it out.")
-    table = table or folders.tree(path, split=split, frame=frame, where=where)
+    path = request.path
+    table = parquet.table(request) or folders.attributes(request)
+    if table is None and request.labels is not None:
+        got = f"{request.labels!r} of {path}"
+        _check.fail(WHERE, "labels= only where there are several labels", got, "Leave it out.")
+    table = table or folders.tree(request)
     if table is None:
-        unlabelled = path.suffix.lower() in PICTURES or (
-            path.is_dir() and any(p.suffix.lower() in PICTURES for p in path.iterdir())
-        )
+        files = list(path.iterdir()) if path.is_dir() else [path]
+        unlabelled = any(p.suffix.lower() in PICTURES for p in files)
         got = f"{path}{', pictures without labels' if unlabelled else ''}"
-        _check.fail(where, LAYOUTS, got, "Put pictures into one folder for each class." if unlabelled else "")
+        _check.fail(WHERE, LAYOUTS, got, "Put pictures into one folder for each class." if unlabelled else "")
     return table
 
 

@@ -110,19 +110,7 @@ def _is_file(where: str, name: str) -> bool:
 
 
 def named(option: str, name: str, *, instead: str = "") -> Callable[[], Any]:
-    """The function that MODULE:FUNCTION names.
-
-    Args:
-        option: which asked for it.
-        name: the text.
-        instead: what else the option takes, for the message.
-
-    Returns:
-        The function, which is to be called without arguments.
-
-    Raises:
-        InputError: another form, or nothing that can be imported and called.
-    """
+    """The function without arguments that MODULE:FUNCTION names; `instead` is what else the option takes."""
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         _check.fail(option, f"{instead}MODULE:FUNCTION", repr(name))

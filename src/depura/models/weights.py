@@ -12,17 +12,7 @@ from depura import _check
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file and its metadata.
-
-    Args:
-        path: a safetensors file.
-
-    Returns:
-        Tensors by name, and the metadata (empty if there is none).
-
-    Raises:
-        InputError: missing, truncated, or not a safetensors file.
-    """
+    """All tensors of a safetensors file by name, and its metadata, if any; a damaged file is refused."""
     try:
         handle: Any = safe_open(path, framework="pt")
         with handle as file:

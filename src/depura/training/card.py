@@ -1,4 +1,4 @@
-"""The card of trained weights: what they are, how they were made, how good they are."""
+"""The model card of trained weights: what they are, how they were made, how good they are."""
 
 from __future__ import annotations
 
@@ -10,40 +10,30 @@ from pathlib import Path
 import torch
 
 from depura.data.imageset import ImageSet
-from depura.training.loop import COSINE, Recipe, Trained
+from depura.training.loop import COSINE, History, Recipe
 
 TIME = "- time: "
 """How the one line begins that differs when the same command is given again."""
 
 
-def write_card(
+def write_model_card(
     path: Path,
     *,
     title: str,
     data: Sequence[ImageSet],
     weights: Sequence[float],
     recipe: Recipe,
-    story: Trained,
+    history: History,
     command: str,
     parameters: int,
     sha256: str,
     measured: Mapping[str, str],
     settings: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a card.
+    """Write a model card as Markdown.
 
-    Args:
-        path: Markdown file to write.
-        title: what the network is.
-        data: what it was trained on.
-        weights: the share of each in a batch.
-        recipe: how.
-        story: how it went.
-        command: that trains it so again.
-        parameters: how many.
-        sha256: of the weight file.
-        measured: results by name, as text.
-        settings: what else is to be said of the training, by name.
+    Each data set has its share (`weights`) in a batch. `measured` are results and `settings` more that is to be said of
+    the training, both by name; `command` trains it so again.
     """
     decay = "cosine decay" if recipe.schedule == COSINE else f"constant, then decay over the last {recipe.decay:.0%}"
     n = torch.get_num_threads()
@@ -59,17 +49,17 @@ def write_card(
             for source, share in zip(data, weights, strict=True)
         ],
         f"- command: `{command}`",
-        f"- recipe: {story.n_steps} steps of {recipe.batch} images, Adam, peak rate {recipe.rate:g}, {decay}, "
+        f"- recipe: {history.n_steps} steps of {recipe.batch} images, Adam, peak rate {recipe.rate:g}, {decay}, "
         f"moving average {recipe.ema:g}, seed {recipe.seed}",
         *[f"- {name}: {value}" for name, value in (settings or {}).items()],
         f"- made with: torch {importlib.metadata.version('torch')}, {threads}, {platform.machine()}",
-        f"{TIME}{story.seconds / 60:.0f} minutes of training, on {_machine()}",
+        f"{TIME}{history.seconds / 60:.0f} minutes of training, on {_machine()}",
         "",
         "## Measured by the same command",
         "",
         *[f"- {name}: {value}" for name, value in measured.items()],
         "",
-        *_curve(story),
+        *_curve(history),
         "## Reproducing",
         "",
         "The same command gives the same hash on the same kind of processor with the same torch build and number of",
@@ -81,21 +71,21 @@ def write_card(
 
 
 MOST_POINTS = 16
-"""Rows of a card's table of curves, about."""
+"""Rows of a model card's table of curves, about."""
 
 
-def _curve(story: Trained) -> list[str]:
+def _curve(history: History) -> list[str]:
     """A table of what was watched, thinned; nothing where nothing was."""
-    last = dict(story.curve[-1])
+    last = dict(history.curve[-1])
     watched = [name for name in last if name not in ("step", "seconds", "loss")]
     if not watched:
         return []
-    every = -(-len(story.curve) // MOST_POINTS)
-    points = [*story.curve[every - 1 : -1 : every], story.curve[-1]]
+    every = -(-len(history.curve) // MOST_POINTS)
+    points = [*history.curve[every - 1 : -1 : every], history.curve[-1]]
     return [
         "## Curves",
         "",
-        "Loss: mean over the steps since the checkpoint before. The rest: with averaged weights, on images kept away.",
+        "Loss: mean over the steps since the checkpoint before. The rest: with averaged weights, on held-out images.",
         "",
         "| step | loss | " + " | ".join(watched) + " |",
         "|---|---|" + "---|" * len(watched),

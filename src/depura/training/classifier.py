@@ -68,12 +68,12 @@ def model(name: str, data: Mixture, *, seed: int) -> Model:
         return Model(network, network, {"architecture": architecture})
     settings: dict[str, Any] = {"n_classes": data.n_classes, "channels": channels}
     build: Callable[..., nn.Module]
-    if (found := re.fullmatch(r"resnet(\d+)", name)) and (depth := int(found[1])) % 6 == 2 and depth > 2:
+    if (match := re.fullmatch(r"resnet(\d+)", name)) and (depth := int(match[1])) % 6 == 2 and depth > 2:
         family, build = "cifar-resnet", CifarResNet
         settings |= {"n_blocks": (depth - 2) // 6}
-    elif (found := re.fullmatch(r"wrn-(\d+)-(\d+)", name)) and int(found[1]) % 6 == 4 and int(found[1]) > 4:
+    elif (match := re.fullmatch(r"wrn-(\d+)-(\d+)", name)) and int(match[1]) % 6 == 4 and int(match[1]) > 4:
         family, build = "wide-resnet", WideResNet
-        settings |= {"depth": int(found[1]), "width": int(found[2])}
+        settings |= {"depth": int(match[1]), "width": int(match[2])}
     else:
         _check.fail("--network", f"{NETWORKS}, or MODULE:FUNCTION", repr(name))
     first = data.images[: data.sizes[0]].double()
@@ -118,40 +118,22 @@ class ShiftedCrossEntropy(Augmenting):
     """Cross-entropy of a network on moved images."""
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Loss of a batch.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,).
-            noise: of the training step.
-
-        Returns:
-            Scalar.
-        """
+        """Loss of a batch, see `depura.training.loop.Loss`."""
         return F.cross_entropy(self.network(self.moved(images, noise)), labels)
 
 
 @torch.no_grad()
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images classified correctly.
-
-    Args:
-        network: takes images in [0, 1], gives logits.
-        images: (N, C, H, W).
-        labels: (N,).
-
-    Returns:
-        In [0, 1].
-    """
-    found = torch.cat([predicted(network(images[k : k + AT_ONCE])) for k in range(0, len(images), AT_ONCE)])
-    return float((found == labels).double().mean())
+    """Share, in [0, 1], of images (N, C, H, W) in [0, 1] whose label (N,) the network predicts."""
+    classes = torch.cat([predicted(network(images[k : k + AT_ONCE])) for k in range(0, len(images), AT_ONCE)])
+    return float((classes == labels).double().mean())
 
 
 def train_classifier(
     data: ImageSet | Mixture,
     recipe: Recipe,
     *,
-    made: Model | None = None,
+    start: Model | None = None,
     loss: Callable[[nn.Module], Augmenting] = ShiftedCrossEntropy,
     bfloat16: bool = False,
     checkpoint: Path | None = None,
@@ -165,13 +147,13 @@ def train_classifier(
     Args:
         data: training images.
         recipe: how.
-        made: to be trained in place; default a `SmallClassifier`.
+        start: to be trained in place; default a `SmallClassifier`.
         loss: makes the loss of a network, such as `functools.partial(Trades, eps=8 / 255)`, `AdversarialTraining` or
             `ShiftedCrossEntropy`. A checkpoint is recognised by the loss's `repr`.
         bfloat16: run the network in it where it is safe, in the attacks of losses too; weights and losses are float32.
         checkpoint: file to save to and go on from.
         every: steps between checkpoints.
-        progress: told of each step.
+        progress: called after each step.
         watch: measures the averaged weights at checkpoints.
         device: where to train.
 
@@ -183,17 +165,14 @@ def train_classifier(
     """
     mixture = data if isinstance(data, Mixture) else Mixture.of([data])
     classes = mixture.n_classes
-    chosen = model("small", mixture, seed=recipe.seed) if made is None else made
+    chosen = model("small", mixture, seed=recipe.seed) if start is None else start
     with torch.no_grad(), evaluating(chosen.network):
-        given = chosen.network(mixture.images[:1])
-    if not isinstance(given, Tensor) or given.ndim != 2 or given.shape[1] < classes:
-        _check.fail(
-            "train_classifier",
-            f"a network that gives logits (B, K) of at least {classes} classes",
-            f"shape {tuple(given.shape)} for one image" if isinstance(given, Tensor) else type(given).__name__,
-        )
+        logits = chosen.network(mixture.images[:1])
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
+        got = f"shape {tuple(logits.shape)} for one image" if isinstance(logits, Tensor) else type(logits).__name__
+        _check.fail("train_classifier", f"a network that gives logits (B, K) of at least {classes} classes", got)
     objective = loss(quick(chosen.network, bfloat16=bfloat16, compiled=False))
-    story = train(
+    history = train(
         chosen.network,
         objective,
         mixture,
@@ -205,4 +184,4 @@ def train_classifier(
         watch=watch,
         device=device,
     )
-    return Fitted(chosen.network, chosen.weights, {**chosen.about, "loss": repr(objective)}, story)
+    return Fitted(chosen.network, chosen.weights, {**chosen.about, "loss": repr(objective)}, history)

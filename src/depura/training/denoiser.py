@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,16 +54,7 @@ class EdmLoss:
         self.sources = sources
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Loss of a batch.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,), of which source each image is.
-            noise: of the training step.
-
-        Returns:
-            Scalar.
-        """
+        """Loss of a batch, see `depura.training.loop.Loss`; labels are the numbers of the images' sources."""
         x0 = 2 * images - 1
         if self.flip:
             x0 = mirrored(x0, noise)
@@ -73,22 +64,12 @@ class EdmLoss:
         return self.at(x0, sigma, noise(x0, kind=Kind.FORWARD), marks)
 
     def at(self, x0: Tensor, sigma: Tensor, n: Tensor, marks: Tensor | None = None) -> Tensor:
-        """Loss at given levels.
-
-        Args:
-            x0: (B, C, H, W) in [-1, 1].
-            sigma: (B,).
-            n: standard normal, like x0.
-            marks: of the sources.
-
-        Returns:
-            Scalar.
-        """
+        """The loss, a scalar, of x0 (B, C, H, W) in [-1, 1] at levels sigma (B,), with noise n like x0."""
         rows = torch.tensor([edm_coefficients(float(s), self.sigma_data) for s in sigma], dtype=x0.dtype)
         skip, out, into, label = rows.T.to(x0.device)
         x = x0 + _column(sigma.to(x0.device)) * n
-        told = () if marks is None else (None, marks)
-        predicted = self.network(_column(into) * x, label, *told)
+        more = () if marks is None else (None, marks)
+        predicted = self.network(_column(into) * x, label, *more)
         return ((predicted - (x0 - _column(skip) * x) / _column(out)) ** 2).mean()
 
 
@@ -144,7 +125,7 @@ def train_denoiser(
         design: the network; default a `SmallUNet` of width 24.
         checkpoint: file to save to and go on from.
         every: steps between checkpoints.
-        progress: told of each step.
+        progress: called after each step.
         watch: measures the denoiser with averaged weights at checkpoints, see `depura.training.loop.Watch`.
         device: where to train.
 
@@ -158,58 +139,45 @@ def train_denoiser(
     mixture = data if isinstance(data, Mixture) else Mixture.of([data])
     first = mixture.images[: mixture.sizes[0]]
     channels, height, width = first.shape[1:]
-    sigma_data = data_std(first)
-    sources = len(mixture.sizes)
+    sigma_data, sources = data_std(first), len(mixture.sizes)
+    settings: dict[str, Any]
     if chosen.unet is None:
         if height % 2 or width % 2:
             _check.fail("train", "images of even height and width", f"{(height, width)}", "Pad or crop them.")
         sources = 1
-        architecture: dict[str, Any] = {
-            "channels": channels,
-            "width": chosen.width,
-            "inner": 2 * chosen.width,
-            "embed": 32,
-        }
-        raw: nn.Module = seeded(lambda: SmallUNet(**architecture), recipe.seed)
-        denoiser: Denoiser = EdmDenoiser(raw, sigma_data=sigma_data)
-        weights = raw
-        about: dict[str, object] = {"architecture": architecture, "sigma_data": sigma_data}
+        settings = {"channels": channels, "width": chosen.width, "inner": 2 * chosen.width, "embed": 32}
+        about: dict[str, object] = {"architecture": settings, "sigma_data": sigma_data}
+        build, wrap = SmallUNet, partial(EdmDenoiser, sigma_data=sigma_data)
     else:
         augment = sources - 1 if sources > 1 else None
-        settings: dict[str, Any] = {**chosen.unet, "channels": channels, "outputs": channels, "augment": augment}
-        raw = seeded(lambda: SongUNet(**settings), recipe.seed)
-        denoiser = weights = EdmPreconditioned(raw, sigma_data=sigma_data)
+        settings = {**chosen.unet, "channels": channels, "outputs": channels, "augment": augment}
         kind = {"preconditioner": "EDMPrecond", "network": "SongUNet", "constants": {"sigma_data": sigma_data}}
         about = {"family": "edm", "settings": {**kind, **settings}, "options": {}}
+        build, wrap = SongUNet, partial(EdmPreconditioned, sigma_data=sigma_data)
+    raw: nn.Module = seeded(lambda: build(**settings), recipe.seed)
+    denoiser: Denoiser = wrap(raw)
     called = quick(raw, bfloat16=chosen.bfloat16, compiled=chosen.compiled)
-    loss = EdmLoss(called, sigma_data=sigma_data, flip=chosen.flip, sources=sources)
-    story = train(
+    history = train(
         raw,
-        loss,
+        EdmLoss(called, sigma_data=sigma_data, flip=chosen.flip, sources=sources),
         mixture.labelled_by_source(),
         recipe,
         about=json.dumps([about, chosen.flip, chosen.bfloat16, chosen.compiled, mixture.sizes, mixture.weights]),
         checkpoint=checkpoint,
         every=every,
         progress=progress,
-        watch=None if watch is None else lambda _, report: watch(copy.deepcopy(denoiser), report),  # it may freeze it
+        watch=None if watch is None else lambda network, report: watch(wrap(network), report),
         device=device,
     )
-    return Fitted(denoiser, weights, about, story)
+    assert isinstance(denoiser, nn.Module)
+    return Fitted(denoiser, raw if chosen.unet is None else denoiser, about, history)
 
 
 @torch.no_grad()
 def denoising_error(denoiser: Denoiser, images: Tensor, *, sigma: float, seed: int = 0) -> float:
     """Root mean square error per pixel of the estimate, in [-1, 1] units, at one noise level.
 
-    Args:
-        denoiser: any denoiser.
-        images: (N, C, H, W) in [0, 1].
-        sigma: noise level.
-        seed: of the noise.
-
-    Returns:
-        The error; sigma itself would be the error of not denoising.
+    Of images (N, C, H, W) in [0, 1]; sigma itself would be the error of not denoising.
     """
     x0 = 2 * images - 1
     noise = Noise(seed, tuple(range(len(x0))), stream=Stream.PROBE)
@@ -231,24 +199,21 @@ class Preset(NamedTuple):
     about: str
 
 
-def _unet(width: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...]) -> dict[str, object]:
-    return {
-        "resolution": 32,
-        "width": width,
-        "multipliers": multipliers,
-        "blocks": blocks,
-        "attention": attention,
-    }
-
+_CIFAR10 = {"resolution": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": ()}
 
 PRESETS: Mapping[str, Preset] = {
     "cifar10-small": Preset(
-        Design(_unet(32, (1, 2, 2), 1, ()), flip=True, bfloat16=True, compiled=True),
+        Design({**_CIFAR10, "width": 32}, flip=True, bfloat16=True, compiled=True),
         Recipe(UNDECIDED, batch=64, rate=1e-3, warmup=200, schedule=CONSTANT),
         "1.2 million parameters, three levels; for a processor and two hours",
     ),
     "cifar10-base": Preset(
-        Design(_unet(96, (2, 2, 2), 4, (1,)), flip=True, bfloat16=True, compiled=True),
+        Design(
+            {**_CIFAR10, "width": 96, "multipliers": (2, 2, 2), "blocks": 4, "attention": (1,)},
+            flip=True,
+            bfloat16=True,
+            compiled=True,
+        ),
         Recipe(UNDECIDED, batch=512, rate=1e-3, warmup=2000, ema=0.9995, schedule=CONSTANT),
         "31 million parameters, DDPM++ with attention at 16x16; for a GPU",
     ),

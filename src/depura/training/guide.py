@@ -96,16 +96,7 @@ class Trades(_Adversarial):
         _check.number("Trades", "beta", self.beta, low=0.0)
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Loss of a batch.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,).
-            noise: of the training step.
-
-        Returns:
-            Scalar.
-        """
+        """Loss of a batch, see `depura.training.loop.Loss`."""
         x = self.moved(images, noise)
         attacked = self.attack(x, noise)
         logits = self._logits(noise)
@@ -113,15 +104,7 @@ class Trades(_Adversarial):
         return F.cross_entropy(clean, labels) + self.beta * divergence(clean, logits(attacked)).mean()
 
     def attack(self, x: Tensor, noise: Noise) -> Tensor:
-        """x', the images that the network tells apart most from x.
-
-        Args:
-            x: (B, C, H, W) in [0, 1].
-            noise: of the training step.
-
-        Returns:
-            (B, C, H, W), within eps of x and in [0, 1].
-        """
+        """x' (B, C, H, W) within eps of x and in [0, 1], the images that the network tells apart most from x."""
         logits = self._logits(noise)
         with torch.no_grad(), evaluating(self.network):
             clean = logits(x)
@@ -138,45 +121,19 @@ class AdversarialTraining(_Adversarial):
     """
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Loss of a batch.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            labels: (B,).
-            noise: of the training step.
-
-        Returns:
-            Scalar.
-        """
+        """Loss of a batch, see `depura.training.loop.Loss`."""
         attacked = self.attack(self.moved(images, noise), labels, noise)
         return F.cross_entropy(self._logits(noise)(attacked), labels)
 
     def attack(self, x: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """x', the images that the network gets wrong most.
-
-        Args:
-            x: (B, C, H, W) in [0, 1].
-            labels: (B,).
-            noise: of the training step.
-
-        Returns:
-            (B, C, H, W), within eps of x and in [0, 1].
-        """
+        """x' (B, C, H, W) within eps of x and in [0, 1], the images that the network gets wrong most."""
         logits = self._logits(noise)
         start = x + self.eps * (2 * noise.uniform(x, kind=Kind.ATTACK) - 1)
         return self._ascend(lambda images: F.cross_entropy(logits(images), labels, reduction="sum"), x, start)
 
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
-    """KL(p || q) = sum_k p_k (log p_k - log q_k), image by image.
-
-    Args:
-        clean: logits of p, (B, K).
-        attacked: logits of q, (B, K).
-
-    Returns:
-        (B,).
-    """
+    """KL(p || q) = sum_k p_k (log p_k - log q_k), (B,), of the logits (B, K) of p (clean) and q (attacked)."""
     log_p, log_q = clean.log_softmax(1), attacked.log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
@@ -185,15 +142,7 @@ def noised(images: Tensor, noise: Noise, *, up_to: float) -> Tensor:
     """Images as a variance-preserving diffusion shows them at a random time, in the units of images.
 
     x_t = sqrt(abar(t)) x0 + sqrt(1 - abar(t)) n with x0 = 2 images - 1 and t uniform in [0, up_to]; given back as
-    (x_t + 1) / 2, which is not confined to [0, 1].
-
-    Args:
-        images: (B, C, H, W) in [0, 1].
-        noise: whose addresses decide on times and noise.
-        up_to: latest time, in (0, 1].
-
-    Returns:
-        (B, C, H, W).
+    (x_t + 1) / 2, which is not confined to [0, 1]. The addresses of the noise decide on times and noise.
     """
     schedule = VP()
     times = [

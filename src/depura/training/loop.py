@@ -1,4 +1,4 @@
-"""One training loop: Adam, warm-up and decay, moving average of the weights, time budget, checkpoints, resume, ranks.
+"""One training loop: Adam, warm-up and decay, average of the weights, time budget, checkpoints, resume, ranks.
 
 Batches and noise are addressed by the step number (`depura.noise`), and what a network itself draws from torch's
 generator (dropout) is seeded by it, so the loop has no hidden state: stopping and going on from a checkpoint gives the
@@ -25,6 +25,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from depura import _atomic, _check
 from depura.models.weights import read_safetensors
@@ -35,25 +36,20 @@ from depura.training.ranks import Ranks
 
 
 def quick(network: nn.Module, *, bfloat16: bool, compiled: bool) -> nn.Module:
-    """The same network behind a door; its weights, which stay float32, are trained through it.
+    """The same network run faster: under autocast to bfloat16, or compiled, its convolutions laid out anew in place.
 
-    Args:
-        network: takes images (B, C, H, W), and labels perhaps. Its convolutions are laid out anew, in place.
-        bfloat16: run it under autocast. Results and gradients of weights are float32.
-        compiled: by torch.compile.
-
-    Returns:
-        The network itself where nothing is asked for, else a module around it.
+    Its weights, which stay float32, are trained through what is returned; results and gradients are float32. Where
+    nothing is asked for that is the network itself.
     """
     if not (bfloat16 or compiled):
         return network
     for weight in network.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    door = Door(network, dtype=torch.bfloat16 if bfloat16 else None, channels_last=True)
+    fast = Door(network, dtype=torch.bfloat16 if bfloat16 else None, channels_last=True)
     if compiled:
-        door.compile_network(cuda_graphs=False)
-    return door
+        fast.compile_network(cuda_graphs=False)
+    return fast
 
 
 Loss = Callable[[Tensor, Tensor, Noise], Tensor]
@@ -61,6 +57,9 @@ Loss = Callable[[Tensor, Tensor, Noise], Tensor]
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What Adam remembers of a parameter."""
+
+HISTORY = ("step", "n_steps", "seconds", "curve", "losses", "seen")
+"""What a checkpoint says of training so far, under the key `story`."""
 
 COSINE, CONSTANT = "cosine", "constant-then-decay"
 SCHEDULES = (COSINE, CONSTANT)
@@ -73,7 +72,7 @@ ASKED_EVERY = 10
 
 
 class Report(NamedTuple):
-    """What a step tells.
+    """What is reported of a step.
 
     Attributes:
         step: steps done.
@@ -139,15 +138,7 @@ class Recipe:
                 _check.fail("Recipe", f"the schedule {CONSTANT} with minutes", self.schedule, advice)
 
     def rate_at(self, step: int, n_steps: int | None = None) -> float:
-        """Learning rate of a step.
-
-        Args:
-            step: from 0.
-            n_steps: of the whole training, where a time budget has decided; default as the recipe says.
-
-        Returns:
-            The rate.
-        """
+        """Learning rate of a step, from 0, of `n_steps` where a time budget has set them, else as the recipe says."""
         total = self.n_steps if n_steps is None else n_steps
         warm = min(1.0, (step + 1) / max(1, self.warmup))
         if self.schedule == COSINE:
@@ -156,22 +147,14 @@ class Recipe:
         return self.rate * warm * min(1.0, (total - step) / last)
 
     def decided(self, step: int, seconds: float) -> int | None:
-        """The number of steps, if the time budget now says one.
-
-        Args:
-            step: steps done, all at the constant rate.
-            seconds: they took.
-
-        Returns:
-            The number, or None while there is time.
-        """
+        """The number of steps if the time budget now says one, after `step` of them at the constant rate."""
         if self.minutes is None or seconds < 60 * self.minutes * (1 - self.decay):
             return None
         return min(self.n_steps, max(step + 1, math.ceil(step / (1 - self.decay)) if self.decay < 1 else step + 1))
 
 
-class Trained(NamedTuple):
-    """What training says of itself.
+class History(NamedTuple):
+    """How training went.
 
     Attributes:
         n_steps: done.
@@ -194,26 +177,19 @@ class Fitted(NamedTuple, Generic[T]):
         model: what is used, in evaluation mode.
         weights: the module whose weights are its file.
         about: what its weight file says about itself.
-        story: how training went.
+        history: how training went.
     """
 
     model: T
     weights: nn.Module
     about: Mapping[str, object]
-    story: Trained
+    history: History
 
 
 def seeded(build: Callable[[], T], seed: int) -> T:
-    """Call what draws from torch's generator, such as initial weights, so that the result depends on the seed alone.
+    """What `build` returns, which draws from torch's generator, such as initial weights: it depends on the seed alone.
 
     The global generator is left as it was.
-
-    Args:
-        build: makes the network, or whatever it is.
-        seed: the seed.
-
-    Returns:
-        What was built.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -232,7 +208,7 @@ def train(
     progress: Progress | None = None,
     watch: Watch | None = None,
     device: str | torch.device = "cpu",
-) -> Trained:
+) -> History:
     """Train a network in place and give it the averaged weights.
 
     Under torchrun, with a process group, each rank takes its share of every batch, and gradients are averaged.
@@ -246,7 +222,7 @@ def train(
         about: what a checkpoint must agree on besides the recipe and the network, such as the settings of the loss.
         checkpoint: file to save the state to every `every` steps, and to go on from if it is there.
         every: steps between checkpoints.
-        progress: told of each step.
+        progress: called after each step.
         watch: measures the averaged weights at every checkpoint and at the end.
         device: where to train.
 
@@ -277,9 +253,7 @@ def train(
         rows = data.rows(noise)[mine]
         word = int(noise.take([0]).bits((1,), kind=Kind.REVERSE)) + ranks.number
         batch = data.images[rows].to(device), data.labels[rows].to(device), noise.take(mine)
-        value = seeded(lambda batch=batch: loss(*batch), word)
-        rate = recipe.rate_at(step, state.n_steps)
-        state.descend(value, ranks, rate=rate, decay=min(recipe.ema, (1 + step) / (10 + step)))
+        state.descend(seeded(lambda batch=batch: loss(*batch), word), ranks)
         report = state.report(time.monotonic() - begun)
         if progress is not None:
             progress(report)
@@ -287,16 +261,14 @@ def train(
             state.point(report, watch)
             if checkpoint is not None and state.step < state.n_steps and ranks.first:
                 state.save(checkpoint)
-    with torch.no_grad():
-        for name, p in state.parameters.items():
-            p.copy_(state.average[name])
+    network.load_state_dict(state.average.module.state_dict())
     network.eval()
-    return Trained(state.step, state.seconds, tuple(state.curve))
+    return History(state.step, state.seconds, tuple(state.curve))
 
 
 @dataclass
 class _State:
-    """All that changes in training: weights, their average, Adam's moments, the network's buffers, and the story."""
+    """All that changes in training: weights, their average, Adam's moments, the network's buffers, and the history."""
 
     network: nn.Module
     identity: str
@@ -310,65 +282,53 @@ class _State:
     def __post_init__(self) -> None:
         self.n_steps = self.recipe.n_steps
         self.parameters = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        self.buffers = dict(self.network.named_buffers())
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=self.recipe.rate, betas=(0.9, 0.99))
+        self.average = AveragedModel(self.network, avg_fn=self.averaged)
+        self.average.n_averaged.fill_(1)  # of the initial weights
+        self.average.eval()
+
+    def averaged(self, average: Tensor, weights: Tensor, _: Tensor | int) -> Tensor:
+        """The average after one step more; it forgets faster early on."""
+        return average.lerp(weights.detach(), 1 - min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
 
     @property
     def undecided(self) -> bool:
         """Whether a time budget may still lower the number of steps."""
         return self.recipe.minutes is not None and self.n_steps == self.recipe.n_steps
 
-    def descend(self, value: Tensor, ranks: Ranks, *, rate: float, decay: float) -> None:
+    def descend(self, value: Tensor, ranks: Ranks) -> None:
         """One step of Adam, and of the average."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.recipe.rate_at(self.step, self.n_steps)
         self.optimiser.zero_grad(set_to_none=True)
         value.backward()
         ranks.average([p.grad for p in self.parameters.values()])
         self.optimiser.step()
-        for name, p in self.parameters.items():
-            self.average[name].lerp_(p.detach(), 1 - decay)
+        self.average.update_parameters(self.network)
         self.step += 1
         self.last = float(value.detach())
         self.losses += self.last
         self.seen += 1
 
     def report(self, seconds: float) -> Report:
-        """What to tell of the step."""
+        """What to report of the step."""
         self.seconds = seconds
-        pace = seconds / self.step
-        budget = math.inf if self.recipe.minutes is None else 60 * self.recipe.minutes
-        by_pace = pace * (self.n_steps - self.step)
-        left = min(by_pace, max(0.0, budget - seconds)) if self.undecided else by_pace
+        left = seconds / self.step * (self.n_steps - self.step)
+        if self.undecided and self.recipe.minutes is not None:
+            left = min(left, max(0.0, 60 * self.recipe.minutes - seconds))
         return Report(self.step, self.n_steps, self.last, seconds, left)
 
     def point(self, report: Report, watch: Watch | None) -> None:
         """A point of the curves."""
-        found: dict[str, float] = {}
-        if watch is not None:
-            with self.averaged():
-                found = dict(watch(self.network, report))
+        watched: Mapping[str, float] = {} if watch is None else watch(self.average.module, report)
         mean = self.losses / max(1, self.seen)
-        self.curve.append({"step": report.step, "seconds": round(report.seconds, 1), "loss": mean, **found})
+        self.curve.append({"step": report.step, "seconds": round(report.seconds, 1), "loss": mean, **watched})
         self.losses, self.seen = 0.0, 0
-
-    @contextmanager
-    def averaged(self) -> Generator[None]:
-        """The network with its averaged weights, in evaluation mode."""
-        own = {name: p.detach().clone() for name, p in self.parameters.items()}
-        with torch.no_grad(), evaluating(self.network):
-            try:
-                for name, p in self.parameters.items():
-                    p.copy_(self.average[name])
-                yield
-            finally:
-                for name, p in self.parameters.items():
-                    p.copy_(own[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds, but for Adam's moments; writing to these tensors restores it."""
-        groups = {"weight": self.parameters, "average": self.average, "buffer": self.buffers}
+        average = {name: p for name, p in self.average.module.named_parameters() if name in self.parameters}
+        groups = {"weight": self.parameters, "average": average, "buffer": dict(self.network.named_buffers())}
         return {f"{group}/{name}": t.detach() for group, members in groups.items() for name, t in members.items()}
 
     def save(self, path: Path) -> None:
@@ -377,47 +337,35 @@ class _State:
         for name, p in self.parameters.items():
             moments: Mapping[str, Tensor] = self.optimiser.state.get(p, {})
             tensors |= {f"{moment}/{name}": t.cpu().contiguous() for moment, t in moments.items()}
-        story = {"step": self.step, "n_steps": self.n_steps, "seconds": self.seconds, "curve": self.curve}
-        story |= {"losses": self.losses, "seen": self.seen}
-        _atomic.write(path, save(tensors, metadata={"recipe": self.identity, "story": json.dumps(story)}))
+        history = {key: getattr(self, key) for key in HISTORY}
+        _atomic.write(path, save(tensors, metadata={"recipe": self.identity, "story": json.dumps(history)}))
 
     def restore(self, path: Path) -> None:
         """Take up a checkpoint."""
         stored, metadata = read_safetensors(path)
         own = self.tensors()
-        same = {key: t.shape for key, t in own.items()} == {
-            key: t.shape for key, t in stored.items() if key.partition("/")[0] not in MOMENTS
-        }
+        moments = {key: stored.pop(key) for key in list(stored) if key.partition("/")[0] in MOMENTS}
+        same = {key: t.shape for key, t in own.items()} == {key: t.shape for key, t in stored.items()}
         if metadata.get("recipe") != self.identity or "story" not in metadata or not same:
-            _check.fail(
-                "train",
-                "a checkpoint of the same recipe, loss and network",
-                str(path),
-                "Delete it or choose another --out.",
-            )
+            wanted = "a checkpoint of the same recipe, loss and network"
+            _check.fail("train", wanted, str(path), "Delete it or choose another --out.")
         for key, t in own.items():
             t.copy_(stored[key])
-        moments = {
-            number: {moment: stored[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in stored}
+        state = {
+            number: {moment: moments[f"{moment}/{name}"] for moment in MOMENTS}
             for number, name in enumerate(self.parameters)
+            if f"{MOMENTS[0]}/{name}" in moments
         }
         groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": {k: v for k, v in moments.items() if v}, "param_groups": groups})
-        story: dict[str, Any] = json.loads(metadata["story"])
-        self.step, self.n_steps, self.seconds = story["step"], story["n_steps"], story["seconds"]
-        self.losses, self.seen, self.curve = story["losses"], story["seen"], story["curve"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        history: dict[str, Any] = json.loads(metadata["story"])
+        for key in HISTORY:
+            setattr(self, key, history[key])
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Generator[None]:
-    """The network in evaluation mode, and afterwards each of its modules in the mode that it was in.
-
-    Args:
-        network: any module.
-
-    Yields:
-        Nothing.
-    """
+    """The network in evaluation mode, and afterwards each of its modules in the mode that it was in."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -430,15 +378,8 @@ def evaluating(network: nn.Module) -> Generator[None]:
 def save_weights(network: nn.Module, path: Path, about: dict[str, object]) -> str:
     """Write a network's weights in half precision, in one atomic move, and round the network to what was written.
 
-    Buffers are written as they are: a variance may exceed the range of half precision, and a counter its exactness.
-
-    Args:
-        network: the network.
-        path: safetensors file to write.
-        about: what to store with them (architecture and the like).
-
-    Returns:
-        sha256 of the file.
+    Buffers are written as they are: a variance may exceed the range of half precision, and a counter its exactness. The
+    file also says what is in `about`, the architecture and the like. Returned is the sha256 of the file.
     """
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     tensors = {

@@ -1,4 +1,4 @@
-"""Training images from several sources, each with its share of a batch, and a part of the first kept away."""
+"""Training images from several sources, each with its share of a batch, and a part of the first held out."""
 
 from __future__ import annotations
 
@@ -15,30 +15,15 @@ from depura.noise import Kind, Noise
 
 
 def mirrored(images: Tensor, noise: Noise) -> Tensor:
-    """Every second image mirrored, left to right.
-
-    Args:
-        images: (B, C, H, W).
-        noise: whose addresses decide.
-
-    Returns:
-        (B, C, H, W).
-    """
+    """Images (B, C, H, W), every second one mirrored, left to right, as the addresses of the noise decide."""
     chosen = noise.bits((len(images),), kind=Kind.AUGMENT, step=1, device=images.device) % 2 == 1
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
 
 
 def augmented(images: Tensor, noise: Noise, *, shift: int = 1, flip: bool = False) -> Tensor:
-    """Images moved by up to `shift` pixels in each direction, with zeros where nothing moves in, and mirrored.
+    """Images (B, C, H, W) moved by up to `shift` pixels in each direction, with zeros where nothing moves in.
 
-    Args:
-        images: (B, C, H, W).
-        noise: whose addresses decide.
-        shift: most pixels.
-        flip: mirror every second image, left to right.
-
-    Returns:
-        (B, C, H, W).
+    With `flip`, every second one is mirrored too. The addresses of the noise decide.
     """
     if flip:
         images = mirrored(images, noise)
@@ -123,14 +108,7 @@ class Mixture:
         return replace(self, labels=self.source, n_classes=len(self.sizes))
 
     def rows(self, noise: Noise) -> Tensor:
-        """The images of a batch, drawn with replacement.
-
-        Args:
-            noise: of the step, whose rows are the batch's.
-
-        Returns:
-            (B,) positions.
-        """
+        """Positions (B,) of the images of a batch, drawn with replacement by the noise of a step."""
         batch = len(noise.images)
         words = noise.bits((batch,), kind=Kind.T_STAR)
         if len(self.sizes) == 1:
@@ -142,17 +120,9 @@ class Mixture:
         return (sizes.cumsum(0) - sizes)[chosen] + words % sizes[chosen]
 
 
-def kept_away(source: ImageSet, n: int) -> tuple[ImageSet, ImageSet]:
-    """Divide a data set.
-
-    Args:
-        source: the data set.
-        n: images to keep away, 0 .. N-1.
-
-    Returns:
-        All but the last n, and the last n.
-    """
-    _check.integer("kept_away", "n", n, low=1, high=len(source.images) - 1)
+def split_held_out(source: ImageSet, n: int) -> tuple[ImageSet, ImageSet]:
+    """All but the last n images of a data set, and the last n, which are held out; n is 1 .. N-1."""
+    _check.integer("split_held_out", "n", n, low=1, high=len(source.images) - 1)
     rows = range(len(source.images))
     return source.take(rows[:-n]), source.take(rows[-n:])
 
@@ -161,13 +131,6 @@ def without_copies(source: ImageSet, held_out: ImageSet) -> ImageSet:
     """A data set without the pictures that also are in another, in whatever compression.
 
     Two pictures are the same where their labels agree and their small copies (means over squares) lie within `SAME`.
-
-    Args:
-        source: the data set.
-        held_out: pictures it must not have, of the same shape.
-
-    Returns:
-        The rest.
     """
     small, others = _coarse(source.images), _coarse(held_out.images)
     distance = torch.cdist(small, others) / small.shape[1] ** 0.5

@@ -1,14 +1,14 @@
 """Several processes that train one network, as torchrun starts them: who takes which images, and one gradient for all.
 
-Gradients are averaged after the backward pass, in one buffer. (DistributedDataParallel would send them while it goes
-on; but losses that attack the network inside a step, as TRADES does, go through it many times for one gradient.)
+Gradients are averaged after the backward pass. (DistributedDataParallel would send them while it goes on; but losses
+that attack the network inside a step, as TRADES does, go through it many times for one gradient.)
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,12 +17,11 @@ from torch import Tensor
 from depura import _check
 
 
-@dataclass(frozen=True)
-class Ranks:
+class Ranks(NamedTuple):
     """Which of how many processes this is.
 
     Attributes:
-        number: of this one, from 0.
+        number: of this one, from 0; the first one writes files.
         n: how many.
     """
 
@@ -42,48 +41,27 @@ class Ranks:
         return self.number == 0
 
     def share(self, batch: int) -> list[int]:
-        """Which rows of a batch are this one's: every n-th.
-
-        Args:
-            batch: rows.
-
-        Returns:
-            The rows.
-
-        Raises:
-            InputError: shares would differ in size.
-        """
+        """Which rows of a batch are this one's: every n-th. Refused where shares would differ in size."""
         if batch % self.n:
             _check.fail("train", f"a batch that {self.n} processes share evenly", f"{batch}", "Choose a multiple.")
         return list(range(self.number, batch, self.n))
 
     def average(self, gradients: Iterable[Tensor | None]) -> None:
         """Make gradients the mean over processes, in place; those without one have none in all."""
-        present = [g for g in gradients if g is not None]
-        if self.n == 1 or not present:
-            return
-        flat = torch.cat([g.reshape(-1) for g in present])
-        dist.all_reduce(flat)
-        flat /= self.n
-        at = 0
-        for g in present:
-            g.copy_(flat[at : at + g.numel()].view_as(g))
-            at += g.numel()
+        if self.n > 1:
+            present = [g for g in gradients if g is not None]
+            sums: list[Any] = [dist.all_reduce(g, async_op=True) for g in present]
+            for pending in sums:
+                pending.wait()
+            for g in present:
+                g /= self.n
 
     def agreed(self, number: int | None) -> int | None:
-        """What the first process says.
-
-        Args:
-            number: what this one would say.
-
-        Returns:
-            The first one's.
-        """
-        if self.n == 1:
-            return number
-        said: list[int | None] = [number]
-        dist.broadcast_object_list(said, src=0)
-        return said[0]
+        """What the first process says, in the place of what this one would say."""
+        numbers = [number]
+        if self.n > 1:
+            dist.broadcast_object_list(numbers, src=0)
+        return numbers[0]
 
 
 def started() -> str:

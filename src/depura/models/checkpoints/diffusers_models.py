@@ -23,17 +23,10 @@ def is_diffusers(path: str | Path) -> bool:
 
 
 def load_diffusers(name: str, options: Mapping[str, Any]) -> Denoiser:
-    """A denoiser of a diffusers folder, for instance google/ddpm-cifar10-32 or google/ddpm-ema-celebahq-256.
+    """A denoiser of a diffusers folder, or of "diffusers:NAME", which that library fetches or has fetched.
 
-    Args:
-        name: the folder, or "diffusers:NAME" for one that diffusers fetches or has fetched.
-        options: none are known.
-
-    Returns:
-        The denoiser, by the scheduler's prediction type and noise levels.
-
-    Raises:
-        InputError: diffusers is not installed, another model, or a scheduler that is not known here.
+    For instance google/ddpm-cifar10-32 or google/ddpm-ema-celebahq-256. It follows the scheduler's prediction type and
+    noise levels, and takes no options; other models and schedulers that are not known here are refused.
     """
     if options:
         _check.fail("load_denoiser", "no options for a diffusers model", ", ".join(options), "Leave them out.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from depura import _check
 from depura.diffusion.denoisers import EdmDenoiser, EpsDenoiser, EpsVarianceDenoiser, ScoreDenoiser
@@ -14,6 +16,29 @@ from depura.models.networks import adm, attribute, ddpm, edm, preconditioned, re
 from depura.models.networks.adapters import OfClass, UnitRange
 from depura.models.networks.blocks import Shapes
 from depura.models.networks.wrappers import CIFAR10, CIFAR100, IMAGENET, Normalised, TwoLogits
+
+Built = TypeVar("Built")
+
+_DRAWING = {"normal_", "uniform_"}
+
+
+def on_meta(build: Callable[[], Built]) -> Built:
+    """What a function builds, on the meta device: shapes and names without numbers.
+
+    Initial weights are not drawn: on that device drawing means nothing, and the first normal draw loads half of torch.
+    """
+    with torch.device("meta"), _NoDraws():
+        return build()
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are where initial weights would be drawn."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given: dict[str, Any] = kwargs or {}
+        if getattr(func, "__name__", "") not in _DRAWING:
+            return func(*args, **given)
+        return args[0] if args else given["tensor"]  # a tensor's method, or the function of torch.nn.init
 
 
 class Family(NamedTuple):
@@ -126,8 +151,8 @@ def _adm_settings(*, residual_resampling: bool) -> Callable[..., dict[str, Any] 
     """Settings of those that change resolutions in one way: inside residual blocks (ADM), or by convolutions."""
 
     def settings_of(shapes: Shapes, *, heads: int = 4, head_width: int | None = None) -> dict[str, Any] | None:
-        found = adm.settings_of(shapes, heads=heads, head_width=head_width)
-        return found if found is not None and found["residual_resampling"] == residual_resampling else None
+        settings = adm.settings_of(shapes, heads=heads, head_width=head_width)
+        return settings if settings is not None and settings["residual_resampling"] == residual_resampling else None
 
     return settings_of
 

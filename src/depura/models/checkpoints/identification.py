@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from depura import _check
-from depura.models.checkpoints.empty import on_meta
-from depura.models.checkpoints.families import FAMILIES, Family
+from depura.models.checkpoints.families import FAMILIES, Family, on_meta
 from depura.models.checkpoints.published import PUBLISHED
-from depura.models.checkpoints.reading import open_file
-from depura.models.checkpoints.unwrapping import Weights, unwrap
+from depura.models.checkpoints.reading import Weights, read_weights
 from depura.models.networks.blocks import Shapes
 
 UNBUILDABLE = (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, OverflowError)
@@ -58,24 +56,13 @@ class Identified(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """Weights and the network that they are of.
-
-    Attributes:
-        family: its family.
-        network: on the meta device, without its weights.
-        options: for `Family.ready`.
-        tensors: the state dict, under the network's names.
-        said: what is told of it.
-    """
+    """Weights and the network that they are of: its family, the network on the meta device, its state dict, and what
+    the file is, with the options for `Family.ready`."""
 
     family: Family
     network: nn.Module
-    options: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
-    said: Identified
-
-
-_Fitting = tuple[Family, dict[str, Any], nn.Module, Mapping[str, Tensor]]
+    identity: Identified
 
 
 def identify(path: str | Path, **options: Any) -> Identified:
@@ -92,66 +79,55 @@ def identify(path: str | Path, **options: Any) -> Identified:
         InputError: not readable, an optimizer's state, or no known network: then the nearest family and the first
             tensor that differs are named.
     """
-    return match(Path(path), options, where="identify").said
+    return match(Path(path), options, where="identify").identity
 
 
 def match(path: Path, options: Mapping[str, Any], *, where: str) -> Matched:
-    """Find the network of a file's weights.
-
-    Args:
-        path: the file.
-        options: what its weights do not tell.
-        where: who asks, for messages.
-
-    Returns:
-        The network's family and settings, and its weights.
-
-    Raises:
-        InputError: as `identify`.
-    """
-    opened = open_file(path, where=where)
-    weights = unwrap(opened, path, where=where)
+    """Find the network of a file's weights; refuses as `identify` does, in the name of `where`."""
+    weights = read_weights(path, where=where)
     given = _given(weights, options, where)
-    family, settings, network, tensors = _family_of(weights, given, path, where)
-    _check_options(family, given, path, where)
+    if "family" in weights.settings:
+        family, settings, network, tensors = _converted(weights, path, where)
+    else:
+        family, settings, network, tensors = _fitting(weights.tensors, given, path, where)
+    known = _keywords(family.settings_of) | _keywords(family.ready)
+    for name in given:
+        if name not in known:
+            has = ", ".join(sorted(known)) or "none"
+            _check.fail(where, f"options of {family.title} ({has})", f"{name} for {path}", "Leave it out.")
     if weights.average:
         tensors = _averaged(network, tensors, weights.average, path, where)
-    chosen = {name: value for name, value in given.items() if name in _keywords(family.ready)}
-    like = tuple(
-        name
-        for name, file in PUBLISHED.items()
-        if file.family == family.name and _same(family, settings, file.settings)
-    )
-    said = Identified(
+    like = [n for n, file in PUBLISHED.items() if file.family == family.name and _same(family, settings, file.settings)]
+    identity = Identified(
         path=path,
-        kind=opened.kind,
+        kind=weights.kind,
         entry=weights.entry,
         family=family.name,
         title=family.title,
         denoises=family.denoises,
         settings=settings,
-        options=chosen,
+        options={name: value for name, value in given.items() if name in _keywords(family.ready)},
         parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         averaged=bool(weights.average),
-        like=like,
+        like=tuple(like),
         licence=family.licence,
     )
-    return Matched(family, network, chosen, tensors, said)
-
-
-def empty(family: Family, settings: Mapping[str, Any]) -> nn.Module:
-    """A family's network without memory for its weights."""
-    return on_meta(lambda: family.network(**settings))
-
-
-def layout(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of a network's state dict by name."""
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return Matched(family, network, tensors, identity)
 
 
 def _given(weights: Weights, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Options of the caller, those of a published file that it names, and what the file says of itself."""
-    own = dict(weights.settings.get("options", {})) if "family" in weights.settings else _of_module(weights)
+    own: dict[str, Any] = {}
+    if "family" in weights.settings:
+        own = dict(weights.settings.get("options", {}))
+    elif weights.module:
+        names = {
+            "EDMPrecond": {"sigma_data": "sigma_data"},
+            "VPPrecond": {"beta_d": "beta_slope", "beta_min": "beta_min", "M": "steps"},
+            "iDDPMPrecond": {"C_1": "ratio_floor", "C_2": "offset", "M": "steps"},
+        }.get(weights.module, {})
+        constants = {ours: weights.settings[theirs] for theirs, ours in names.items() if theirs in weights.settings}
+        own = {"preconditioner": weights.module, "constants": constants}
     if "architecture" in weights.settings and "sigma_data" in weights.settings:  # of depura train denoiser
         own["sigma_data"] = weights.settings["sigma_data"]
     named = options.get("like")
@@ -161,82 +137,60 @@ def _given(weights: Weights, options: Mapping[str, Any], where: str) -> dict[str
     return {**own, **published, **{name: value for name, value in options.items() if name != "like"}}
 
 
-def _of_module(weights: Weights) -> dict[str, Any]:
-    """What a pickled module says of itself and its weights do not."""
-    if not weights.module:
-        return {}
-    names = {
-        "EDMPrecond": {"sigma_data": "sigma_data"},
-        "VPPrecond": {"beta_d": "beta_slope", "beta_min": "beta_min", "M": "steps"},
-        "iDDPMPrecond": {"C_1": "ratio_floor", "C_2": "offset", "M": "steps"},
-    }.get(weights.module, {})
-    constants = {ours: weights.settings[theirs] for theirs, ours in names.items() if theirs in weights.settings}
-    return {"preconditioner": weights.module, "constants": constants}
-
-
-def _family_of(weights: Weights, given: Mapping[str, Any], path: Path, where: str) -> _Fitting:
-    """The family that fits exactly, its settings and its network, and the weights under its names."""
-    if "family" in weights.settings:
-        return _converted(weights, path, where)
-    near: list[tuple[float, str]] = []
-    for tensors in _without_prefix(weights.tensors):
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        for family in FAMILIES:
-            settings = _settings(family, shapes, given)
-            if settings is None:
-                continue
-            network, unbuilt = None, ""
-            try:
-                network = empty(family, settings)
-            except UNBUILDABLE as error:
-                unbuilt = str(error)
-            expected = _default_layout(family) if network is None else layout(network)
-            wrong = next(_differences(shapes, expected, family.optional), None)
-            if network is not None and wrong is None:
-                return family, settings, network, tensors
-            near.append((_overlap(shapes, expected), f"{family.title}: {wrong or unbuilt}"))
-    return _unknown(weights, near, path, where)
+_Fitting = tuple[Family, dict[str, Any], nn.Module, Mapping[str, Tensor]]
+"""A family, settings and network, and the weights under its names."""
 
 
 def _converted(weights: Weights, path: Path, where: str) -> _Fitting:
     """What a converted file says that it is, checked."""
-    said = weights.settings
-    family = next((family for family in FAMILIES if family.name == said["family"]), None)
+    name = weights.settings["family"]
+    family = next((family for family in FAMILIES if family.name == name), None)
     if family is None:
-        _check.fail(where, f"a family of {', '.join(f.name for f in FAMILIES)}", f"{said['family']!r} in {path}")
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+        _check.fail(where, f"a family of {', '.join(f.name for f in FAMILIES)}", f"{name!r} in {path}")
     try:
-        settings = dict(said["settings"])
-        network = empty(family, settings)
+        settings = dict(weights.settings["settings"])
+        network = on_meta(lambda: family.network(**settings))
     except UNBUILDABLE as error:
         raise _check.InputError(
             f"{where}: expected the settings of {family.title} in {path}, got others ({error}). Convert it again."
         ) from error
-    wrong = next(_differences(shapes, layout(network), family.optional), None)
+    wrong = next(_differences(_shapes(weights.tensors), _shapes(network.state_dict()), family), None)
     if wrong is not None:
         _check.fail(where, f"the network that {path} says it is, {family.title}", wrong, "Convert it again.")
     return family, settings, network, weights.tensors
 
 
-def _settings(family: Family, shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    hidden = {name: value for name, value in given.items() if name in _keywords(family.settings_of)}
-    try:
-        return family.settings_of(shapes, **hidden)
-    except (KeyError, IndexError, TypeError, ZeroDivisionError, StopIteration):
-        return None
-
-
-def _unknown(weights: Weights, near: list[tuple[float, str]], path: Path, where: str) -> Any:
-    """Refuse, naming the nearest family and the first tensor that differs."""
+def _fitting(weights: Mapping[str, Tensor], given: Mapping[str, Any], path: Path, where: str) -> _Fitting:
+    """The family that fits exactly; else the nearest one and the first tensor that differs are named."""
+    near: list[tuple[float, str]] = []
+    for tensors in _without_prefix(weights):
+        shapes = _shapes(tensors)
+        for family in FAMILIES:
+            hidden = {name: value for name, value in given.items() if name in _keywords(family.settings_of)}
+            try:
+                settings = family.settings_of(shapes, **hidden)
+            except (KeyError, IndexError, TypeError, ZeroDivisionError, StopIteration):
+                continue
+            if settings is None:
+                continue
+            try:
+                network = on_meta(lambda family=family, settings=settings: family.network(**settings))
+            except UNBUILDABLE as error:
+                near.append(_likeness(shapes, _published_shapes(family), family, f"{error}"))
+                continue
+            expected = _shapes(network.state_dict())
+            if next(_differences(shapes, expected, family), None) is None:
+                return family, settings, network, tensors
+            near.append(_likeness(shapes, expected, family))
     if not near:
-        for tensors in _without_prefix(weights.tensors):
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            for family in FAMILIES:
-                expected = _default_layout(family)
-                near.append((_overlap(shapes, expected), _differing(family, shapes, expected)))
+        near = [
+            _likeness(_shapes(tensors), _published_shapes(family), family)
+            for tensors in _without_prefix(weights)
+            for family in FAMILIES
+        ]
     share, wrong = max(near)
     if share < RESEMBLES:
-        first = ", ".join(list(weights.tensors)[:3])
+        first = ", ".join(list(weights)[:3])
         known = "; ".join(family.title for family in FAMILIES)
         _check.fail(where, f"a network of a known family ({known})", f"{path}, whose tensors begin {first}")
     return _check.fail(
@@ -247,19 +201,24 @@ def _unknown(weights: Weights, near: list[tuple[float, str]], path: Path, where:
     )
 
 
-def _differing(family: Family, shapes: Shapes, expected: Shapes) -> str:
-    wrong = next(_differences(shapes, expected, family.optional), "nothing")
-    return f"{family.title}: {wrong}"
+def _likeness(shapes: Shapes, expected: Shapes, family: Family, error: str = "nothing") -> tuple[float, str]:
+    """Share of names in common, and the first difference in words."""
+    share = len(shapes.keys() & expected.keys()) / len(shapes.keys() | expected.keys())
+    return share, f"{family.title}: {next(_differences(shapes, expected, family), error)}"
 
 
-def _default_layout(family: Family) -> Shapes:
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _published_shapes(family: Family) -> Shapes:
     """The layout of a family's published network, to compare names with."""
-    found = [file.settings for file in PUBLISHED.values() if file.family == family.name]
-    settings: Mapping[str, Any] = found[0] if found else {}
-    return layout(empty(family, settings))
+    files = [file.settings for file in PUBLISHED.values() if file.family == family.name]
+    settings = files[0] if files else dict[str, Any]()
+    return _shapes(on_meta(lambda: family.network(**settings)).state_dict())
 
 
-def _differences(shapes: Shapes, expected: Shapes, optional: Sequence[str]) -> Iterator[str]:
+def _differences(shapes: Shapes, expected: Shapes, family: Family) -> Iterator[str]:
     """In words, in the file's order; what is missing comes last."""
     for name, shape in shapes.items():
         if name not in expected:
@@ -267,12 +226,8 @@ def _differences(shapes: Shapes, expected: Shapes, optional: Sequence[str]) -> I
         elif shape != expected[name]:
             yield f"its first differing tensor is {name}, {shape}, where {expected[name]} is expected"
     for name, shape in expected.items():
-        if name not in shapes and not name.endswith(tuple(optional) or "\0"):
+        if name not in shapes and not name.endswith(family.optional or ("\0",)):
             yield f"it lacks {name}, {shape}"
-
-
-def _overlap(shapes: Shapes, expected: Shapes) -> float:
-    return len(shapes.keys() & expected.keys()) / len(shapes.keys() | expected.keys())
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
@@ -294,18 +249,9 @@ def _averaged(
         _check.fail(where, f"{len(trained)} moving averages, one per trained tensor", f"{len(average)} in {path}")
     for position, ((name, shape), tensor) in enumerate(zip(trained, average, strict=True)):
         if tuple(tensor.shape) != shape:
-            _check.fail(
-                where, f"moving average {position} to be of {name}, {shape}", f"{tuple(tensor.shape)} in {path}"
-            )
+            got = f"{tuple(tensor.shape)} in {path}"
+            _check.fail(where, f"moving average {position} to be of {name}, {shape}", got)
     return {**tensors, **{name: tensor for (name, _), tensor in zip(trained, average, strict=True)}}
-
-
-def _check_options(family: Family, given: Mapping[str, Any], path: Path, where: str) -> None:
-    known = _keywords(family.settings_of) | _keywords(family.ready)
-    for name in given:
-        if name not in known:
-            has = ", ".join(sorted(known)) or "none"
-            _check.fail(where, f"options of {family.title} ({has})", f"{name} for {path}", "Leave it out.")
 
 
 def _keywords(function: Any) -> set[str]:

@@ -33,12 +33,11 @@ def load_denoiser(path: str | Path, **options: Any) -> Denoiser:
     """
     if is_diffusers(path):
         return load_diffusers(str(path), options)
-    found = match(Path(path), options, where="load_denoiser")
-    if not found.family.denoises:
-        _check.fail(
-            "load_denoiser", "a denoiser", f"{path}, a classifier: {found.family.title}", "Use load_classifier."
-        )
-    return _ready(found)
+    matched = match(Path(path), options, where="load_denoiser")
+    if not matched.family.denoises:
+        got = f"{path}, a classifier: {matched.family.title}"
+        _check.fail("load_denoiser", "a denoiser", got, "Use load_classifier.")
+    return _ready(matched)
 
 
 def load_classifier(path: str | Path, **options: Any) -> nn.Module:
@@ -56,13 +55,20 @@ def load_classifier(path: str | Path, **options: Any) -> nn.Module:
         InputError: not readable, of no known family, a denoiser, or of a layout that is published with different
             normalisations.
     """
-    found = match(Path(path), options, where="load_classifier")
-    if found.family.denoises:
+    matched = match(Path(path), options, where="load_classifier")
+    if matched.family.denoises:
+        got = f"{path}, a denoiser: {matched.family.title}"
+        _check.fail("load_classifier", "a classifier", got, "Use load_denoiser.")
+    like = matched.identity.like
+    if not matched.identity.options and any(PUBLISHED[name].options for name in like):
         _check.fail(
-            "load_classifier", "a classifier", f"{path}, a denoiser: {found.family.title}", "Use load_denoiser."
+            "load_classifier",
+            "to be told how images are normalised",
+            f"{path}, of a layout that is published with and without a normalisation",
+            f"Give like={' or '.join(like)}, or mean and std; on the command line convert the file first (depura "
+            f"checkpoint convert FILE --set like={like[0]} --out NEW.safetensors).",
         )
-    _check_told(found)
-    return _ready(found)
+    return _ready(matched)
 
 
 def convert(path: str | Path, out: str | Path, **options: Any) -> Identified:
@@ -84,60 +90,41 @@ def convert(path: str | Path, out: str | Path, **options: Any) -> Identified:
     source, target = Path(path), Path(out)
     if target.suffix != ".safetensors":
         _check.fail("convert", "an output name ending in .safetensors", f"{target}")
-    found = match(source, options, where="convert")
+    matched = match(source, options, where="convert")
+    identity = matched.identity
     _check.writable_folder("convert", target.parent)
-    said = {
-        "family": found.family.name,
-        "settings": found.said.settings,
-        "options": found.options,
-        "parameters": found.said.parameters,
-        "weights": found.said.entry,
+    digest = hashlib.sha256()
+    with source.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    about = {
+        "family": identity.family,
+        "settings": identity.settings,
+        "options": identity.options,
+        "parameters": identity.parameters,
+        "weights": identity.entry,
         "source": source.name,
-        "source_sha256": _sha256(source),
-        "licence": found.family.licence,
+        "source_sha256": digest.hexdigest(),
+        "licence": identity.licence,
     }
-    text = json.dumps(said, indent=1)
-    network = _filled(found)
-    tensors = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
-    _atomic.write(target, save(tensors, metadata={"depura": json.dumps(said)}))
-    _atomic.write(target.with_suffix(".json"), f"{text}\n".encode())
-    return found.said
+    tensors = {name: tensor.contiguous().clone() for name, tensor in _filled(matched).state_dict().items()}
+    _atomic.write(target, save(tensors, metadata={"depura": json.dumps(about)}))
+    _atomic.write(target.with_suffix(".json"), f"{json.dumps(about, indent=1)}\n".encode())
+    return identity
 
 
-def _filled(found: Matched) -> nn.Module:
+def _filled(matched: Matched) -> nn.Module:
     """The network with its weights, which are not copied; those that a file may lack are as they are built."""
-    expected = found.network.state_dict()
-    taken = {name: found.tensors[name].to(expected[name].dtype) for name in expected if name in found.tensors}
-    found.network.load_state_dict(taken, strict=False, assign=True)
-    if not any(tensor.is_meta for tensor in (*found.network.parameters(), *found.network.buffers())):
-        return found.network
-    network = found.family.network(**found.said.settings)
-    network.load_state_dict(taken, strict=False)
+    network = matched.network
+    expected = network.state_dict()
+    taken = {name: matched.tensors[name].to(expected[name].dtype) for name in expected if name in matched.tensors}
+    network.load_state_dict(taken, strict=False, assign=True)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        network = matched.family.network(**matched.identity.settings)
+        network.load_state_dict(taken, strict=False)
     return network
 
 
-def _ready(found: Matched) -> Any:
-    network = _filled(found)
-    return found.family.ready(network, **found.options).eval().requires_grad_(False)
-
-
-def _check_told(found: Matched) -> None:
-    """Refuse a layout that is published with another normalisation than its family, unless it is said which."""
-    if found.options or not any(PUBLISHED[name].options for name in found.said.like):
-        return
-    names = " or ".join(found.said.like)
-    _check.fail(
-        "load_classifier",
-        "to be told how images are normalised",
-        f"{found.said.path}, of a layout that is published with and without a normalisation",
-        f"Give like={names}, or mean and std; on the command line convert the file first (depura checkpoint convert "
-        f"FILE --set like={found.said.like[0]} --out NEW.safetensors).",
-    )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+def _ready(matched: Matched) -> Any:
+    ready = matched.family.ready(_filled(matched), **matched.identity.options)
+    return ready.eval().requires_grad_(False)

@@ -47,15 +47,8 @@ class _Record:
 def read_modules(data: bytes, *, where: str) -> Any:
     """What such a file holds, with a `PickledModule` in the place of each module among its entries.
 
-    Args:
-        data: the whole file.
-        where: the file, for messages.
-
-    Returns:
-        The object; a mapping {"ema": ..., "loss_fn": ..., ...} in EDM's files.
-
-    Raises:
-        InputError: damaged, or asking for anything else than such records, tensors and plain data.
+    A mapping {"ema": ..., "loss_fn": ..., ...} in EDM's files. Refused where it is damaged, or asks for anything else
+    than such records, tensors and plain data.
     """
     content = pickles.read(data, _ALLOWED, where=where)
     if isinstance(content, Mapping):

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from depura.models.checkpoints.empty import on_meta
-from depura.models.checkpoints.families import FAMILIES
+from depura.models.checkpoints.families import FAMILIES, on_meta
 
 
 class PublishedFile(NamedTuple):
@@ -40,19 +39,15 @@ class PublishedFile(NamedTuple):
     def build(self, *, device: str = "meta", **options: Any) -> Any:
         """The published network without its weights, made ready as the loaded one is: to be planned or measured with.
 
-        Args:
-            device: "meta" for no memory and no arithmetic, or one where it gets random weights.
-            **options: as for loading.
-
-        Returns:
-            A `Denoiser` in [-1, 1] units, or a classifier of images in [0, 1], in evaluation mode.
+        On the "meta" device it takes no memory and no arithmetic; on another it gets random weights. Options are as for
+        loading. Returned is a `Denoiser` in [-1, 1] units, or a classifier of images in [0, 1], in evaluation mode.
         """
         family = next(family for family in FAMILIES if family.name == self.family)
 
-        def made() -> nn.Module:
+        def build() -> nn.Module:
             return family.ready(family.network(**self.settings), **{**self.options, **options})
 
-        ready = on_meta(made) if device == "meta" else made().to(device)
+        ready = on_meta(build) if device == "meta" else build().to(device)
         return ready.eval().requires_grad_(False)
 
 

@@ -1,24 +1,27 @@
-"""Opening a checkpoint file of any of the usual formats. Nothing in a file is ever run: files that would have to be
-are refused.
+"""The weights in a checkpoint file of any of the usual formats, however they are wrapped.
+
+Nothing in a file is ever run: files that would have to be are refused.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from depura import _check
 from depura.data.pickles import UnpicklingError
-from depura.models.checkpoints.modules import read_modules
+from depura.models.checkpoints.modules import PickledModule, read_modules
 from depura.models.weights import read_safetensors
 
-SAFETENSORS = ".safetensors"
+ENTRIES = ("ema", "params_ema", "state_dict", "model_state_dict", "model", "net", "network", "params")
+"""Names under which files keep a network, averaged weights first."""
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of torch.save before version 1.6 begin."""
@@ -30,32 +33,32 @@ _NOT_WEIGHTS = (
 )
 
 
-class Opened(NamedTuple):
-    """What a file holds.
+class Weights(NamedTuple):
+    """The weights of one network.
 
     Attributes:
-        content: mappings, lists, numbers and tensors, as they were saved; for a pickled module (EDM), that.
+        tensors: by name, as in the file.
+        entry: where they were, in words.
         kind: how the file was written, in words.
-        metadata: what a converted file says about itself; empty otherwise.
+        average: exponential moving averages of the parameters in their order, without names; empty if there are none.
+        module: class of a pickled module, else empty.
+        settings: what the file says of the network (a pickled module's, or a converted file's); else empty.
     """
 
-    content: Any
-    kind: str
-    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    entry: str
+    kind: str = ""
+    average: Sequence[Tensor] = ()
+    module: str = ""
+    settings: Mapping[str, Any] = {}
 
 
-def open_file(path: Path, *, where: str) -> Opened:
-    """Read a file: safetensors, torch's zip and legacy formats, EDM's pickled modules.
+def read_weights(path: Path, *, where: str) -> Weights:
+    """The averaged weights where a file has them, else the others. `where` asks, for messages.
 
-    Args:
-        path: the file.
-        where: who asks, for messages.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        InputError: not there, empty, truncated, no checkpoint, or one that would have to run code to be read.
+    Files are safetensors, of torch's zip and legacy formats, or EDM's pickled modules. Refused are those that are not
+    there, empty, truncated, no checkpoint, or would have to run code to be read, the state of an optimizer, and what is
+    no network.
     """
     if path.is_dir():
         _check.fail(where, "a checkpoint file", f"the folder {path}", "Name a file in it.")
@@ -69,14 +72,16 @@ def open_file(path: Path, *, where: str) -> Opened:
     for start, what, advice in _NOT_WEIGHTS:
         if head.lstrip().lower().startswith(start):
             _check.fail(where, "a checkpoint file", f"{path}, which is {what}", advice)
-    if path.suffix.lower() == SAFETENSORS:
+    if path.suffix.lower() == ".safetensors":
         tensors, metadata = read_safetensors(path)
-        return Opened(tensors, "safetensors", _own(metadata))
+        return Weights(tensors, "the whole file", "safetensors", settings=_own(metadata))
     if head.startswith((b"PK", _LEGACY_MAGIC)):
-        kind = "torch.save" if head.startswith(b"PK") else "torch.save (legacy format)"
-        return Opened(_load_torch(path, zipped=head.startswith(b"PK"), where=where), kind, {})
+        zipped = head.startswith(b"PK")
+        kind = "torch.save" if zipped else "torch.save (legacy format)"
+        return _unwrapped(_load_torch(path, zipped=zipped, where=where), path, where)._replace(kind=kind)
     if head.startswith(b"\x80"):
-        return Opened(read_modules(path.read_bytes(), where=f"{where}: {path}"), "pickled modules", {})
+        content = read_modules(path.read_bytes(), where=f"{where}: {path}")
+        return _unwrapped(content, path, where)._replace(kind="pickled modules")
     return _check.fail(
         where,
         "a file of torch.save, safetensors, or an EDM pickle",
@@ -86,12 +91,74 @@ def open_file(path: Path, *, where: str) -> Opened:
 
 
 def _own(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """What `convert` wrote about a file."""
+    """What `convert` and `depura train` wrote about a file."""
     try:
-        found: Any = json.loads(metadata.get("depura", "{}"))
+        own: Any = json.loads(metadata.get("depura", "{}"))
     except ValueError:
         return {}
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    return cast(dict[str, Any], own) if isinstance(own, dict) else {}
+
+
+def _unwrapped(content: Any, path: Path, where: str) -> Weights:
+    """The weights among mappings, lists, numbers and tensors, or of a pickled module."""
+    if isinstance(content, PickledModule):
+        return Weights(content.tensors, f"the pickled {content.name}", module=content.name, settings=content.settings)
+    if isinstance(content, list | tuple):
+        return _listed(cast(Sequence[Any], content), path, where)
+    if not isinstance(content, Mapping):
+        return _check.fail(where, "a checkpoint", f"{path}, which holds a {type(content).__name__}")
+    entries = cast(Mapping[Any, Any], content)
+    if tensors := _tensors(entries):
+        return Weights(tensors, "the whole file")
+    if {"state", "param_groups"} <= set(entries):
+        _check.fail(
+            where,
+            "a network's weights",
+            f"{path}, which is the state of an optimizer",
+            "Take the file of the model (or its EMA) that lies beside it.",
+        )
+    average = _shadow(entries.get("ema"))
+    if average and (tensors := _tensors(entries.get("model"))):
+        return Weights(tensors, "ema (moving averages), with the names of model", average=average)
+    for name in ENTRIES:
+        inner = entries.get(name)
+        if isinstance(inner, PickledModule):
+            return Weights(inner.tensors, name, module=inner.name, settings=inner.settings)
+        if tensors := _tensors(inner):
+            return Weights(tensors, name)
+    names = [str(name) for name in entries]
+    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "no entries"
+    wanted = f"a network's tensors, alone or under one of {', '.join(ENTRIES)}"
+    return _check.fail(where, wanted, f"{path}, which has {listed}", "Save the state_dict alone.")
+
+
+def _listed(items: Sequence[Any], path: Path, where: str) -> Weights:
+    """[model, optimizer, epoch, step] or [..., ema] of Ho et al.'s code in PyTorch."""
+    networks = [tensors for item in items if (tensors := _tensors(item))]
+    if not networks:
+        _check.fail(where, "a checkpoint", f"{path}, a list without a network's tensors")
+    bare = [{name.removeprefix("module.") for name in tensors} for tensors in networks]
+    if len(networks) > 1 and bare[-1] == bare[0]:
+        return Weights(networks[-1], "the last mapping of a list (its moving averages)")
+    return Weights(networks[0], "the first mapping of a list")
+
+
+def _tensors(value: Any) -> dict[str, Tensor]:
+    """A state dict, or nothing."""
+    if not isinstance(value, Mapping):
+        return {}
+    items = cast(Mapping[Any, Any], value)
+    if not items or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in items.items()):
+        return {}
+    return {str(name): cast(Tensor, tensor) for name, tensor in items.items()}
+
+
+def _shadow(value: Any) -> list[Tensor]:
+    """The list without names in which score_sde keeps moving averages."""
+    if not isinstance(value, Mapping):
+        return []
+    listed = cast(Mapping[str, Any], value).get("shadow_params", [])
+    return cast(list[Tensor], listed) if isinstance(listed, list) else []
 
 
 def _load_torch(path: Path, *, zipped: bool, where: str) -> Any:
@@ -112,7 +179,7 @@ def _load_torch(path: Path, *, zipped: bool, where: str) -> Any:
         _damaged(path, where, error)
 
 
-def _damaged(path: Path, where: str, error: Exception | None = None) -> Any:
+def _damaged(path: Path, where: str, error: Exception | None = None) -> NoReturn:
     reason = "" if error is None else f" ({_first(error)})"
     raise _check.InputError(
         f"{where}: expected a whole checkpoint file, got {path}, which is truncated or damaged{reason}. "

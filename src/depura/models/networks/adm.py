@@ -142,18 +142,10 @@ class AdmUNet(nn.Module):
 
 
 def settings_of(shapes: Shapes, *, heads: int = 4, head_width: int | None = None) -> dict[str, Any] | None:
-    """Constructor arguments of the `AdmUNet` that has these weights.
+    """Arguments of `AdmUNet`. Shapes do not tell the heads.
 
-    Shapes do not tell the heads. Where resolutions change inside residual blocks, as in the networks published with
-    ADM, heads of 64 features are taken; where by convolutions, as in those of improved-diffusion, 4 heads.
-
-    Args:
-        shapes: shapes of a state dict without prefix.
-        heads: how many heads, where `head_width` is not given and resolutions change by convolutions.
-        head_width: features per head, in place of either.
-
-    Returns:
-        The arguments; None if the weights are of another family.
+    Where resolutions change inside residual blocks, as in the networks published with ADM, heads of 64 features are
+    taken; where by convolutions, as in those of improved-diffusion, 4 heads.
     """
     if not {"time_embed.2.weight", "input_blocks.0.0.weight", "input_blocks.1.0.emb_layers.1.weight"} <= shapes.keys():
         return None

@@ -179,14 +179,7 @@ def _active(x: Tensor) -> Tensor:
 
 
 def settings_of(shapes: Shapes) -> dict[str, Any] | None:
-    """The arguments of `AttributeNet`, read off the shapes of its weights.
-
-    Args:
-        shapes: of a state dict, names without prefix.
-
-    Returns:
-        The arguments, or None where the weights are of another family.
-    """
+    """Arguments of `AttributeNet`."""
     entry, last = shapes.get("fromrgb_lod0.conv.conv.weight"), shapes.get("4x4.conv.conv.weight")
     hidden = shapes.get("4x4.dense0.linear.weight")
     if entry is None or last is None or hidden is None:

@@ -12,7 +12,11 @@ from torch.nn import functional as F
 from depura import _check
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of a state dict's entries by name: what a network's settings are read off."""
+"""Shapes of a state dict's entries by name, without a prefix: what a network's settings are read off.
+
+Each family has a function that gives the constructor's arguments, or None where the names are of another family. Its
+keyword arguments are what shapes do not tell; they default to what published networks have.
+"""
 
 
 def counted(shapes: Shapes, prefix: str) -> int:
@@ -21,19 +25,12 @@ def counted(shapes: Shapes, prefix: str) -> int:
 
 
 def sinusoids(label: Tensor, width: int, *, steps: int, sine_first: bool) -> Tensor:
-    """Sinusoidal features of a noise label: Vaswani et al. 2017, section 3.5, as the diffusion papers took it over.
+    """Sinusoidal features (B, width) of a noise label (B,): Vaswani et al. 2017, section 3.5.
 
-    Frequencies are 10000^(-k / steps) for k = 0 .. width/2 - 1. Phases are computed in float64: at labels near 1000
-    float32 frequencies shift a network's output by up to 1e-5.
-
-    Args:
-        label: (B,), any real numbers.
-        width: how many features; where it is odd, the last is 0.
-        steps: width/2 - 1 in DDPM and score_sde (the last frequency is 1/10000), width/2 in ADM.
-        sine_first: whether the sines are the first half, or the cosines.
-
-    Returns:
-        (B, width), in the label's dtype.
+    Frequencies are 10000^(-k / steps) for k = 0 .. width/2 - 1: steps is width/2 - 1 in DDPM and score_sde (the last
+    frequency is 1/10000), width/2 in ADM. The first half are the sines, or the cosines; where the width is odd, the
+    last feature is 0. Phases are computed in float64: at labels near 1000 float32 frequencies shift a network's output
+    by up to 1e-5.
     """
     half = width // 2
     k = torch.arange(half, dtype=torch.float64, device=label.device)
@@ -43,17 +40,9 @@ def sinusoids(label: Tensor, width: int, *, steps: int, sine_first: bool) -> Ten
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of all positions to all: softmax(q^T k / sqrt(C)) v, differentiable any number of times.
+    """Attention of all positions to all: softmax(q^T k / sqrt(C)) v, all of shape (B, heads, C, T).
 
-    The softmax is taken in float32 or wider.
-
-    Args:
-        query: (B, heads, C, T).
-        key: as query.
-        value: as query.
-
-    Returns:
-        (B, heads, C, T).
+    It is differentiable any number of times. The softmax is taken in float32 or wider.
     """
     scale = query.shape[2] ** -0.25
     logits = torch.einsum("bhct,bhcs->bhts", query * scale, key * scale)
@@ -73,18 +62,7 @@ def halved(x: Tensor) -> Tensor:
 
 
 def check_inputs(where: str, x: Tensor, label: Tensor, *, channels: int, levels: int) -> None:
-    """Check what a U-Net is called with; works on the meta device.
-
-    Args:
-        where: the network's name.
-        x: (B, channels, H, W), H and W divisible by 2^(levels - 1).
-        label: (B,).
-        channels: image channels.
-        levels: resolutions.
-
-    Raises:
-        InputError: other shapes.
-    """
+    """Check that x is (B, channels, H, W), H and W divisible by 2^(levels - 1), and the label (B,)."""
     side = 2 ** (levels - 1)
     if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % side or x.shape[3] % side:
         _check.fail(
@@ -97,17 +75,23 @@ def check_inputs(where: str, x: Tensor, label: Tensor, *, channels: int, levels:
         _check.fail(where, f"one label per image, ({len(x)},)", f"{tuple(label.shape)}", "Use label.expand(len(x)).")
 
 
-def check_levels(where: str, multipliers: Sequence[int], attention: Sequence[int]) -> None:
-    """Check the levels of a U-Net, counted from 0, the highest resolution.
+def check_levels(
+    where: str,
+    multipliers: Sequence[int],
+    attention: Sequence[int],
+    *,
+    width: int | None = None,
+    groups: int = 1,
+    blocks: int = 1,
+) -> None:
+    """Check the levels of a U-Net: at least one, each with a multiplier of at least 1, and attention at levels only.
 
-    Args:
-        where: the network's name.
-        multipliers: width of each level, positive.
-        attention: numbers of the levels with attention.
-
-    Raises:
-        InputError: no level, a multiplier below 1 or attention at a level that is not there.
+    Where `width` is given it is to be divisible by `groups`; `blocks` are at least 1.
     """
+    if width is not None and _check.integer(where, "width", width, low=groups) % groups:
+        norm = "channels / 4" if groups == 4 else f"{groups}"
+        _check.fail(where, f"a width divisible by {groups}", f"{width}", f"Group norms take {norm} groups.")
+    _check.integer(where, "blocks", blocks, low=1)
     if not multipliers or any(m < 1 for m in multipliers):
         _check.fail(where, "multipliers of at least 1, one per level", f"{tuple(multipliers)}", "Give one per level.")
     if not set(attention) <= set(range(len(multipliers))):

@@ -6,7 +6,7 @@ have it too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depura import _check
 from depura.models.networks.blocks import Shapes, attend, check_inputs, check_levels, doubled, sinusoids
 
 
@@ -48,45 +47,32 @@ class DdpmUNet(nn.Module):
             InputError: a width not divisible by 32, or unusable levels.
         """
         super().__init__()
-        _check.integer("DdpmUNet", "width", width, low=32)
-        _check.integer("DdpmUNet", "blocks", blocks, low=1)
-        if width % 32:
-            _check.fail("DdpmUNet", "a width divisible by 32", f"{width}", "Group norms take 32 groups.")
-        check_levels("DdpmUNet", multipliers, attention)
-        self.width = width
-        self.channels = channels
+        check_levels("DdpmUNet", multipliers, attention, width=width, groups=32, blocks=blocks)
+        self.width, self.channels = width, channels
         widths = [m * width for m in multipliers]
         block = partial(_Block, embedding=4 * width, dropout=dropout)
+
+        def level(takes: list[int], n: int, number: int) -> _Level:
+            blocks = [block(before, n) for before in takes]
+            return _Level(blocks, [_Attention(n) for _ in takes] if number in attention else [])
 
         self.temb = _Embedding(width)
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         now, skips = width, [width]
         self.down = nn.ModuleList()
-        for level, after in enumerate(widths):
-            takes = [now] + [after] * (blocks - 1)
-            last = level == len(widths) - 1
-            attended = blocks if level in attention else 0
-            self.down.append(
-                _Down(
-                    [block(n, after) for n in takes],
-                    [_Attention(after) for _ in range(attended)],
-                    None if last else _Downsample(after),
-                )
-            )
-            skips += [after] * (blocks if last else blocks + 1)
+        for number, after in enumerate(widths):
+            self.down.append(level([now, *[after] * (blocks - 1)], after, number))
+            skips += [after] * blocks
+            if number < len(widths) - 1:
+                self.down[-1].add_module("downsample", _Downsample(after))
+                skips.append(after)
             now = after
-        self.mid = _Middle(block(now, now), _Attention(now), block(now, now))
+        self.mid = nn.ModuleDict({"block_1": block(now, now), "attn_1": _Attention(now), "block_2": block(now, now)})
         ups: list[nn.Module] = []
-        for level, after in reversed(list(enumerate(widths))):
-            takes = [now] + [after] * blocks
-            attended = blocks + 1 if level in attention else 0
-            ups.append(
-                _Up(
-                    [block(n + skips.pop(), after) for n in takes],
-                    [_Attention(after) for _ in range(attended)],
-                    _Upsample(after) if level > 0 else None,
-                )
-            )
+        for number, after in reversed(list(enumerate(widths))):
+            ups.append(level([n + skips.pop() for n in [now, *[after] * blocks]], after, number))
+            if number > 0:
+                ups[-1].add_module("upsample", _Upsample(after))
             now = after
         self.up = nn.ModuleList(reversed(ups))
         self.norm_out = _norm(now)
@@ -108,25 +94,23 @@ class DdpmUNet(nn.Module):
         check_inputs("DdpmUNet", x, label, channels=self.channels, levels=len(self.down))
         features = sinusoids(label.double(), self.width, steps=self.width // 2 - 1, sine_first=True)
         embedded = self.temb(features.to(x.dtype))
-        skips: list[Tensor] = [self.conv_in(x)]
+        h: Tensor = self.conv_in(x)
+        skips = [h]
         for level in self.down:
-            skips += level(skips[-1], embedded)
-        h = self.mid(skips[-1], embedded)
+            for layers in _steps(level):
+                h = _through(layers, h, embedded)
+                skips.append(h)
+        h = _through(self.mid.values(), h, embedded)
         for level in reversed(self.up):
-            h = level(h, embedded, skips)
+            for layers in _steps(level):
+                if isinstance(layers[0], _Block):
+                    h = torch.cat([h, skips.pop()], dim=1)
+                h = _through(layers, h, embedded)
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
 def settings_of(shapes: Shapes, *, dropout: float = 0.1) -> dict[str, Any] | None:
-    """The arguments of `DdpmUNet`, read off a state dict's shapes, which show everything but the dropout.
-
-    Args:
-        shapes: by name, without a prefix.
-        dropout: within blocks; 0.1 is the CIFAR-10 network's, the CelebA-HQ one has 0.
-
-    Returns:
-        The arguments, or None for another family's names.
-    """
+    """Arguments of `DdpmUNet`; a dropout of 0.1 is the CIFAR-10 network's, the CelebA-HQ one has 0."""
     stem = shapes.get("conv_in.weight", ())
     if "temb.dense.0.weight" not in shapes or len(stem) != 4 or not stem[0]:
         return None
@@ -160,57 +144,29 @@ class _Embedding(nn.Module):
         return second(F.silu(first(features)))
 
 
-class _Down(nn.Module):
-    """A level on the way down: every block's output is a skip, and so is the smaller image handed on."""
+class _Level(nn.Module):
+    """Blocks, attention after each of them or none, and perhaps a change of resolution."""
 
-    def __init__(
-        self, blocks: Sequence[nn.Module], attentions: Sequence[nn.Module], downsample: nn.Module | None
-    ) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> None:
         super().__init__()
         self.block = nn.ModuleList(blocks)
         self.attn = nn.ModuleList(attentions)
-        self.downsample = downsample
-
-    def forward(self, h: Tensor, embedded: Tensor) -> list[Tensor]:
-        skips: list[Tensor] = []
-        for n, block in enumerate(self.block):
-            h = block(h, embedded)
-            if self.attn:
-                h = self.attn[n](h)
-            skips.append(h)
-        return skips if self.downsample is None else [*skips, self.downsample(h)]
 
 
-class _Up(nn.Module):
-    """A level on the way up: every block takes one skip from the end of the list."""
-
-    def __init__(
-        self, blocks: Sequence[nn.Module], attentions: Sequence[nn.Module], upsample: nn.Module | None
-    ) -> None:
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.attn = nn.ModuleList(attentions)
-        self.upsample = upsample
-
-    def forward(self, h: Tensor, embedded: Tensor, skips: list[Tensor]) -> Tensor:
-        for n, block in enumerate(self.block):
-            h = block(torch.cat([h, skips.pop()], dim=1), embedded)
-            if self.attn:
-                h = self.attn[n](h)
-        return h if self.upsample is None else self.upsample(h)
+def _steps(level: nn.Module) -> Iterator[list[nn.Module]]:
+    """Modules that are run one after another: of each block, then of the change of resolution."""
+    assert isinstance(level, _Level)
+    for n, block in enumerate(level.block):
+        yield [block, *level.attn[n : n + 1]]
+    for name, module in level.named_children():
+        if name in ("downsample", "upsample"):
+            yield [module]
 
 
-class _Middle(nn.Module):
-    """Block, attention, block at the lowest resolution."""
-
-    def __init__(self, block_1: nn.Module, attn_1: nn.Module, block_2: nn.Module) -> None:
-        super().__init__()
-        self.block_1 = block_1
-        self.attn_1 = attn_1
-        self.block_2 = block_2
-
-    def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(h, embedded)), embedded)
+def _through(layers: Iterable[nn.Module], h: Tensor, embedded: Tensor) -> Tensor:
+    for layer in layers:
+        h = layer(h, embedded) if isinstance(layer, _Block) else layer(h)
+    return h
 
 
 class _Block(nn.Module):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,12 +27,14 @@ FOURIER_SCALE = 16.0
 """Standard deviation of Fourier frequencies, in periods per unit of the label."""
 
 
-class SongUNet(nn.Module):
-    """DDPM++ and NCSN++ of Song et al. 2021 (arXiv:2011.13456, appendix H) in Karras et al.'s version.
+class _UNet(nn.Module):
+    """What both share: the way down and up, and how they are called."""
 
-    Sums of residual paths are divided by sqrt(2). Attention, with one head, stands after every block of the levels
-    named on the way down, after the last one on the way up and after the first block of the lowest level.
-    """
+    eps: float
+    rescale: float
+    """Factor of every sum of residual paths."""
+    adaptive: bool
+    """Whether the label scales and shifts normalised features, or is added before."""
 
     def __init__(
         self,
@@ -41,17 +44,13 @@ class SongUNet(nn.Module):
         multipliers: Sequence[int],
         blocks: int,
         attention: Sequence[int],
-        fourier: bool = False,
-        residual: bool = False,
-        filter: Sequence[int] = (1, 1),
-        noise_multiplier: int = 1,
         classes: int | None = None,
         augment: int | None = None,
         channels: int = 3,
         outputs: int = 3,
         dropout: float = 0.0,
     ) -> None:
-        """Build with torch's initial weights.
+        """Check and keep what both have.
 
         Args:
             resolution: pixels along a side, which the weights' names contain.
@@ -59,62 +58,82 @@ class SongUNet(nn.Module):
             multipliers: a factor of the width per level, the highest resolution first.
             blocks: residual blocks per level on the way down; one more on the way up.
             attention: levels with attention, 0 is the highest resolution.
-            fourier: the label's features have random frequencies (NCSN++), or geometric ones (DDPM++).
-            residual: the image enters every level once more by a convolution and a filter (NCSN++), or it does not.
-            filter: weights along one axis of the filter that changes resolutions: 1, 1 or 1, 3, 3, 1.
-            noise_multiplier: features of the label, in widths.
             classes: number of classes of a class-conditional network.
             augment: numbers that describe an augmentation in training.
             channels: image channels.
             outputs: channels of the result.
             dropout: share of features left out in training, before the second convolution of a block.
+
+        Raises:
+            InputError: levels, widths or a resolution that do not go together.
         """
         super().__init__()
-        check_levels("SongUNet", multipliers, attention)
-        _check_widths("SongUNet", resolution, [width * m for m in multipliers])
-        _check.integer("SongUNet", "blocks", blocks, low=1)
-        noise, embed = width * noise_multiplier, EMBED * width
-        self.noise, self.channels, self.levels = noise, channels, len(multipliers)
-        self.classes, self.augment = classes, augment
-        self.map_noise = _Fourier(noise) if fourier else None
-        if classes is not None:
-            self.map_label = nn.Linear(classes, noise)
-        if augment is not None:
-            self.map_augment = nn.Linear(augment, noise, bias=False)
-        self.map_layer0 = nn.Linear(noise, embed)
-        self.map_layer1 = nn.Linear(embed, embed)
+        where = type(self).__name__
+        check_levels(where, multipliers, attention, blocks=blocks)
+        widths = [width * m for m in multipliers]
+        wrong = [n for n in widths if n < 4 or n % min(32, n // 4)]
+        if wrong:
+            advice = "Choose width and multipliers so."
+            _check.fail(where, "features that min(32, features // 4) groups divide", f"{wrong}", advice)
+        side = 2 ** (len(widths) - 1)
+        if resolution < side or resolution % side:
+            _check.fail(where, f"a resolution divisible by {side}, for {len(widths)} levels", f"{resolution}")
+        self.resolution, self.widths, self.blocks, self.attention = resolution, widths, blocks, attention
+        self.classes, self.augment, self.channels, self.outputs = classes, augment, channels, outputs
+        self.width, self.embed, self.dropout = width, EMBED * width, dropout
 
-        def block(before: int, after: int, *, heads: int = 0, up: bool = False, down: bool = False) -> _SongBlock:
-            return _SongBlock(before, after, embed, heads=heads, filter=filter, up=up, down=down, dropout=dropout)
+    def _build(
+        self,
+        block: Callable[..., _Block],
+        first: int,
+        *,
+        heads: Callable[[int], int],
+        ends_only: bool = False,
+        residual_filter: Sequence[int] = (),
+    ) -> None:
+        """The blocks.
 
-        self.enc = nn.ModuleDict({_at(resolution, "conv"): _Conv(channels, width, 3)})
-        current, side, skips = width, channels, [width]
-        for level, m in enumerate(multipliers):
-            here = resolution >> level
+        Attention is after every block of its levels, on the way up perhaps (`ends_only`) after the last one only; its
+        heads depend on the features. The image enters every level by a filtered convolution where there is a filter.
+        """
+        self.enc = nn.ModuleDict({self._at(0, "conv"): _Conv(self.channels, first, 3)})
+        current, side, skips = first, self.channels, [first]
+        for level, features in enumerate(self.widths):
+            attends = heads(features) if level in self.attention else 0
             if level > 0:
-                self.enc[_at(here, "down")] = block(current, current, down=True)
-                if residual:
-                    self.enc[_at(here, "aux_residual")] = _Conv(side, current, 3, filter=filter, down=True, fused=True)
+                self.enc[self._at(level, "down")] = block(current, current, down=True)
+                if residual_filter:
+                    into = _Conv(side, current, 3, filter=residual_filter, down=True, fused=True)
+                    self.enc[self._at(level, "aux_residual")] = into
                     side = current
                 skips.append(current)
-            for k in range(blocks):
-                self.enc[_at(here, f"block{k}")] = block(current, width * m, heads=int(level in attention))
-                current = width * m
+            for k in range(self.blocks):
+                self.enc[self._at(level, f"block{k}")] = block(current, features, heads=attends)
+                current = features
                 skips.append(current)
         self.dec = nn.ModuleDict()
-        for level, m in reversed(list(enumerate(multipliers))):
-            here = resolution >> level
-            if level == len(multipliers) - 1:
-                self.dec[_at(here, "in0")] = block(current, current, heads=1)
-                self.dec[_at(here, "in1")] = block(current, current)
+        for level, features in reversed(list(enumerate(self.widths))):
+            attends = heads(features) if level in self.attention else 0
+            if level == len(self.widths) - 1:
+                self.dec[self._at(level, "in0")] = block(current, current, heads=heads(current))
+                self.dec[self._at(level, "in1")] = block(current, current)
             else:
-                self.dec[_at(here, "up")] = block(current, current, up=True)
-            for k in range(blocks + 1):
-                heads = int(level in attention and k == blocks)
-                self.dec[_at(here, f"block{k}")] = block(current + skips.pop(), width * m, heads=heads)
-                current = width * m
-        self.dec[_at(resolution, "aux_norm")] = _norm(current, _SongBlock.eps)
-        self.dec[_at(resolution, "aux_conv")] = _Conv(current, outputs, 3)
+                self.dec[self._at(level, "up")] = block(current, current, up=True)
+            for k in range(self.blocks + 1):
+                here = 0 if ends_only and k < self.blocks else attends
+                self.dec[self._at(level, f"block{k}")] = block(current + skips.pop(), features, heads=here)
+                current = features
+
+    def _at(self, level: int, name: str) -> str:
+        return _at(self.resolution >> level, name)
+
+    def _embedding(self, label: Tensor, shares: Tensor | None, augment: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What blocks see of the label, of shares of the classes and of an augmentation, (B, 4 width)."""
+        raise NotImplementedError
+
+    def _end(self) -> tuple[nn.Module, nn.Module]:
+        """The last norm and convolution."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Run the network.
@@ -131,19 +150,19 @@ class SongUNet(nn.Module):
         Raises:
             InputError: other shapes; classes or augmentations, and the network has no weights for them.
         """
-        check_inputs("SongUNet", x, label, channels=self.channels, levels=self.levels)
-        if self.map_noise is not None:
-            e = self.map_noise(label.double())
-        else:
-            e = sinusoids(label.double(), self.noise, steps=self.noise // 2 - 1, sine_first=True)
-        e = e.to(x.dtype)
-        shares = _shares("SongUNet", classes, self.classes, x)
-        if shares is not None:
-            e = e + self.map_label(shares * math.sqrt(shares.shape[1]))
-        _check_augment("SongUNet", augment, self.augment)
-        if augment is not None:
-            e = e + self.map_augment(augment.to(x.dtype))
-        e = F.silu(self.map_layer1(F.silu(self.map_layer0(e))))
+        where = type(self).__name__
+        check_inputs(where, x, label, channels=self.channels, levels=len(self.widths))
+        if classes is not None and self.classes is None:
+            _check.fail(where, "no classes: the network is unconditional", "some")
+        if augment is not None and (self.augment is None or augment.shape[1:] != (self.augment,)):
+            n = self.augment
+            wanted = f"augmentations of {n} numbers" if n else "no augmentations: the network has no weights for them"
+            _check.fail(where, wanted, f"shape {tuple(augment.shape)}")
+        shares = None
+        if self.classes is not None:
+            shares = x.new_zeros(len(x), self.classes) if classes is None else classes
+            shares = (shares if shares.ndim == 2 else F.one_hot(shares, self.classes)).to(x.dtype)
+        e = self._embedding(label, shares, None if augment is None else augment.to(x.dtype), x.dtype)
         h, side = x, x
         skips: list[Tensor] = []
         for layer in self.enc.values():
@@ -152,139 +171,123 @@ class SongUNet(nn.Module):
             else:
                 h = layer(h, e) if isinstance(layer, _Block) else layer(h)
             skips.append(h)
-        *layers, norm, convolution = self.dec.items()
-        h = _decoded(h, layers, skips, e)
-        return convolution[1](F.silu(norm[1](h)))
+        for name, layer in self.dec.items():  # blocks that keep the resolution take what the way down left, last first
+            if isinstance(layer, _Block):
+                h = layer(torch.cat([h, skips.pop()], dim=1) if "_block" in name else h, e)
+        norm, convolution = self._end()
+        return convolution(F.silu(norm(h)))
 
 
-class DhariwalUNet(nn.Module):
+class SongUNet(_UNet):
+    """DDPM++ and NCSN++ of Song et al. 2021 (arXiv:2011.13456, appendix H) in Karras et al.'s version.
+
+    Sums of residual paths are divided by sqrt(2). Attention, with one head, stands after every block of the levels
+    named on the way down, after the last one on the way up and after the first block of the lowest level.
+    """
+
+    eps = 1e-6
+    rescale = math.sqrt(0.5)
+    adaptive = False
+
+    def __init__(
+        self,
+        *,
+        fourier: bool = False,
+        residual: bool = False,
+        filter: Sequence[int] = (1, 1),
+        noise_multiplier: int = 1,
+        **common: Any,
+    ) -> None:
+        """Build with torch's initial weights.
+
+        Args:
+            fourier: the label's features have random frequencies (NCSN++), or geometric ones (DDPM++).
+            residual: the image enters every level once more by a convolution and a filter (NCSN++), or it does not.
+            filter: weights along one axis of the filter that changes resolutions: 1, 1 or 1, 3, 3, 1.
+            noise_multiplier: features of the label, in widths.
+            **common: resolution, width, multipliers, blocks, attention, classes, augment, channels, outputs, dropout.
+        """
+        super().__init__(**common)
+        self.noise = noise = self.width * noise_multiplier
+        self.map_noise = _Fourier(noise) if fourier else None
+        if self.classes is not None:
+            self.map_label = nn.Linear(self.classes, noise)
+        if self.augment is not None:
+            self.map_augment = nn.Linear(self.augment, noise, bias=False)
+        self.map_layer0 = nn.Linear(noise, self.embed)
+        self.map_layer1 = nn.Linear(self.embed, self.embed)
+        block = partial(_Block, style=self, filter=filter)
+        self._build(block, self.width, heads=lambda _: 1, ends_only=True, residual_filter=filter if residual else ())
+        self.dec[self._at(0, "aux_norm")] = _norm(self.widths[0], self.eps)
+        self.dec[self._at(0, "aux_conv")] = _Conv(self.widths[0], self.outputs, 3)
+
+    def _embedding(self, label: Tensor, shares: Tensor | None, augment: Tensor | None, dtype: torch.dtype) -> Tensor:
+        if self.map_noise is not None:
+            e = self.map_noise(label.double())
+        else:
+            e = sinusoids(label.double(), self.noise, steps=self.noise // 2 - 1, sine_first=True)
+        e = e.to(dtype)
+        if shares is not None:
+            e = e + self.map_label(shares * math.sqrt(shares.shape[1]))
+        if augment is not None:
+            e = e + self.map_augment(augment)
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(e))))
+
+    def _end(self) -> tuple[nn.Module, nn.Module]:
+        return self.dec[self._at(0, "aux_norm")], self.dec[self._at(0, "aux_conv")]
+
+
+class DhariwalUNet(_UNet):
     """ADM (Dhariwal and Nichol 2021, arXiv:2105.05233) in Karras et al.'s version, with other names than theirs.
 
     Attention stands after every block of the levels named and after the first block of the lowest level, where a level
     has the features of a head at least: one with fewer has none.
     """
 
+    eps = 1e-5
+    rescale = 1.0
+    adaptive = True
+
     def __init__(
         self,
         *,
-        resolution: int,
-        width: int,
-        multipliers: Sequence[int],
-        blocks: int,
-        attention: Sequence[int],
         head_width: int = 64,
-        classes: int | None = None,
-        augment: int | None = None,
-        channels: int = 3,
-        outputs: int = 3,
-        dropout: float = 0.0,
+        **common: Any,
     ) -> None:
         """Build with torch's initial weights.
 
         Args:
-            resolution: pixels along a side, which the weights' names contain.
-            width: features that the multipliers multiply, a multiple of 4.
-            multipliers: a factor of the width per level, the highest resolution first.
-            blocks: residual blocks per level on the way down; one more on the way up.
-            attention: levels with attention, 0 is the highest resolution.
             head_width: features per head.
-            classes: number of classes of a class-conditional network.
-            augment: numbers that describe an augmentation in training.
-            channels: image channels.
-            outputs: channels of the result.
-            dropout: share of features left out in training, before the second convolution of a block.
+            **common: resolution, width, multipliers, blocks, attention, classes, augment, channels, outputs, dropout.
         """
-        super().__init__()
-        widths = [width * m for m in multipliers]
-        check_levels("DhariwalUNet", multipliers, attention)
-        _check_widths("DhariwalUNet", resolution, widths)
-        _check.integer("DhariwalUNet", "blocks", blocks, low=1)
+        super().__init__(**common)
         _check.integer("DhariwalUNet", "head_width", head_width, low=1)
-        embed = EMBED * width
-        self.noise, self.channels, self.levels = width, channels, len(multipliers)
-        self.classes, self.augment = classes, augment
+        if self.augment is not None:
+            self.map_augment = nn.Linear(self.augment, self.width, bias=False)
+        self.map_layer0 = nn.Linear(self.width, self.embed)
+        self.map_layer1 = nn.Linear(self.embed, self.embed)
+        if self.classes is not None:
+            self.map_label = nn.Linear(self.classes, self.embed, bias=False)
+        block = partial(_Block, style=self, filter=(1, 1))
+        self._build(block, self.widths[0], heads=lambda features: features // head_width)
+        self.out_norm = _norm(self.widths[0], self.eps)
+        self.out_conv = _Conv(self.widths[0], self.outputs, 3)
+
+    def _embedding(self, label: Tensor, shares: Tensor | None, augment: Tensor | None, dtype: torch.dtype) -> Tensor:
+        e = sinusoids(label.double(), self.width, steps=self.width // 2, sine_first=False).to(dtype)
         if augment is not None:
-            self.map_augment = nn.Linear(augment, width, bias=False)
-        self.map_layer0 = nn.Linear(width, embed)
-        self.map_layer1 = nn.Linear(embed, embed)
-        if classes is not None:
-            self.map_label = nn.Linear(classes, embed, bias=False)
-
-        def block(before: int, after: int, *, attends: bool, up: bool = False, down: bool = False) -> _DhariwalBlock:
-            heads = after // head_width if attends else 0
-            return _DhariwalBlock(before, after, embed, heads=heads, filter=(1, 1), up=up, down=down, dropout=dropout)
-
-        current = widths[0]
-        self.enc = nn.ModuleDict({_at(resolution, "conv"): _Conv(channels, current, 3)})
-        skips = [current]
-        for level, features in enumerate(widths):
-            here = resolution >> level
-            if level > 0:
-                self.enc[_at(here, "down")] = block(current, current, attends=False, down=True)
-                skips.append(current)
-            for k in range(blocks):
-                self.enc[_at(here, f"block{k}")] = block(current, features, attends=level in attention)
-                current = features
-                skips.append(current)
-        self.dec = nn.ModuleDict()
-        for level, features in reversed(list(enumerate(widths))):
-            here = resolution >> level
-            if level == len(widths) - 1:
-                self.dec[_at(here, "in0")] = block(current, current, attends=True)
-                self.dec[_at(here, "in1")] = block(current, current, attends=False)
-            else:
-                self.dec[_at(here, "up")] = block(current, current, attends=False, up=True)
-            for k in range(blocks + 1):
-                before = current + skips.pop()
-                self.dec[_at(here, f"block{k}")] = block(before, features, attends=level in attention)
-                current = features
-        self.out_norm = _norm(current, _DhariwalBlock.eps)
-        self.out_conv = _Conv(current, outputs, 3)
-
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        """Run the network.
-
-        Args:
-            x: (B, C, H, W), H and W divisible by 2^(levels - 1).
-            label: (B,), any real numbers.
-            classes: (B,) int64, or (B, classes) shares of them; None stands for no class.
-            augment: (B, augment) of an augmentation; None stands for no augmentation.
-
-        Returns:
-            (B, outputs, H, W).
-
-        Raises:
-            InputError: other shapes; classes or augmentations, and the network has no weights for them.
-        """
-        check_inputs("DhariwalUNet", x, label, channels=self.channels, levels=self.levels)
-        e = sinusoids(label.double(), self.noise, steps=self.noise // 2, sine_first=False).to(x.dtype)
-        _check_augment("DhariwalUNet", augment, self.augment)
-        if augment is not None:
-            e = e + self.map_augment(augment.to(x.dtype))
+            e = e + self.map_augment(augment)
         e = self.map_layer1(F.silu(self.map_layer0(e)))
-        shares = _shares("DhariwalUNet", classes, self.classes, x)
-        if shares is not None:
-            e = e + self.map_label(shares)
-        e = F.silu(e)
-        h = x
-        skips: list[Tensor] = []
-        for layer in self.enc.values():
-            h = layer(h, e) if isinstance(layer, _Block) else layer(h)
-            skips.append(h)
-        h = _decoded(h, self.dec.items(), skips, e)
-        return self.out_conv(F.silu(self.out_norm(h)))
+        return F.silu(e if shares is None else e + self.map_label(shares))
+
+    def _end(self) -> tuple[nn.Module, nn.Module]:
+        return self.out_norm, self.out_conv
 
 
 def song_settings(shapes: Shapes) -> dict[str, Any] | None:
-    """Constructor arguments of the `SongUNet` that has these weights.
+    """Arguments of `SongUNet`.
 
     Of the filter, shapes tell the length only; it has the published weights of that length. Dropout is 0.
-
-    Args:
-        shapes: shapes of a state dict without prefix.
-
-    Returns:
-        The arguments; None if the weights are of another family.
     """
     top = _top(shapes)
     if top is None or f"dec.{top}_aux_conv.weight" not in shapes:
@@ -302,15 +305,7 @@ def song_settings(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def dhariwal_settings(shapes: Shapes, *, head_width: int = 64) -> dict[str, Any] | None:
-    """Constructor arguments of the `DhariwalUNet` that has these weights.
-
-    Args:
-        shapes: shapes of a state dict without prefix.
-        head_width: features per head, which shapes do not tell; 64 in all published networks. Dropout is 0.
-
-    Returns:
-        The arguments; None if the weights are of another family.
-    """
+    """Arguments of `DhariwalUNet`; heads have 64 features in all published networks. Dropout is 0."""
     top = _top(shapes)
     if top is None or "out_conv.weight" not in shapes:
         return None
@@ -371,40 +366,31 @@ class _Conv(nn.Module):
 class _Block(nn.Module):
     """A residual block and, where it has heads, attention with a residual path of its own."""
 
-    eps: float
-    rescale: float
-    """Factor of every sum of residual paths."""
-    adaptive: bool
-    """Whether the label scales and shifts normalised features, or is added before."""
-    projects: bool
-    """Whether a shortcut that changes the resolution has weights."""
-
     def __init__(
         self,
         before: int,
         after: int,
-        embed: int,
         *,
-        heads: int,
+        style: _UNet,
         filter: Sequence[int],
-        up: bool,
-        down: bool,
-        dropout: float,
+        heads: int = 0,
+        up: bool = False,
+        down: bool = False,
     ) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm0 = _norm(before, self.eps)
+        self.heads, self.rescale, self.adaptive = heads, style.rescale, style.adaptive
+        self.norm0 = _norm(before, style.eps)
         self.conv0 = _Conv(before, after, 3, filter=filter, up=up, down=down)
-        self.affine = nn.Linear(embed, 2 * after if self.adaptive else after)
-        self.norm1 = _norm(after, self.eps)
-        self.dropout = nn.Dropout(dropout)
+        self.affine = nn.Linear(style.embed, 2 * after if style.adaptive else after)
+        self.norm1 = _norm(after, style.eps)
+        self.dropout = nn.Dropout(style.dropout)
         self.conv1 = _Conv(after, after, 3)
         self.skip: _Conv | None = None
-        if before != after or up or down:
-            kernel = 1 if before != after or self.projects else 0
+        if before != after or up or down:  # in ADM a shortcut that only changes the resolution has no weights
+            kernel = 1 if before != after or not style.adaptive else 0
             self.skip = _Conv(before, after, kernel, filter=filter, up=up, down=down)
         if heads:
-            self.norm2 = _norm(after, self.eps)
+            self.norm2 = _norm(after, style.eps)
             self.qkv = _Conv(after, 3 * after, 1)
             self.proj = _Conv(after, after, 1)
 
@@ -424,20 +410,6 @@ class _Block(nn.Module):
         # Channels of qkv: head by head, then feature by feature, and of a feature q, k, v.
         q, k, v = self.qkv(self.norm2(h)).flatten(2).unflatten(1, (self.heads, -1, 3)).unbind(3)
         return self.proj(attend(q, k, v).reshape(h.shape))
-
-
-class _SongBlock(_Block):
-    eps = 1e-6
-    rescale = math.sqrt(0.5)
-    adaptive = False
-    projects = True
-
-
-class _DhariwalBlock(_Block):
-    eps = 1e-5
-    rescale = 1.0
-    adaptive = True
-    projects = False
 
 
 class _Fourier(nn.Module):
@@ -462,40 +434,6 @@ def _norm(features: int, eps: float) -> nn.GroupNorm:
 
 def _at(resolution: int, name: str) -> str:
     return f"{resolution}x{resolution}_{name}"
-
-
-def _decoded(h: Tensor, layers: Iterable[tuple[str, nn.Module]], skips: list[Tensor], e: Tensor) -> Tensor:
-    """The way up. Blocks that keep the resolution take what the way down left, last first."""
-    for name, layer in layers:
-        h = layer(torch.cat([h, skips.pop()], dim=1) if "_block" in name else h, e)
-    return h
-
-
-def _shares(where: str, classes: Tensor | None, n: int | None, x: Tensor) -> Tensor | None:
-    """Shares of the classes, (B, n), in the dtype of x; zeros where no class is given; None without classes."""
-    if n is None:
-        if classes is not None:
-            _check.fail(where, "no classes: the network is unconditional", "some")
-        return None
-    if classes is None:
-        return x.new_zeros(len(x), n)
-    return (classes if classes.ndim == 2 else F.one_hot(classes, n)).to(x.dtype)
-
-
-def _check_augment(where: str, augment: Tensor | None, n: int | None) -> None:
-    if augment is not None and (n is None or augment.shape[1:] != (n,)):
-        wanted = f"augmentations of {n} numbers" if n else "no augmentations: the network has no weights for them"
-        _check.fail(where, wanted, f"shape {tuple(augment.shape)}")
-
-
-def _check_widths(where: str, resolution: int, widths: list[int]) -> None:
-    wrong = [n for n in widths if n < 4 or n % min(32, n // 4)]
-    if wrong:
-        advice = "Choose width and multipliers so."
-        _check.fail(where, "features that min(32, features // 4) groups divide", f"{wrong}", advice)
-    side = 2 ** (len(widths) - 1)
-    if resolution < side or resolution % side:
-        _check.fail(where, f"a resolution divisible by {side}, for {len(widths)} levels", f"{resolution}")
 
 
 def _top(shapes: Shapes) -> str | None:

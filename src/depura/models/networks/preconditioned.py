@@ -23,19 +23,13 @@ class Preconditioned(nn.Module, ABC):
     model: Callable[..., Tensor]
 
     def __init__(self, model: nn.Module) -> None:
+        """Wrap a network, called as model(input, label, classes=, augment=)."""
         super().__init__()
         self.model = model
 
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Skip, out, into and label of noise levels.
-
-        Args:
-            sigma: (B,), float64, > 0.
-
-        Returns:
-            Four times (B,), float64.
-        """
+        """Skip, out, into and label of noise levels (B,), float64, > 0: four times (B,), float64."""
 
     def forward(
         self, x: Tensor, sigma: float | Tensor, classes: Tensor | None = None, augment: Tensor | None = None
@@ -110,14 +104,6 @@ class VpPreconditioned(Preconditioned):
 
 class VePreconditioned(Preconditioned):
     """Song et al. 2021's variance-exploding one: skip 1, out sigma, into 1, label ln(sigma / 2)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap a network.
-
-        Args:
-            model: takes (input, label, classes=, augment=).
-        """
-        super().__init__(model)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Skip, out, into and label of noise levels (B,)."""

@@ -70,14 +70,7 @@ def _stage(before: int, after: int, n_blocks: int) -> nn.Sequential:
 
 
 def cifar_resnet_settings(shapes: Shapes) -> dict[str, Any] | None:
-    """The arguments of `CifarResNet`, read off the shapes of its weights.
-
-    Args:
-        shapes: of a state dict, names without prefix.
-
-    Returns:
-        The arguments, or None where the weights are of another family.
-    """
+    """Arguments of `CifarResNet`."""
     wanted = {"conv1.weight", "layer1.0.conv2.weight", "layer3.0.conv2.weight", "linear.weight"}
     if not wanted <= shapes.keys() or "layer1.0.conv3.weight" in shapes or "layer4.0.conv1.weight" in shapes:
         return None
@@ -156,14 +149,7 @@ def _bottlenecks(before: int, width: int, n: int, stride: int) -> nn.Sequential:
 
 
 def cifar_bottleneck_settings(shapes: Shapes) -> dict[str, Any] | None:
-    """The arguments of `CifarBottleneckResNet`, read off the shapes of its weights.
-
-    Args:
-        shapes: of a state dict, names without prefix.
-
-    Returns:
-        The arguments, or None where the weights are of another family.
-    """
+    """Arguments of `CifarBottleneckResNet`."""
     if not {"conv1.weight", "layer1.0.conv3.weight", "layer4.0.conv3.weight", "linear.weight"} <= shapes.keys():
         return None
     stages = ("layer1.", "layer2.", "layer3.", "layer4.")

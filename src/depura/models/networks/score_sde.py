@@ -7,7 +7,7 @@ counted in the order of execution, whether they have weights or not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,8 @@ class NcsnPP(nn.Module):
         unit_range: bool = False,
         dropout: float = 0.1,
         scales: int = 1000,
+        plain: bool = False,
+        convolve: bool = True,
     ) -> None:
         """Build with random weights.
 
@@ -70,36 +72,34 @@ class NcsnPP(nn.Module):
             unit_range: whether images come in [0, 1] (the network maps them to [-1, 1]), else in [-1, 1].
             dropout: within blocks, in training mode.
             scales: length of the published table of noise levels, which nothing here uses.
+            plain: the DDPM's blocks: 32 groups, sums that are not divided, and no residual blocks between levels.
+            convolve: whether a plain network's changes of resolution are learned, else nearest neighbours and means.
 
         Raises:
-            InputError: a width not divisible by 4, unusable levels, or pyramids that do not go together.
+            InputError: a width not divisible by 4 (plain: 32), unusable levels, or pyramids that do not go together.
         """
         super().__init__()
-        _check.integer("NcsnPP", "width", width, low=4)
-        _check.integer("NcsnPP", "blocks", blocks, low=1)
-        if width % 4:
-            _check.fail("NcsnPP", "a width divisible by 4", f"{width}", "Group norms take channels / 4 groups.")
-        check_levels("NcsnPP", multipliers, attention)
+        where = type(self).__name__
+        check_levels(where, multipliers, attention, width=width, groups=32 if plain else 4, blocks=blocks)
         if residual_input and (skip_input or not fir):
             got = f"skip_input={skip_input}, fir={fir}"
-            _check.fail("NcsnPP", "residual_input with fir and without skip_input", got, "Take one input pyramid.")
-        self.width = width
-        self.levels = len(multipliers)
-        self.blocks = blocks
+            _check.fail(where, "residual_input with fir and without skip_input", got, "Take one input pyramid.")
+        self.width, self.channels, self.blocks, self.levels = width, channels, blocks, len(multipliers)
         self.attention = frozenset(attention)
-        self.channels = channels
-        self.fourier = fourier
-        self.residual_input = residual_input
-        self.skip_input = skip_input
-        self.skip_output = skip_output
-        self.unit_range = unit_range
-        self.up = _filtered_up if fir else doubled
-        self.down = _filtered_down if fir else halved
+        self.unit_range, self.fourier = unit_range, fourier
+        self.residual_input, self.skip_input, self.skip_output = residual_input, skip_input, skip_output
+        self.up, self.down = (_filtered_up, _filtered_down) if fir else (doubled, halved)
+        block = partial(_Block, embedding=4 * width, dropout=dropout, plain=plain)
 
-        embedding = 4 * width
-        block = partial(_Block, embedding=embedding, dropout=dropout)
+        def change(n: int, *, up: bool) -> nn.Module:
+            if not plain:
+                return block(n, n, resample=self.up if up else self.down)
+            if convolve:
+                return _ConvolvedUp(n) if up else _ConvolvedDown(n)
+            return nn.Upsample(scale_factor=2.0, mode="nearest") if up else nn.AvgPool2d(2)
+
         parts: list[nn.Module] = [_Fourier(width)] if fourier else []
-        parts += [nn.Linear(2 * width if fourier else width, embedding), nn.Linear(embedding, embedding)]
+        parts += [nn.Linear(2 * width if fourier else width, 4 * width), nn.Linear(4 * width, 4 * width)]
         parts.append(nn.Conv2d(channels, width, 3, padding=1))
         now, skips, branch = width, [width], channels
         for level, multiplier in enumerate(multipliers):
@@ -107,27 +107,27 @@ class NcsnPP(nn.Module):
                 parts.append(block(now, multiplier * width))
                 now = multiplier * width
                 if level in self.attention:
-                    parts.append(_Attention(now))
+                    parts.append(_Attention(now, plain=plain))
                 skips.append(now)
             if level < self.levels - 1:
-                parts.append(block(now, now, resample=self.down))
+                parts.append(change(now, up=False))
                 skips.append(now)
                 if residual_input:
                     parts.append(_Strided(branch, now))
                     branch = now
                 if skip_input:
                     parts.append(_Copy(channels, now))
-        parts += [block(now, now), _Attention(now), block(now, now)]
+        parts += [block(now, now), _Attention(now, plain=plain), block(now, now)]
         for level in reversed(range(self.levels)):
             for _ in range(blocks + 1):
                 parts.append(block(now + skips.pop(), multipliers[level] * width))
                 now = multipliers[level] * width
             if level in self.attention:
-                parts.append(_Attention(now))
+                parts.append(_Attention(now, plain=plain))
             if skip_output or level == 0:
-                parts += [_norm(now), nn.Conv2d(now, channels, 3, padding=1)]
+                parts += [_norm(now, plain), nn.Conv2d(now, channels, 3, padding=1)]
             if level > 0:
-                parts.append(block(now, now, resample=self.up))
+                parts.append(change(now, up=True))
         self.all_modules = nn.ModuleList(parts)
         self.register_buffer("sigmas", _noise_levels(scales))
 
@@ -136,197 +136,87 @@ class NcsnPP(nn.Module):
 
         Args:
             x: noisy images (B, C, H, W), H and W divisible by 2 once per change of level.
-            label: (B,); 999 t, or with `fourier` sigma > 0 in the range of the images.
+            label: (B,); 999 t, or with Fourier features sigma > 0 in the range of the images.
 
         Returns:
-            (B, C, H, W): predicted noise, or with `fourier` the score.
+            (B, C, H, W): predicted noise, or with Fourier features the score.
 
         Raises:
             InputError: shapes that do not fit.
         """
-        check_inputs("NcsnPP", x, label, channels=self.channels, levels=self.levels)
+        check_inputs(type(self).__name__, x, label, channels=self.channels, levels=self.levels)
         parts = iter(self.all_modules)
-        image = 2 * x - 1 if self.unit_range else x
-        features = next(parts)(label.double()) if self.fourier else _sinusoids(label, self.width)
-        embedded = _embed(parts, features.to(x.dtype))
+        if self.fourier:
+            features = next(parts)(label.double())
+        else:
+            features = sinusoids(label.double(), self.width, steps=self.width // 2 - 1, sine_first=True)
+        first, second = next(parts), next(parts)
+        embedded = second(F.silu(first(features.to(x.dtype))))
 
-        h = next(parts)(image)
-        skips, branch = [h], image
+        def run(h: Tensor) -> Tensor:
+            part = next(parts)
+            return part(h, embedded) if isinstance(part, _Block) else part(h)
+
+        branch = 2 * x - 1 if self.unit_range else x
+        h = run(branch)
+        skips = [h]
         for level in range(self.levels):
             for _ in range(self.blocks):
-                h = next(parts)(h, embedded)
+                h = run(h)
                 if level in self.attention:
-                    h = next(parts)(h)
+                    h = run(h)
                 skips.append(h)
             if level < self.levels - 1:
-                h = next(parts)(h, embedded)
+                h = run(h)
                 if self.residual_input:
-                    branch = h = (next(parts)(branch) + h) / math.sqrt(2)
+                    branch = h = (run(branch) + h) / math.sqrt(2)
                 if self.skip_input:
                     branch = self.down(branch)
-                    h = next(parts)(branch) + h
+                    h = run(branch) + h
                 skips.append(h)
 
-        h = next(parts)(h, embedded)
-        h = next(parts)(h)
-        h = next(parts)(h, embedded)
+        h = run(run(run(h)))
 
         y = None
         for level in reversed(range(self.levels)):
             for _ in range(self.blocks + 1):
-                h = next(parts)(torch.cat([h, skips.pop()], dim=1), embedded)
+                h = run(torch.cat([h, skips.pop()], dim=1))
             if level in self.attention:
-                h = next(parts)(h)
+                h = run(h)
             if self.skip_output or level == 0:
-                norm, convolution = next(parts), next(parts)
-                image = convolution(F.silu(norm(h)))
+                image = run(F.silu(run(h)))
                 y = image if y is None else self.up(y) + image
             if level > 0:
-                h = next(parts)(h, embedded)
+                h = run(h)
         assert y is not None
         return y / label.to(y.dtype)[:, None, None, None] if self.fourier else y
 
 
-class ScoreSdeDdpm(nn.Module):
-    """The U-Net of Ho et al. 2020 (arXiv:2006.11239) as score_sde has it (`vp/ddpm/*`).
+class ScoreSdeDdpm(NcsnPP):
+    """The U-Net of Ho et al. 2020 (arXiv:2006.11239) as score_sde has it (`vp/ddpm/*`): `NcsnPP` of plain blocks.
 
     Unlike the original it has attention only once per level on the way up. The label is 999 t, or a step's number, and
     the output the predicted noise.
     """
 
-    sigmas: Tensor
-
-    def __init__(
-        self,
-        *,
-        width: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 2),
-        blocks: int = 2,
-        attention: Sequence[int] = (1,),
-        channels: int = 3,
-        convolve: bool = True,
-        unit_range: bool = False,
-        dropout: float = 0.1,
-        scales: int = 1000,
-    ) -> None:
-        """Build with random weights.
+    def __init__(self, *, blocks: int = 2, convolve: bool = True, **settings: Any) -> None:
+        """Build with random weights; arguments as of `NcsnPP`, without pyramids and filters.
 
         Args:
-            width: base width, divisible by 32.
-            multipliers: width of each level over the base width, from the highest resolution.
             blocks: residual blocks per level on the way down; one more on the way up.
-            attention: levels with attention, 0 is the highest resolution.
-            channels: image channels, also of the output.
             convolve: whether changes of resolution are learned, else nearest neighbours and 2x2 means.
-            unit_range: whether images come in [0, 1] (the network maps them to [-1, 1]), else in [-1, 1].
-            dropout: within blocks, in training mode.
-            scales: length of the published table of noise levels, which nothing here uses.
-
-        Raises:
-            InputError: a width not divisible by 32, or unusable levels.
+            **settings: width, multipliers, attention, channels, unit_range, dropout and scales.
         """
-        super().__init__()
-        _check.integer("ScoreSdeDdpm", "width", width, low=32)
-        _check.integer("ScoreSdeDdpm", "blocks", blocks, low=1)
-        if width % 32:
-            _check.fail("ScoreSdeDdpm", "a width divisible by 32", f"{width}", "Group norms take 32 groups.")
-        check_levels("ScoreSdeDdpm", multipliers, attention)
-        self.width = width
-        self.levels = len(multipliers)
-        self.blocks = blocks
-        self.attention = frozenset(attention)
-        self.channels = channels
-        self.unit_range = unit_range
-
-        embedding = 4 * width
-        block = partial(_PlainBlock, embedding=embedding, dropout=dropout)
-        attended = partial(_Attention, groups=32, scale=1.0)
-        parts: list[nn.Module] = [nn.Linear(width, embedding), nn.Linear(embedding, embedding)]
-        parts.append(nn.Conv2d(channels, width, 3, padding=1))
-        now, skips = width, [width]
-        for level, multiplier in enumerate(multipliers):
-            for _ in range(blocks):
-                parts.append(block(now, multiplier * width))
-                now = multiplier * width
-                if level in self.attention:
-                    parts.append(attended(now))
-                skips.append(now)
-            if level < self.levels - 1:
-                parts.append(_ConvolvedDown(now) if convolve else nn.AvgPool2d(2))
-                skips.append(now)
-        parts += [block(now, now), attended(now), block(now, now)]
-        for level in reversed(range(self.levels)):
-            for _ in range(blocks + 1):
-                parts.append(block(now + skips.pop(), multipliers[level] * width))
-                now = multipliers[level] * width
-            if level in self.attention:
-                parts.append(attended(now))
-            if level > 0:
-                parts.append(_ConvolvedUp(now) if convolve else nn.Upsample(scale_factor=2.0, mode="nearest"))
-        parts += [_norm(now, 32), nn.Conv2d(now, channels, 3, padding=1)]
-        self.all_modules = nn.ModuleList(parts)
-        self.register_buffer("sigmas", _noise_levels(scales))
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """Run the network.
-
-        Args:
-            x: noisy images (B, C, H, W), H and W divisible by 2 once per change of level.
-            label: (B,), 999 t.
-
-        Returns:
-            (B, C, H, W), predicted noise.
-
-        Raises:
-            InputError: shapes that do not fit.
-        """
-        check_inputs("ScoreSdeDdpm", x, label, channels=self.channels, levels=self.levels)
-        parts = iter(self.all_modules)
-        embedded = _embed(parts, _sinusoids(label, self.width).to(x.dtype))
-
-        h = next(parts)(2 * x - 1 if self.unit_range else x)
-        skips = [h]
-        for level in range(self.levels):
-            for _ in range(self.blocks):
-                h = next(parts)(h, embedded)
-                if level in self.attention:
-                    h = next(parts)(h)
-                skips.append(h)
-            if level < self.levels - 1:
-                h = next(parts)(h)
-                skips.append(h)
-
-        h = next(parts)(h, embedded)
-        h = next(parts)(h)
-        h = next(parts)(h, embedded)
-
-        for level in reversed(range(self.levels)):
-            for _ in range(self.blocks + 1):
-                h = next(parts)(torch.cat([h, skips.pop()], dim=1), embedded)
-            if level in self.attention:
-                h = next(parts)(h)
-            if level > 0:
-                h = next(parts)(h)
-        h = F.silu(next(parts)(h))
-        return next(parts)(h)
+        super().__init__(blocks=blocks, plain=True, convolve=convolve, **settings)
 
 
 def ncsnpp_settings(
     shapes: Shapes, *, fir: bool | None = None, unit_range: bool | None = None, dropout: float = 0.1
 ) -> dict[str, Any] | None:
-    """The arguments of `NcsnPP`, read off a state dict's shapes.
+    """Arguments of `NcsnPP`, all but the three that are keywords here.
 
-    Shapes show everything but these three. By default they are as published: networks with Fourier features or a
-    pyramid filter, and those with Fourier features take images in [0, 1].
-
-    Args:
-        shapes: by name, without a prefix.
-        fir: whether resampling filters, if it is known.
-        unit_range: whether images come in [0, 1], if it is known.
-        dropout: within blocks; the published value.
-
-    Returns:
-        The arguments, or None for another family's names.
+    By default these are as published: networks with Fourier features or a pyramid filter, and those with Fourier
+    features take images in [0, 1].
     """
     blocks = [n for n in _indices(shapes, "Dense_0.weight") if f"all_modules.{n}.Conv_2.weight" in shapes]
     read = _read(shapes, first=4 if "all_modules.0.W" in shapes else 3)
@@ -349,16 +239,7 @@ def ncsnpp_settings(
 
 
 def ddpm_settings(shapes: Shapes, *, unit_range: bool = False, dropout: float = 0.1) -> dict[str, Any] | None:
-    """The arguments of `ScoreSdeDdpm`, read off a state dict's shapes, which show everything but these two.
-
-    Args:
-        shapes: by name, without a prefix.
-        unit_range: whether images come in [0, 1]; the published ones do not.
-        dropout: within blocks; the published value.
-
-    Returns:
-        The arguments, or None for another family's names.
-    """
+    """Arguments of `ScoreSdeDdpm`, all but the two that are keywords here."""
     blocks = [n for n in _indices(shapes, "Dense_0.weight") if f"all_modules.{n}.NIN_0.W" in shapes]
     read = _read(shapes, first=3)
     if not blocks or read is None:
@@ -426,21 +307,31 @@ def _way_down(shapes: Shapes, first: int, now: int) -> list[tuple[str, int]]:
 class _Block(nn.Module):
     """Norm, swish, resampling, convolution, embedding; norm, swish, dropout, convolution; and the input, over sqrt(2).
 
-    The input goes through a 1x1 convolution where its width changes or it is resampled.
+    The input goes through a 1x1 convolution where its width changes or it is resampled. The plain block of the DDPM
+    has 32 groups and does not divide the sum.
     """
 
     def __init__(
-        self, before: int, after: int, *, embedding: int, dropout: float, resample: Resample | None = None
+        self,
+        before: int,
+        after: int,
+        *,
+        embedding: int,
+        dropout: float,
+        resample: Resample | None = None,
+        plain: bool = False,
     ) -> None:
         super().__init__()
-        self.resample = resample
-        self.GroupNorm_0 = _norm(before)
+        self.resample, self.plain = resample, plain
+        self.GroupNorm_0 = _norm(before, plain)
         self.Conv_0 = nn.Conv2d(before, after, 3, padding=1)
         self.Dense_0 = nn.Linear(embedding, after)
-        self.GroupNorm_1 = _norm(after)
+        self.GroupNorm_1 = _norm(after, plain)
         self.Dropout_0 = nn.Dropout(dropout)
         self.Conv_1 = nn.Conv2d(after, after, 3, padding=1)
-        self.Conv_2 = nn.Conv2d(before, after, 1) if before != after or resample else None
+        changes = before != after or resample is not None
+        self.NIN_0 = _Nin(before, after) if changes and plain else None
+        self.Conv_2 = nn.Conv2d(before, after, 1) if changes and not plain else None
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         h = F.silu(self.GroupNorm_0(x))
@@ -448,35 +339,18 @@ class _Block(nn.Module):
             h, x = self.resample(h), self.resample(x)
         h = self.Conv_0(h) + self.Dense_0(F.silu(embedded))[:, :, None, None]
         h = self.Conv_1(self.Dropout_0(F.silu(self.GroupNorm_1(h))))
-        return ((x if self.Conv_2 is None else self.Conv_2(x)) + h) / math.sqrt(2)
-
-
-class _PlainBlock(nn.Module):
-    """The same of the older class: 32 groups, no resampling, and a plain sum."""
-
-    def __init__(self, before: int, after: int, *, embedding: int, dropout: float) -> None:
-        super().__init__()
-        self.GroupNorm_0 = _norm(before, 32)
-        self.Conv_0 = nn.Conv2d(before, after, 3, padding=1)
-        self.Dense_0 = nn.Linear(embedding, after)
-        self.GroupNorm_1 = _norm(after, 32)
-        self.Dropout_0 = nn.Dropout(dropout)
-        self.Conv_1 = nn.Conv2d(after, after, 3, padding=1)
-        self.NIN_0 = _Nin(before, after) if before != after else None
-
-    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        h = self.Conv_0(F.silu(self.GroupNorm_0(x))) + self.Dense_0(F.silu(embedded))[:, :, None, None]
-        h = self.Conv_1(self.Dropout_0(F.silu(self.GroupNorm_1(h))))
-        return (x if self.NIN_0 is None else self.NIN_0(x)) + h
+        shortcut = self.NIN_0 if self.plain else self.Conv_2
+        total = (x if shortcut is None else shortcut(x)) + h
+        return total if self.plain else total / math.sqrt(2)
 
 
 class _Attention(nn.Module):
-    """Attention of all positions to all with one head, and the input; the sum times `scale`."""
+    """Attention of all positions to all with one head, and the input; the sum is divided by sqrt(2) unless plain."""
 
-    def __init__(self, channels: int, *, groups: int | None = None, scale: float = math.sqrt(0.5)) -> None:
+    def __init__(self, channels: int, *, plain: bool = False) -> None:
         super().__init__()
-        self.scale = scale
-        self.GroupNorm_0 = _norm(channels, groups)
+        self.plain = plain
+        self.GroupNorm_0 = _norm(channels, plain)
         self.NIN_0 = _Nin(channels, channels)
         self.NIN_1 = _Nin(channels, channels)
         self.NIN_2 = _Nin(channels, channels)
@@ -485,7 +359,8 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.GroupNorm_0(x)
         query, key, value = (part(h).flatten(2)[:, None] for part in (self.NIN_0, self.NIN_1, self.NIN_2))
-        return (x + self.NIN_3(attend(query, key, value).reshape(x.shape))) * self.scale
+        total = x + self.NIN_3(attend(query, key, value).reshape(x.shape))
+        return total if self.plain else total * math.sqrt(0.5)
 
 
 class _Nin(nn.Module):
@@ -561,18 +436,8 @@ class _ConvolvedUp(nn.Module):
         return self.Conv_0(doubled(x))
 
 
-def _norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
-    return nn.GroupNorm(min(channels // 4, 32) if groups is None else groups, channels, eps=1e-6)
-
-
-def _embed(parts: Iterator[nn.Module], features: Tensor) -> Tensor:
-    """Two linear layers with a swish between them; the blocks apply the one after them."""
-    first, second = next(parts), next(parts)
-    return second(F.silu(first(features)))
-
-
-def _sinusoids(label: Tensor, width: int) -> Tensor:
-    return sinusoids(label.double(), width, steps=width // 2 - 1, sine_first=True)
+def _norm(channels: int, plain: bool) -> nn.GroupNorm:
+    return nn.GroupNorm(32 if plain else min(channels // 4, 32), channels, eps=1e-6)
 
 
 def _noise_levels(n: int) -> Tensor:

@@ -108,25 +108,11 @@ class SmallClassifier(nn.Module):
         self.head = nn.Linear(2 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-
-        Returns:
-            Logits, (B, classes).
-        """
+        """Logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """The activations before the linear layer.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-
-        Returns:
-            (B, 2 width).
-        """
+        """The activations (B, 2 width) before the linear layer, of images (B, C, H, W) in [0, 1]."""
         h = F.silu(self.conv1(2 * images - 1))
         h = F.silu(self.conv2(h))
         h = F.silu(self.conv3(h))

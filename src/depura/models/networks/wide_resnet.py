@@ -7,7 +7,9 @@ the mean of 8x8 positions, which is the same for images of 32x32.)
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,11 +54,12 @@ class WideResNet(nn.Module):
         _check.number("WideResNet", "dropout", dropout, low=0.0, high=1.0)
         wide = [k * _check.integer("WideResNet", "width", width, low=1) for k in (16, 32, 64)]
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.block1 = _Stage(16, wide[0], n, 1, dropout)
+        stage = partial(_stage, "layer", partial(_Block, dropout=dropout), n=n)
+        self.block1 = stage(16, wide[0], 1)
         if sub_block:
-            self.sub_block1 = _Stage(16, wide[0], n, 1, dropout)
-        self.block2 = _Stage(wide[0], wide[1], n, 2, dropout)
-        self.block3 = _Stage(wide[1], wide[2], n, 2, dropout)
+            self.sub_block1 = stage(16, wide[0], 1)
+        self.block2 = stage(wide[0], wide[1], 2)
+        self.block3 = stage(wide[1], wide[2], 2)
         self.bn1 = nn.BatchNorm2d(wide[2])
         self.fc = nn.Linear(wide[2], n_classes, bias=bias)
 
@@ -66,22 +69,18 @@ class WideResNet(nn.Module):
         return self.fc(F.relu(self.bn1(h)).mean((2, 3)))
 
 
-class _Stage(nn.Module):
-    """n blocks, the first of which changes width and resolution."""
-
-    def __init__(self, before: int, after: int, n: int, stride: int, dropout: float) -> None:
-        super().__init__()
-        rest = (_Block(after, after, 1, dropout) for _ in range(n - 1))
-        self.layer = nn.Sequential(_Block(before, after, stride, dropout), *rest)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
+def _stage(
+    name: str, block: Callable[[int, int, int], nn.Module], before: int, after: int, stride: int, n: int
+) -> nn.Module:
+    """n blocks in a row under a name, the first of which changes width and resolution."""
+    rest = (block(after, after, 1) for _ in range(n - 1))
+    return nn.Sequential(OrderedDict({name: nn.Sequential(block(before, after, stride), *rest)}))
 
 
 class _Block(nn.Module):
     """Norm, ReLU, convolution, twice; where the width changes, the shortcut starts after the first ReLU."""
 
-    def __init__(self, before: int, after: int, stride: int, dropout: float) -> None:
+    def __init__(self, before: int, after: int, stride: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
         self.bn1 = nn.BatchNorm2d(before)
@@ -98,15 +97,7 @@ class _Block(nn.Module):
 
 
 def wide_resnet_settings(shapes: Shapes, *, dropout: float = 0.0) -> dict[str, Any] | None:
-    """The arguments of `WideResNet`, read off the shapes of its weights.
-
-    Args:
-        shapes: of a state dict, names without prefix.
-        dropout: shapes do not tell it; DiffPure's WRN-70-16 has 0.3. It matters in training only.
-
-    Returns:
-        The arguments, or None where the weights are of another family.
-    """
+    """Arguments of `WideResNet`; dropout matters in training only, and DiffPure's WRN-70-16 has 0.3."""
     if not {"conv1.weight", "block1.layer.0.conv1.weight", "fc.weight"} <= shapes.keys():
         return None
     return {
@@ -145,8 +136,8 @@ class DmWideResNet(nn.Module):
         wide = [k * _check.integer("DmWideResNet", "width", width, low=1) for k in (16, 32, 64)]
         self.activation = F.silu if swish else F.relu
         self.init_conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        ends = zip([16, *wide], wide, (1, 2, 2), strict=False)
-        self.layer = nn.Sequential(*(_DmStage(*end, n, self.activation) for end in ends))
+        stage = partial(_stage, "block", partial(_DmBlock, activation=self.activation), n=n)
+        self.layer = nn.Sequential(stage(16, wide[0], 1), stage(wide[0], wide[1], 2), stage(wide[1], wide[2], 2))
         self.batchnorm = nn.BatchNorm2d(wide[2])
         self.logits = nn.Linear(wide[2], n_classes)
 
@@ -156,22 +147,10 @@ class DmWideResNet(nn.Module):
         return self.logits(self.activation(self.batchnorm(h)).mean((2, 3)))
 
 
-class _DmStage(nn.Module):
-    """n blocks, the first of which changes width and resolution."""
-
-    def __init__(self, before: int, after: int, stride: int, n: int, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        rest = (_DmBlock(after, after, 1, activation) for _ in range(n - 1))
-        self.block = nn.Sequential(_DmBlock(before, after, stride, activation), *rest)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
-
-
 class _DmBlock(nn.Module):
     """As `_Block`; the first convolution pads on one side only where it has stride 2."""
 
-    def __init__(self, before: int, after: int, stride: int, activation: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, before: int, after: int, stride: int, *, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.activation = activation
         self.border = (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
@@ -188,15 +167,7 @@ class _DmBlock(nn.Module):
 
 
 def dm_wide_resnet_settings(shapes: Shapes, *, swish: bool = True) -> dict[str, Any] | None:
-    """The arguments of `DmWideResNet`, read off the shapes of its weights.
-
-    Args:
-        shapes: of a state dict, names without prefix.
-        swish: shapes do not tell the activation; the published robust ones have swish.
-
-    Returns:
-        The arguments, or None where the weights are of another family.
-    """
+    """Arguments of `DmWideResNet`; shapes do not tell the activation."""
     if not {"init_conv.weight", "layer.0.block.0.conv_0.weight", "logits.weight"} <= shapes.keys():
         return None
     return {
