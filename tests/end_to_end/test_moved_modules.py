@@ -21,7 +21,7 @@ HAS_DATA = "DEPURA_CIFAR10" in os.environ and "DEPURA_RESNET20" in os.environ
 
 MOVED = {
     "defence": "decision",
-    "purifiers/reverse": "purifiers/diffusion",
+    "purifiers/purifier": "purifiers/reverse",
     "gradients/stored": "gradients/kept",
     "attacks/threat": "attacks/ball",
     "image_ops": "filters",
