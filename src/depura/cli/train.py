@@ -18,12 +18,12 @@ from depura.attacks.pgd import PGD
 from depura.attacks.threat import Ball
 from depura.cli import training as fitting
 from depura.cli.console import door, fraction
-from depura.cli.training import DIGITS, Kept, Kind, Sources, Watching
+from depura.cli.training import Kept, Kind, Sources, Watching
 from depura.data.imageset import ImageSet
 from depura.diffusion.denoisers import Denoiser
 from depura.evaluation.demo import EPS
 from depura.models import by_name as models
-from depura.models.by_name import named
+from depura.models.by_name import DIGITS, named
 from depura.models.digits import digits_classifier
 from depura.noise import Noise, Stream
 from depura.predictions import predicted
