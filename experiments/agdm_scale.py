@@ -27,7 +27,8 @@ from depura import (
     digits_guide,
     load_digits,
 )
-from depura.evaluation.demo import EPS, T_STAR
+from depura.evaluation.demo import EPS
+from depura.methods.diffpure import T_STAR
 
 SCALES = (0.0, 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 

@@ -19,17 +19,16 @@ from rich.table import Table
 
 from depura import (
     PGD,
-    Ancestral,
     Ball,
     Defence,
     Features,
     Purifier,
     agdm,
-    diffpure,
     load_classifier,
     load_denoiser,
     load_images,
 )
+from depura.methods.diffpure import few_steps
 from experiments.agdm_scale import clean_and_transferred
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -66,7 +65,7 @@ def main() -> None:
     depths = Table("few-step DiffPure", "clean", "transfer", box=None)
     row(depths, "no purification", None)
     for t in DEPTHS:
-        row(depths, f"t* {t:g}", diffpure(d, t_star=t, n_steps=5, t_end=0.0, solver=Ancestral()))
+        row(depths, f"t* {t:g}", few_steps(d, t_star=t, steps=5))
     row(depths, "guide alone", None, guide)
     scales = Table("AGDM", "clean", "transfer", box=None)
     for s in SCALES:

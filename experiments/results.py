@@ -42,13 +42,13 @@ RECORDS = (
 )
 """The records of the page, in its order."""
 PUBLISHED = {
-    "diffpure": ("diffpure_cifar10_linf_wrn28", "diffpure_cifar10_l2_wrn28"),
-    "mimic": ("mimicdiffusion_cifar10",),
-    "agdm": ("agdm_cifar10_linf", "agdm_cifar10_l2"),
-    "gdmp": ("gdmp_cifar10",),
-    "gradual": ("gradual_cifar10_linf", "gradual_cifar10_l2"),
+    "diffpure": ("diffpure", "cifar10-linf-wrn28", "cifar10-l2-wrn28"),
+    "mimic": ("mimicdiffusion", "cifar10"),
+    "agdm": ("agdm", "cifar10-linf", "cifar10-l2"),
+    "gdmp": ("gdmp", "cifar10"),
+    "gradual": ("gradual", "cifar10-linf", "cifar10-l2"),
 }
-"""Studies of published rows, by method."""
+"""Study and rows, by method."""
 
 INTRO = """# CIFAR-10
 
@@ -243,9 +243,9 @@ def _point(name: str) -> str:
 
 def _published() -> list[str]:
     rows: list[tuple[str, ...]] = []
-    for method, names in PUBLISHED.items():
+    for method, (file, *names) in PUBLISHED.items():
         for name in names:
-            study = StudySource(ROOT / "studies" / "published" / f"{name}.py").load()
+            study = StudySource(ROOT / "studies" / "published" / f"{file}.py", (("row", name),)).load()
             for p in study.published:
                 values = ["–" if value is None else f"{value:g}" for value in (p.clean, p.robust)]
                 threat = _threat(str(study.ball.norm), study.ball.eps)

@@ -28,6 +28,7 @@ from pathlib import Path
 import depura
 from depura import Defence, DiscreteLinear, Row
 from depura.evaluation.diagnostics import surrogate
+from depura.methods.diffpure import few_steps
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 THREATS = {"linf": depura.Ball("linf", 8 / 255), "l2": depura.Ball("l2", 0.5)}
@@ -58,7 +59,7 @@ def given(value: Path | None, name: str, what: str) -> Path:
 
 def few_step(d: depura.Denoiser, t_star: float = T_STAR, n_steps: int = FEW) -> depura.DiffusionPurifier:
     """DiffPure with a few ancestral steps."""
-    return depura.diffpure(d, t_star=t_star, n_steps=n_steps, t_end=0.0, solver=depura.Ancestral())
+    return few_steps(d, t_star=t_star, steps=n_steps)
 
 
 def methods(d: depura.Denoiser, guide: Callable[..., object]) -> dict[str, depura.Purifier]:

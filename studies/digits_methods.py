@@ -7,12 +7,20 @@ noise the input noise it as far as the demo does (t* = 0.09); walks are shortene
 Strengths that their papers give per pixel of 32x32 colour images are kept per pixel; AGDM's, which is not known, was
 chosen on training digits (docs/deviations.md#agdm). Baselines: the adversarially trained classifier alone, and Gaussian
 noise or a blur before the plain one. 64 images, 32 report draws: sized to end well within an hour on two cores.
+
+The methods are those of `depura.methods.table.METHODS`, with the numbers given here; a method without any is built as
+on the command line, at the common t*.
 """
+
+import inspect
 
 import depura
 from depura import DiscreteLinear
-from depura.evaluation.demo import EPS, T_STAR
+from depura.evaluation.demo import EPS
+from depura.methods.diffpure import T_STAR
+from depura.methods.entry import Method
 from depura.methods.gdmp import released_start
+from depura.methods.table import METHODS
 
 INDEX = round(1000 * T_STAR)
 PIXELS = 64 / 1024, 64 / 3072
@@ -30,29 +38,45 @@ NOTES = {
 
 
 def purifiers() -> dict[str, depura.Purifier]:
-    """The methods, by name."""
+    """The methods, by their names here."""
     d = depura.digits_denoiser()
     guide = depura.digits_guide()
     noisy = depura.ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=40)
     mimic = {"steps": noisy, "start": depura.from_unit_noise, "rho": 3000 * PIXELS[0]}
     batch = round(100 / PIXELS[1])
-    return {
-        "diffpure": depura.diffpure(d, t_star=T_STAR, n_steps=30),
-        "diffpure-ode": depura.diffpure_ode(d, t_star=T_STAR, n_steps=10),
-        "diffpure-ddpm": depura.diffpure_ddpm(d, n_noise=INDEX, n_steps=10),
-        "diffpure-langevin": depura.diffpure_langevin(d, t_star=T_STAR, n_steps=9),
-        "mimic": depura.mimicdiffusion(d, **mimic),
-        "mimic-released": depura.mimicdiffusion(d, released=True, **mimic),
-        "agdm": depura.agdm(d, features=guide.features, scale=AGDM_SCALE, n_noise=INDEX, n_steps=10),
-        "gdmp": depura.gdmp(d, n_noise=INDEX, n_steps=5, batch_ref=batch, start=released_start(INDEX)),
-        "gradual": depura.gradual(d, depths=(30,) * 4 + (50,) * 2 + (INDEX,) * 2, n_steps=(2,) * 4 + (5,) * 4),
-        "likelihood": depura.likelihood(d),
-        "scoreopt": depura.scoreopt(d),
-        "one-step": depura.one_step(d, std=STD),
-        "adbm": depura.adbm(d, n_noise=INDEX, n_steps=5),
-        "noise": depura.noise_only(std=STD),
-        "blur": depura.blur_only(std=0.5),
+    here: dict[str, dict[str, depura.Purifier]] = {
+        "diffpure": {
+            "diffpure": depura.diffpure(d, t_star=T_STAR, n_steps=30),
+            "diffpure-ode": depura.diffpure_ode(d, t_star=T_STAR, n_steps=10),
+            "diffpure-ddpm": depura.diffpure_ddpm(d, n_noise=INDEX, n_steps=10),
+            "diffpure-langevin": depura.diffpure_langevin(d, t_star=T_STAR, n_steps=9),
+        },
+        "mimicdiffusion": {
+            "mimic": depura.mimicdiffusion(d, **mimic),
+            "mimic-released": depura.mimicdiffusion(d, released=True, **mimic),
+        },
+        "agdm": {"agdm": depura.agdm(d, features=guide.features, scale=AGDM_SCALE, n_noise=INDEX, n_steps=10)},
+        "gdmp": {
+            "gdmp": depura.gdmp(d, n_noise=INDEX, n_steps=5, batch_ref=batch, start=released_start(INDEX)),
+        },
+        "gradual": {
+            "gradual": depura.gradual(d, depths=(30,) * 4 + (50,) * 2 + (INDEX,) * 2, n_steps=(2,) * 4 + (5,) * 4),
+        },
+        "baseline": {"noise": depura.noise_only(std=STD), "blur": depura.blur_only(std=0.5)},
     }
+    return {
+        name: purifier
+        for method in METHODS.values()
+        for name, purifier in (here.get(method.name) or as_on_the_command_line(method, d)).items()
+    }
+
+
+def as_on_the_command_line(method: Method, d: depura.Denoiser) -> dict[str, depura.Purifier]:
+    """A method by its name, at the common t* if it has one; none if it takes more than a denoiser."""
+    if method.build is None:
+        return {}
+    common = {"t_star": T_STAR} if "t_star" in inspect.signature(method.build).parameters else {}
+    return {method.name: method.build(d, **common)}
 
 
 def study(

@@ -112,7 +112,9 @@ def test_imports_go_one_way(file: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((SOURCE / "methods").glob("[a-z]*.py")), ids=lambda f: f.stem)
 def test_methods_do_not_import_each_other(file: Path) -> None:
-    assert not [name for name in imports_of(file) if name.startswith("methods.")]
+    """All may import what an entry is; the table imports them all."""
+    others = {name.split(".")[1] for name in imports_of(file) if name.startswith("methods.")}
+    assert others <= {"entry"} or file.stem == "table"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import depura
 from depura.cli import app
-from depura.cli.purifiers import Method, purifier_of
+from depura.cli.methods import purifier_of
 from depura.data import files
 from depura.evaluation.study_file import StudySource
 from depura.models.weights import read_safetensors
@@ -325,7 +325,7 @@ def test_purify_turns_a_data_set_into_one_file_with_labels_and_ids(tmp_path: Pat
     known = sorted(set(data.labels.tolist()))
     assert made.labels.tolist() == [known.index(label) for label in data.labels.tolist()[:3]]
     eight_bit = (data.images[:3] * 255).round() / 255
-    purifier = purifier_of("digits", Method.diffpure, where="here")
+    purifier = purifier_of("digits", "diffpure", where="here")
     by_hand = purifier(eight_bit, depura.Noise(5, (0, 1, 2))).clamp(0, 1)
     torch.testing.assert_close(made.images, by_hand, atol=1e-5, rtol=0)
     fails(depura_("purify", tmp_path / "in", "--out", tmp_path / "a.png"), "a name ending in .npz")

@@ -18,13 +18,13 @@ from depura.attacks.attack import Attack
 from depura.attacks.catalogue import CATALOGUE, EOT, EPS, at_default, built, threat
 from depura.attacks.threat import Threat
 from depura.cli.console import door, fraction, one_thread, out, progress
-from depura.cli.purifiers import DIGITS, Method, purifier_of
+from depura.cli.methods import NAMES, named, purifier_of
 from depura.data import files
 from depura.data.digits import SHAPE
 from depura.data.imageset import read_npz
 from depura.defence import Defence, predicted, same_answers
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
-from depura.models.by_name import DENOISERS, FORMS
+from depura.models.by_name import DENOISERS, DIGITS, FORMS
 from depura.models.by_name import classifier as classifier_named
 from depura.noise import Noise, Stream
 from depura.records.kinds import NOT_FINITE
@@ -109,7 +109,9 @@ def attack(
     eot: Annotated[
         int | None, typer.Option(help=f"Draws per step; default: 1, or at least {EOT} where the answer is random.")
     ] = None,
-    method: Annotated[Method | None, typer.Option(help="Attack through this purifier; default: none.")] = None,
+    method: Annotated[
+        str | None, typer.Option(parser=named, metavar=NAMES, help="Attack through this purifier; default: none.")
+    ] = None,
     denoiser: Annotated[str, typer.Option(help=f"Of the purifier: {DENOISERS}.")] = DIGITS,
     t_star: Annotated[float | None, typer.Option(help="Of the purifier: how far to noise, in (0, 1].")] = None,
     purifier_steps: Annotated[int | None, typer.Option(help="Of the purifier: steps of a walk.")] = None,

@@ -1,131 +1,53 @@
-"""The command methods: what there is, with the numbers of each published setting counted from the object itself."""
+"""The command methods, and the purifiers of the command line: a method by name around a denoiser."""
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
+from depura import _check
 from depura.cli.console import door, out
 from depura.defence import Defence
-from depura.diffusion.denoisers import Denoiser
 from depura.evaluation.counting import counted
-from depura.methods import (
-    adbm,
-    agdm,
-    baselines,
-    diffpure,
-    diffpure_ddpm,
-    diffpure_langevin,
-    gdmp,
-    gradual,
-    likelihood,
-    mimicdiffusion,
-    smoothing,
-)
+from depura.methods.entry import Method, Setting
+from depura.methods.table import METHODS
+from depura.models.by_name import denoiser as denoiser_named
 from depura.noise import Noise
 from depura.purifiers.composed import Mixed, Resized
 from depura.purifiers.optimisation import Optimised
 from depura.purifiers.purifier import DiffusionPurifier, Purifier
 
+BUILDS: dict[str, Callable[..., Purifier]] = {
+    name: method.build for name, method in METHODS.items() if method.build is not None
+}
+"""How the command line builds each method that it has; the settings of a method are its function's keywords."""
 
-class Method(NamedTuple):
-    """A method.
+NAMES = f"<{'|'.join(BUILDS)}>"
+"""Names of methods, for the help of options."""
 
-    Attributes:
-        name: as people call it.
-        paper: where it is from.
-        section: of docs/deviations.md; empty if there is none.
-        remark: what a reader must know.
+
+def named(name: str) -> str:
+    """The name of a method of the command line, for options.
+
+    Args:
+        name: any text.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: there is no such method.
     """
-
-    name: str
-    paper: str
-    section: str
-    remark: str = ""
-
-
-DIFFPURE = Method("DiffPure", "Nie et al. 2022, arXiv:2205.07460", "diffpure")
-MIMIC = Method(
-    "MimicDiffusion",
-    "Song et al. 2024, arXiv:2312.04802",
-    "mimicdiffusion",
-    "its exact gradient is zero: attack it through Relaxed",
-)
-AGDM = Method("AGDM", "Lin et al. 2024, arXiv:2403.16067", "agdm", "reconstruction: no code was released")
-GDMP = Method("GDMP", "Wang et al. 2022, arXiv:2205.14969", "gdmp", "its strength depends on the attack's radius")
-GRADUAL = Method("gradual schedule", "Lee and Kim 2023, arXiv:2303.09051", "gradual")
-LIKELIHOOD = Method("likelihood", "Chen et al. 2023, arXiv:2305.15241", "likelihood-maximisation")
-SCOREOPT = Method("ScoreOpt", "Zhang et al. 2023", "likelihood-maximisation", "reconstruction")
-ONE_STEP = Method("one step", "Carlini et al. 2022, arXiv:2206.10550", "one-step-denoising")
-ADBM = Method("ADBM", "Li et al. 2024, arXiv:2408.00315", "adbm", "the sampler; its network is fine-tuned")
-BASELINE = Method("baseline", "", "", "no diffusion model")
-
-
-def features(images: Tensor) -> Tensor:
-    """Stands where the features of a robust network would."""
-    return images
-
-
-SETTINGS: tuple[tuple[str, str, Method, Callable[[Denoiser], Purifier], int], ...] = (
-    ("diffpure_cifar_linf", "diffpure.CIFAR10_LINF", DIFFPURE, diffpure.CIFAR10_LINF.purifier, 1),
-    ("diffpure_cifar_l2", "diffpure.CIFAR10_L2", DIFFPURE, diffpure.CIFAR10_L2.purifier, 1),
-    ("diffpure_cifar_rn50", "diffpure.CIFAR10_RESNET50", DIFFPURE, diffpure.CIFAR10_RESNET50.purifier, 1),
-    ("diffpure_imagenet", "diffpure.IMAGENET", DIFFPURE, diffpure.IMAGENET.purifier, 1),
-    ("diffpure_celeba", "diffpure_ddpm.CELEBA", DIFFPURE, diffpure_ddpm.CELEBA.purifier, 1),
-    ("diffpure_ode", "diffpure_ode", DIFFPURE, diffpure.diffpure_ode, 1),
-    ("diffpure_adm", "diffpure_adm", DIFFPURE, diffpure_ddpm.diffpure_adm, 1),
-    ("diffpure_ldsde", "diffpure_langevin", DIFFPURE, diffpure_langevin.diffpure_langevin, 1),
-    ("diffpure_random", "diffpure_random", DIFFPURE, diffpure.diffpure_random, 1),
-    ("mimic_cifar", "mimicdiffusion", MIMIC, mimicdiffusion.mimicdiffusion, 1),
-    (
-        "mimic_released",
-        "mimicdiffusion(released=True)",
-        MIMIC,
-        lambda d: mimicdiffusion.mimicdiffusion(d, released=True),
-        1,
-    ),
-    ("agdm_cifar", "agdm", AGDM, lambda d: agdm.agdm(d, features=features, scale=1.0), 1),
-    ("agdm_sde", "agdm_sde", AGDM, lambda d: agdm.agdm_sde(d, features=features, scale=1.0), 1),
-    ("gdmp_cifar", "gdmp", GDMP, gdmp.gdmp, 10),
-    ("gdmp_imagenet", "gdmp_imagenet", GDMP, gdmp.gdmp_imagenet, 1),
-    ("lk_gradual_cifar", "gradual", GRADUAL, gradual.gradual, gradual.N_VOTES),
-    (
-        "lk_gradual_imagenet",
-        "gradual(depths=gradual.IMAGENET)",
-        GRADUAL,
-        lambda d: gradual.gradual(d, depths=gradual.IMAGENET),
-        gradual.N_VOTES,
-    ),
-    (
-        "lk_gradual_svhn",
-        "gradual(depths=gradual.SVHN)",
-        GRADUAL,
-        lambda d: gradual.gradual(d, depths=gradual.SVHN),
-        gradual.N_VOTES,
-    ),
-    ("lk_surrogate_cifar", "gradual.surrogate", GRADUAL, gradual.surrogate, 1),
-    (
-        "lk_single",
-        "gradual(depths=(200,), n_steps=(5,))",
-        GRADUAL,
-        lambda d: gradual.gradual(d, depths=(200,), n_steps=(5,)),
-        1,
-    ),
-    ("lm_cifar_edm", "likelihood", LIKELIHOOD, likelihood.likelihood, 1),
-    ("scoreopt", "scoreopt", SCOREOPT, likelihood.scoreopt, 1),
-    ("dds", "one_step", ONE_STEP, smoothing.one_step, 1),
-    ("adbm_cifar", "adbm", ADBM, adbm.adbm, 1),
-    ("noise", "noise_only(std=...)", BASELINE, lambda _: baselines.noise_only(std=0.1), 1),
-    ("blur", "blur_only(std=...)", BASELINE, lambda _: baselines.blur_only(std=1.0), 1),
-    ("jpeg", "jpeg_only(quality=...)", BASELINE, lambda _: baselines.jpeg_only(), 1),
-)
-"""Name, call in Python, method, how it is built, and purifications per published prediction (averages, votes)."""
+    if name not in BUILDS:
+        raise ValueError(f"{name!r} is not one of {', '.join(map(repr, BUILDS))}.")
+    return name
 
 
 @dataclass(frozen=True)
@@ -167,7 +89,44 @@ def listed() -> tuple[Listed, ...]:
     Returns:
         In the order of the papers.
     """
-    return tuple(_listed(*setting) for setting in SETTINGS)
+    return tuple(_listed(method, setting) for method in METHODS.values() for setting in method.settings)
+
+
+def purifier_of(
+    denoiser: str,
+    method: str,
+    *,
+    where: str,
+    t_star: float | None = None,
+    steps: int | None = None,
+    steps_option: str = "--steps",
+) -> Purifier:
+    """The method around the denoiser; a setting that it does not have is refused.
+
+    Args:
+        denoiser: its name, as `depura.models.by_name.denoiser` takes it.
+        method: which.
+        where: the command, for messages.
+        t_star: how far to noise; default the method's.
+        steps: of a walk; default the method's.
+        steps_option: how the command calls `steps`.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        InputError: a denoiser that is not there, or a setting that the method does not have.
+    """
+    options: dict[str, tuple[str, float | None]] = {"t_star": ("--t-star", t_star), "steps": (steps_option, steps)}
+    given = {name: value for name, (_, value) in options.items() if value is not None}
+    for name in given:
+        having = [m for m, build in BUILDS.items() if name in inspect.signature(build).parameters]
+        if method not in having:
+            what = f"{options[name][0]} for a method that has it ({', '.join(having)})"
+            _check.fail(where, what, f"--method {method}", "Leave it out.")
+    if "t_star" in given:
+        _check.number(where, "--t-star", given["t_star"], low=0.0, high=1.0, low_open=True)
+    return BUILDS[method](denoiser_named(denoiser, where="--denoiser"), **given)
 
 
 @door
@@ -204,14 +163,13 @@ class _Still(torch.nn.Module):
         return x.repeat(1, self.factor, 1, 1) * 0
 
 
-def _listed(name: str, call: str, method: Method, build: Callable[[Denoiser], Purifier], predictions: int) -> Listed:
-    learned = name in {"diffpure_adm", "gdmp_imagenet"}
-    purifier = build(_Still(2 if learned else 1))
+def _listed(method: Method, setting: Setting) -> Listed:
+    purifier = setting.build(_Still(2 if setting.learned else 1))
     first = purifier.components[0]
     return Listed(
-        setting=name,
-        call=call,
-        method=method.name,
+        setting=setting.name,
+        call=setting.call,
+        method=method.title,
         paper=method.paper,
         start="input, t* drawn" if isinstance(purifier, Mixed) else _start(first),
         steps=_steps(purifier) + (f" at {purifier.size}x{purifier.size}" if isinstance(purifier, Resized) else ""),
@@ -220,7 +178,7 @@ def _listed(name: str, call: str, method: Method, build: Callable[[Denoiser], Pu
         ).__name__,
         guidance=_guidance(first),
         nfe=_evaluations(purifier),
-        predictions=predictions,
+        predictions=setting.predictions,
         deviations=f"docs/deviations.md#{method.section}" if method.section else "",
         remark=method.remark,
     )

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from depura import _check
 from depura.cli.console import door, one_thread, out, progress
-from depura.cli.purifiers import DIGITS, Method, purifier_of
+from depura.cli.methods import NAMES, named, purifier_of
 from depura.data import files
 from depura.data.digits import SHAPE
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
 from depura.data.table import Request
 from depura.defence import all_finite, predicted
-from depura.models.by_name import DENOISERS
+from depura.models.by_name import DENOISERS, DIGITS
 from depura.models.digits import digits_classifier
 from depura.noise import Noise
 from depura.purifiers.fast import Fast, deviation
@@ -45,7 +45,7 @@ def purify(
         ),
     ],
     to: Annotated[Path, typer.Option("--out", help="File to write, or a folder; data sets become one .npz file.")],
-    method: Annotated[Method, typer.Option(help="Purification method.")] = Method.diffpure,
+    method: Annotated[str, typer.Option(parser=named, metavar=NAMES, help="Purification method.")] = "diffpure",
     t_star: Annotated[float | None, typer.Option(help="How far to noise, in (0, 1]; default: the method's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a walk; default: the method's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same result.")] = 0,

@@ -16,13 +16,13 @@ from depura import _check
 from depura.attacks.pgd import PGD
 from depura.attacks.threat import Ball
 from depura.cli.console import door, fraction
-from depura.cli.training import DIGITS, Kept, Kind, Options, Sources, classified, denoising, run, watched, with_options
+from depura.cli.training import Kept, Kind, Options, Sources, classified, denoising, run, watched, with_options
 from depura.data.imageset import ImageSet
 from depura.defence import predicted
 from depura.diffusion.denoisers import Denoiser
 from depura.evaluation.demo import EPS
 from depura.models import by_name as models
-from depura.models.by_name import named
+from depura.models.by_name import DIGITS, named
 from depura.models.digits import digits_classifier
 from depura.noise import Noise, Stream
 from depura.training.classifier import (

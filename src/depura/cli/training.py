@@ -25,7 +25,8 @@ from depura.data.table import IfParts
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral, from_unit_noise
-from depura.methods.diffpure import diffpure
+from depura.methods.diffpure import few_steps
+from depura.models.by_name import DIGITS
 from depura.noise import Noise, Stream
 from depura.purifiers.purifier import DiffusionPurifier
 from depura.training.card import write_model_card
@@ -35,7 +36,6 @@ from depura.training.loop import CONSTANT, COSINE, UNDECIDED, Fitted, Progress, 
 from depura.training.mixture import Mixture, split_held_out, without_copies
 from depura.training.ranks import Ranks, started
 
-DIGITS = "digits"
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 2.0)
 """Noise levels at which a denoiser's error is measured."""
 DEPTHS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1)
@@ -311,7 +311,7 @@ def classified(denoiser: Denoiser, classifier: Any, images: ImageSet) -> dict[st
     images = images.first(PURIFIED)
     shares = {"accuracy of the classifier": _share(classifier, images.images, images.labels)}
     for t in DEPTHS:
-        purifier = diffpure(denoiser, t_star=t, n_steps=STEPS, t_end=0.0, solver=Ancestral())
+        purifier = few_steps(denoiser, t_star=t, steps=STEPS)
         clean = _purified(purifier, images)
         shares[f"after purification from t* {t:g} ({STEPS} ancestral steps)"] = _share(classifier, clean, images.labels)
     return shares
@@ -347,7 +347,7 @@ def watched(denoiser: Denoiser, report: Report, *, held_out: ImageSet, path: Pat
 def samples(denoiser: Denoiser, images: Tensor) -> list[Tensor]:
     """Four rows (C, H, N W): images (N, C, H, W) in [0, 1], noised at t* = 0.1, purified from there, and generated."""
     noise = Noise(0, tuple(range(len(images))), stream=Stream.PROBE)
-    purifier = diffpure(denoiser, t_star=0.1, n_steps=STEPS, t_end=0.0, solver=Ancestral())
+    purifier = few_steps(denoiser, t_star=0.1, steps=STEPS)
     painter = DiffusionPurifier(
         denoiser,
         steps=uniform_steps(VP(), t_start=1.0, n_steps=8 * STEPS, t_end=0.0),

@@ -6,14 +6,11 @@ from depura.attacks.pgd import PGD
 from depura.attacks.threat import Ball
 from depura.data.digits import SHAPE, load_digits
 from depura.defence import Defence
-from depura.diffusion.solvers import Ancestral
 from depura.evaluation.study import Study, ladder
-from depura.methods.diffpure import diffpure
+from depura.methods.diffpure import N_STEPS, T_STAR, few_steps
 from depura.models.digits import digits_classifier, digits_denoiser
 from depura.purifiers.purifier import DiffusionPurifier
 
-T_STAR, N_STEPS = 0.09, 5
-"""Noising to t* = 0.09 (sigma 0.31) keeps a digit readable and hides a perturbation of 0.2."""
 EPS = 0.2
 """linf radius on the digits, in [0, 1] units."""
 
@@ -28,7 +25,7 @@ def digits_purifier(*, t_star: float = T_STAR, n_steps: int = N_STEPS) -> Diffus
     Returns:
         The purifier, for images of shape (B, 1, 8, 8) in [0, 1].
     """
-    return diffpure(digits_denoiser(), t_star=t_star, n_steps=n_steps, t_end=0.0, solver=Ancestral(), image_shape=SHAPE)
+    return few_steps(digits_denoiser(), t_star=t_star, steps=n_steps).with_(image_shape=SHAPE)
 
 
 def study(

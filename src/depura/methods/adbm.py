@@ -19,6 +19,7 @@ from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
 from depura.diffusion.solvers import Euler, FromInputUnder, Start, from_input
 from depura.gradients import GradientRoute
+from depura.methods.entry import Method, Setting
 from depura.purifiers.purifier import DiffusionPurifier
 
 SCHEDULE = DiscreteLinear(beta_first=1e-6)
@@ -82,3 +83,18 @@ def adbm(
 def released_start(n_noise: int) -> FromInputUnder:
     """The released code's noising: to index n_noise, one more than the walk back starts from."""
     return FromInputUnder(SCHEDULE, float(n_noise))
+
+
+def _named(denoiser: Denoiser, *, t_star: float = 0.1, steps: int = 5) -> DiffusionPurifier:
+    return adbm(denoiser, n_noise=round(1000 * t_star), n_steps=steps)
+
+
+METHOD = Method(
+    "adbm",
+    "ADBM",
+    "Li et al. 2024, arXiv:2408.00315",
+    "adbm",
+    (Setting("adbm_cifar", "adbm", adbm),),
+    "the sampler; its network is fine-tuned",
+    _named,
+)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depura import _check
@@ -26,6 +27,7 @@ from depura.diffusion.guidance import State, mean_shift, pull
 from depura.diffusion.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
 from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, Solver
 from depura.gradients import GradientRoute
+from depura.methods.entry import Method, Setting
 from depura.purifiers.purifier import DiffusionPurifier
 
 Network = Callable[[Tensor], Tensor]
@@ -155,3 +157,14 @@ def agdm_sde(
         guidance=RobustGuide(features, scale, classifier, sees=sees),
         gradient=gradient,
     )
+
+
+_ANY = {"features": nn.Identity(), "scale": 1.0}
+METHOD = Method(
+    "agdm",
+    "AGDM",
+    "Lin et al. 2024, arXiv:2403.16067",
+    "agdm",
+    (Setting("agdm_cifar", "agdm", partial(agdm, **_ANY)), Setting("agdm_sde", "agdm_sde", partial(agdm_sde, **_ANY))),
+    "reconstruction: no code was released",
+)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from depura import _check
+from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.schedules import EDM, Step, steps_at
 from depura.diffusion.solvers import Denoise, Stay, StepResult, as_it_is, from_input
 from depura.gradients import GradientRoute
 from depura.image_ops import Blurred, Jpeg
+from depura.methods.entry import Method, Setting
 from depura.noise import Noise
-from depura.purifiers.purifier import DiffusionPurifier
+from depura.purifiers.purifier import DiffusionPurifier, Purifier
 
 
 @dataclass(frozen=True)
@@ -98,3 +101,21 @@ def jpeg_only(
     steps = steps_at(EDM(), [1.0, 0.0])
     solver = Recoded(Jpeg(quality, subsampled))
     return DiffusionPurifier(unasked, steps=steps, solver=solver, start=as_it_is, gradient=gradient)
+
+
+def _around_any(purifier: Purifier) -> Callable[[Denoiser], Purifier]:
+    return lambda denoiser: purifier
+
+
+METHOD = Method(
+    "baseline",
+    "baseline",
+    "",
+    "",
+    (
+        Setting("noise", "noise_only(std=...)", _around_any(noise_only(std=0.1))),
+        Setting("blur", "blur_only(std=...)", _around_any(blur_only(std=1.0))),
+        Setting("jpeg", "jpeg_only(quality=...)", _around_any(jpeg_only())),
+    ),
+    "no diffusion model",
+)

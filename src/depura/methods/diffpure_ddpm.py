@@ -14,6 +14,7 @@ from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.schedules import DiscreteLinear, IndexLabel, LabelRule, ddpm_steps
 from depura.diffusion.solvers import Ancestral, AncestralLearned, Solver
 from depura.gradients import GradientRoute
+from depura.methods.entry import Setting
 from depura.purifiers.purifier import DiffusionPurifier
 
 
@@ -75,3 +76,5 @@ class Preset:
 
 CELEBA = Preset(500, IndexLabel(DiscreteLinear()))
 """CelebA-HQ attribute classifiers at linf 16/255; DDPM network of 256x256 pixels."""
+CELEBA_SETTING = Setting("diffpure_celeba", "diffpure_ddpm.CELEBA", CELEBA.purifier)
+ADM = Setting("diffpure_adm", "diffpure_adm", diffpure_adm, learned=True)

@@ -16,6 +16,7 @@ from depura.diffusion.guidance import State
 from depura.diffusion.schedules import VP, Step
 from depura.diffusion.solvers import Langevin, as_it_is
 from depura.gradients import GradientRoute
+from depura.methods.entry import Setting
 from depura.purifiers.purifier import DiffusionPurifier
 
 
@@ -76,3 +77,6 @@ def diffpure_langevin(
         start=as_it_is,
         gradient=gradient,
     )
+
+
+LANGEVIN = Setting("diffpure_ldsde", "diffpure_langevin", diffpure_langevin)

@@ -17,18 +17,18 @@ from torch import Tensor
 
 from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.guidance import State, mean_shift, pull
-from depura.diffusion.schedules import DiscreteLinear, Step, ddpm_steps, respaced_steps
+from depura.diffusion.schedules import DiscreteLinear, ddpm_steps, respaced_steps
 from depura.diffusion.solvers import (
     AncestralLarge,
     AncestralLearned,
     FromInputUnder,
-    Solver,
     Start,
     from_input,
     last_variance,
 )
 from depura.gradients import GradientRoute
 from depura.image_ops import minus_mse, ssim
+from depura.methods.entry import Method, Setting
 from depura.noise import Kind
 from depura.purifiers.purifier import DiffusionPurifier
 
@@ -104,8 +104,16 @@ def gdmp(
         The purifier; it clamps its result, as released.
     """
     steps = ddpm_steps(DiscreteLinear(), n_noise=n_noise, n_steps=n_steps)
-    guidance = TowardInput(guide_m(guide_scale, ptb), similarity, diffused, batch_ref)
-    return _gdmp(denoiser, steps, AncestralLarge(last_variance(steps)), guidance, rounds, start, gradient)
+    return DiffusionPurifier(
+        Clipped(denoiser),
+        steps=steps,
+        solver=AncestralLarge(last_variance(steps)),
+        guidance=TowardInput(guide_m(guide_scale, ptb), similarity, diffused, batch_ref),
+        start=start,
+        rounds=rounds,
+        gradient=gradient,
+        clamp=True,
+    )
 
 
 def gdmp_imagenet(
@@ -135,8 +143,14 @@ def gdmp_imagenet(
         The purifier, at the denoiser's resolution (wrap it in `Resized(..., size=256)`).
     """
     steps = respaced_steps(DiscreteLinear(), n_kept=n_kept, n_noise=n_noise)
-    guidance = TowardInput(guide_m(guide_scale, ptb), similarity, undiffused, batch_ref)
-    return _gdmp(denoiser, steps, AncestralLearned(last_variance(steps)), guidance, 1, from_input, gradient)
+    return DiffusionPurifier(
+        Clipped(denoiser),
+        steps=steps,
+        solver=AncestralLearned(last_variance(steps)),
+        guidance=TowardInput(guide_m(guide_scale, ptb), similarity, undiffused, batch_ref),
+        gradient=gradient,
+        clamp=True,
+    )
 
 
 def released_start(n_noise: int) -> FromInputUnder:
@@ -144,22 +158,19 @@ def released_start(n_noise: int) -> FromInputUnder:
     return FromInputUnder(DiscreteLinear(), float(n_noise))
 
 
-def _gdmp(
-    denoiser: Denoiser,
-    steps: tuple[Step, ...],
-    solver: Solver,
-    guidance: TowardInput,
-    rounds: int,
-    start: Start,
-    gradient: GradientRoute | None,
-) -> DiffusionPurifier:
-    return DiffusionPurifier(
-        Clipped(denoiser),
-        steps=steps,
-        solver=solver,
-        guidance=guidance,
-        start=start,
-        rounds=rounds,
-        gradient=gradient,
-        clamp=True,
-    )
+def _named(denoiser: Denoiser, *, t_star: float = 0.036, steps: int = 36) -> DiffusionPurifier:
+    return gdmp(denoiser, n_noise=round(1000 * t_star), n_steps=steps)
+
+
+METHOD = Method(
+    "gdmp",
+    "GDMP",
+    "Wang et al. 2022, arXiv:2205.14969",
+    "gdmp",
+    (
+        Setting("gdmp_cifar", "gdmp", gdmp, predictions=10),
+        Setting("gdmp_imagenet", "gdmp_imagenet", gdmp_imagenet, learned=True),
+    ),
+    "its strength depends on the attack's radius",
+    _named,
+)

@@ -9,6 +9,7 @@ many, differentiated instead of the defence. Depths: the released scripts. Devia
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 
 from depura import _check
@@ -16,6 +17,7 @@ from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps
 from depura.diffusion.solvers import Ancestral, Solver
 from depura.gradients import GradientRoute
+from depura.methods.entry import Method, Setting
 from depura.purifiers.composed import Sequential
 from depura.purifiers.purifier import DiffusionPurifier
 
@@ -84,3 +86,19 @@ def surrogate(
         The rounds.
     """
     return gradual(denoiser, depths=depths, n_steps=n_steps)
+
+
+METHOD = Method(
+    "gradual",
+    "gradual schedule",
+    "Lee and Kim 2023, arXiv:2303.09051",
+    "gradual",
+    (
+        Setting("lk_gradual_cifar", "gradual", gradual, N_VOTES),
+        Setting("lk_gradual_imagenet", "gradual(depths=gradual.IMAGENET)", partial(gradual, depths=IMAGENET), N_VOTES),
+        Setting("lk_gradual_svhn", "gradual(depths=gradual.SVHN)", partial(gradual, depths=SVHN), N_VOTES),
+        Setting("lk_surrogate_cifar", "gradual.surrogate", surrogate),
+        Setting("lk_single", "gradual(depths=(200,), n_steps=(5,))", partial(gradual, depths=(200,), n_steps=(5,))),
+    ),
+    build=gradual,
+)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from depura.diffusion.denoisers import Denoiser
 from depura.gradients import GradientRoute
+from depura.methods.entry import Method, Setting
 from depura.purifiers.optimisation import Adam, Optimised, residual, through_network
 
 
@@ -77,3 +78,31 @@ def scoreopt(
         proximity=proximity,
         gradient=gradient,
     )
+
+
+def _likelihood(denoiser: Denoiser, *, steps: int = 5) -> Optimised:
+    return likelihood(denoiser, n_steps=steps)
+
+
+def _scoreopt(denoiser: Denoiser, *, steps: int = 5) -> Optimised:
+    return scoreopt(denoiser, n_steps=steps)
+
+
+SECTION = "likelihood-maximisation"
+LIKELIHOOD = Method(
+    "likelihood",
+    "likelihood",
+    "Chen et al. 2023, arXiv:2305.15241",
+    SECTION,
+    (Setting("lm_cifar_edm", "likelihood", likelihood),),
+    build=_likelihood,
+)
+SCOREOPT = Method(
+    "scoreopt",
+    "ScoreOpt",
+    "Zhang et al. 2023",
+    SECTION,
+    (Setting("scoreopt", "scoreopt", scoreopt),),
+    "reconstruction",
+    _scoreopt,
+)

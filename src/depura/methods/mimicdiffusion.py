@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from depura.diffusion.schedules import DiscreteLinear, Step, ddpm_steps, vp_scal
 from depura.diffusion.solvers import Ancestral, Solver, Start, from_noise, from_unit_noise
 from depura.gradients import GradientRoute
 from depura.image_ops import Upsampled
+from depura.methods.entry import Method, Setting
 from depura.purifiers.purifier import DiffusionPurifier
 from depura.records.names import recorded_as
 
@@ -136,3 +138,22 @@ def mimicdiffusion(
         start=default_start if start is None else start,
         gradient=gradient,
     )
+
+
+def _named(denoiser: Denoiser, *, steps: int = 100) -> DiffusionPurifier:
+    table = ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=steps)
+    return mimicdiffusion(denoiser, steps=table, start=from_unit_noise)
+
+
+METHOD = Method(
+    "mimicdiffusion",
+    "MimicDiffusion",
+    "Song et al. 2024, arXiv:2312.04802",
+    "mimicdiffusion",
+    (
+        Setting("mimic_cifar", "mimicdiffusion", mimicdiffusion),
+        Setting("mimic_released", "mimicdiffusion(released=True)", partial(mimicdiffusion, released=True)),
+    ),
+    "its exact gradient is zero: attack it through Relaxed",
+    _named,
+)

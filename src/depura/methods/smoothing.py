@@ -13,6 +13,7 @@ from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.schedules import Discrete, DiscreteLinear, steps_at
 from depura.diffusion.solvers import Euler
 from depura.gradients import GradientRoute
+from depura.methods.entry import Method, Setting
 from depura.purifiers.purifier import DiffusionPurifier
 
 
@@ -55,3 +56,17 @@ def one_step(
     return DiffusionPurifier(
         Clipped(denoiser), steps=steps_at(schedule, [index, -1.0]), solver=Euler(), gradient=gradient
     )
+
+
+def _named(denoiser: Denoiser, *, t_star: float = 0.1) -> DiffusionPurifier:
+    return one_step(denoiser, std=0.5 * DiscreteLinear().sigma(round(1000 * t_star) - 1))
+
+
+METHOD = Method(
+    "one-step",
+    "one step",
+    "Carlini et al. 2022, arXiv:2206.10550",
+    "one-step-denoising",
+    (Setting("dds", "one_step", one_step),),
+    build=_named,
+)

@@ -18,6 +18,9 @@ from depura.models.checkpoints.diffusers_models import is_diffusers
 from depura.models.digits import digits_classifier, digits_denoiser
 from depura.models.networks.wrappers import Normalised
 
+DIGITS = "digits"
+"""The bundled classifier and denoiser, and, on the command line, the bundled data set."""
+
 FORMS = "'digits', a checkpoint file, torchvision:NAME, timm:NAME, robustbench:NAME or MODULE:FUNCTION"
 """What a classifier's name may be, for messages and help."""
 
@@ -60,7 +63,7 @@ def classifier(name: str, *, where: str = "classifier") -> Callable[[Tensor], Te
         InputError: another form, a library that is not installed (the message names the extra), a name that it does not
             know, weights that cannot be had, or a function that returns nothing callable.
     """
-    if name == "digits":
+    if name == DIGITS:
         return digits_classifier()
     if _is_file(where, name):
         return load_classifier(name)
@@ -93,7 +96,7 @@ def denoiser(name: str, *, where: str = "denoiser") -> Denoiser:
     Raises:
         InputError: a file that is no denoiser, or nothing that can be imported and called.
     """
-    if name == "digits":
+    if name == DIGITS:
         return digits_denoiser()
     if is_diffusers(name) or _is_file(where, name):
         return load_denoiser(name)
