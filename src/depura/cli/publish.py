@@ -13,7 +13,7 @@ from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.verification import CODE, differences
 from depura.evaluation.without_images import publish, published_header
 from depura.records.directory import RecordError, RunDirectory
-from depura.reports import page
+from depura.reports.page import write_reports
 
 
 @door
@@ -37,6 +37,6 @@ def publish_run(
         raise RecordError(f"publish: expected the study of {directory}, got another one ({other[0].sentence}).")
     target = RunDirectory.create(to, published_header(run))
     publish(run, made, target)
-    page.write(target)
+    write_reports(target)
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     out.print(f"wrote {to}, {size / 1e6:.1f} MB, no image in it", highlight=False, soft_wrap=True)
