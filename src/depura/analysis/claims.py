@@ -27,7 +27,7 @@ OF_PURIFIERS = (
     AttackKind.SELECTIVE,
     AttackKind.PINNED,
 )
-"""Kinds of attack whose absence a reader of a claim should be told of."""
+"""Kinds of attack whose absence a reader of a claim should know."""
 
 
 class Claim(NamedTuple):
@@ -111,7 +111,7 @@ def _lines(summary: Summary, method: str) -> list[Line]:
 
 
 def _missing(summary: Summary, lines: Sequence[Line], of: Method) -> list[str]:
-    """Kinds of attack that were not made, or on some images only."""
+    """Kinds of attack that were not run, or on some images only."""
     kinds = OF_ANY_DEFENCE if of.is_bare else (*OF_ANY_DEFENCE, *OF_PURIFIERS)
     images: dict[AttackKind, int] = {}
     for line in summary.lines:  # rows of no method are of the classifier, or of the defence made deterministic

@@ -35,7 +35,7 @@ class Pair(NamedTuple):
         second: in the second run.
         difference: first - second, p corrected for all pairs.
         gap: the smallest true difference, in either direction, that would have been found with a chance of 80 %; NaN
-            where all images differ by the same, so that nothing can be said.
+            where all images differ by the same, so that there is no estimate.
     """
 
     methods: tuple[str, str]

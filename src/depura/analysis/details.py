@@ -1,4 +1,4 @@
-"""What lies behind a table: errors image by image, what more budget buys, losses step by step, prices, audits."""
+"""The details of a report: errors image by image, what more budget buys, losses step by step, prices, audits."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Audited(NamedTuple):
 
     Attributes:
         method: whose; empty in a study of one defence.
-        audit: what was found.
+        audit: its tests and its verdict.
     """
 
     method: str
@@ -137,7 +137,7 @@ class Audited(NamedTuple):
 
 
 class Details(NamedTuple):
-    """What lies behind a table.
+    """The details of a report.
 
     Attributes:
         error_rates: one for each method, or one.

@@ -345,13 +345,13 @@ def workers_of(asked: int | None, device: str) -> int:
 
 def pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
     """The (name, value) pairs of texts NAME=VALUE."""
-    found: list[tuple[str, str]] = []
+    settings: list[tuple[str, str]] = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not (name and equals):
             _check.fail("-S", "NAME=VALUE", repr(text))
-        found.append((name, value))
-    return tuple(found)
+        settings.append((name, value))
+    return tuple(settings)
 
 
 def _shard(text: str) -> Shard:

@@ -36,7 +36,7 @@ def svg(name: str, draw: Callable[[Any], None], *, height: float, width: float =
 
     Args:
         name: of the chart, distinct within a page; its ids begin with it.
-        draw: told the matplotlib axes to draw on.
+        draw: called with the matplotlib axes to draw on.
         height: in inches.
         width: in inches.
 
