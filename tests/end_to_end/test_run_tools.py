@@ -36,7 +36,7 @@ STUDY = """
 from depura import MeanProb
 from depura.evaluation.demo import study as demo
 from depura.evaluation.study import Study, ladder
-from depura.attacks.ball import Ball
+from depura.attacks.threat import Ball
 from depura.attacks.pgd import PGD
 
 
