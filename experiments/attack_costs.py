@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from depura.analysis.results import percent
 from depura.analysis.summary import Line, summarise
+from depura.analysis.words import percent
 from depura.records.directory import RunDirectory
 
 HEADINGS = ("attack", "gradient", "gradients", "forwards", "network evaluations", "one draw", "null")

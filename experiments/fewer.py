@@ -33,7 +33,7 @@ from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.solvers import Ancestral, DpmSolverPP, Euler, EulerMaruyama, Heun, Solver
 from depura.models.by_name import classifier, denoiser
 from depura.records.directory import RunDirectory, Unit
-from depura.statistics.intervals import Estimate, mean_with_interval, paired_difference
+from depura.statistics.intervals import Proportion, mean_with_interval, paired_difference
 
 SOLVERS: dict[str, tuple[str, Solver]] = {
     "euler": ("Euler (DDIM)", Euler()),
@@ -235,7 +235,7 @@ def levers(subject: Subject, n_steps: int, runs: Path) -> list[dict[str, Any]]:
 
 def estimate(accuracies: NDArray[np.float64]) -> list[float]:
     """Mean and its 95 % interval over the images."""
-    found: Estimate = mean_with_interval(accuracies)
+    found: Proportion = mean_with_interval(accuracies)
     return [found.value, found.low, found.high]
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import depura
-from depura.analysis.results import percent
+from depura.analysis.words import percent
 from depura.attacks.ensembles import rand
 from depura.evaluation.demo import digits_purifier
 from depura.evaluation.scoring import choose, score

@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from depura import InputError
-from depura.analysis.ranking import Entry, Ranking
-from depura.analysis.results import percent
+from depura.analysis.ranking import LeaderboardEntry, Ranking
+from depura.analysis.results import n_draws
 from depura.analysis.summary import Summary, summarise
 from depura.analysis.verdicts import Status, grouped
-from depura.analysis.words import radius
+from depura.analysis.words import count, percent, radius_text, share
 from depura.evaluation.study_file import StudySource
 from depura.models.networks.resnet import CifarResNet
 from depura.records.directory import RunDirectory
 from depura.records.kinds import AttackKind
-from depura.reports import background, standings, tables
-from depura.reports import figures as ladder
-from depura.reports import prose as limits
-from depura.statistics.intervals import Estimate
+from depura.reports import tables
+from depura.reports.prose import limits
+from depura.reports.table import Table, markdown
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "records"
@@ -99,8 +98,8 @@ class Record(NamedTuple):
     @property
     def ball(self) -> str:
         """The threat model."""
-        said = self.summary.header.threat_model
-        return _threat(said.norm, said.eps)
+        threat = self.summary.header.threat_model
+        return _threat(threat.norm, threat.eps)
 
 
 def page(records: Sequence[Record]) -> str:
@@ -128,22 +127,17 @@ def page(records: Sequence[Record]) -> str:
     out += ["## What surprised", "", *(f"- {text}" for text in surprises), ""]
     out += ["## What was not tested", "", UNTESTED]
     for record in records:
-        out += [f"- {_title(record)}: {' '.join(limits.sentences(record.summary))}"]
+        out += [f"- {_title(record)}: {' '.join(limits(record.summary))}"]
     out += ["", "## Records", "", *_records(records)]
     return "\n".join(out)
 
 
 def _threat(norm: str, eps: float) -> str:
-    return f"{norm} {radius(eps)}"
+    return f"{norm} {radius_text(eps)}"
 
 
 def _title(record: Record) -> str:
     return f"[{record.path.name}](../records/{record.path.name}/report.md)"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return [*lines, *("| " + " | ".join(cells).replace("*", "\\*") + " |" for cells in rows), ""]
 
 
 def _head(record: Record) -> list[str]:
@@ -151,7 +145,7 @@ def _head(record: Record) -> list[str]:
     summary = record.summary
     n = len(summary.header.data.ids)
     flags = f" Flags: {', '.join(map(str, summary.flags))}." if summary.flags else ""
-    counted = background.checks(summary).note
+    counted = tables.check_counts(summary)
     return [
         f"> {'⚠ ' if summary.refused else ''}{summary.headline}",
         "",
@@ -165,17 +159,13 @@ def _head(record: Record) -> list[str]:
 
 def _alone(record: Record) -> list[str]:
     summary = record.summary
-    names = [name for name in tables.columns(summary) if name not in ("random", "nfe")]
-    rows = [[getattr(cells, name) for name in names] for cells in tables.rows(summary)]
-    told = [v for v in summary.verdicts if v.status in (Status.WARN, Status.FAIL) or v.id == "V13"]
+    verdicts = [v for v in summary.verdicts if v.status in (Status.WARN, Status.FAIL) or v.id == "V13"]
     return [
         *_head(record),
-        *_table(ladder.HEADINGS, ladder.rows(summary)),
-        *_table([getattr(tables.headings(summary), name) for name in names], rows),
-        f"Accuracy in %; in brackets without attack. {tables.modes(summary)}",
-        "",
-        *(f"- {v.id} {v.name}, {v.status.value}: {v.sentence}" for v in told),
-        *([""] if told else []),
+        *markdown(tables.suite_table(summary)),
+        *markdown(tables.attack_table(summary).without("random corner", "NFE per image")),
+        *(f"- {v.id} {v.name}, {v.status.value}: {v.sentence}" for v in verdicts),
+        *([""] if verdicts else []),
     ]
 
 
@@ -184,7 +174,7 @@ def _compared(record: Record) -> list[str]:
     assert ranking is not None
     return [
         *_head(record),
-        *standings.markdown(record.summary, ranking),
+        *markdown(tables.ranking_table(record.summary, ranking)),
         *_warned(record),
         *_others(record),
         *_votes(record, ranking),
@@ -200,22 +190,26 @@ def _warned(record: Record) -> list[str]:
 def _others(record: Record) -> list[str]:
     """Rows that the ranking has no column for; nothing where there are none."""
     lines = [line for line in record.summary.lines if line.kind in (AttackKind.SURROGATE, AttackKind.BLACK_BOX)]
-    rows = [(line.method, line.title, percent(line.metrics.single), f"{line.images}") for line in lines]
-    heads = ("method", "what else was tried", "one draw (95 % CI)", "images")
-    return _table(heads, rows) if rows else []
+    rows = tuple((line.method, line.title, percent(line.metrics.single), f"{line.images}") for line in lines)
+    return markdown(Table(("method", "what else was tried", "one draw (95 % CI)", "images"), rows)) if rows else []
 
 
 def _votes(record: Record, ranking: Ranking) -> list[str]:
-    """What a majority of draws and repeated submission make of the strongest attack, beside one draw."""
-    heads = tables.headings(record.summary)
-    rows = [
-        (s.method, percent(s.strongest.single), percent(s.strongest.vote), percent(s.strongest.any))
-        for s in ranking.all
-    ]
+    """The strongest attack for each image under one draw, a majority of draws and repeated submission."""
+    n_any, n_vote = n_draws(record.summary.header.draws.report)
+    rows = tuple(
+        (
+            entry.method,
+            percent(entry.strongest.single),
+            percent(entry.strongest.vote),
+            percent(entry.strongest.any),
+        )
+        for entry in ranking.all
+    )
     return [
         "Under the strongest attack for each image:",
         "",
-        *_table(("method", "one draw", heads.vote, heads.any), rows),
+        *markdown(Table(("method", "one draw", f"vote of {n_vote}", f"any of {n_any}"), rows)),
         "The attacks were not made against the vote: that column is a looser bound than the others.",
         "",
     ]
@@ -231,9 +225,9 @@ def _curve(record: Record) -> list[str]:
     for method in record.summary.header.methods:
         s = by_name[method.name]
         under = [percent(s.kinds[kind]) if kind in s.kinds else "–" for kind in kinds]
-        rows.append((_point(s.method), standings.nfe(s), percent(s.clean), *under, percent(s.strongest.single)))
+        rows.append((_point(s.method), count(s.nfe), percent(s.clean), *under, percent(s.strongest.single)))
     heads = (CURVES[record.table][1], "NFE", "clean", "transfer", "BPDA", "exact", "strongest")
-    return [*_head(record), *_table(heads, rows), *_warned(record)]
+    return [*_head(record), *markdown(Table(heads, tuple(rows))), *_warned(record)]
 
 
 def _point(name: str) -> str:
@@ -254,7 +248,7 @@ def _published() -> list[str]:
         "**Others' settings**: large denoisers, WideResNets, hundreds of images, attacks of their own, most judged "
         "by one purification. They are here to be remembered, not to be compared with the tables above.",
         "",
-        *_table(("method", "threat", "clean", "robust", "attack", "source", "note"), rows),
+        *markdown(Table(("method", "threat", "clean", "robust", "attack", "source", "note"), tuple(rows))),
     ]
 
 
@@ -268,7 +262,7 @@ def _surprises(record: Record) -> list[str]:
 
 def _of_one(record: Record) -> list[str]:
     """How far cheaper attacks are from the exact one."""
-    under = {line.kind: _value(line.metrics.single) for line in record.summary.lines}
+    under = {line.kind: share(line.metrics.single) for line in record.summary.lines}
     if not {"transfer", "bpda", "adaptive"} <= set(under):
         return []
     return [
@@ -285,50 +279,46 @@ def _of_points(record: Record, ranking: Ranking) -> list[str]:
     best = max(known, key=lambda s: s.strongest.single.value)
     return [
         f"{record.ball}: transferred examples are held best at {symbol} = {_point(blind.method)} "
-        f"({_value(blind.kinds['transfer'])} %), the strongest attack leaves most at {symbol} = {_point(best.method)} "
+        f"({share(blind.kinds['transfer'])} %), the strongest attack leaves most at {symbol} = {_point(best.method)} "
         f"({percent(best.strongest.single)})."
     ]
 
 
 def _of_methods(record: Record, ranking: Ranking) -> list[str]:
     """What a comparison shows."""
-    where, found = record.ball, list[str]()
-    falls = [(s.kinds["transfer"].value - s.strongest.single.value, s) for s in ranking.others if "transfer" in s.kinds]
-    if falls:
-        fall, s = max(falls, key=lambda pair: pair[0])
-        found.append(
-            f"{where}: the blind attack flatters {s.method} most: {_value(s.kinds['transfer'])} % under transferred "
-            f"examples, {_value(s.strongest.single)} % under the strongest attack ({100 * fall:.1f} points)."
+    where, surprises = record.ball, list[str]()
+    blind = [(s.kinds["transfer"].value - s.strongest.single.value, s) for s in ranking.others if "transfer" in s.kinds]
+    if blind:
+        fall, s = max(blind, key=lambda pair: pair[0])
+        surprises.append(
+            f"{where}: the blind attack flatters {s.method} most: {share(s.kinds['transfer'])} % under transferred "
+            f"examples, {share(s.strongest.single)} % under the strongest attack ({100 * fall:.1f} points)."
         )
     masked = [s for s in ranking.all if s.masked]
     if masked:
-        told = ", ".join(
-            f"{s.method} {_value(s.kinds['adaptive'])} → {_value(s.strongest.single)} %"
+        falls = ", ".join(
+            f"{s.method} {share(s.kinds['adaptive'])} → {share(s.strongest.single)} %"
             for s in masked
             if "adaptive" in s.kinds
         )
-        found.append(f"{where}: an exact gradient that is zero looks like robustness (exact → strongest): {told}.")
+        surprises.append(f"{where}: an exact gradient that is zero looks like robustness (exact → strongest): {falls}.")
     ahead = [s for s in ranking.others if ranking.baseline is not None and _above(s, ranking.baseline)]
     if ranking.baseline is not None:
         of = f"{len(ahead)} of {len(ranking.others)} purifications are" if ahead else "no purification is"
-        found.append(
+        surprises.append(
             f"{where}: {of} above the baseline {ranking.baseline.method} "
             f"({percent(ranking.baseline.strongest.single)}), by the estimate alone; the table has the tests."
         )
     worn = max(ranking.others, key=lambda s: s.strongest.single.value - s.strongest.any.value)
-    found.append(
-        f"{where}: repeated submission wears {worn.method} down most: {_value(worn.strongest.single)} % of one draw, "
-        f"{_value(worn.strongest.any)} % of several in a row."
+    surprises.append(
+        f"{where}: repeated submission wears {worn.method} down most: {share(worn.strongest.single)} % of one draw, "
+        f"{share(worn.strongest.any)} % of several in a row."
     )
-    return found
+    return surprises
 
 
-def _above(a: Entry, b: Entry) -> bool:
+def _above(a: LeaderboardEntry, b: LeaderboardEntry) -> bool:
     return a.strongest.single.value > b.strongest.single.value
-
-
-def _value(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f}"
 
 
 def _records(records: Sequence[Record]) -> list[str]:
@@ -343,7 +333,7 @@ def _records(records: Sequence[Record]) -> list[str]:
         "test images at hand, `depura verify records/NAME --study studies/cifar10.py` checks them. The digest is of "
         "all units.",
         "",
-        *_table(("record", "units", "size", "sha256"), rows),
+        *markdown(Table(("record", "units", "size", "sha256"), tuple(rows))),
     ]
 
 

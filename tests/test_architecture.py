@@ -9,7 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "depura"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 FLOORS = (
-    ("_check", "_atomic", "records"),
+    ("_check", "_atomic"),
+    ("records",),
     ("noise", "statistics", "image_ops", "data"),
     ("diffusion",),
     ("gradients", "models"),

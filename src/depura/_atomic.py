@@ -1,18 +1,34 @@
-"""Writing a file in one move: it is there whole, or as it was before."""
+"""Writing a file in one move: it is there whole and on the disk, or as it was before."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a temporary file beside the target and rename it.
+def write(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a temporary file in the same folder, flush it to the disk and rename it.
 
     Args:
         path: the file; its folder is there.
         data: its contents.
+        replace: whether a file that is there is replaced; else it is left alone.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if replace:
+        temporary.replace(path)
+    else:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+    with contextlib.suppress(OSError):  # not every system can open a folder or flush it
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -118,7 +118,7 @@ def test_the_page_is_made_of_published_records(files: dict[str, str], tmp_path: 
         made = run(study, tmp_path / "runs" / table, command="depura run x")
         record = RunDirectory.create(tmp_path / "records" / f"cifar10-{table}", published_header(made))
         publish(made, study, record)
-        page.write(record)
+        page.write_reports(record)
         records.append(results.Record(record.path, summarise(record)))
     text = results.page(records)
     for record in records:

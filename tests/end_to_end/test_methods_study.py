@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from depura.analysis.ranking import Entry
+from depura.analysis.ranking import LeaderboardEntry
 from depura.analysis.summary import Summary, summarise
 from depura.evaluation.runner import run
 from depura.evaluation.study_file import StudySource
@@ -28,19 +28,19 @@ def summary(finished: RunDirectory) -> Summary:
 
 
 @pytest.fixture(scope="module")
-def entries(summary: Summary) -> tuple[Entry, ...]:
+def entries(summary: Summary) -> tuple[LeaderboardEntry, ...]:
     assert summary.complete
     assert summary.ranking is not None
     return summary.ranking.all
 
 
-def test_every_method_is_ranked_or_stands_apart(entries: tuple[Entry, ...]) -> None:
+def test_every_method_is_ranked_or_stands_apart(entries: tuple[LeaderboardEntry, ...]) -> None:
     ranked = {entry.method for entry in entries}
     assert {"diffpure", "mimic", "mimic-released", "agdm", "gdmp", "gradual", "likelihood", "trades", "noise"} <= ranked
     assert len(ranked) == 16
 
 
-def test_price_is_that_of_the_walk(entries: tuple[Entry, ...]) -> None:
+def test_price_is_that_of_the_walk(entries: tuple[LeaderboardEntry, ...]) -> None:
     nfe = {entry.method: entry.nfe for entry in entries}
     expected = {"diffpure": 30, "mimic": 40, "agdm": 10, "gdmp": 20, "gradual": 28, "likelihood": 5, "one-step": 1}
     assert {name: nfe[name] for name in expected} == expected

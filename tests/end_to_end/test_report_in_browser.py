@@ -59,7 +59,7 @@ def reports(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     small = study(images=4, attack_steps=2, eot=1, report_draws=6, curve=(0.005,), n_steps=3)
     small = replace(small, unit_images=2, curve_images=2)
     part = run(small, folder / "run", command="depura run study.py --out DIR " + "-S a=1 " * 40, shard=Shard(0, 2))
-    page.write(part)
+    page.write_reports(part)
     (folder / "part.html").write_bytes((part.path / "report.html").read_bytes())
     found = summarise(run(small, folder / "run", command="the same"))
     given, failed = (Conclusion("", status) for status in (HeadlineStatus.GIVEN, HeadlineStatus.FAILED))

@@ -19,7 +19,6 @@ from typer.testing import CliRunner, Result
 
 import depura
 from depura._check import InputError
-from depura.analysis import table as exported
 from depura.analysis.summary import Summary, summarise
 from depura.analysis.verdicts import Conclusion, HeadlineStatus
 from depura.cli import app, claim
@@ -30,13 +29,14 @@ from depura.evaluation.study_file import StudySource
 from depura.evaluation.without_images import KEPT, examples_of
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.schema import Header
-from depura.reports.pictures import CELL, COLUMNS, GAP, film, strip
+from depura.reports.export import COLUMNS as EXPORT_COLUMNS
+from depura.reports.pictures import CELL, COLUMNS, GAP, gif, image_grid
 
 STUDY = """
 from depura import MeanProb
 from depura.evaluation.demo import study as demo
 from depura.evaluation.study import Study, ladder
-from depura.attacks.ball import Ball
+from depura.attacks.threat import Ball
 from depura.attacks.pgd import PGD
 
 
@@ -144,7 +144,7 @@ def test_export_reads_back_as_recorded(made: Made, tmp_path: Path, ending: str) 
             lines: list[dict[str, Any]] = list(csv.DictReader(handle))
     else:
         lines = pytest.importorskip("pyarrow.parquet").read_table(file).to_pylist()
-    assert list(lines[0]) == list(exported.COLUMNS)
+    assert list(lines[0]) == list(EXPORT_COLUMNS)
     assert len(lines) == 3 * (6 + 4) + 6  # three rows, on all images and on those of the curve; depura's own attack
     for row, eps, unit_name, null in (
         ("adaptive", 0.2, "adaptive_eps0.2_00004-00006", "null-transfer_eps0.2_00004-00006"),
@@ -286,7 +286,7 @@ def test_replay_tells_a_decision_that_is_not_on_record(made: Made, tmp_path: Pat
     says(result, 1, "note Not as recorded: code is", "not the same", "Not the decision on record")
 
 
-def test_replay_writes_a_strip_and_a_film(made: Made, tmp_path: Path) -> None:
+def test_replay_writes_an_image_grid_and_a_gif(made: Made, tmp_path: Path) -> None:
     run = made.run(votes=3)
     image = run.header.data.ids[0]
     result = depura_("replay", run.path, "--study", made.file, "--image", image, "--draw", 2, "--out", tmp_path)
@@ -309,12 +309,12 @@ def test_replay_writes_a_strip_and_a_film(made: Made, tmp_path: Path) -> None:
 
 def test_long_walks_wrap_and_are_thinned() -> None:
     columns = [(np.full((3, 70, 70), k, dtype=np.uint8), np.full((3, 70, 70), 0, dtype=np.uint8)) for k in range(250)]
-    with Image.open(io.BytesIO(strip(columns[: COLUMNS + 1]))) as picture:
+    with Image.open(io.BytesIO(image_grid(columns[: COLUMNS + 1]))) as picture:
         pixels = np.asarray(picture)
     side = 70 + GAP
     assert pixels.shape == (2 * (2 * side + 2 * GAP), COLUMNS * side, 3)
     assert pixels[2 * side + 2 * GAP, 0, 0] == COLUMNS  # the first of the second line
-    with Image.open(io.BytesIO(film(columns))) as moving:
+    with Image.open(io.BytesIO(gif(columns))) as moving:
         assert moving.n_frames == 100  # type: ignore[attr-defined]
 
 

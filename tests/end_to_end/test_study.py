@@ -139,7 +139,7 @@ def test_two_shards_into_one_folder_make_the_whole(
         part = run(small(), tmp_path / "b", command="depura run x", shard=Shard(index, 2))
         assert summarise(part).complete == (k == 1)
     for directory in (finished.path, tmp_path / "b"):
-        page.write(RunDirectory.open(directory))
+        page.write_reports(RunDirectory.open(directory))
     assert contents(tmp_path / "b") == contents(finished.path)
 
 
@@ -340,7 +340,7 @@ def test_classes_that_have_no_name_are_numbers(tmp_path: Path) -> None:
     made = replace(s, defence=wide, rows=depura.ladder(wide, attack), curve_eps=(), pictures=2)
     directory = run(made, tmp_path / "r", despite_audit=True)
     assert directory.header.data.outputs == 13
-    summary, written = page.write(directory)
+    summary, written = page.write_reports(directory)
     assert {name for picture in summary.pictures for name, _ in picture.votes} == {"class 10"}
     assert all("class 10" in file.read_text() for file in written)
 
@@ -353,7 +353,7 @@ def test_a_ladder_needs_a_purifier() -> None:
 
 def test_a_study_may_do_without_pictures(tmp_path: Path) -> None:
     directory = run(replace(small(images=2), pictures=0, curve_eps=()), tmp_path / "r", command="x")
-    summary, written = page.write(directory)
+    summary, written = page.write_reports(directory)
     assert summary.complete
     assert not summary.pictures
     assert all(file.exists() for file in written)
@@ -443,7 +443,7 @@ def test_a_comparison_says_of_every_row_what_it_is(compared: RunDirectory) -> No
 
 
 def test_a_comparison_ranks_its_methods(compared: RunDirectory) -> None:
-    summary, written = page.write(compared)
+    summary, written = page.write_reports(compared)
     assert summary.ranking is not None
     entries = {entry.method: entry for entry in summary.ranking.all}
     assert {name: entry.nfe for name, entry in entries.items()} == {"plain": 3 * 2, "by-sign": 2, "bare": 0}

@@ -9,7 +9,7 @@ from tests.records import ByHand
 from torch import Tensor
 
 import depura
-from depura.analysis.details import indicators, searches
+from depura.analysis.details import details
 from depura.analysis.results import Results
 from depura.evaluation.diagnostics import Watched, nothing, sees_what_is_judged
 from depura.noise import Noise
@@ -27,20 +27,20 @@ def results(*units: Unit) -> Results:
 def test_errors_of_a_search_stand_beside_as_many_draws_of_the_null() -> None:
     """Images first wrong at draw 3, at draw 6 and never, of 8, 8 and 20 draws; the null has 4 of each."""
     seen = BY_HAND.attacked("a", 0, seen_draws=[8, 8, 20], first_hit=[3, 6, 0])
-    (found,) = searches(results(seen, BY_HAND.attacked("blind", 0)))
+    (found,) = details(results(seen, BY_HAND.attacked("blind", 0))).searches
     assert (found.row, found.n, found.draws) == ("a", 4, 12.0)
-    assert found.untouched.value == pytest.approx(1 / 3)
+    assert found.never_wrong.value == pytest.approx(1 / 3)
     assert found.first.value == pytest.approx(2 / 3)
     assert found.null.value == pytest.approx(1 / 3)
 
 
 def test_an_error_at_the_last_of_the_first_draws_counts() -> None:
-    (found,) = searches(results(BY_HAND.attacked("a", 0, seen_draws=[8, 8, 8], first_hit=[4, 5, 0])))
+    (found,) = details(results(BY_HAND.attacked("a", 0, seen_draws=[8, 8, 8], first_hit=[4, 5, 0]))).searches
     assert found.first.value == pytest.approx(2 / 3)
 
 
 def test_a_short_search_is_compared_on_the_draws_it_saw() -> None:
-    (found,) = searches(results(BY_HAND.attacked("a", 0, seen_draws=[2, 3, 2], first_hit=[0, 3, 1])))
+    (found,) = details(results(BY_HAND.attacked("a", 0, seen_draws=[2, 3, 2], first_hit=[0, 3, 1]))).searches
     assert found.n == 2
     assert found.first.value == pytest.approx(2 / 3)
     assert found.null.value == pytest.approx((1 + 0.5 + 0) / 3)  # of 4 draws, 1 wrong: half of all pairs are right
@@ -53,23 +53,23 @@ def test_indicators_are_medians_of_what_is_there() -> None:
         "compression": [0.2, np.nan, 0.4],
         "compression_random": [0.1, 0.1, 0.7],
     }
-    (found,) = indicators(results(BY_HAND.attacked("a", 0, **arrays), BY_HAND.attacked("without", 0)))
+    (found,) = details(results(BY_HAND.attacked("a", 0, **arrays), BY_HAND.attacked("without", 0))).indicators
     assert found.row == "a"
-    assert found.pinned.value == pytest.approx(1 / 3)
-    assert found.pinned_clean.value == pytest.approx(2 / 3)
-    assert found.kept == pytest.approx(0.3)
-    assert found.kept_random == pytest.approx(0.1)
+    assert found.fixed.value == pytest.approx(1 / 3)
+    assert found.fixed_clean.value == pytest.approx(2 / 3)
+    assert found.left == pytest.approx(0.3)
+    assert found.left_random == pytest.approx(0.1)
 
 
-def test_one_tape_without_a_finite_prediction_is_wrong() -> None:
+def test_fixed_noise_without_a_finite_prediction_is_wrong() -> None:
     """Also of class 0."""
     nothing = dict.fromkeys(("compression", "compression_random"), [np.nan] * 3)
-    (found,) = indicators(
+    (found,) = details(
         results(BY_HAND.attacked("a", 0, pinned_predictions=[-1, 1, -1], pinned_clean=[0, 1, 2], **nothing))
-    )
-    assert (found.pinned.value, found.pinned_clean.value) == (pytest.approx(1 / 3), 1)
-    assert np.isnan(found.kept)
-    assert np.isnan(found.kept_random)
+    ).indicators
+    assert (found.fixed.value, found.fixed_clean.value) == (pytest.approx(1 / 3), 1)
+    assert np.isnan(found.left)
+    assert np.isnan(found.left_random)
 
 
 class Answers(torch.nn.Module):

@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 from tests.records import ByHand, edited, named
 
-from depura.analysis import checks, soundness, strength
+from depura.analysis import checks
 from depura.analysis.results import Results
-from depura.analysis.verdicts import Flag, HeadlineStatus, Status, Verdict, grouped
+from depura.analysis.verdicts import (
+    Flag,
+    HeadlineStatus,
+    Status,
+    Verdict,
+    conclusion,
+    grouped,
+    of_method,
+    raised_flags,
+)
 from depura.records.directory import Unit
 from depura.records.kinds import NOT_FINITE
 from depura.records.schema import AuditCheck, AuditLight, Curve
@@ -117,8 +126,8 @@ IDS = [f"V{i}" for i in range(1, 22)]
 
 def concluded(at: Results) -> tuple[HeadlineStatus, str]:
     """Whether a study of one defence has a headline, and what stands in its place."""
-    found = checks.conclusion(checks.verdicts(at), at)
-    return found.status, checks.refusal(found)
+    found = conclusion(checks.verdicts(at), at)
+    return found.status, found.refusal
 
 
 def test_a_sound_run_passes_every_check() -> None:
@@ -128,7 +137,7 @@ def test_a_sound_run_passes_every_check() -> None:
     assert {v.id: v.status for v in found if v.status is not Status.PASS} == {}
     assert {v.id: v.flags for v in found if v.flags} == {}
     assert concluded(at) == (HeadlineStatus.GIVEN, "")
-    assert checks.flags(found, at) == ()
+    assert raised_flags(found, at) == ()
 
 
 def weak(errors: int) -> dict[str, Unit]:
@@ -248,8 +257,8 @@ WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20")
 def test_a_failure_takes_the_headlines_place(fault: str) -> None:
     id, status, at, _ = FAULTS[fault]
     verdict = by_id(verdicts_of(fault))[id]
-    found = checks.conclusion((verdict,), at)
-    said = checks.refusal(found)
+    found = conclusion((verdict,), at)
+    said = found.refusal
     if status is Status.FAIL:
         assert found.status is HeadlineStatus.FAILED
         assert said.startswith(f"No headline: {id} (")
@@ -311,20 +320,22 @@ def test_where_no_row_judges_the_defence_there_is_no_headline() -> None:
 
 
 def test_a_last_step_that_is_no_purification_says_nothing() -> None:
-    assert soundness.tiny(run({"tiny": attacked(K)}, nulls={"tiny": null(12)})).status is Status.NOT_RUN
+    assert checks.last_step_breaks(run({"tiny": attacked(K)}, nulls={"tiny": null(12)})).status is Status.NOT_RUN
 
 
 @pytest.mark.parametrize(("errors", "alone"), [(9, False), (14, True)])
 def test_an_image_is_broken_alone_only_beyond_the_noise_of_draws(errors: int, alone: bool) -> None:
     """9 wrong draws of 16 against 8 are no difference; 14 against 2 are one."""
     white = {"adaptive": attacked(2 if alone else 8), "more-steps": attacked(0)}
-    found = strength.without_gradients(run({**white, "square": attacked(errors)}))
+    found = checks.no_gain_without_gradients(run({**white, "square": attacked(errors)}))
     assert (found.status is Status.WARN) == alone
 
 
 def test_an_image_that_both_break_is_not_broken_alone() -> None:
     """9 wrong draws of 16 are more than half, however many more another attack turns."""
-    found = strength.without_gradients(run({"adaptive": attacked(9), "more-steps": attacked(0), "square": attacked(K)}))
+    found = checks.no_gain_without_gradients(
+        run({"adaptive": attacked(9), "more-steps": attacked(0), "square": attacked(K)})
+    )
     assert found.status is Status.PASS
 
 
@@ -332,22 +343,22 @@ def test_an_image_that_both_break_is_not_broken_alone() -> None:
 def test_any_attack_through_the_defence_covers_its_images(kind: str) -> None:
     rows = {name: unit for name, unit in SOUND.items() if name not in ("adaptive", "more-steps")}
     without = tuple(name for name in ("adaptive", "more-steps") if name != kind)
-    found = strength.coverage(run({**rows, kind: attacked(12)}, without=without))
+    found = checks.attacked_on_every_image(run({**rows, kind: attacked(12)}, without=without))
     assert found.status is Status.PASS
     assert found.sentence == f"Row {kind} attacks the defence that is judged on 40 of 40 images."
 
 
 def test_more_budget_and_what_is_judged_on_something_else_cover_no_images() -> None:
     """V18 looks at the attacks on the defence; the headline is of as many images as the longest of these."""
-    more = strength.coverage(run(without=("adaptive",), curve={}))
+    more = checks.attacked_on_every_image(run(without=("adaptive",), curve={}))
     assert more.status is Status.WARN
     assert more.flags == (Flag.NOT_ADAPTIVE,)
     head = run().header
     bare = edited(head, "rows", [row.name for row in head.rows].index("adaptive"), "judged", to="bare")
-    assert strength.coverage(replace(run(), header=bare)).flags == (Flag.NOT_ADAPTIVE,)
+    assert checks.attacked_on_every_image(replace(run(), header=bare)).flags == (Flag.NOT_ADAPTIVE,)
     few = {name: first(39, 4) for name in ("transfer", "bpda", "square", "random", "one-step", "more-steps")}
-    assert strength.coverage(run({**few, "adaptive": first(39)}, curve={})).status is Status.PASS
-    assert strength.coverage(run({**few, "adaptive": first(38)}, curve={})).flags == (Flag.PARTIAL,)
+    assert checks.attacked_on_every_image(run({**few, "adaptive": first(39)}, curve={})).status is Status.PASS
+    assert checks.attacked_on_every_image(run({**few, "adaptive": first(38)}, curve={})).flags == (Flag.PARTIAL,)
 
 
 def test_attacks_are_compared_on_the_images_that_both_were_run_on() -> None:
@@ -363,17 +374,17 @@ def test_attacks_are_compared_on_the_images_that_both_were_run_on() -> None:
 
 def test_an_image_that_is_wrong_anyway_may_be_left_as_it_is() -> None:
     """3 % of 40 images are 1.2: one may stay. Of images that are wrong in half of their draws any may."""
-    assert soundness.moved(run({"adaptive": moved(1)})).status is Status.PASS
-    assert soundness.moved(run({"adaptive": moved(2)})).status is Status.WARN
+    assert checks.examples_moved(run({"adaptive": moved(1)})).status is Status.PASS
+    assert checks.examples_moved(run({"adaptive": moved(2)})).status is Status.WARN
     wrong = np.where(np.arange(N) < 10, K // 2, 1)
-    assert soundness.moved(run({"adaptive": moved(10)}, nulls={"defence": null(wrong)})).status is Status.PASS
-    some = soundness.moved(run({"adaptive": moved(12)}, nulls={"defence": null(wrong)}))
+    assert checks.examples_moved(run({"adaptive": moved(10)}, nulls={"defence": null(wrong)})).status is Status.PASS
+    some = checks.examples_moved(run({"adaptive": moved(12)}, nulls={"defence": null(wrong)}))
     assert "2 of 30 in row adaptive" in some.sentence
 
 
 def test_rows_without_a_gradient_may_leave_images_as_they_are() -> None:
     still = attacked(4, distance=np.zeros(N), farthest=np.zeros(N))
-    found = soundness.moved(run(dict.fromkeys(("transfer", "square", "random", "one-step", "unchanged"), still)))
+    found = checks.examples_moved(run(dict.fromkeys(("transfer", "square", "random", "one-step", "unchanged"), still)))
     assert found.status is Status.PASS
 
 
@@ -381,10 +392,10 @@ def test_the_reference_attack_is_held_against_all_rows_on_its_own_images() -> No
     """It is run on the first 16 images: what the study's rows leave of the others does not count."""
     late = np.where(np.arange(N) < FIRST, 14, 0)
     rows = {"adaptive": attacked(late), "more-steps": attacked(late)}
-    assert strength.reference(run({**rows, "reference": reference(14)})).status is Status.PASS
+    assert checks.reference_finds_no_more(run({**rows, "reference": reference(14)})).status is Status.PASS
     early = run({"adaptive": attacked(12), "square": attacked(14), "reference": reference(14)})
-    assert strength.reference(early).status is Status.PASS  # another row takes as much
-    found = strength.reference(run({"reference": reference(14)}))
+    assert checks.reference_finds_no_more(early).status is Status.PASS  # another row takes as much
+    found = checks.reference_finds_no_more(run({"reference": reference(14)}))
     assert "On 16 images" in found.sentence
     assert found.flags == (Flag.REFERENCE,)
 
@@ -392,26 +403,26 @@ def test_the_reference_attack_is_held_against_all_rows_on_its_own_images() -> No
 def test_a_reference_attack_that_is_better_by_chance_says_nothing() -> None:
     """One image of 16 has two more wrong draws; then all, by less than 2 points."""
     one = np.where(np.arange(FIRST) == 0, 14, 12)
-    assert strength.reference(run({"reference": reference(one)})).status is Status.PASS
+    assert checks.reference_finds_no_more(run({"reference": reference(one)})).status is Status.PASS
     fine = ByHand(BY_HAND.labels, draws=100, eps=EPS, wrong=10)
     rows = [fine.row("adaptive"), fine.row("reference")]
     for more, status in ((1, Status.PASS), (3, Status.WARN)):
         units = [fine.attacked("adaptive", 50), fine.attacked("reference", 50 + more)]
-        assert strength.reference(Results.of(fine.header(rows), units)).status is status
+        assert checks.reference_finds_no_more(Results.of(fine.header(rows), units)).status is status
 
 
 def test_numbers_that_are_not_finite_are_counted_by_row() -> None:
     """640 draws: 6 are 0.94 %, on one image of 12 wrong draws; 7 are more than 1 %."""
-    few = soundness.finite(run({"adaptive": without_a_number(6)}))
+    few = checks.numbers_are_finite(run({"adaptive": without_a_number(6)}))
     assert few.sentence == "Not finite: 0.94 % of the predictions in row adaptive, on 1 images."
-    many = soundness.finite(run({"adaptive": without_a_number(13)}))
+    many = checks.numbers_are_finite(run({"adaptive": without_a_number(13)}))
     assert many.sentence == (
         "Not finite: 2.03 % of the predictions in row adaptive, on 2 images. No more than 1 % is allowed."
     )
-    gradients = soundness.finite(run({"bpda": attacked(6, bad_gradients=np.full(N, 0.01))}))
+    gradients = checks.numbers_are_finite(run({"bpda": attacked(6, bad_gradients=np.full(N, 0.01))}))
     assert gradients.status is Status.WARN
     assert gradients.sentence == "Not finite: 1.00 % of the gradients in row bpda."
-    both = soundness.finite(run({"adaptive": without_a_number(6)}, nulls={"tiny": clean_without_a_number(1)}))
+    both = checks.numbers_are_finite(run({"adaptive": without_a_number(6)}, nulls={"tiny": clean_without_a_number(1)}))
     assert both.status is Status.WARN
     assert "; 0.16 % of the predictions without an attack in row tiny, on 1 images." in both.sentence
 
@@ -419,7 +430,7 @@ def test_numbers_that_are_not_finite_are_counted_by_row() -> None:
 def test_a_prediction_that_is_not_finite_is_wrong_and_one_above_the_classes_is_finite() -> None:
     at = run({"adaptive": without_a_number(7)})
     assert at.accuracies(at.header.row("adaptive")).tolist() == [1 - 12 / K] * N
-    assert soundness.finite(run()).status is Status.PASS  # wrong draws say class 10 of ten classes, 0 to 9
+    assert checks.numbers_are_finite(run()).status is Status.PASS  # wrong draws say class 10 of ten classes, 0 to 9
 
 
 def test_without_anything_that_tries_the_attack_a_study_is_unchecked() -> None:
@@ -471,7 +482,7 @@ def test_flags(fault: str) -> None:
     id, _, at, _ = FAULTS[fault]
     found = verdicts_of(fault)
     assert by_id(found)[id].flags == (FLAGGED[fault],)
-    raised = checks.flags(found, at)
+    raised = raised_flags(found, at)
     assert FLAGGED[fault] in raised
     assert all(isinstance(flag, Flag) for flag in raised)
     assert len(set(raised)) == len(raised)
@@ -489,18 +500,18 @@ def test_a_flag_is_printed_as_its_text() -> None:
 
 def test_flags_of_checks_that_pass_or_were_not_run_are_not_raised() -> None:
     told = [Verdict("V0", "a check", status, "Said.", flags=(Flag.WEAK,)) for status in (Status.PASS, Status.NOT_RUN)]
-    assert checks.flags(told, run()) == ()
+    assert raised_flags(told, run()) == ()
 
 
 def test_what_is_approximate_or_deterministic_is_flagged() -> None:
     at = run()
     rows = [{**row, "mode": "adjoint"} for row in at.header.as_json()["rows"]]
-    assert checks.flags((), replace(at, header=edited(at.header, "rows", to=rows))) == (Flag.APPROXIMATE,)
-    assert checks.flags((), at) == ()
+    assert raised_flags((), replace(at, header=edited(at.header, "rows", to=rows))) == (Flag.APPROXIMATE,)
+    assert raised_flags((), at) == ()
     same = check("randomness", "GREEN", measured=0.0)
-    assert checks.flags((), run(audited=audit("GREEN", same))) == (Flag.DETERMINISTIC,)
+    assert raised_flags((), run(audited=audit("GREEN", same))) == (Flag.DETERMINISTIC,)
     for other in (check("randomness", "GREEN", measured=0.1), check("zeros", "GREEN", measured=0.0)):
-        assert checks.flags((), run(audited=audit("GREEN", other))) == ()
+        assert raised_flags((), run(audited=audit("GREEN", other))) == ()
 
 
 OF_METHODS = [id for id in IDS if id not in ("V10", "V17")]
@@ -512,10 +523,10 @@ def test_a_comparison_makes_every_check_of_every_method() -> None:
     assert [(v.method, v.id) for v in found] == [(method, id) for method in ("zz", "yy") for id in IDS]
     assert {v.id for v in found if v.status is not Status.PASS} == {"V10", "V17"}  # a comparison has no such rows
     for method, its in at.each():
-        own = checks.of_method(found, method.name)
+        own = of_method(found, method.name)
         assert [v.id for v in own] == IDS
-        assert checks.conclusion(own, its) == (method.name, HeadlineStatus.GIVEN, "")
-        assert checks.flags(own, its) == ()
+        assert conclusion(own, its) == (method.name, HeadlineStatus.GIVEN, "")
+        assert raised_flags(own, its) == ()
 
 
 @pytest.mark.parametrize("fault", {its[0]: fault for fault, its in FAULTS.items() if its[0] in OF_METHODS}.values())
@@ -538,8 +549,8 @@ def test_verdicts_are_the_same_whether_a_method_is_named_or_not(fault: str) -> N
     said = [(v.id, v.status, v.flags, v.sentence.replace("zz-", ""), v.advice.replace("zz-", "")) for v in found]
     assert said == [(v.id, v.status, v.flags, v.sentence, v.advice) for v in plain]
     (_, its) = compared.each()[0]
-    assert checks.flags(found, its) == checks.flags(plain, one)
-    assert checks.conclusion(found, its).status is checks.conclusion(plain, one).status
+    assert raised_flags(found, its) == raised_flags(plain, one)
+    assert conclusion(found, its).status is conclusion(plain, one).status
 
 
 def test_a_fault_of_one_method_is_none_of_another() -> None:
@@ -551,7 +562,7 @@ def test_a_fault_of_one_method_is_none_of_another() -> None:
     assert [v.method for v in found if v.id == "V7" and v.status is Status.WARN] == ["zz"]
     assert [v.method for v in found if v.id == "V1" and v.status is Status.WARN] == ["zz", "yy"]
     assert "zz-bpda" in next(v.sentence for v in found if v.id == "V7")
-    assert not any("zz-" in v.sentence for v in checks.of_method(found, "yy"))
+    assert not any("zz-" in v.sentence for v in of_method(found, "yy"))
 
 
 def test_an_audit_is_that_of_its_method() -> None:

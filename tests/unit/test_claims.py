@@ -15,8 +15,9 @@ from depura._check import InputError
 from depura.analysis.claims import claims
 from depura.analysis.summary import Summary, summarise
 from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
+from depura.analysis.words import MODES, attack_text
 from depura.records.kinds import AttackKind, GradientMode
-from depura.reports.prose import COLUMNS, attack, bibtex, escaped, latex, paragraph
+from depura.reports.prose import LATEX_COLUMNS, bibtex, escaped, latex, paragraph
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,7 +162,7 @@ def test_a_row_for_latex(tmp_path: Path) -> None:
     assert row.startswith(r"50\%\_of \{a\} \& b\textbackslash{}c & linf, 0.1 & vote of 5 draws & ")
     assert row.endswith(r"\\")
     cells = re.split(r"(?<!\\)&", row)
-    assert len(cells) == len(re.split(r"(?<!\\)&", COLUMNS))
+    assert len(cells) == len(re.split(r"(?<!\\)&", LATEX_COLUMNS))
     assert cells[-2].strip() == "93.8"
     assert cells[-1].strip().startswith("25.0 (")
     assert "–" not in row
@@ -182,4 +183,5 @@ def test_the_entry_for_bibtex_says_what_the_citation_file_says(tmp_path: Path) -
 def test_an_ensemble_names_its_parts() -> None:
     parts = [{"type": "depura.APGD"}, {"type": "depura.FAB"}]
     its = row("transfer", images=4, attack={"type": "depura.Together", "attacks": parts})
-    assert attack(its) == "Together of APGD, FAB; gradient of another model than the one that is judged"
+    assert attack_text(its) == "Together of APGD, FAB"
+    assert MODES[its.mode] == "gradient of another model than the one that is judged"

@@ -14,10 +14,10 @@ import pytest
 from tests.records import SINGLE, ByHand, edited, method
 
 from depura._check import InputError
-from depura.analysis.comparison import as_json, compare, detectable_gap
+from depura.analysis.comparison import compare_runs, detectable_gap
 from depura.records.directory import RecordError, RunDirectory, differences
 from depura.records.schema import Header
-from depura.reports.comparisons import sentences
+from depura.reports.prose import comparison_sentences
 
 N, K = 8, 4
 BY_HAND = ByHand(range(N), draws=K)
@@ -84,7 +84,7 @@ def swapped_p(differences: np.ndarray) -> float:
 
 
 def test_every_number_of_a_comparison(tmp_path: Path) -> None:
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B))
+    found = compare_runs(made(tmp_path / "a", A), made(tmp_path / "b", B))
     pairs = {pair.row: pair for pair in found.pairs}
     assert list(pairs) == ["null", "transfer", "adaptive", "strongest"]
     assert pairs["null"].difference.value == 0
@@ -101,12 +101,12 @@ def test_every_number_of_a_comparison(tmp_path: Path) -> None:
     assert pairs["strongest"].difference.p == pytest.approx(4 * raw)
     assert pairs["null"].difference.p == pairs["transfer"].difference.p == 1
     assert [pair.row for pair in found.detectable] == ["adaptive", "strongest"]
-    assert "B keeps 56.2 points more accuracy than A" in sentences(found)[0]
+    assert "B keeps 56.2 points more accuracy than A" in comparison_sentences(found)[0]
     assert not found.warnings
 
 
 def test_the_gap_is_that_of_a_normal_test_at_the_corrected_level(tmp_path: Path) -> None:
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B))
+    found = compare_runs(made(tmp_path / "a", A), made(tmp_path / "b", B))
     adaptive = next(pair for pair in found.pairs if pair.row == "adaptive")
     spread = np.std(np.array(A["adaptive"]) / K, ddof=1)
     assert adaptive.gap == pytest.approx((2.4977 + 0.8416) * spread / math.sqrt(N), rel=1e-4)  # z of 1 - 0.05 / 8, 0.8
@@ -125,9 +125,9 @@ def test_the_gap_is_found_in_four_of_five_runs() -> None:
 
 def test_a_run_is_no_different_from_itself(tmp_path: Path) -> None:
     run = made(tmp_path / "a", A)
-    found = compare(run, run)
+    found = compare_runs(run, run)
     assert not found.detectable
-    assert sentences(found)[0].startswith("No detectable difference between A and B")
+    assert comparison_sentences(found)[0].startswith("No detectable difference between A and B")
     assert "The purifiers are the same: what differs is the attack or chance." in found.notes
 
 
@@ -155,12 +155,12 @@ def test_runs_that_cannot_be_compared_are_refused(
 ) -> None:
     a, b = made(tmp_path / "a", A), made(tmp_path / "b", B, changed(*path, to=value))
     with pytest.raises(InputError, match=said):
-        compare(a, b)
+        compare_runs(a, b)
 
 
 def test_another_purifier_is_what_comparisons_are_for(tmp_path: Path) -> None:
     other = changed("methods", 0, "defence", "purifier", "t_star", to=0.2)
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B, other))
+    found = compare_runs(made(tmp_path / "a", A), made(tmp_path / "b", B, other))
     assert not any("purifiers" in note for note in found.notes)
 
 
@@ -173,7 +173,7 @@ def test_unequal_attacks_are_told(tmp_path: Path) -> None:
         return edited(head, "rows", 2, "attack", "eot", to=1)
 
     b = {**B, "transfer": B["transfer"][:6], "square": [1] * N}
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", b, change))
+    found = compare_runs(made(tmp_path / "a", A), made(tmp_path / "b", b, change))
     assert found.warnings == (
         "Row transfer was run on 8 images in A and 6 in B; the first 6 are compared.",
         "Row adaptive is another attack in B than in A (eot: 5 in A, 1 in B).",
@@ -196,7 +196,7 @@ def test_unequal_attacks_are_told(tmp_path: Path) -> None:
 
 def test_another_kind_of_attack_is_told_by_its_type_alone(tmp_path: Path) -> None:
     other = changed("rows", 2, "attack", to={"type": "depura.APGD", "n_steps": 10})
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B, other))
+    found = compare_runs(made(tmp_path / "a", A), made(tmp_path / "b", B, other))
     assert found.warnings == (
         'Row adaptive is another attack in B than in A (type: "depura.PGD" in A, "depura.APGD" in B).',
     )
@@ -213,37 +213,37 @@ def of_methods(path: Path, errors: Errors, *names: str) -> RunDirectory:
 def test_methods_of_comparisons(tmp_path: Path) -> None:
     a = of_methods(tmp_path / "a", A, "old", "new")
     b = of_methods(tmp_path / "b", B, "new", "other")
-    both = compare(a, b)
+    both = compare_runs(a, b)
     assert {pair.methods for pair in both.pairs} == {("new", "new")}
     assert [pair.row for pair in both.pairs] == ["null", "transfer", "adaptive", "strongest"]
     assert both.pairs[3].difference.value == pytest.approx(-18 / 32)
-    named = compare(a, b, methods=("old", "other"))
+    named = compare_runs(a, b, methods=("old", "other"))
     assert {pair.methods for pair in named.pairs} == {("old", "other")}
-    assert sentences(named)[0].startswith("Under the strongest attack for each image B (other) keeps")
-    alone = compare(made(tmp_path / "c", A), b, methods=("", "new"))
+    assert comparison_sentences(named)[0].startswith("Under the strongest attack for each image B (other) keeps")
+    alone = compare_runs(made(tmp_path / "c", A), b, methods=("", "new"))
     assert alone.pairs[3].difference.value == pytest.approx(-18 / 32)
-    assert sentences(alone)[0].startswith("Under the strongest attack for each image B (new) keeps")
-    assert "more accuracy than A (A - B:" in sentences(alone)[0]
+    assert comparison_sentences(alone)[0].startswith("Under the strongest attack for each image B (new) keeps")
+    assert "more accuracy than A (A - B:" in comparison_sentences(alone)[0]
     for methods, said in (
         (("older", ""), r"--method-a: expected a method of that run \(old, new\), got 'older'"),
         (("old", ""), r"--method-b: expected which of the run's methods \(new, other\)"),
     ):
         with pytest.raises(InputError, match=said):
-            compare(a, b, methods=methods)
+            compare_runs(a, b, methods=methods)
     with pytest.raises(InputError, match=r"a method in common, got no methods and new, other"):
-        compare(made(tmp_path / "c", A), b)
+        compare_runs(made(tmp_path / "c", A), b)
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     a, b = made(tmp_path / "a", A), made(tmp_path / "b", B)
     b.file("adaptive_eps0.1_00000-00008").unlink()
     with pytest.raises(RecordError, match="b: expected a finished run, got one that lacks 1 of its 4 units"):
-        compare(a, b)
+        compare_runs(a, b)
 
 
 def test_json_holds_the_same_and_no_nan(tmp_path: Path) -> None:
-    found = compare(made(tmp_path / "a", A), made(tmp_path / "b", B))
-    again = json.loads(json.dumps(as_json(found), allow_nan=False))
+    found = compare_runs(made(tmp_path / "a", A), made(tmp_path / "b", B))
+    again = json.loads(json.dumps(found.as_json(), allow_nan=False))
     assert [p["row"] for p in again["pairs"]] == [p.row for p in found.pairs]
     assert again["pairs"][0]["gap"] is None
     assert again["pairs"][2]["difference"]["detectable"] is True

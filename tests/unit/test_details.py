@@ -10,7 +10,7 @@ from scipy import stats
 from tests.records import ByHand
 
 from depura.analysis.details import LONGEST_TRACE, Details, details
-from depura.analysis.progress import progress
+from depura.analysis.progress import run_progress
 from depura.analysis.results import Results
 from depura.records.directory import Unit
 from depura.records.schema import AuditCheck, AuditLight, RowFacts
@@ -152,7 +152,7 @@ def test_progress_counts_units_and_images_and_shows_the_accuracy_so_far() -> Non
         nine.attacked("adaptive", [0, 0, 4, 0]),
         nine.attacked("adaptive", [4, 4, 0, 0], first=4),
     ]
-    found = {(p.name, p.eps): p for p in progress(header, done)}
+    found = {(p.name, p.eps): p for p in run_progress(header, done)}
     assert list(found) == [("audit", 0.1), ("null-defence", 0.1), ("adaptive", 0.1), ("adaptive", 0.05)]
     assert [p.title for p in found.values()] == ["", "", "an attack", "an attack"]
     assert [(p.done, p.total, p.images, p.of) for p in found.values()] == [

@@ -10,11 +10,10 @@ import pytest
 from tests.unit.test_summary import BY_HAND, attacked, header, made
 
 from depura._check import InputError
-from depura.analysis.table import COLUMNS, table
 from depura.records.directory import RecordError, Unit
 from depura.records.kinds import NOT_FINITE
 from depura.records.schema import Curve
-from depura.reports.export import encode
+from depura.reports.export import COLUMNS, file_bytes, run_columns
 
 
 def of(row: str, errors: list[int], select: list[int], **arrays: Any) -> Unit:
@@ -34,7 +33,7 @@ def test_one_line_for_each_image_and_attack(tmp_path: Path) -> None:
             zero_gradients=np.array([0, 0.5, 0.25, 1]),
         ),
     )
-    found = table(run)
+    found = run_columns(run)
     assert list(found) == list(COLUMNS)
     assert found["row"] == ["undefended"] * 4 + ["transfer"] * 4 + ["adaptive"] * 4 + ["reference"] * 4
     assert found["mode"] == ["exact"] * 4 + ["transfer"] * 4 + ["exact"] * 8
@@ -51,7 +50,7 @@ def test_one_line_for_each_image_and_attack(tmp_path: Path) -> None:
     assert found["zero_gradients"][8:12] == [0, 0.5, 0.25, 1]
     assert found["predicted"][8:12] == ["0:3 9:1", "9:4", "9:3 2:1", "9:4"]
     assert found["finished"][:4] == [3, -1, 0, -1]
-    line = dict(zip(COLUMNS, encode(found, Path("x.csv")).decode().splitlines()[4].split(","), strict=True))
+    line = dict(zip(COLUMNS, file_bytes(found, Path("x.csv")).decode().splitlines()[4].split(","), strict=True))
     assert line["margin"] == repr(1 / 3)
     assert (line["mode"], line["not_finite"]) == ("exact", "0")
 
@@ -59,9 +58,9 @@ def test_one_line_for_each_image_and_attack(tmp_path: Path) -> None:
 def test_an_attack_without_gradients_has_no_share_of_zeros(tmp_path: Path) -> None:
     units = {name: of(name, [1] * 4, [1] * 4) for name in ("undefended", "transfer", "adaptive")}
     del units["transfer"].arrays["zero_gradients"]
-    found = table(made(tmp_path, **units))
+    found = run_columns(made(tmp_path, **units))
     assert found["zero_gradients"] == [0] * 4 + [None] * 4 + [0] * 8
-    line = dict(zip(COLUMNS, encode(found, Path("x.CSV")).decode().splitlines()[5].split(","), strict=True))
+    line = dict(zip(COLUMNS, file_bytes(found, Path("x.CSV")).decode().splitlines()[5].split(","), strict=True))
     assert line["zero_gradients"] == ""
 
 
@@ -70,7 +69,7 @@ def test_draws_that_are_not_finite_are_counted_and_are_errors(tmp_path: Path) ->
     predictions = BY_HAND.predictions([0, 0, 2, 0])
     predictions[0], predictions[2, 0] = NOT_FINITE, NOT_FINITE
     adaptive = of("adaptive", [1] * 4, [1] * 4, predictions=predictions)
-    found = table(made(tmp_path, adaptive=adaptive))
+    found = run_columns(made(tmp_path, adaptive=adaptive))
     assert found["not_finite"][8:12] == [4, 0, 1, 0]
     assert found["errors"][8:12] == [4, 0, 2, 0]
     assert found["predicted"][8:12] == ["-1:4", "1:4", "2:2 -1:1 9:1", "3:4"]
@@ -83,7 +82,7 @@ def test_further_radii_have_lines_of_their_own(tmp_path: Path) -> None:
     run = made(tmp_path, head.model_copy(update={"units": header().units}))
     run = run.extend(head)
     run.commit(further)
-    found = table(run)
+    found = run_columns(run)
     lines = [k for k, row in enumerate(found["row"]) if row == "adaptive"]
     assert [found["eps"][k] for k in lines] == [0.1] * 4 + [0.2] * 2
     assert [found["errors"][k] for k in lines] == [1, 4, 3, 4, 4, 2]
@@ -96,12 +95,12 @@ def test_an_unfinished_run_has_no_table(tmp_path: Path) -> None:
     with pytest.raises(
         RecordError, match=r"a finished run, got one that lacks 1 of its 6 units\. Finish it: depura run"
     ):
-        table(run)
+        run_columns(run)
 
 
 def test_other_endings_are_refused() -> None:
     with pytest.raises(InputError, match=r"a file name ending in \.csv or \.parquet, got x\.json"):
-        encode({"a": [1]}, Path("x.json"))
+        file_bytes({"a": [1]}, Path("x.json"))
 
 
 def test_the_columns_are_documented() -> None:

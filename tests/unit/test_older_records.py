@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from depura.analysis.comparison import compare
+from depura.analysis.comparison import compare_runs
 from depura.analysis.summary import summarise
-from depura.analysis.table import table
 from depura.cli import app
 from depura.records.directory import RecordError, RunDirectory
 from depura.records.kinds import AttackKind, GradientMode
+from depura.reports.export import run_columns
 
 FOLDER = Path(__file__).parents[1] / "data" / "records" / "layout5"
 STUDIES = {"extended": "old_one.py", "rescored": "old_one.py", "compared": "old_compared.py"}
@@ -72,7 +72,7 @@ def test_it_is_judged_by_all_checks(name: str) -> None:
     methods = len(summary.header.methods)
     assert len(summary.verdicts) == 21 * methods
     assert summary.complete
-    assert len(table(opened(name))["image"]) == 3 * (len(summary.header.rows) + len(summary.header.curve.eps))
+    assert len(run_columns(opened(name))["image"]) == 3 * (len(summary.header.rows) + len(summary.header.curve.eps))
 
 
 def test_examples_made_against_another_rule_are_transferred_ones() -> None:
@@ -87,8 +87,8 @@ def test_examples_made_against_another_rule_are_transferred_ones() -> None:
 def test_two_of_them_are_compared() -> None:
     """The same images, another rule: refused in a sentence; with itself: no difference."""
     with pytest.raises(ValueError, match="deployed rule"):
-        compare(opened("extended"), opened("rescored"))
-    same = compare(opened("extended"), opened("extended"))
+        compare_runs(opened("extended"), opened("rescored"))
+    same = compare_runs(opened("extended"), opened("extended"))
     assert not same.detectable
 
 

@@ -16,9 +16,11 @@ from tests.records import DEFENCE, ByHand, Errors, edited, method
 from depura.analysis.ranking import Ranking
 from depura.analysis.summary import Summary, summarise
 from depura.analysis.verdicts import Flag, HeadlineStatus, Status, Verdict
+from depura.analysis.words import count
 from depura.records.directory import RunDirectory, Unit
 from depura.records.schema import Curve, Header
-from depura.reports import figures, markdown, page, standings, tables
+from depura.reports import figures, markdown, page, prose, tables
+from depura.reports.table import Table, terminal
 from depura.statistics.intervals import mean_with_interval
 
 N, K = 12, 4
@@ -89,9 +91,16 @@ def verdict(summary: Summary, id: str, method: str) -> Verdict:
     return found
 
 
+def ranking_of(summary: Summary) -> Table:
+    assert summary.ranking is not None
+    return tables.ranking_table(summary, summary.ranking)
+
+
 def printed(summary: Summary, width: int = 100) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=width).print(tables.terminal(summary))
+    console = Console(file=stream, width=width)
+    console.print(terminal(ranking_of(summary), tight=True))
+    console.print(terminal(tables.attack_table(summary)))
     return stream.getvalue()
 
 
@@ -138,7 +147,7 @@ def test_rows_of_one_kind_are_taken_together(tmp_path: Path) -> None:
 def test_the_price_is_counted_on_clean_images_alone(tmp_path: Path) -> None:
     entries = ranked(tmp_path).entries
     assert {s.method: s.nfe for s in entries} == {"new": 20, "old": 3.5, "at": 0}
-    assert {s.method: standings.nfe(s) for s in entries} == {"new": "20", "old": "3.5", "at": "0"}
+    assert {s.method: count(s.nfe) for s in entries} == {"new": "20", "old": "3.5", "at": "0"}
 
 
 def test_p_values_are_of_paired_tests_and_corrected_for_all_of_them(tmp_path: Path) -> None:
@@ -186,9 +195,9 @@ def test_a_baseline_that_is_best_takes_the_headline(tmp_path: Path) -> None:
     assert "Detectably worse than the baseline at alone: new, old." in summary.warnings
     assert summary.ranking is not None
     assert summary.ranking.comparisons == 2
-    text = standings.rows(summary, summary.ranking)
-    assert [len(cells) for cells in text] == [len(standings.headings(summary, summary.ranking))] * 3
-    assert not any("(baseline)" in heading for heading in standings.headings(summary, summary.ranking))
+    text = ranking_of(summary).rows
+    assert [len(cells) for cells in text] == [len(ranking_of(summary).headings)] * 3
+    assert not any("(baseline)" in heading for heading in ranking_of(summary).headings)
 
 
 def test_a_baseline_that_is_beaten_is_only_named(tmp_path: Path) -> None:
@@ -208,7 +217,7 @@ def test_without_baselines_there_is_nothing_to_beat(tmp_path: Path) -> None:
     assert "baseline" not in summary.headline + " ".join(summary.warnings)
     assert summary.ranking is not None
     assert summary.ranking.comparisons == 2
-    assert standings.headings(summary, summary.ranking)[-1] == "minus new (first)"
+    assert ranking_of(summary).headings[-1] == "minus new (first)"
 
 
 def test_a_masked_row_is_not_taken_for_robustness(tmp_path: Path) -> None:
@@ -221,7 +230,7 @@ def test_a_masked_row_is_not_taken_for_robustness(tmp_path: Path) -> None:
     assert Flag.MASKED in summary.flags_of("new")
     assert Flag.MASKED not in summary.flags_of("old") + summary.flags_of("at")
     assert summary.ranking is not None
-    assert "75.0†" in standings.rows(summary, summary.ranking)[0]
+    assert "75.0†" in ranking_of(summary).rows[0]
     for text in (markdown.markdown(summary), page.html(summary), printed(summary)):
         assert "75.0†" in text
         assert "no measure of robustness" in " ".join(text.split())
@@ -272,13 +281,13 @@ def test_a_method_whose_checks_fail_stands_apart_with_its_reason(tmp_path: Path)
     assert not summary.refused
     assert summary.headline.startswith("no purification here is better than the baseline at alone: robust accuracy at ")
     assert summary.headline.endswith(f"; 1 more without a rank, as checks do not pass; {CONDITIONS}")
-    cells = standings.rows(summary, ranking)
-    heads = standings.headings(summary, ranking)
+    cells = ranking_of(summary).rows
+    heads = ranking_of(summary).headings
     assert [line[0] for line in cells] == ["1", "2", "apart"]
     assert [len(line) for line in cells] == [len(heads)] * 3
     assert "minus at (first)" in heads
     assert cells[2][-1] == "–"
-    notes = standings.notes(summary, ranking)
+    notes = ranking_of(summary).remarks
     assert notes[0] == "* new: a toy"
     assert notes[1].startswith("Apart: new. No headline: V15 (constraint): Examples leave the ball: new-adaptive 0.2 ")
     for text in (markdown.markdown(summary).replace("\\*", "*"), page.html(summary), printed(summary)):
@@ -296,7 +305,7 @@ def test_a_baseline_that_stands_apart_is_none_to_beat(tmp_path: Path) -> None:
     assert summary.ranking.comparisons == 1
     assert summary.headline.startswith("new is the first of 2 methods: robust accuracy at most 45.8 %")
     assert "baseline" not in summary.headline + " ".join(summary.warnings)
-    assert not any("(baseline)" in heading for heading in standings.headings(summary, summary.ranking))
+    assert not any("(baseline)" in heading for heading in ranking_of(summary).headings)
 
 
 def test_where_all_stand_apart_there_is_no_headline(tmp_path: Path) -> None:
@@ -313,7 +322,7 @@ def test_where_all_stand_apart_there_is_no_headline(tmp_path: Path) -> None:
     assert summary.ranking is not None
     assert summary.ranking.entries == ()
     assert [s.method for s in summary.ranking.apart] == ["new", "at", "old"]
-    assert not any("(first)" in heading for heading in standings.headings(summary, summary.ranking))
+    assert not any("(first)" in heading for heading in ranking_of(summary).headings)
     for text in (markdown.markdown(summary), page.html(summary), printed(summary)):
         assert "apart" in text
 
@@ -327,15 +336,13 @@ def test_methods_whose_attack_nothing_tries_are_ranked_and_marked(tmp_path: Path
         "Unchecked: new is the first of 3 methods, but nothing says whether the attack on it is strong"
     )
     assert summary.refused
-    assert [line[0] for line in standings.rows(summary, summary.ranking)] == ["1?", "2", "3"]
+    assert [line[0] for line in ranking_of(summary).rows] == ["1?", "2", "3"]
     unsure = "Unchecked, as nothing says whether their attacks are strong: new."
     assert unsure in summary.warnings
-    assert "?: unchecked, as nothing says whether its attack is strong." in standings.explanation(
-        summary, summary.ranking
-    )
+    assert "?: unchecked, as nothing says whether its attack is strong." in ranking_of(summary).paragraphs[0]
     other = summarise(made(tmp_path / "b", header(ROWS[:-1])))
     assert other.ranking is not None
-    assert [line[0] for line in standings.rows(other, other.ranking)] == ["1", "2?", "3"]
+    assert [line[0] for line in ranking_of(other).rows] == ["1", "2?", "3"]
     assert not other.refused
     assert other.headline.startswith("new is the first of 3 methods")
     none = summarise(made(tmp_path / "c", header(ROWS[:7])))
@@ -366,11 +373,11 @@ def test_methods_are_compared_on_the_images_that_both_were_attacked_on(tmp_path:
 def test_all_texts_hold_the_ranking(tmp_path: Path) -> None:
     summary = summarise(made(tmp_path))
     assert summary.ranking is not None
-    ranks = standings.rows(summary, summary.ranking)
+    ranks = ranking_of(summary).rows
     assert ranks[0][:7] == ("1", "new*", "20", "97.9", "91.7", "75.0†", "54.2")
     assert ranks[0][7].startswith("45.8 % (")
     assert ranks[0][8:10] == ("0.0", "–")
-    heads = standings.headings(summary, summary.ranking)
+    heads = ranking_of(summary).headings
     assert heads == (
         "rank", "method", "NFE", "clean", "transfer", "exact", "relaxed", "strongest (95 % CI)", "any of 4",
         "minus new (first)", "minus at (baseline)",
@@ -387,28 +394,29 @@ def test_all_texts_hold_the_ranking(tmp_path: Path) -> None:
             assert cell in web.replace("&lt;", "<").replace("&#43;", "+")
     for said in (text.replace("\\*", "*"), web, printed(summary)):
         assert "* new: a toy" in said
-    for cells in tables.rows(summary):
-        assert cells.name in text
-        assert cells.name in web
+    for name, *_ in tables.attack_table(summary).rows:
+        assert name in text
+        assert name in web
     assert page.html(summarise(made(tmp_path / "again"))) == web
 
 
 def test_rows_are_grouped_by_method_with_the_strongest_last(tmp_path: Path) -> None:
-    names = [cells.name for cells in tables.rows(summarise(made(tmp_path, header(ROWS[::-1]))))]
+    names = [name for name, *_ in tables.attack_table(summarise(made(tmp_path, header(ROWS[::-1])))).rows]
     assert names == [
         "new-undefended", "new-relaxed", "new-adaptive", "new-transfer", "new-strongest", "at-adaptive",
         "old-adaptive", "old-transfer", "old-strongest",
     ]  # fmt: skip
-    strongest = next(c for c in tables.rows(summarise(made(tmp_path / "b"))) if c.name == "new-strongest")
-    assert strongest.single.startswith("45.8 %")
-    assert strongest.null.startswith("97.9 %")
+    table = tables.attack_table(summarise(made(tmp_path / "b")))
+    strongest = dict(zip(table.headings, next(row for row in table.rows if row[0] == "new-strongest"), strict=True))
+    assert strongest["one draw (95 % CI)"].startswith("45.8 %")
+    assert strongest["null"].startswith("97.9 %")
 
 
 def test_approximate_adaptive_rows_are_not_called_exact(tmp_path: Path) -> None:
     summary = summarise(made(tmp_path, edited(header(), "rows", 5, "mode", to="adjoint")))
     assert summary.ranking is not None
-    assert "adaptive" in standings.headings(summary, summary.ranking)
-    assert "exact" not in standings.headings(summary, summary.ranking)
+    assert "adaptive" in ranking_of(summary).headings
+    assert "exact" not in ranking_of(summary).headings
 
 
 def test_the_terminal_table_keeps_to_its_width(tmp_path: Path) -> None:
@@ -422,9 +430,12 @@ def test_the_terminal_table_keeps_to_its_width(tmp_path: Path) -> None:
 
 def test_rules_are_named_by_method_where_they_differ(tmp_path: Path) -> None:
     head = header()
-    assert "Deployed rule: one draw. Linf ball" in tables.conditions(summarise(made(tmp_path, head)))
+    assert "Deployed rule: one draw. Linf ball" in prose.conditions(summarise(made(tmp_path, head)))
     head = edited(head, "methods", 1, "rule", to={"type": "depura.Vote", "n_draws": 5})
-    assert tables.rules(summarise(made(tmp_path / "b", head))) == "new: one draw, old: vote of 5 draws, at: one draw"
+    assert (
+        prose.deployed_rules(summarise(made(tmp_path / "b", head)))
+        == "new: one draw, old: vote of 5 draws, at: one draw"
+    )
 
 
 def test_the_curve_has_one_line_per_method(tmp_path: Path) -> None:

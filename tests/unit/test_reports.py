@@ -1,4 +1,4 @@
-"""Parts of a report, from summaries made by hand: ladder, tables, theatre, limits, charts, and a run under way."""
+"""Parts of a report, from summaries made by hand: attack suite, tables, gallery, limits, charts, a run under way."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ from PIL import Image
 from rich.console import Console
 from tests.records import ByHand, edited, method
 
-from depura.analysis.details import Audited, Budget, Details, ErrorRates, Price, Trace
+from depura.analysis.details import Audited, Budget, Details, ErrorRates, PredictionPrice, Trace
 from depura.analysis.progress import Progress
-from depura.analysis.ranking import Entry, Ranking
+from depura.analysis.ranking import LeaderboardEntry, Ranking
 from depura.analysis.results import Metrics
 from depura.analysis.summary import Examples, Line, Picture, Point, Summary, _extremes
 from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
 from depura.analysis.words import KINDS
 from depura.records.kinds import AttackKind, GradientMode
 from depura.records.schema import Audit, AuditCheck, AuditLight, Curve, Header
-from depura.reports import background, charts, figures, page, tables
-from depura.reports import figures as ladder
-from depura.reports import pictures as theatre
-from depura.reports import prose as limits
+from depura.reports import charts, figures, page, pictures, prose, tables
 from depura.reports.markdown import markdown
+from depura.reports.table import terminal
 from depura.statistics.error_rates import Shares, Submissions
-from depura.statistics.intervals import Estimate
+from depura.statistics.intervals import Proportion
 
 
-def about(value: float) -> Estimate:
-    return Estimate(value, max(0, value - 0.1), min(1, value + 0.1), "by hand")
+def about(value: float) -> Proportion:
+    return Proportion(value, max(0, value - 0.1), min(1, value + 0.1), "by hand")
 
 
 def three(value: float) -> Metrics:
@@ -89,7 +87,7 @@ DETAILS = Details(
     error_rates=(ErrorRates("", (0.0, 0.0, 0.049, 0.05, 0.9), (0.04, 0.05, 0.5, 0.51, 1.0)),),
     budgets=(Budget("more-steps", "adaptive", "steps", 10, 20, 20, about(0.33), about(0.32), (-0.01, 0.04)),),
     traces=(Trace("adaptive", tuple(range(1, 10)), tuple(float(k * k) for k in range(1, 10))),),
-    prices=(Price("no defence", 0.0), Price("the defence", 7.5)),
+    prices=(PredictionPrice("no defence", 0.0), PredictionPrice("the defence", 7.5)),
     audits=(Audited("", Audit(light=AuditLight.GREEN, verdict="Sound.", checks=(CHECK,))),),
 )
 VERDICTS = (
@@ -137,13 +135,13 @@ def summary(**changed: Any) -> Summary:
 
 
 def test_the_ladder_goes_from_blind_to_exact_and_ends_with_the_strongest() -> None:
-    found = ladder.rungs(summary())
-    assert [(rung.name, rung.images, rung.accuracy.value) for rung in found] == [
+    found = figures.suite_points(summary())
+    assert [(point.name, point.images, point.accuracy.value) for point in found] == [
         ("null", 40, 0.9), ("random corner", 40, 0.8), ("transfer", 40, 0.61), ("bpda", 40, 0.52),
         ("adaptive", 40, 0.33), ("targets", 20, 0.31), ("strongest", 40, 0.3),
     ]  # fmt: skip
-    assert ladder.rungs(summary(strongest=None)) == ()
-    drawn = ladder.svg(summary())
+    assert figures.suite_points(summary(strongest=None)) == ()
+    drawn = figures.suite_svg(summary())
     assert drawn is not None
     heights = {t.text: float(t.attrib["y"]) for t in ElementTree.fromstring(drawn).iter() if "y" in t.attrib and t.text}
     named = [heights[name] for name in ("random corner", "transfer", "bpda", "adaptive", "targets (20)", "strongest")]
@@ -185,19 +183,19 @@ def test_radii_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
 def test_error_rates_are_those_of_the_null_and_of_the_strongest_attack() -> None:
     """The sentence counts: above 0.5, and from 0.05 to 0.5, both ends in it."""
     until = "4 (2–never within 8)"
-    assert background.error_rates(summary()).rows == (
+    assert tables.error_rate_table(summary()).rows == (
         ("no attack", "90.0 % (80.0–100.0)", "25.0 % (15.0–35.0)", "12.5 % (2.5–22.5)", until),
         ("strongest attack", "30.0 % (20.0–40.0)", "25.0 % (15.0–35.0)", "12.5 % (2.5–22.5)", until),
     )
     assert "2 of 5 images are wrong in more than half of the draws (1 without attack), and 2 are" in (
-        background.error_sentence(DETAILS.error_rates[0])
+        prose.error_sentence(DETAILS.error_rates[0])
     )
 
 
 def test_published_figures_stand_beside_those_of_the_run() -> None:
     said = {"clean": 89.02, "robust": None, "attack": "AutoAttack", "source": "a paper", "note": "unverified"}
     made = summary(header=edited(header(), "published", to=[said]))
-    first, ours = background.published(made).rows
+    first, ours = tables.published_table(made).rows
     assert first == ("89.02", "", "AutoAttack", "a paper", "unverified")
     assert made.strongest is not None
     assert ours[0].startswith("90.0")
@@ -210,31 +208,33 @@ def test_published_figures_stand_beside_those_of_the_run() -> None:
 
 
 def test_losses_are_read_at_five_moments() -> None:
-    (row,) = background.losses(summary()).rows
+    (row,) = tables.loss_table(summary()).rows
     assert row == ("adaptive", "9", "1", "9", "25", "49", "81")
 
 
 def test_tables_of_budgets_checks_audits_and_prices() -> None:
-    assert background.budgets(summary()).rows == (
+    assert tables.budget_table(summary()).rows == (
         ("more-steps", "steps: 10 → 20", "20", "33.0 % (23.0–43.0)", "32.0 % (22.0–42.0)", "1.0 (-1.0 to 4.0)"),
     )
-    checks = background.checks(summary())
+    checks = tables.check_table(summary())
     assert [row[2] for row in checks.rows] == ["PASS", "not run", "WARN"]
-    assert checks.note == "1 PASS, 1 WARN, 0 FAIL, 1 not run."
-    assert background.audits(summary()).rows == (("zeros", "GREEN", "No zeros."),)
-    assert background.prices(summary()).rows == (("no defence", "0"), ("the defence", "7.5"))
+    assert checks.paragraphs == ("1 PASS, 1 WARN, 0 FAIL, 1 not run.",)
+    assert tables.audit_table(summary()).rows == (("zeros", "GREEN", "No zeros."),)
+    assert tables.price_table(summary()).rows == (("no defence", "0"), ("the defence", "7.5"))
 
 
 def test_images_are_a_column_only_where_rows_differ_in_them() -> None:
-    assert "images" in tables.columns(summary())
-    assert "images" not in tables.columns(summary(lines=LINES[2:4]))
-    cells = {c.name: c for c in tables.rows(summary())}
-    assert (cells["adaptive"].images, cells["targets"].images, cells["strongest"].images) == ("40", "20", "40")
-    assert (cells["adaptive"].nfe, cells["targets"].nfe) == ("12", "24")  # 480 evaluations on 40 and on 20 images
+    assert "images" not in tables.attack_table(summary(lines=LINES[2:4])).headings
+    table = tables.attack_table(summary())
+    assert table.headings[-2:] == ("images", "NFE per image")
+    cells = {row[0]: row[-2:] for row in table.rows}  # 480 evaluations on 40 and on 20 images
+    assert cells["adaptive"] == ("40", "12")
+    assert cells["targets"] == ("20", "24")
+    assert cells["strongest"] == ("40", "")
 
 
 def test_limits_name_what_was_not_run_and_nothing_else() -> None:
-    text = " ".join(limits.sentences(summary()))
+    text = " ".join(prose.limits(summary()))
     missing = text[len("Not run: ") : text.index(".")]
     assert missing.split(", ") == [
         KINDS[AttackKind(k)] for k in ("surrogate", "selective", "black-box", "random", "one-step", "pinned", "tiny")
@@ -244,14 +244,14 @@ def test_limits_name_what_was_not_run_and_nothing_else() -> None:
     assert "One seed (7)" in text
     assert "Other radii" not in text
     few = (LINES[0], line("adaptive", "adaptive", 0.3, mode="adjoint"))
-    text = " ".join(limits.sentences(summary(lines=few, header=header(few, eps=()))))
+    text = " ".join(prose.limits(summary(lines=few, header=header(few, eps=()))))
     assert "Whether more steps, more draws per step or another restart would find more was not tried." in text
     assert "Other radii were not tried." in text
     assert "The gradient of adaptive is an approximation" in text
     assert "first images only" not in text
 
 
-def test_the_theatre_shows_the_worst_images_and_those_that_are_lucky_under_every_attack() -> None:
+def test_the_gallery_shows_the_worst_images_and_those_that_are_lucky_under_every_attack() -> None:
     pictured = [
         picture(1, 64), picture(2, 10), picture(2, 50, row="bpda"), picture(3, 0, most=63), picture(4, 5, most=6),
         picture(5, 30, most=40),
@@ -266,7 +266,7 @@ def test_the_theatre_shows_the_worst_images_and_those_that_are_lucky_under_every
 
 def test_bars_of_classes_add_up() -> None:
     votes = tuple((f"class {k}", n) for k, n in enumerate((20, 14, 10, 9, 6, 4, 1)))
-    parts = theatre.shares(picture(1, 44)._replace(votes=votes, label="class 2"))
+    parts = pictures.class_shares(picture(1, 44)._replace(votes=votes, label="class 2"))
     assert [(s.name, s.draws, s.right) for s in parts] == [
         ("class 0", 20, False), ("class 1", 14, False), ("class 2", 10, True), ("class 3", 9, False),
         ("others", 11, False),
@@ -276,11 +276,11 @@ def test_bars_of_classes_add_up() -> None:
 
 def test_frames_are_kept_as_they_are_unless_they_are_large() -> None:
     small = frames()[1]
-    address = theatre.data_uri(small)
+    address = pictures.data_uri(small)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))), small[0])
     large = np.zeros((3, 192, 384), dtype=np.uint8)
     large[0, :96], large[1, 96:] = 200, 100
-    shrunk = np.asarray(Image.open(io.BytesIO(theatre.png(large))))
+    shrunk = np.asarray(Image.open(io.BytesIO(pictures.png(large))))
     assert shrunk.shape == (48, 96, 3)
     assert shrunk[10, 10].tolist() == [200, 0, 0]
     assert shrunk[40, 90].tolist() == [0, 100, 0]
@@ -289,13 +289,13 @@ def test_frames_are_kept_as_they_are_unless_they_are_large() -> None:
 def test_both_texts_hold_every_part() -> None:
     text, web = markdown(summary()), page.html(summary())
     for table in (
-        background.error_rates(summary()), background.budgets(summary()), background.losses(summary()),
-        background.audits(summary()), background.prices(summary()),
+        tables.error_rate_table(summary()), tables.budget_table(summary()), tables.loss_table(summary()),
+        tables.audit_table(summary()), tables.price_table(summary()),
     ):  # fmt: skip
         for cell in (cell for row in table.rows for cell in row):
             assert cell in text
             assert cell in web
-    for needed in ("not converged", "Take more.", *limits.sentences(summary()), "31.0 % (21.0–41.0)"):
+    for needed in ("not converged", "Take more.", *prose.limits(summary()), "31.0 % (21.0–41.0)"):
         assert needed in text
         assert needed in web
     assert "No row of random points \\| at all." in text
@@ -308,7 +308,7 @@ def test_both_texts_hold_every_part() -> None:
         "Checks",
         "Gradient tests",
         "Cost",
-        "Picture",
+        "Image gallery",
         "Repeat",
         "Limits",
     )
@@ -339,7 +339,7 @@ def test_flags_are_printed_as_their_texts() -> None:
 def compared(*verdicts: Verdict) -> Summary:
     """Two methods, the second of which stands apart."""
     made = [
-        Entry(
+        LeaderboardEntry(
             rank=rank,
             method=name,
             baseline=False,
@@ -381,7 +381,7 @@ def test_checks_of_several_methods_are_told_one_by_one_where_they_want_attention
         )
         for id, status in zip(("V1", "V2", "V3"), statuses, strict=True)
     ]  # fmt: skip
-    table = background.checks(compared(*verdicts))
+    table = tables.check_table(compared(*verdicts))
     assert table.headings == ("", "check", "", "methods", "found", "what to do")
     assert table.rows == (
         ("V1", "a check", "PASS", "one, two", "one: V1 of one.", "Mend one."),
@@ -390,7 +390,7 @@ def test_checks_of_several_methods_are_told_one_by_one_where_they_want_attention
         ("V3", "a check", "not run", "one", "V3 of one.", "Mend one."),
         ("V3", "a check", "FAIL", "two", "V3 of two.", "Mend two."),
     )
-    assert table.note == "2 PASS, 2 WARN, 1 FAIL, 1 not run."
+    assert table.paragraphs == ("2 PASS, 2 WARN, 1 FAIL, 1 not run.",)
     for text in (markdown(compared(*verdicts)), page.html(compared(*verdicts))):
         assert "V2 of two." in text
         assert "Apart: two. Headline withheld: V6 (budget): More is better." in text
@@ -403,10 +403,10 @@ def test_audits_of_several_methods_say_whose_they_are() -> None:
         Audited(name, Audit(light=AuditLight.GREEN, verdict=f"Sound, {name}.", checks=(CHECK,)))
         for name in ("one", "two")
     )
-    table = background.audits(replace(compared(), details=Details(audits=audits)))
+    table = tables.audit_table(replace(compared(), details=Details(audits=audits)))
     assert table.headings == ("method", "test", "light", "found")
     assert table.rows == (("one", "zeros", "GREEN", "No zeros."), ("two", "zeros", "GREEN", "No zeros."))
-    assert table.note == "one: Sound, one. two: Sound, two."
+    assert table.paragraphs == ("one: Sound, one. two: Sound, two.",)
 
 
 def test_what_is_said_of_an_image_cannot_become_part_of_the_page() -> None:
@@ -427,7 +427,7 @@ def test_a_run_under_way_shows_what_is_done_and_no_headline() -> None:
         done=1, total=6, headline="No headline: 1 of 6", progress=so_far, lines=(), strongest=None, curve={}
     )
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(background.progress_terminal(early))
+    console.print(terminal(tables.progress_table(early)))
     for text in (markdown(early), page.html(early), console.export_text()):
         assert re.search(r"adaptive\W.*40.0 % \(30.0–50.0\).*16 of 40.*1 of 3", text, re.DOTALL)
         assert "0 of 40" in text

@@ -184,8 +184,8 @@ def test_an_attack_without_gradients_has_none_to_show(tmp_path: Path) -> None:
     without = dict.fromkeys(("zero_gradients", "bad_gradients", "zero_pixels", "agreement", "spread"))
     unit = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **without)
     summary = summarise(made(tmp_path, adaptive=unit))
-    assert [cells[0] for cells in tables.gradient_rows(summary)] == ["undefended", "transfer"]
-    assert [cells[0] for cells in tables.example_rows(summary)] == ["undefended", "transfer", "adaptive"]
+    assert [cells[0] for cells in tables.gradient_table(summary).rows] == ["undefended", "transfer"]
+    assert [cells[0] for cells in tables.example_table(summary).rows] == ["undefended", "transfer", "adaptive"]
     assert next(v for v in summary.verdicts if v.id == "V12").status is Status.NOT_RUN
     page.html(summary)
 
@@ -200,7 +200,7 @@ def test_gradient_facts(tmp_path: Path) -> None:
     assert facts["adaptive"].bpda == pytest.approx(0.2)
     assert facts["adaptive"].surrogate == pytest.approx(0.75)
     assert np.isnan(facts["transfer"].bpda)
-    shown = {cells[0]: cells for cells in tables.gradient_rows(summary)}
+    shown = {cells[0]: cells for cells in tables.gradient_table(summary).rows}
     assert shown["adaptive"][1:] == (
         "exact", "0.00 %", "0.00 %", "0.00 %", "0.40 / 0.30 / 0.50", "3.00", "0.20", "0.75",
     )  # fmt: skip
@@ -211,7 +211,7 @@ def test_no_draws_to_compare_is_shown_as_nothing(tmp_path: Path) -> None:
     silent = {"agreement": np.full((4, 3), np.nan), "spread": np.full((4, 3), np.nan)}
     adaptive = attacked("adaptive", [1, 4, 3, 4], [1, 2, 1, 1], [0.1, 2, 0.3, 0.2], **silent)
     summary = summarise(made(tmp_path, adaptive=adaptive))
-    assert tables.gradient_rows(summary)[2][5:7] == ("– / – / –", "–")
+    assert tables.gradient_table(summary).rows[2][5:7] == ("– / – / –", "–")
     assert next(v for v in summary.verdicts if v.id == "V12").status is Status.PASS
 
 
@@ -250,7 +250,7 @@ def test_pictures_call_classes_and_what_is_no_class(tmp_path: Path) -> None:
 def test_both_texts_hold_the_same_numbers(tmp_path: Path) -> None:
     summary = summarise(made(tmp_path))
     text, web = markdown.markdown(summary), page.html(summary)
-    for cells in tables.rows(summary):
+    for cells in tables.attack_table(summary).rows:
         for cell in cells:
             assert cell in text
             assert cell in web.replace("\n(", " (").replace("\n[", " [")

@@ -1,137 +1,595 @@
-"""All checks of every defence of a run, in order, and what follows: flags, and whether there is a headline."""
+"""The checks V1 to V21 of an evaluation, in order: of each its rule, its threshold and its sentences.
+
+V1 to V3, V11 to V17, V19 and V21 are of the pipeline: do its parts do what they are taken to do? V4 to V10, V14, V18
+and V20 are of the attacks: would a better one find more?
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 
-from depura.analysis import soundness, strength
-from depura.analysis.results import Results
-from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
-from depura.analysis.words import APPROXIMATE
-from depura.records.kinds import AttackKind
-from depura.records.schema import Audit
+import numpy as np
+from scipy import stats
 
-CHECKS = (
-    soundness.undefended,
-    soundness.identity,
-    soundness.unchanged,
-    strength.radii,
-    strength.iterated,
-    strength.budget,
-    strength.ladder,
-    strength.without_gradients,
-    strength.random_search,
-    strength.pinned,
-    soundness.rises,
-    soundness.gradients,
-    soundness.clean,
-    strength.beyond_null,
-    soundness.within,
-    soundness.audited,
-    soundness.tiny,
-    strength.coverage,
-    soundness.moved,
-    strength.reference,
-    soundness.finite,
-)
+from depura.analysis.results import GRADIENT_KINDS, Floats, Results, longest
+from depura.analysis.verdicts import Flag, Status, Verdict
+from depura.analysis.words import percent
+from depura.records.kinds import NOT_FINITE, AttackKind
+from depura.records.schema import AuditLight, Header, RowFacts
+from depura.statistics.intervals import holm, mean_with_interval, paired_difference
+
+BROKEN = 0.02
+"""Accuracy up to which a defence counts as broken."""
+
+CHANCE = 0.01
+"""A difference between two draws of the same thing must be less likely than this to be called one."""
+
+ALONE = 0.02
+"""Share of images that a cheaper or another attack may break alone."""
+
+MASKED = 0.01
+"""Share of gradients that are exactly zero from which on an attack's gradient is called masked."""
+
+Check = Callable[[Results], Verdict]
+
+CHECKS: list[Check] = []
 """V1 to V21."""
 
-WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20")
-"""Checks whose warning says that the attack was not strong enough for its number to be printed."""
 
-
-def verdicts(at: Results) -> tuple[Verdict, ...]:
+def verdicts(results: Results) -> tuple[Verdict, ...]:
     """Every check of every defence of a run.
 
     Args:
-        at: its results.
+        results: of the run.
 
     Returns:
         V1 to V21 of the defence; of a comparison, of each method, one method after another.
     """
-    return tuple(check(its)._replace(method=method.name) for method, its in at.each() for check in CHECKS)
+    return tuple(check(its)._replace(method=method.name) for method, its in results.each() for check in CHECKS)
 
 
-def of_method(verdicts: Sequence[Verdict], method: str) -> tuple[Verdict, ...]:
-    """Verdicts of one method; of a study of one defence, whose name is empty, all."""
-    return tuple(verdict for verdict in verdicts if verdict.method == method)
+def _check(id: str, name: str) -> Callable[[Check], Check]:
+    """Give a check its id and its name, and put it into `CHECKS`."""
+
+    def register(rule: Check) -> Check:
+        @functools.wraps(rule)
+        def check(results: Results) -> Verdict:
+            return rule(results)._replace(id=id, name=name)
+
+        CHECKS.append(check)
+        return check
+
+    return register
 
 
-def flags(verdicts: Sequence[Verdict], at: Results, of: Conclusion | None = None) -> tuple[Flag, ...]:
-    """What a reader must know first, each once, in a study of one defence or of one method.
-
-    Args:
-        verdicts: of its checks.
-        at: its results.
-        of: what follows from the checks, where that is known.
-
-    Returns:
-        The flags.
-    """
-    raised = [f for v in verdicts if v.status in (Status.WARN, Status.FAIL) for f in v.flags]
-    if at.audits and all(_deterministic(audit) for audit, _ in at.audits):
-        raised.append(Flag.DETERMINISTIC)
-    own = at.rows(AttackKind.ADAPTIVE, AttackKind.RELAXED)
-    if own and all(row.mode in APPROXIMATE for row in own):
-        raised.append(Flag.APPROXIMATE)
-    if of is not None and of.status is HeadlineStatus.UNCHECKED:
-        raised.append(Flag.UNCHECKED)
-    return tuple(dict.fromkeys(raised))
+def _passed(sentence: str) -> Verdict:
+    return Verdict("", "", Status.PASS, sentence)
 
 
-def conclusion(verdicts: Sequence[Verdict], at: Results) -> Conclusion:
-    """Whether a defence has a headline, and why it has none.
+def _warned(sentence: str, advice: str = "", *flags: Flag) -> Verdict:
+    return Verdict("", "", Status.WARN, sentence, advice, flags)
 
-    Args:
-        verdicts: of its checks.
-        at: its results.
 
-    Returns:
-        Failed where a check failed or nothing judges it; withheld where the attack was not strong enough; unchecked
-        where nothing says whether it was; else given.
-    """
-    method = at.method or ""
-    if not at.attacks:
-        return Conclusion(method, HeadlineStatus.FAILED, "No row judges the defence.")
-    failed = [v for v in verdicts if v.status is Status.FAIL]
-    if failed:
-        return Conclusion(method, HeadlineStatus.FAILED, _said(failed))
-    weak = [v for v in verdicts if v.status is Status.WARN and v.id in WITHHOLDING]
-    if weak:
-        return Conclusion(method, HeadlineStatus.WITHHELD, _said(weak))
-    absent = {v.id for v in verdicts if v.status is Status.NOT_RUN}
-    if {"V4", "V20"} <= absent and not at.rows(AttackKind.BLACK_BOX):
-        reason = (
-            "The attack was run at one radius, with no attack of depura's own and none without gradients beside it: "
-            "nothing says whether it is strong."
+def _failed(sentence: str, advice: str, *flags: Flag) -> Verdict:
+    return Verdict("", "", Status.FAIL, sentence, advice, flags)
+
+
+def _not_run(reason: str, advice: str = "") -> Verdict:
+    return Verdict("", "", Status.NOT_RUN, reason, advice)
+
+
+@_check("V1", "undefended")
+def classifier_breaks(results: Results) -> Verdict:
+    """The attack breaks the classifier without a purifier."""
+    rows = results.rows(AttackKind.UNDEFENDED)
+    if not rows:
+        return _not_run("No row attacks the classifier by itself.", "Add one.")
+    accuracies = results.accuracies(rows[0])
+    text = f"The attack leaves the undefended classifier {percent(mean_with_interval(accuracies))} accurate"
+    if accuracies.mean() <= BROKEN:
+        return _passed(f"{text}.")
+    return _warned(
+        f"{text} (row {rows[0].name}); an attack that does not break the classifier says little about the defence.",
+        "Unless the classifier is robust by itself, mend the attack; V4 tells the two apart.",
+    )
+
+
+@_check("V2", "identity")
+def identity_changes_nothing(results: Results) -> Verdict:
+    """Behind an identity purifier no prediction changes, and logits by at most 1e-4 of the largest."""
+    if not results.audits:
+        return _not_run("The run has no audit.")
+    identities = [identity for _, identity in results.audits]
+    changed, largest = sum(i.predictions for i in identities), max(i.logits for i in identities)
+    text = (
+        f"Behind a purifier that does nothing {changed} of {sum(i.images for i in identities)} predictions change and "
+        f"logits by at most {largest:.1g} of the largest"
+    )
+    if changed == 0 and largest <= 1e-4:
+        return _passed(f"{text}.")
+    return _failed(f"{text}; expected none.", "Look at ranges and at the classifier's own state.")
+
+
+@_check("V3", "radius 0")
+def clean_images_equal_null(results: Results) -> Verdict:
+    """Clean images, scored as attacked ones are, have the accuracy of the null."""
+    rows = results.rows(AttackKind.UNCHANGED)
+    if not rows:
+        return _not_run("No row returns images unchanged.", "Profiles from smoke on have one.")
+    accuracies = results.accuracies(rows[0])
+    difference = paired_difference(results.null(rows[0], len(accuracies)), accuracies)
+    text = f"Images as they are, scored like attacked ones, differ from the null by {_points(difference.value)}"
+    if difference.p >= CHANCE:
+        return _passed(f"{text} (p {difference.p:.2f}).")
+    return _failed(f"{text} (p {difference.p:.1g}).", "The judge itself is biased: report this.")
+
+
+@_check("V4", "radius")
+def accuracy_falls_with_radius(results: Results) -> Verdict:
+    """Accuracy falls with the radius: to chance at 128/255, to nothing where any image can become any other."""
+    header = results.header
+    rows = [row for row in results.rows(AttackKind.ADAPTIVE) if row.name in header.curve.rows]
+    if not rows or not header.curve.eps:
+        return _not_run("The adaptive attack was run at one radius.", "Give curve_eps.")
+    by_radius = {
+        eps: results.accuracies(rows[0], eps)[: header.curve.images] for eps in sorted({results.eps, *header.curve.eps})
+    }
+    text = "Accuracy by radius: " + ", ".join(f"{eps:g} {100 * a.mean():.1f} %" for eps, a in by_radius.items())
+    whole_box, chance = _whole_box(header), 1 / len(header.data.classes)
+    for eps, accuracies in by_radius.items():
+        if whole_box is not None and eps >= 0.999 * whole_box and accuracies.mean() > BROKEN:
+            return _failed(
+                f"{text}. At {eps:g} any image can become any other, so nothing may be left.",
+                "What is left does not depend on the image, or the attack does not work: do not read its other "
+                "numbers.",
+                Flag.RADIUS,
+            )
+        large = header.threat_model.norm == "linf" and eps >= 128 / 255
+        if large and mean_with_interval(accuracies).low > chance:
+            return _failed(
+                f"{text}. At {eps:g} no more than chance ({100 * chance:.1f} %) may be left.",
+                "The attack does not work at large radii.",
+                Flag.RADIUS,
+            )
+    pairs = list(zip(by_radius, list(by_radius)[1:], strict=False))
+    higher = _detectably_higher([(by_radius[larger], by_radius[smaller]) for smaller, larger in pairs])
+    rising = [pair for pair, rises in zip(pairs, higher, strict=True) if rises]
+    if rising:
+        return _warned(
+            f"{text}; it rises from {rising[0][0]:g} to {rising[0][1]:g}.",
+            "A larger ball holds the smaller one: the attack is too weak.",
+            Flag.RADIUS,
         )
-        return Conclusion(method, HeadlineStatus.UNCHECKED, reason)
-    return Conclusion(method, HeadlineStatus.GIVEN)
+    reached = whole_box is not None and max(by_radius) >= 0.999 * whole_box
+    return _passed(f"{text}{'' if reached else '; the whole box was not tried'}.")
 
 
-def refusal(of: Conclusion) -> str:
-    """What stands in the headline's place; empty where there is a headline.
-
-    Args:
-        of: the conclusion on a defence.
-
-    Returns:
-        A sentence.
-    """
-    begin = {
-        HeadlineStatus.FAILED: "No headline: ",
-        HeadlineStatus.WITHHELD: "Headline withheld: ",
-        HeadlineStatus.UNCHECKED: "Unchecked: ",
-        HeadlineStatus.GIVEN: "",
-    }[of.status]
-    return f"{begin}{of.reason}"
+def _whole_box(header: Header) -> float | None:
+    """The radius from which on any image can become any other; None where no radius says so."""
+    n, norm = math.prod(header.data.shape) if header.data.shape else None, header.threat_model.norm
+    if norm == "linf":
+        return 1.0
+    if n is None or norm not in ("l1", "l2"):
+        return None
+    return float(n) if norm == "l1" else float(np.sqrt(n))
 
 
-def _deterministic(audit: Audit) -> bool:
-    """Whether the defence answered the same whatever noise it was handed."""
-    check = audit.check("randomness")
-    return check is not None and check.measured == 0
+@_check("V5", "one step")
+def steps_beat_one_step(results: Results) -> Verdict:
+    """An attack of many steps is no weaker than one of a single step."""
+    rows, adaptive = results.rows(AttackKind.ONE_STEP), results.rows(AttackKind.ADAPTIVE)
+    if not rows or not adaptive:
+        return _not_run("No row takes a single step.")
+    many, single = _shared(results.accuracies(adaptive[0]), results.accuracies(rows[0]))
+    difference = paired_difference(many, single)
+    text = f"One step leaves {100 * single.mean():.1f} %, many steps {100 * (single.mean() + difference.value):.1f} %."
+    if difference.value > 0 and difference.detectable:
+        return _failed(text, "A symptom of masked gradients or of a broken optimiser.")
+    return _passed(text)
 
 
-def _said(verdicts: Sequence[Verdict]) -> str:
-    return " ".join(f"{v.id} ({v.name}): {v.sentence} {v.advice}".rstrip() for v in verdicts)
+@_check("V6", "budget")
+def budget_suffices(results: Results) -> Verdict:
+    """Twice the steps, twice the draws or a restart break at most 2 % more of the images."""
+    rows, adaptive = results.rows(AttackKind.BUDGET), results.rows(AttackKind.ADAPTIVE)
+    if not rows or not adaptive:
+        return _not_run("The attack was not tried with more steps, draws or restarts.")
+    pairs = [_shared(results.accuracies(adaptive[0]), results.accuracies(row)) for row in rows]
+    gains = {row.name: paired_difference(less, more) for row, (less, more) in zip(rows, pairs, strict=True)}
+    parts = [
+        f"{row} takes {100 * gain.value:.1f} points more ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
+        for row, gain in gains.items()
+    ]
+    text = f"On {max(len(more) for _, more in pairs)} images: {'; '.join(parts)}."
+    better = [row for row, gain in gains.items() if gain.value > ALONE]
+    if better:
+        advice = f"The budget is too small ({', '.join(better)}): take the next stronger profile."
+        return _warned(text, advice, Flag.NOT_CONVERGED)
+    return _passed(text)
+
+
+@_check("V7", "ladder")
+def knowledge_helps(results: Results) -> Verdict:
+    """The adaptive attack leaves detectably more than no attack that knows less."""
+    adaptive = results.rows(AttackKind.ADAPTIVE, AttackKind.RELAXED)
+    if not adaptive:
+        return _not_run("No adaptive attack was run.", "A number from transfer alone is none.")
+    white = results.strongest(adaptive).accuracies
+    cheaper = results.rows(AttackKind.TRANSFER, AttackKind.BPDA, AttackKind.SURROGATE, AttackKind.BLACK_BOX)
+    suite = {
+        "null": results.null(longest(adaptive), len(white)),
+        "random corners": results.null(longest(adaptive), len(white), "random_predictions"),
+        **{row.name: results.accuracies(row)[: len(white)] for row in cheaper},
+    }
+    parts = [
+        f"{name} {100 * a.mean():.1f} %{f' of the first {len(a)}' if len(a) < len(white) else ''}"
+        for name, a in suite.items()
+    ]
+    text = f"{', '.join(parts)}, through the whole defence {100 * white.mean():.1f} %."
+    higher = _detectably_higher([(white[: len(a)], a) for a in suite.values()])
+    stronger = [name for name, weaker in zip(suite, higher, strict=True) if weaker]
+    if stronger:
+        return _warned(
+            f"{text} The adaptive attack is weaker than {', '.join(stronger)}: the gradient or the attack is broken.",
+            "Audit the gradient; attack through Relaxed; take more steps and draws.",
+            Flag.WEAK,
+        )
+    return _passed(text)
+
+
+@_check("V8", "black box")
+def no_gain_without_gradients(results: Results) -> Verdict:
+    """Attacks without the defence's gradient break at most 2 % of the images alone."""
+    return _broken_alone(results, (AttackKind.BLACK_BOX, AttackKind.TRANSFER), ALONE, Flag.WEAK)
+
+
+@_check("V9", "random search")
+def no_gain_at_random(results: Results) -> Verdict:
+    """Random points break no image that no gradient attack breaks."""
+    return _broken_alone(results, (AttackKind.RANDOM,), 0.0)
+
+
+def _broken_alone(results: Results, kinds: tuple[AttackKind, ...], allowed: float, *flags: Flag) -> Verdict:
+    """Images of which some rows turn more than half of the draws wrong, detectably more than any gradient attack."""
+    rows, white_box = results.rows(*kinds), results.rows(*GRADIENT_KINDS)
+    if not rows or not white_box:
+        missing = "no adaptive attack" if rows else f"no row of kind {' or '.join(kinds)}"
+        return _not_run(f"There is {missing}.")
+    draws, white = results.header.draws.report, results.errors(white_box)
+    errors = {row.name: results.errors([row]) for row in rows}
+    alone = {
+        row: sum(_detectably_broken(int(wrong), int(w), draws) for wrong, w in zip(its, white, strict=False))
+        for row, its in errors.items()
+    }
+    parts = [f"{row} {n} of {len(errors[row])}" for row, n in alone.items()]
+    text = f"Images broken that no attack with the defence's gradient breaks: {', '.join(parts)}."
+    if any(n > allowed * len(errors[row]) for row, n in alone.items()):
+        return _warned(text, "The white-box attack misses something: masked gradients or too small a budget.", *flags)
+    return _passed(text)
+
+
+def _detectably_broken(wrong: int, white: int, draws: int) -> bool:
+    """Whether more than half of an image's draws are wrong, and not as many under the white-box attack (Fisher)."""
+    if not wrong > draws / 2 >= white:
+        return False
+    table = np.array([[wrong, draws - wrong], [white, draws - white]])
+    return bool(stats.fisher_exact(table, alternative="greater").pvalue < CHANCE)
+
+
+@_check("V10", "fixed tape")
+def fixed_noise_breaks(results: Results) -> Verdict:
+    """Under one fixed noise next to nothing is left."""
+    rows = results.rows(AttackKind.PINNED)
+    if not rows:
+        return _not_run("The defence was not attacked with its noise pinned.")
+    accuracies = results.accuracies(rows[0])
+    keeps = f"With its noise pinned the defence keeps {100 * accuracies.mean():.1f} %"
+    if accuracies.mean() <= BROKEN:
+        return _passed(f"{keeps} of {len(accuracies)} images.")
+    return _warned(
+        f"{keeps} (row {rows[0].name}). It is deterministic then, and the attacker knows all of it: a stronger attack "
+        "should leave next to nothing, unless images really are so robust.",
+        "Take more steps, targets or restarts.",
+    )
+
+
+@_check("V11", "loss rises")
+def margin_rises(results: Results) -> Verdict:
+    """On draws that an attack never saw, the mean margin of its examples is above that of the images."""
+    rows = results.rows(*GRADIENT_KINDS)
+    if not rows:
+        return _not_run("No row differentiates the defence.")
+    flat: list[str] = []
+    for row in rows:
+        margins, clean = results.array(row, "select_margins"), results.null_of(row)
+        if margins is None or not clean.has("margins"):
+            continue
+        if not risen(clean.array("margins")[: len(margins)], margins):
+            flat.append(row.name)
+    if not flat:
+        return _passed("Every attack raises the mean margin on draws that it never saw.")
+    return _warned(
+        f"The mean margin on unseen draws does not detectably rise in {', '.join(flat)}.",
+        "The gradient is masked, or too noisy: take more draws, or a route that sees through.",
+    )
+
+
+def risen(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a number per image, (n,), has risen on average, by more than two standard errors."""
+    differences = after.astype(np.float64) - before
+    differences = differences[np.isfinite(differences)]
+    if not len(differences):
+        return True
+    error = differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return bool(differences.mean() > 2 * error)
+
+
+EXPLODING = 1000
+"""How many times the median of its image's gradients one may be long."""
+
+AGREEMENT = 0.2
+"""Cosine between the mean gradients of two halves of the draws below which more draws per step would help."""
+
+
+@_check("V12", "gradients")
+def gradients_inform(results: Results) -> Verdict:
+    """Gradients are not zero, not exploding, and two halves of the draws agree."""
+    rows = [row for row in results.rows(*GRADIENT_KINDS) if results.array(row, "zero_gradients") is not None]
+    if not rows:
+        return _not_run("No row differentiates the defence.")
+    masked = {row.name: _mean(results, row, "zero_gradients") for row in rows}
+    masked = {row: zeros for row, zeros in masked.items() if zeros > MASKED}
+    relaxed = [row.name for row in rows if row.kind is AttackKind.RELAXED and row.name not in masked]
+    if masked and all(row.name in masked for row in rows if row.kind is AttackKind.ADAPTIVE):
+        which = ", ".join(f"{row} {100 * zeros:.1f} %" for row, zeros in masked.items())
+        text = f"Of the gradients, so many are exactly zero: {which}. What these rows leave is no robustness"
+        if relaxed:
+            return _warned(f"{text}; the row to read is {', '.join(relaxed)}.", "", Flag.MASKED)
+        advice = "Attack through the gradients Relaxed or StraightThrough, and without gradients."
+        return _failed(f"{text}.", advice, Flag.MASKED)
+    parts = [f"{100 * zeros:.1f} % of the gradients in row {row} are exactly zero" for row, zeros in masked.items()]
+    for row in rows:
+        norms, agreement = results.array(row, "spread"), results.array(row, "agreement")
+        largest = float(np.max(norms[np.isfinite(norms)], initial=0.0)) if norms is not None else 0.0
+        if largest > EXPLODING:
+            parts.append(f"a gradient in row {row.name} is {largest:.0f} times as long as the median: exploding")
+        last = agreement[:, -1] if agreement is not None and agreement.shape[1] else np.array([np.nan])
+        cosine = float(np.median(last[np.isfinite(last)])) if np.isfinite(last).any() else 1.0
+        if cosine < AGREEMENT:
+            parts.append(
+                f"halves of the draws in row {row.name} point different ways (median cosine {cosine:.2f} at the last "
+                "step): more draws per step would make the attack stronger"
+            )
+    if parts:
+        text = "; ".join(parts)
+        flag = Flag.MASKED if masked else Flag.GRADIENTS
+        return _warned(f"{text[0].upper()}{text[1:]}.", "See the table of gradients.", flag)
+    return _passed("Gradients are not zero, and halves of the draws agree.")
+
+
+@_check("V13", "clean accuracy")
+def clean_accuracy(results: Results) -> Verdict:
+    """What purification costs images that nobody attacked; no rule."""
+    if not results.attacks:
+        return _not_run("No row judges the defence.")
+    row, bare = longest(results.attacks), results.rows(AttackKind.UNDEFENDED)
+    text = f"Under the deployed rule {percent(mean_with_interval(results.null(row, row.images)))} without an attack"
+    if bare:
+        n = min(row.images, results.null_of(bare[0]).n_images)
+        alone = results.null(bare[0], n)
+        cost = paired_difference(alone, results.null(row, n)).value
+        text += f"; the classifier alone {percent(mean_with_interval(alone))}: purification costs {_points(cost)}"
+    return _passed(f"{text}.")
+
+
+@_check("V14", "beyond the null")
+def beyond_null(results: Results) -> Verdict:
+    """The attacks together take detectably more from the defence than its own errors do."""
+    if not results.attacks:
+        return _not_run("No row judges the defence.")
+    accuracies = results.strongest(results.attacks).accuracies
+    fall = paired_difference(results.null(longest(results.attacks), len(accuracies)), accuracies)
+    text = (
+        f"he attacks together take {100 * fall.value:.1f} points from the null ({100 * fall.low:.1f} to "
+        f"{100 * fall.high:.1f}, paired by image)."
+    )
+    if fall.low > 0:
+        return _passed(f"T{text}")
+    return _warned(
+        f"The attack found nothing beyond noise: t{text}",
+        "What is printed is the defence's own error rate, with or without an attack.",
+        Flag.NOISE,
+    )
+
+
+SLACK = 1e-6
+"""How far outside a ball an example may be, for rounding: times eps, or as it is where eps is below 1."""
+
+
+@_check("V15", "constraint")
+def within_ball(results: Results) -> Verdict:
+    """Examples are within the radius, and rounding them to 8 bits saves at most 2 % of the images."""
+    outside: list[str] = []
+    largest = 0.0
+    for row in results.all_rows:
+        for (name, eps), its in results.by_row.items():
+            if name == row.name:
+                farthest = float(np.max(its.array("farthest" if its.has("farthest") else "distance")))
+                largest = max(largest, farthest / eps if eps else 0.0)
+                if farthest > eps + SLACK * max(1.0, eps):
+                    outside.append(f"{row.name} {farthest:.6g} where {eps:.6g} is allowed")
+    if outside:
+        advice = "Mend the attack; its numbers are of another threat model."
+        return _failed(f"Examples leave the ball: {', '.join(outside)}.", advice, Flag.OUTSIDE)
+    saved = {row.name: _saved_by_rounding(results, row) for row in results.all_rows}
+    parts = [f"{row} {_points(gain)}" for row, gain in saved.items() if gain]
+    if parts:
+        advice = "Say whether the attacker sends files or floating-point numbers."
+        return _warned(f"An 8-bit file undoes part of the attack: {', '.join(parts)}.", advice, Flag.ROUNDED)
+    return _passed(f"No example is farther than {largest:.4f} of the radius, and rounding to 8 bits saves none.")
+
+
+def _saved_by_rounding(results: Results, row: RowFacts) -> float:
+    """What rounding to 8 bits gives back of the accuracy; 0 where that is not detectable."""
+    rounded, exact, labels = (results.array(row, name) for name in ("rounded_predictions", "predictions", "labels"))
+    if rounded is None or exact is None or labels is None:
+        return 0.0
+    k = rounded.shape[1]
+    after, before = ((p[:, :k] == labels[:, None]).mean(1).astype(np.float64) for p in (rounded, exact))
+    gain = paired_difference(after, before)
+    return gain.value if gain.value > BROKEN and gain.p < CHANCE else 0.0
+
+
+@_check("V16", "gradient audit")
+def gradient_audited(results: Results) -> Verdict:
+    """The gradient is the derivative, and does not depend on batch, order or draws."""
+    audits = [audit for audit, _ in results.audits]
+    if not audits:
+        return _not_run("The run has no audit.")
+    red, amber = ([a for a in audits if a.light is light] for light in (AuditLight.RED, AuditLight.AMBER))
+    if red:
+        checks = [check for audit in red for check in audit.checks if check.light is AuditLight.RED]
+        text = " ".join([*(audit.verdict for audit in red), *(check.sentence for check in checks[:2])])
+        batch = any(check.name in ("batch", "order") for check in checks)
+        flag = Flag.BATCH if batch else Flag.WRONG_GRADIENT
+        return _failed(text, "Run depura audit-gradient and mend the part.", flag)
+    if amber:
+        return _warned(" ".join(audit.verdict for audit in amber))
+    return _passed(audits[0].verdict)
+
+
+@_check("V17", "tiny walk")
+def last_step_breaks(results: Results) -> Verdict:
+    """With the last step of the reverse process alone the attack breaks the defence as it breaks the classifier."""
+    rows, bare = results.rows(AttackKind.TINY), results.rows(AttackKind.UNDEFENDED)
+    if not rows:
+        return _not_run("No row attacks the defence with its walk cut to the last step.")
+    accuracies = results.accuracies(rows[0])
+    null = results.null(rows[0], len(accuracies))
+    if bare and null.mean() < results.null(bare[0], len(accuracies)).mean() - 0.2:
+        clean = f"{100 * null.mean():.1f} %"
+        return _not_run(f"The last step alone classifies {clean} of clean images: it is no small purification.")
+    text = f"With the last step alone {percent(mean_with_interval(accuracies))} is left."
+    if accuracies.mean() <= BROKEN:
+        return _passed(text)
+    advice = "Expected next to nothing: look at the gradient of one step, and at what else shields the classifier."
+    return _warned(text, advice)
+
+
+@_check("V18", "adaptive attack")
+def attacked_on_every_image(results: Results) -> Verdict:
+    """An attack through the defence that is judged was run on every image of the headline."""
+    adaptive = [row for row in results.attacks if row.kind in GRADIENT_KINDS and row.kind is not AttackKind.BUDGET]
+    n = max((row.images for row in results.attacks), default=0)
+    if not adaptive:
+        return _warned(
+            "No attack differentiates the defence that is judged (its purifier, its classifier and its rule).",
+            "Add an adaptive attack on the same Defence; a number from other attacks alone is none.",
+            Flag.NOT_ADAPTIVE,
+        )
+    row = longest(adaptive)
+    text = f"Row {row.name} attacks the defence that is judged on {row.images} of {n} images."
+    if row.images < n:
+        advice = "Run it on all of them: on the others the headline would be that of weaker attacks."
+        return _warned(text, advice, Flag.PARTIAL)
+    return _passed(text)
+
+
+UNMOVED = 0.03
+"""Share of the images that are right without an attack whose example may be the image itself."""
+
+
+@_check("V19", "moved examples")
+def examples_moved(results: Results) -> Verdict:
+    """Gradient attacks change the images that are right without an attack."""
+    rows = [row for row in results.rows(*GRADIENT_KINDS) if row.attacks_defence]
+    if not rows:
+        return _not_run("No row differentiates the defence.")
+    parts: list[str] = []
+    for row in rows:
+        distance = results.of_row(row).array("distance")
+        right = results.null(row, len(distance)) > 0.5  # an attack may leave an image that is wrong without one
+        still, n_right = int((right & (distance == 0)).sum()), int(right.sum())
+        if still > UNMOVED * max(1, n_right):
+            parts.append(f"{still} of {n_right} in row {row.name}")
+    if not parts:
+        return _passed("Examples differ from their images.")
+    return _warned(
+        f"Examples that are the clean image itself, of images that are right without an attack: {', '.join(parts)}.",
+        "Let the attack return its strongest candidate, also where it is not sure of it.",
+        Flag.UNMOVED,
+    )
+
+
+@_check("V20", "reference attack")
+def reference_finds_no_more(results: Results) -> Verdict:
+    """A short attack of depura's own breaks at most 2 % more of the images than the study's rows do."""
+    rows = results.rows(AttackKind.REFERENCE)
+    if not rows or not results.attacks:
+        return _not_run("No attack of depura's own was run beside the rows.")
+    left, study = _shared(results.accuracies(rows[0]), results.strongest(results.attacks).accuracies)
+    gain = paired_difference(study, left)
+    text = (
+        f"On {len(study)} images depura's own short attack leaves {100 * left.mean():.1f} %, the study's rows together "
+        f"{100 * study.mean():.1f} %"
+    )
+    if gain.value > ALONE and gain.low > 0 and gain.p < CHANCE:
+        advice = "The study's attacks are too weak: take more steps and draws, or a profile."
+        return _warned(f"{text} (p {gain.p:.1g}).", advice, Flag.REFERENCE)
+    return _passed(f"{text}.")
+
+
+NOT_FINITE_SHARE = 0.01
+"""Share of predictions or gradients that are not finite above which a defence has no headline."""
+
+
+@_check("V21", "finite numbers")
+def numbers_are_finite(results: Results) -> Verdict:
+    """Predictions and gradients are finite. One that is not is never right, and an attack does not follow it."""
+    parts: list[str] = []
+    worst = 0.0
+    for row in results.all_rows:
+        for what, its in (
+            ("predictions", results.of_row(row)),
+            ("predictions without an attack", results.null_of(row)),
+        ):
+            bad = its.array("predictions") == NOT_FINITE
+            if bad.any():
+                parts.append(f"{100 * bad.mean():.2f} % of the {what} in row {row.name}, on {bad.any(1).sum()} images")
+                worst = max(worst, float(bad.mean()))
+        gradients = _mean(results, row, "bad_gradients")
+        if gradients > 0:
+            parts.append(f"{100 * gradients:.2f} % of the gradients in row {row.name}")
+            worst = max(worst, gradients)
+    if not parts:
+        return _passed("All predictions and gradients are finite.")
+    text = f"Not finite: {'; '.join(parts)}."
+    advice = "Find the part that gives NaN or infinity; depura audit-gradient names it."
+    if worst > NOT_FINITE_SHARE:
+        return _failed(f"{text} No more than {100 * NOT_FINITE_SHARE:g} % is allowed.", advice, Flag.NOT_FINITE)
+    return _warned(text, advice, Flag.NOT_FINITE)
+
+
+def _shared(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Two accuracies image by image, of the images that both are of: the first ones."""
+    n = min(len(a), len(b))
+    return a[:n], b[:n]
+
+
+def _detectably_higher(pairs: Sequence[tuple[Floats, Floats]]) -> list[bool]:
+    """Whether the first of each pair is detectably higher than the second, all pairs taken together (Holm)."""
+    differences = [paired_difference(a, b) for a, b in pairs]
+    corrected = holm([d.p for d in differences])
+    return [d.value > 0 and d.low > 0 and p <= 0.05 for d, p in zip(differences, corrected, strict=True)]
+
+
+def _mean(results: Results, row: RowFacts, name: str) -> float:
+    """Mean of an array of a row; 0 where its attack has none."""
+    values = results.array(row, name)
+    return 0.0 if values is None else float(values.mean())
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f} points"

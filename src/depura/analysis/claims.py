@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from depura import _check
-from depura.analysis.checks import of_method
 from depura.analysis.summary import Line, Summary
-from depura.analysis.verdicts import Flag, Status
+from depura.analysis.verdicts import Flag, Status, of_method
 from depura.analysis.words import KINDS
 from depura.records.kinds import AttackKind, GradientMode
 from depura.records.schema import Description, Method, RowFacts
-from depura.statistics.intervals import Estimate
+from depura.statistics.intervals import Proportion
 
 IMAGES, DRAWS, STEPS = 512, 64, 50
 """What a claim is expected to rest on at least: images, report draws of each, gradient steps of an adaptive attack."""
@@ -28,7 +27,7 @@ OF_PURIFIERS = (
     AttackKind.SELECTIVE,
     AttackKind.PINNED,
 )
-"""Kinds of attack whose absence a reader of a claim should be told of."""
+"""Kinds of attack whose absence a reader of a claim should know."""
 
 
 class Claim(NamedTuple):
@@ -47,8 +46,8 @@ class Claim(NamedTuple):
 
     method: str
     rule: Description
-    accuracy: Estimate
-    null: Estimate
+    accuracy: Proportion
+    null: Proportion
     images: int
     attacks: tuple[RowFacts, ...]
     untested: tuple[str, ...]
@@ -89,7 +88,7 @@ def claims(summary: Summary, *, method: str = "") -> tuple[Claim, ...]:
     return (_claim(summary, header.methods[0], summary.strongest.single, whole.null.single),)
 
 
-def _claim(summary: Summary, of: Method, accuracy: Estimate, null: Estimate) -> Claim:
+def _claim(summary: Summary, of: Method, accuracy: Proportion, null: Proportion) -> Claim:
     lines = _lines(summary, of.name)
     names = [line.name for line in lines]
     untested = (*_missing(summary, lines, of), *_narrow(summary, lines), *_doubted(summary, of.name))
@@ -107,53 +106,46 @@ def _claim(summary: Summary, of: Method, accuracy: Estimate, null: Estimate) -> 
 
 def _lines(summary: Summary, method: str) -> list[Line]:
     """Lines of the attacks on a defence."""
-    own = {row.name for row in summary.header.rows if row.attacks_defence and row.method == method}
-    return [line for line in summary.lines if line.name in own]
+    names = {row.name for row in summary.header.rows if row.attacks_defence and row.method == method}
+    return [line for line in summary.lines if line.name in names]
 
 
 def _missing(summary: Summary, lines: Sequence[Line], of: Method) -> list[str]:
-    """Kinds of attack that were not made, or on some images only."""
+    """Kinds of attack that were not run, or on some images only."""
     kinds = OF_ANY_DEFENCE if of.is_bare else (*OF_ANY_DEFENCE, *OF_PURIFIERS)
-    wanted = {kind: KINDS[kind] for kind in kinds}
-    made: dict[AttackKind, int] = {}
+    images: dict[AttackKind, int] = {}
     for line in summary.lines:  # rows of no method are of the classifier, or of the defence made deterministic
         if line.method in ("", of.name):
-            made[line.kind] = max(made.get(line.kind, 0), line.images)
+            images[line.kind] = max(images.get(line.kind, 0), line.images)
     whole = max(line.images for line in lines)
-    found = [words for kind, words in wanted.items() if kind not in made]
+    missing = [KINDS[kind] for kind in kinds if kind not in images]
     if not of.is_bare and not any(line.mode in EXACT for line in lines):
-        found.append("an attack by the exact gradient: every gradient is approximate")
-    found += [
-        f"{words}: on the first {made[kind]} of the images only"
-        for kind, words in wanted.items()
-        if kind in made and made[kind] < whole
-    ]
-    return found
+        missing.append("an attack by the exact gradient: every gradient is approximate")
+    partial = [kind for kind in kinds if images.get(kind, whole) < whole]
+    return [*missing, *(f"{KINDS[kind]}: on the first {images[kind]} of the images only" for kind in partial)]
 
 
 def _narrow(summary: Summary, lines: Sequence[Line]) -> list[str]:
     """Where the run is smaller than claims are expected to rest on, and what its threat model leaves out."""
-    header, found = summary.header, list[str]()
-    own = {line.name for line in lines if line.kind in (AttackKind.ADAPTIVE, AttackKind.RELAXED)}
-    steps = [row.setting("n_steps") for row in header.rows if row.name in own]
-    longest = max((n for n in steps if isinstance(n, int)), default=STEPS)
+    header, adaptive = summary.header, (AttackKind.ADAPTIVE, AttackKind.RELAXED)
+    names = {line.name for line in lines if line.kind in adaptive}
+    counts = [row.setting("n_steps") for row in header.rows if row.name in names]
+    steps = max((n for n in counts if isinstance(n, int)), default=STEPS)
     images, draws = max(line.images for line in lines), header.draws.report
-    if longest < STEPS:
-        found.append(f"adaptive attacks of more than {longest} steps ({STEPS} or more are expected)")
-    if images < IMAGES:
-        found.append(f"more than {images} images ({IMAGES} or more are expected)")
-    if draws < DRAWS:
-        found.append(f"more than {draws} report draws of each image ({DRAWS} or more are expected)")
-    found.append("another seed of attack and noise: one was run")
-    if not header.curve.eps:
-        found.append("other radii: there is no curve of accuracy against eps")
     flow = header.threat_model.norm == "flow"
-    found.append("changes of pixel values, and any other threat" if flow else "threats other than the l_p ball: "
-                 "spatial and perceptual changes")  # fmt: skip
-    return found
+    limits = (
+        (steps < STEPS, f"adaptive attacks of more than {steps} steps ({STEPS} or more are expected)"),
+        (images < IMAGES, f"more than {images} images ({IMAGES} or more are expected)"),
+        (draws < DRAWS, f"more than {draws} report draws of each image ({DRAWS} or more are expected)"),
+        (True, "another seed of attack and noise: one was run"),
+        (not header.curve.eps, "other radii: there is no curve of accuracy against eps"),
+        (flow, "changes of pixel values, and any other threat"),
+        (not flow, "threats other than the l_p ball: spatial and perceptual changes"),
+    )
+    return [text for applies, text in limits if applies]
 
 
 def _doubted(summary: Summary, method: str) -> list[str]:
     """Checks of the evaluation that did not pass."""
-    open_ = [its for its in of_method(summary.verdicts, method) if its.status is not Status.PASS]
-    return [f"check {v.id} ({v.name}), {v.status.value}: {v.sentence}" for v in open_]
+    verdicts = of_method(summary.verdicts, method)
+    return [f"check {v.id} ({v.name}), {v.status.value}: {v.sentence}" for v in verdicts if v.status is not Status.PASS]

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from depura import _check
-from depura.analysis.results import Outcome, Results, longest
+from depura.analysis.results import Floats, Outcome, Results, longest
 from depura.records.directory import Differing, RunDirectory, differences
 from depura.records.schema import Header, Method, RowFacts
-from depura.statistics.intervals import Difference, Estimate, holm, mean_with_interval, paired_difference
+from depura.statistics.intervals import PairedDifference, Proportion, holm, mean_with_interval, paired_difference
 
 POWER = 0.8
 """Chance of finding a difference as large as the detectable gap."""
@@ -36,15 +35,15 @@ class Pair(NamedTuple):
         second: in the second run.
         difference: first - second, p corrected for all pairs.
         gap: the smallest true difference, in either direction, that would have been found with a chance of 80 %; NaN
-            where all images differ by the same, so that nothing can be said.
+            where all images differ by the same, so that there is no estimate.
     """
 
     methods: tuple[str, str]
     row: str
     images: int
-    first: Estimate
-    second: Estimate
-    difference: Difference
+    first: Proportion
+    second: Proportion
+    difference: PairedDifference
     gap: float
 
 
@@ -67,6 +66,21 @@ class Comparison(NamedTuple):
     def detectable(self) -> tuple[Pair, ...]:
         """The comparisons that found a difference."""
         return tuple(pair for pair in self.pairs if pair.difference.detectable)
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison as a JSON value: accuracies as shares, not percent, "detectable" differences, NaN as null."""
+        pairs = [
+            {
+                **pair._asdict(),
+                "methods": list(pair.methods),
+                "first": pair.first._asdict(),
+                "second": pair.second._asdict(),
+                "difference": {**pair.difference._asdict(), "detectable": pair.difference.detectable},
+                "gap": None if math.isnan(pair.gap) else pair.gap,
+            }
+            for pair in self.pairs
+        ]
+        return {**self._asdict(), "pairs": pairs}
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class _Side:
         return self.results.null_of(longest(self.results.attacks)).outcome()
 
 
-def compare(first: RunDirectory, second: RunDirectory, *, methods: tuple[str, str] = ("", "")) -> Comparison:
+def compare_runs(first: RunDirectory, second: RunDirectory, *, methods: tuple[str, str] = ("", "")) -> Comparison:
     """Compare two finished runs, image by image.
 
     Compared are the null baselines, each row that both have by name, and the strongest attack for each image; rows
@@ -128,27 +142,26 @@ def compare(first: RunDirectory, second: RunDirectory, *, methods: tuple[str, st
     """
     _same(first, second, "images", lambda h: h.data.model_dump(mode="json", include={"ids", "labels", "images"}))
     _same(first, second, "threat model", lambda h: h.threat_model.as_json())
-    tables = (Results.read(first), Results.read(second))
-    found = [
-        (_Side(first.path, tables[0].only(a), a), _Side(second.path, tables[1].only(b), b))
+    results = (Results.read(first), Results.read(second))
+    sides = [
+        (_Side(first.path, results[0].only(a), a), _Side(second.path, results[1].only(b), b))
         for a, b in _methods(first.header, second.header, methods)
     ]
-    made: list[tuple[tuple[str, str], str, NDArray[np.float64], NDArray[np.float64]]] = []
+    accuracies: list[tuple[tuple[str, str], str, Floats, Floats]] = []
     warnings: list[str] = []
-    for a, b in found:
+    for a, b in sides:
         _same_deployment(a, b)
-        made += [((a.method, b.method), name, x, y) for name, x, y in _accuracies(a, b)]
+        accuracies += [((a.method, b.method), name, x, y) for name, x, y in _accuracies(a, b)]
         warnings += _unlike(a, b)
-    pairs = _paired(made)
     return Comparison(
         (first.header.name, second.header.name),
-        pairs,
+        _paired(accuracies),
         tuple(dict.fromkeys(warnings)),
-        _notes(first.header, second.header, found),
+        _notes(first.header, second.header, sides),
     )
 
 
-def detectable_gap(differences: NDArray[np.float64], *, tests: int = 1) -> float:
+def detectable_gap(differences: Floats, *, tests: int = 1) -> float:
     """The smallest true mean difference that a two-sided paired test at level 0.05 finds with a chance of 80 %.
 
     (z_{1 - 0.025 / tests} + z_{0.8}) s / sqrt(n), by the normal approximation, with s the standard deviation of the
@@ -167,23 +180,21 @@ def detectable_gap(differences: NDArray[np.float64], *, tests: int = 1) -> float
     return reach * float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
 
 
-def _accuracies(a: _Side, b: _Side) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+def _accuracies(a: _Side, b: _Side) -> list[tuple[str, Floats, Floats]]:
     """What is compared of two defences: name, and the accuracies of both image by image."""
     shared = [name for name in a.rows if name in b.rows]
-    found = [(NULL, a.null, b.null)]
-    found += [(name, a.outcome(name), b.outcome(name)) for name in shared]
+    outcomes = [(NULL, a.null, b.null)]
+    outcomes += [(name, a.outcome(name), b.outcome(name)) for name in shared]
     if shared and set(a.rows) != set(b.rows):
-        found.append((SHARED, a.strongest(shared), b.strongest(shared)))
-    found.append((STRONGEST, a.strongest(list(a.rows)), b.strongest(list(b.rows))))
-    n = [min(len(x.labels), len(y.labels)) for _, x, y in found]
-    return [(name, x.first(k).accuracies, y.first(k).accuracies) for (name, x, y), k in zip(found, n, strict=True)]
+        outcomes.append((SHARED, a.strongest(shared), b.strongest(shared)))
+    outcomes.append((STRONGEST, a.strongest(list(a.rows)), b.strongest(list(b.rows))))
+    n = [min(len(x.labels), len(y.labels)) for _, x, y in outcomes]
+    return [(name, x.first(k).accuracies, y.first(k).accuracies) for (name, x, y), k in zip(outcomes, n, strict=True)]
 
 
-def _paired(
-    made: Sequence[tuple[tuple[str, str], str, NDArray[np.float64], NDArray[np.float64]]],
-) -> tuple[Pair, ...]:
-    plain = [paired_difference(x, y) for _, _, x, y in made]
-    corrected = holm([d.p for d in plain])
+def _paired(accuracies: Sequence[tuple[tuple[str, str], str, Floats, Floats]]) -> tuple[Pair, ...]:
+    differences = [paired_difference(x, y) for _, _, x, y in accuracies]
+    corrected = holm([d.p for d in differences])
     return tuple(
         Pair(
             methods=methods,
@@ -192,29 +203,29 @@ def _paired(
             first=mean_with_interval(x),
             second=mean_with_interval(y),
             difference=d._replace(p=p),
-            gap=detectable_gap(x - y, tests=len(made)),
+            gap=detectable_gap(x - y, tests=len(accuracies)),
         )
-        for (methods, row, x, y), d, p in zip(made, plain, corrected, strict=True)
+        for (methods, row, x, y), d, p in zip(accuracies, differences, corrected, strict=True)
     )
 
 
 def _methods(a: Header, b: Header, asked: tuple[str, str]) -> list[tuple[str, str]]:
     """The pairs of methods to compare; empty names stand for the defence of a study that has one."""
     known = [[m.name for m in header.methods if m.name] for header in (a, b)]
-    for option, name, names in zip(("--method-a", "--method-b"), asked, known, strict=True):
+    given = list(zip(("--method-a", "--method-b"), asked, known, strict=True))
+    for option, name, names in given:
         if name and name not in names:
             _check.fail(option, f"a method of that run ({', '.join(names) or 'it has none'})", repr(name))
-    if any(asked):
-        for option, name, names in zip(("--method-a", "--method-b"), asked, known, strict=True):
-            if names and not name:
-                _check.fail(option, f"which of the run's methods ({', '.join(names)})", "none", "Name one.")
+    for option, name, names in given:
+        if any(asked) and names and not name:
+            _check.fail(option, f"which of the run's methods ({', '.join(names)})", "none", "Name one.")
+    if any(asked) or not any(known):
         return [asked]
-    if not known[0] and not known[1]:
-        return [("", "")]
     shared = [name for name in known[0] if name in known[1]]
     if not shared:
-        said = " and ".join(", ".join(names) or "no methods" for names in known)
-        _check.fail("compare", "two runs with a method in common", said, "Name the two with --method-a and --method-b.")
+        lists = " and ".join(", ".join(names) or "no methods" for names in known)
+        advice = "Name the two with --method-a and --method-b."
+        _check.fail("compare", "two runs with a method in common", lists, advice)
     return [(name, name) for name in shared]
 
 
@@ -252,7 +263,7 @@ def _unlike(a: _Side, b: _Side) -> list[str]:
     """What makes the attacks on two defences unlike, in sentences."""
     methods = dict.fromkeys(name for name in (a.method, b.method) if name)
     of = f" ({' and '.join(methods)})" if methods else ""
-    found: list[str] = []
+    warnings: list[str] = []
     for name in a.rows:
         if name not in b.rows:
             continue
@@ -260,26 +271,28 @@ def _unlike(a: _Side, b: _Side) -> list[str]:
         fields = list(differences(ours.attack, theirs.attack))
         fields = [d for d in fields if d.where == "type"] or fields  # other fields of another attack say nothing
         if fields:
-            said = ", ".join(f"{d.where}: {d.found} in A, {d.wanted} in B" for d in fields[:4])
+            text = ", ".join(f"{d.where}: {d.found} in A, {d.wanted} in B" for d in fields[:4])
             more = f", and {len(fields) - 4} more fields" if len(fields) > 4 else ""
-            found.append(f"Row {name}{of} is another attack in B than in A ({said}{more}).")
+            warnings.append(f"Row {name}{of} is another attack in B than in A ({text}{more}).")
         if ours.mode != theirs.mode:
-            found.append(f"Row {name}{of} has gradient mode {ours.mode} in A and {theirs.mode} in B.")
+            warnings.append(f"Row {name}{of} has gradient mode {ours.mode} in A and {theirs.mode} in B.")
         if ours.images != theirs.images:
             n = min(ours.images, theirs.images)
-            found.append(f"Row {name}{of} was run on {ours.images} images in A and {theirs.images} in B; the "
-                         f"first {n} are compared.")  # fmt: skip
+            warnings.append(
+                f"Row {name}{of} was run on {ours.images} images in A and {theirs.images} in B; the first {n} are "
+                "compared."
+            )
     for letter, side, other in (("A", a, b), ("B", b, a)):
         alone = [name for name in side.rows if name not in other.rows]
         if alone:
-            found.append(
+            warnings.append(
                 f"Only {letter} has {', '.join(alone)}{of}: '{STRONGEST}' is under unequal sets of attacks, "
                 f"'{SHARED}' is under those that both have."
             )
-    return found
+    return warnings
 
 
-def _notes(a: Header, b: Header, found: Sequence[tuple[_Side, _Side]]) -> tuple[str, ...]:
+def _notes(a: Header, b: Header, sides: Sequence[tuple[_Side, _Side]]) -> tuple[str, ...]:
     """What else differs between the runs, in sentences."""
     notes: list[str] = []
     ours, theirs = a.as_json(), b.as_json()
@@ -290,35 +303,11 @@ def _notes(a: Header, b: Header, found: Sequence[tuple[_Side, _Side]]) -> tuple[
         ]
     if a.code != b.code:
         notes.append("Not the same: the code of depura.")
-    if a.seed == b.seed and any(x.path != y.path for x, y in found):
+    if a.seed == b.seed and any(x.path != y.path for x, y in sides):
         notes.append("The seed is the same: an image met noise of the same addresses in both.")
-    for x, y in found:
+    for x, y in sides:
         if next(differences(x.described.part("purifier"), y.described.part("purifier")), None) is None:
             methods = dict.fromkeys(name for name in (x.method, y.method) if name)
             of = f" of {' and '.join(methods)}" if methods else ""
             notes.append(f"The purifiers{of} are the same: what differs is the attack or chance.")
     return tuple(dict.fromkeys(notes))
-
-
-def as_json(found: Comparison) -> dict[str, Any]:
-    """The comparison as a JSON value; numbers as shares, not percent; NaN as null.
-
-    Args:
-        found: the comparison.
-
-    Returns:
-        Names, pairs (with "detectable"), warnings and notes.
-    """
-    pairs: list[dict[str, Any]] = []
-    for pair in found.pairs:
-        whole = pair._asdict()
-        whole |= {"first": pair.first._asdict(), "second": pair.second._asdict(), "methods": list(pair.methods)}
-        whole["difference"] = {**pair.difference._asdict(), "detectable": pair.difference.detectable}
-        whole["gap"] = None if math.isnan(pair.gap) else pair.gap
-        pairs.append(whole)
-    return {
-        "names": list(found.names),
-        "pairs": pairs,
-        "warnings": list(found.warnings),
-        "notes": list(found.notes),
-    }

@@ -1,4 +1,4 @@
-"""What lies behind a table: errors image by image, what more budget buys, losses step by step, prices, audits."""
+"""The details of a report: errors image by image, what more budget buys, losses step by step, prices, audits."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from depura.analysis.results import Results, RowResults, longest
+from depura.analysis.results import Results, RowResults, finite_median, longest
 from depura.records.kinds import AttackKind
 from depura.records.schema import Audit, Judged, RowFacts
-from depura.statistics.intervals import Estimate, any_of, mean_with_interval, paired_gain
+from depura.statistics.intervals import Proportion, any_of, mean_with_interval, paired_gain
 
 
 class Search(NamedTuple):
-    """What an attack saw of the deployed rule while it searched (metric H).
+    """Errors that an attack saw of the deployed rule while it searched (metric H).
 
     Attributes:
         row: whose search.
         draws: that it saw of each image, on average.
-        untouched: share of images of which no draw was wrong, over the whole search.
+        never_wrong: share of images of which no draw was wrong, over the whole search.
         first: the same over as many first draws as the null has.
         n: that number.
         null: share of images of which none of n draws is wrong without an attack.
@@ -27,90 +27,28 @@ class Search(NamedTuple):
 
     row: str
     draws: float
-    untouched: Estimate
-    first: Estimate
+    never_wrong: Proportion
+    first: Proportion
     n: int
-    null: Estimate
+    null: Proportion
 
 
 class Indicators(NamedTuple):
-    """What is told without gradients.
+    """Indicators that need no gradient.
 
     Attributes:
         row: whose examples.
-        pinned: accuracy on the examples under one tape, the same for all images.
-        pinned_clean: the same of the images themselves.
-        kept: what purification leaves of the attack's change, over the change; median over images.
-        kept_random: the same of random changes of the same l2 length.
+        fixed: accuracy on the examples under one noise sample, the same for all images.
+        fixed_clean: the same of the images themselves.
+        left: what purification leaves of the attack's change, over the change; median over images.
+        left_random: the same of random changes of the same l2 length.
     """
 
     row: str
-    pinned: Estimate
-    pinned_clean: Estimate
-    kept: float
-    kept_random: float
-
-
-def searches(results: Results) -> tuple[Search, ...]:
-    """Metric H of every row that saw what is judged, beside a null of as many draws.
-
-    Args:
-        results: of the run.
-
-    Returns:
-        One for each such row.
-    """
-    made: list[Search] = []
-    for row in results.all_rows:
-        its = results.of_row(row)
-        if not its.has("seen_draws"):
-            continue
-        draws, first = its.array("seen_draws"), its.array("first_hit")
-        null = results.null_of(row).outcome().first(len(draws))
-        n = int(min(null.predictions.shape[1], draws.min()))
-        if n < 1:
-            continue
-        made.append(
-            Search(
-                row=row.name,
-                draws=float(draws.mean()),
-                untouched=mean_with_interval((first == 0).astype(np.float64)),
-                first=mean_with_interval(((first == 0) | (first > n)).astype(np.float64)),
-                n=n,
-                null=mean_with_interval(any_of(null.predictions, null.labels, n)),
-            )
-        )
-    return tuple(made)
-
-
-def indicators(results: Results) -> tuple[Indicators, ...]:
-    """Indicators of every row that judges a purifier.
-
-    Args:
-        results: of the run.
-
-    Returns:
-        One for each such row.
-    """
-    made: list[Indicators] = []
-    for row in results.all_rows:
-        its = results.of_row(row)
-        if not its.has("pinned_predictions"):
-            continue
-        labels = its.array("labels")
-        pinned, clean = (
-            mean_with_interval((its.array(name) == labels).astype(np.float64))
-            for name in ("pinned_predictions", "pinned_clean")
-        )
-        kept, random = (_median(its.array(name)) for name in ("compression", "compression_random"))
-        made.append(Indicators(row.name, pinned, clean, kept, random))
-    return tuple(made)
-
-
-def _median(values: np.ndarray) -> float:
-    """Of the values that are there; NaN where none is."""
-    there = values[np.isfinite(values)]
-    return float(np.median(there)) if len(there) else float("nan")
+    fixed: Proportion
+    fixed_clean: Proportion
+    left: float
+    left_random: float
 
 
 BUDGETS = {"n_steps": "steps", "eot": "draws per step", "n_restarts": "restarts"}
@@ -155,8 +93,8 @@ class Budget(NamedTuple):
     less: float
     more: float
     images: int
-    before: Estimate
-    after: Estimate
+    before: Proportion
+    after: Proportion
     fall: tuple[float, float]
 
 
@@ -174,7 +112,7 @@ class Trace(NamedTuple):
     loss: tuple[float, ...]
 
 
-class Price(NamedTuple):
+class PredictionPrice(NamedTuple):
     """What a prediction costs.
 
     Attributes:
@@ -191,7 +129,7 @@ class Audited(NamedTuple):
 
     Attributes:
         method: whose; empty in a study of one defence.
-        audit: what was found.
+        audit: its tests and its verdict.
     """
 
     method: str
@@ -199,7 +137,7 @@ class Audited(NamedTuple):
 
 
 class Details(NamedTuple):
-    """What lies behind a table.
+    """The details of a report.
 
     Attributes:
         error_rates: one for each method, or one.
@@ -208,20 +146,16 @@ class Details(NamedTuple):
         prices: of what is judged.
         audits: of the gradients.
         searches: what attacks saw while they searched.
-        indicators: what is told without gradients.
+        indicators: those that need no gradient.
     """
 
     error_rates: tuple[ErrorRates, ...] = ()
     budgets: tuple[Budget, ...] = ()
     traces: tuple[Trace, ...] = ()
-    prices: tuple[Price, ...] = ()
+    prices: tuple[PredictionPrice, ...] = ()
     audits: tuple[Audited, ...] = ()
     searches: tuple[Search, ...] = ()
     indicators: tuple[Indicators, ...] = ()
-
-
-NOTHING = Details()
-"""Of a run that is not complete."""
 
 
 def details(results: Results) -> Details:
@@ -244,9 +178,41 @@ def details(results: Results) -> Details:
         ),
         prices=_prices(results),
         audits=tuple(Audited(method.name, audit) for method, its in results.each() for audit, _ in its.audits),
-        searches=searches(results),
-        indicators=indicators(results),
+        searches=tuple(filter(None, (_search(row, results) for row in rows))),
+        indicators=tuple(
+            _indicators(row.name, its) for row in rows if (its := results.of_row(row)).has("pinned_predictions")
+        ),
     )
+
+
+def _search(row: RowFacts, results: Results) -> Search | None:
+    """Metric H of a row that saw what is judged, and the null of as many draws."""
+    its = results.of_row(row)
+    if not its.has("seen_draws"):
+        return None
+    draws, first = its.array("seen_draws"), its.array("first_hit")
+    null = results.null_of(row).outcome().first(len(draws))
+    n = int(min(null.predictions.shape[1], draws.min()))
+    if n < 1:
+        return None
+    return Search(
+        row=row.name,
+        draws=float(draws.mean()),
+        never_wrong=mean_with_interval((first == 0).astype(np.float64)),
+        first=mean_with_interval(((first == 0) | (first > n)).astype(np.float64)),
+        n=n,
+        null=mean_with_interval(any_of(null.predictions, null.labels, n)),
+    )
+
+
+def _indicators(row: str, its: RowResults) -> Indicators:
+    labels = its.array("labels")
+    fixed, clean = (
+        mean_with_interval((its.array(name) == labels).astype(np.float64))
+        for name in ("pinned_predictions", "pinned_clean")
+    )
+    left, random = (finite_median(its.array(name)) for name in ("compression", "compression_random"))
+    return Indicators(row, fixed, clean, left, random)
 
 
 def _error_rates(method: str, results: Results) -> ErrorRates:
@@ -257,7 +223,7 @@ def _error_rates(method: str, results: Results) -> ErrorRates:
 
 def _budgets(row: RowFacts, results: Results) -> list[Budget]:
     """A row with more of something against the adaptive row of the same attack that differs from it in this alone."""
-    made: list[Budget] = []
+    budgets: list[Budget] = []
     for other in results.all_rows:
         changed = _changed(other, row)
         if other.kind is not AttackKind.ADAPTIVE or other.method != row.method or len(changed) != 1:
@@ -266,7 +232,7 @@ def _budgets(row: RowFacts, results: Results) -> list[Budget]:
         after = results.of_row(row).outcome()
         before = results.of_row(other).outcome().first(len(after.labels))
         after = after.first(len(before.labels))
-        made.append(
+        budgets.append(
             Budget(
                 row=row.name,
                 against=other.name,
@@ -279,7 +245,7 @@ def _budgets(row: RowFacts, results: Results) -> list[Budget]:
                 fall=paired_gain(before.accuracies, after.accuracies),
             )
         )
-    return made[:1]
+    return budgets[:1]
 
 
 def _changed(less: RowFacts, more: RowFacts) -> tuple[str, ...]:
@@ -296,7 +262,7 @@ def _number(value: Any) -> float:
 
 
 def _has_loss(its: RowResults) -> bool:
-    """Whether an attack told its loss at more than one step, of the same number on all images."""
+    """Whether an attack recorded its loss at more than one step, of the same number on all images."""
     arrays = [unit.arrays["loss"] for unit in its.units if "loss" in unit.arrays]
     if len(arrays) < len(its.units) or len({a.shape[1] for a in arrays}) != 1 or arrays[0].shape[1] < 2:
         return False
@@ -315,13 +281,12 @@ def _trace(loss: NDArray[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple((kept + 1).tolist()), tuple(np.nanmean(held[:, kept], axis=0).tolist())
 
 
-def _prices(results: Results) -> tuple[Price, ...]:
-    made: dict[str, Price] = {}
-    own = {Judged.BARE: "no defence", Judged.DEFENCE: "the defence"}
+def _prices(results: Results) -> tuple[PredictionPrice, ...]:
+    prices: dict[str, PredictionPrice] = {}
+    names = {Judged.BARE: "no defence", Judged.DEFENCE: "the defence"}
     for row in results.all_rows:
-        costs = [unit.facts.clean for unit in results.null_of(row).units if unit.facts.clean is not None]
-        if costs:
-            name = row.method or own.get(row.judged, row.name)
-            spent = sum(c.evaluations for c in costs) / sum(c.predictions for c in costs)
-            made.setdefault(name, Price(name, spent))
-    return tuple(made.values())
+        evaluations = results.null_of(row).evaluations_per_prediction
+        if evaluations is not None:
+            name = row.method or names.get(row.judged, row.name)
+            prices.setdefault(name, PredictionPrice(name, evaluations))
+    return tuple(prices.values())

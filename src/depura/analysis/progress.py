@@ -8,7 +8,7 @@ from typing import NamedTuple
 from depura.analysis.results import RowResults
 from depura.records.directory import Unit
 from depura.records.schema import Header, UnitEntry
-from depura.statistics.intervals import Estimate, mean_with_interval
+from depura.statistics.intervals import Proportion, mean_with_interval
 
 
 class Progress(NamedTuple):
@@ -32,10 +32,10 @@ class Progress(NamedTuple):
     total: int
     images: int
     of: int
-    so_far: Estimate | None
+    so_far: Proportion | None
 
 
-def progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
+def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
     """Where a run is.
 
     Args:
@@ -50,10 +50,10 @@ def progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
     for entry in header.units:
         groups.setdefault((entry.row, entry.eps), []).append(entry)
     done = {unit.facts.unit: unit for unit in units}
-    found: list[Progress] = []
+    lines: list[Progress] = []
     for (row, eps), entries in groups.items():
         there = [entry for entry in entries if entry.unit in done]
-        found.append(
+        lines.append(
             Progress(
                 name=row,
                 title=titles.get(row, ""),
@@ -62,13 +62,13 @@ def progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
                 total=len(entries),
                 images=_images(there),
                 of=_images(entries),
-                so_far=so_far([done[entry.unit] for entry in there]),
+                so_far=accuracy_so_far([done[entry.unit] for entry in there]),
             )
         )
-    return tuple(found)
+    return tuple(lines)
 
 
-def so_far(units: Sequence[Unit]) -> Estimate | None:
+def accuracy_so_far(units: Sequence[Unit]) -> Proportion | None:
     """Accuracy of one draw over some units; None where nothing is predicted.
 
     Args:

@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depura.analysis.results import Floats, Metrics, Results, RowResults, at_most, longest, strongest
-from depura.analysis.verdicts import MASKED, Conclusion, HeadlineStatus
+from depura.analysis.checks import MASKED
+from depura.analysis.results import Floats, Metrics, Results, longest, strongest
+from depura.analysis.verdicts import Conclusion, HeadlineStatus
+from depura.analysis.words import at_most, share
 from depura.records.kinds import AttackKind
 from depura.records.schema import RowFacts
-from depura.statistics.intervals import Difference, Estimate, holm, mean_with_interval, paired_difference
+from depura.statistics.intervals import PairedDifference, Proportion, holm, mean_with_interval, paired_difference
 
 
-class Entry(NamedTuple):
+class LeaderboardEntry(NamedTuple):
     """One method's line of the ranking.
 
     Attributes:
@@ -41,12 +43,12 @@ class Entry(NamedTuple):
     baseline: bool
     note: str
     nfe: float
-    clean: Estimate
-    kinds: dict[AttackKind, Estimate]
+    clean: Proportion
+    kinds: dict[AttackKind, Proportion]
     masked: frozenset[AttackKind]
     strongest: Metrics
-    to_best: Difference | None
-    to_baseline: Difference | None
+    to_best: PairedDifference | None
+    to_baseline: PairedDifference | None
     conclusion: Conclusion
 
     @property
@@ -64,27 +66,27 @@ class Ranking(NamedTuple):
         comparisons: how many tests the p-values are corrected for.
     """
 
-    entries: tuple[Entry, ...]
-    apart: tuple[Entry, ...]
+    entries: tuple[LeaderboardEntry, ...]
+    apart: tuple[LeaderboardEntry, ...]
     comparisons: int
 
     @property
-    def all(self) -> tuple[Entry, ...]:
+    def all(self) -> tuple[LeaderboardEntry, ...]:
         """Ranked ones first."""
         return (*self.entries, *self.apart)
 
     @property
-    def best(self) -> Entry | None:
+    def best(self) -> LeaderboardEntry | None:
         """The method of the highest accuracy under the strongest attack for each image; None where none is ranked."""
         return self.entries[0] if self.entries else None
 
     @property
-    def baseline(self) -> Entry | None:
+    def baseline(self) -> LeaderboardEntry | None:
         """The strongest baseline that is ranked, if there is one."""
         return next((e for e in self.entries if e.baseline), None)
 
     @property
-    def others(self) -> tuple[Entry, ...]:
+    def others(self) -> tuple[LeaderboardEntry, ...]:
         """The ranked methods that are no baselines, the best first."""
         return tuple(e for e in self.entries if not e.baseline)
 
@@ -104,7 +106,7 @@ def rank(results: Results, conclusions: Sequence[Conclusion]) -> Ranking | None:
     """
     if not results.header.compares:
         return None
-    of = {conclusion.method: conclusion for conclusion in conclusions}
+    by_method = {conclusion.method: conclusion for conclusion in conclusions}
     methods = {method.name: method for method, _ in results.each()}
     rows = {method.name: its.attacks or its.own_rows for method, its in results.each()}
     outcomes = {name: results.strongest(its) for name, its in rows.items()}
@@ -113,24 +115,24 @@ def rank(results: Results, conclusions: Sequence[Conclusion]) -> Ranking | None:
     clean = {name: mean_with_interval(its.accuracies) for name, its in nulls.items()}
     value = {name: float(np.mean(its)) for name, its in accuracies.items()}
     order = sorted(methods, key=lambda name: (-value[name], -clean[name].value))
-    ranked = [name for name in order if of[name].status in RANKED]
+    ranked = [name for name in order if by_method[name].status in RANKED]
     baseline = next((name for name in ranked if methods[name].baseline), None)
     pairs = _pairs(ranked, baseline, {name for name in ranked if methods[name].baseline})
     compared = _compare(accuracies, pairs)
     entries = {
-        name: Entry(
+        name: LeaderboardEntry(
             rank=1 + sum(value[other] > value[name] for other in ranked) if name in ranked else 0,
             method=name,
             baseline=methods[name].baseline,
             note=methods[name].note,
-            nfe=_nfe(nulls[name]),
+            nfe=nulls[name].evaluations_per_prediction or 0.0,
             clean=clean[name],
             kinds=_kinds(results, rows[name]),
             masked=frozenset(row.kind for row in rows[name] if results.of_row(row).zero_share > MASKED),
             strongest=outcomes[name].metrics,
             to_best=compared.get((name, ranked[0])) if ranked else None,
             to_baseline=None if methods[name].baseline or baseline is None else compared.get((name, baseline)),
-            conclusion=of[name],
+            conclusion=by_method[name],
         )
         for name in order
     }
@@ -138,7 +140,7 @@ def rank(results: Results, conclusions: Sequence[Conclusion]) -> Ranking | None:
     return Ranking(tuple(entries[name] for name in ranked), apart, len(compared) // 2)
 
 
-def headline(ranking: Ranking) -> str:
+def ranking_headline(ranking: Ranking) -> str:
     """The sentence on top of a comparison.
 
     Args:
@@ -149,7 +151,7 @@ def headline(ranking: Ranking) -> str:
     """
     best, baseline, n = ranking.best, ranking.baseline, len(ranking.entries)
     if best is None:
-        reasons = "; ".join(f"{entry.method}: {_short(entry.conclusion)}" for entry in ranking.apart)
+        reasons = "; ".join(f"{entry.method}: {entry.conclusion.reason.partition(':')[0]}" for entry in ranking.apart)
         return f"No headline: none of {len(ranking.apart)} methods passed its checks ({reasons})"
     apart = f"; {len(ranking.apart)} more without a rank, as checks do not pass" if ranking.apart else ""
     if best.unchecked:
@@ -163,20 +165,18 @@ def headline(ranking: Ranking) -> str:
         how = "detectably worse" if _detectable(other.to_best) else "no detectable difference"
         return (
             f"no purification here is better than the baseline {best.method} alone: {claim}; the best "
-            f"purification, {other.method}, at most {_value(other)} % ({how}){apart}"
+            f"purification, {other.method}, at most {share(other.strongest.single)} % ({how}){apart}"
         )
     text = f"{best.method} is the first of {n} methods: {claim}"
     if baseline is not None and not best.baseline:
+        accuracy = f"at most {share(baseline.strongest.single)} %"
         if _detectable(best.to_baseline):
-            return f"{text}; the strongest baseline, {baseline.method}, at most {_value(baseline)} %{apart}"
-        return (
-            f"{text}; but the baseline {baseline.method} alone, at most {_value(baseline)} %, is not detectably worse"
-            f"{apart}"
-        )
+            return f"{text}; the strongest baseline, {baseline.method}, {accuracy}{apart}"
+        return f"{text}; but the baseline {baseline.method} alone, {accuracy}, is not detectably worse{apart}"
     return f"{text}{apart}"
 
 
-def notes(ranking: Ranking) -> list[str]:
+def ranking_warnings(ranking: Ranking) -> list[str]:
     """What a comparison says against its own methods.
 
     Args:
@@ -185,41 +185,32 @@ def notes(ranking: Ranking) -> list[str]:
     Returns:
         Sentences.
     """
-    best, baseline, others, said = ranking.best, ranking.baseline, ranking.others, list[str]()
+    best, baseline, others, warnings = ranking.best, ranking.baseline, ranking.others, list[str]()
     if best is None:
-        return said
+        return warnings
     tied = [e.method for e in ranking.entries if e.to_best is not None and not e.to_best.detectable]
     if tied:
-        said.append(f"No detectable difference from the first, {best.method}: {', '.join(tied)}.")
+        warnings.append(f"No detectable difference from the first, {best.method}: {', '.join(tied)}.")
     unchecked = [e.method for e in ranking.entries if e.unchecked]
     if unchecked and len(unchecked) < len(ranking.entries):
-        said.append(f"Unchecked, as nothing says whether their attacks are strong: {', '.join(unchecked)}.")
+        warnings.append(f"Unchecked, as nothing says whether their attacks are strong: {', '.join(unchecked)}.")
     if baseline is None or not others:
-        return said
+        return warnings
     no_better = [e for e in others if not (_detectable(e.to_baseline) and e.to_baseline and e.to_baseline.value > 0)]
     worse = [e for e in no_better if _detectable(e.to_baseline)]
     if len(no_better) == len(others):
-        said.append(f"The baseline {baseline.method} alone is not detectably worse than any purification here.")
+        warnings.append(f"The baseline {baseline.method} alone is not detectably worse than any purification here.")
     elif no_better:
         names = ", ".join(e.method for e in no_better)
-        said.append(f"Not detectably better than the baseline {baseline.method} alone: {names}.")
+        warnings.append(f"Not detectably better than the baseline {baseline.method} alone: {names}.")
     if worse:
         names = ", ".join(e.method for e in worse)
-        said.append(f"Detectably worse than the baseline {baseline.method} alone: {names}.")
-    return said
+        warnings.append(f"Detectably worse than the baseline {baseline.method} alone: {names}.")
+    return warnings
 
 
-def _short(of: Conclusion) -> str:
-    """The first check that speaks against a method."""
-    return of.reason.partition(":")[0]
-
-
-def _detectable(difference: Difference | None) -> bool:
+def _detectable(difference: PairedDifference | None) -> bool:
     return difference is not None and difference.detectable
-
-
-def _value(entry: Entry) -> str:
-    return f"{100 * entry.strongest.single.value:.1f}"
 
 
 def _pairs(order: Sequence[str], baseline: str | None, baselines: set[str]) -> list[tuple[str, str]]:
@@ -232,25 +223,19 @@ def _pairs(order: Sequence[str], baseline: str | None, baselines: set[str]) -> l
 
 def _compare(
     accuracies: Mapping[str, Floats], pairs: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str | None], Difference]:
+) -> dict[tuple[str, str | None], PairedDifference]:
     """Differences of the pairs on the images that both have, p corrected for all of them, and the other way round."""
     shared = [min(len(accuracies[a]), len(accuracies[b])) for a, b in pairs]
     plain = [paired_difference(accuracies[a][:n], accuracies[b][:n]) for (a, b), n in zip(pairs, shared, strict=True)]
-    found: dict[tuple[str, str | None], Difference] = {}
+    differences: dict[tuple[str, str | None], PairedDifference] = {}
     for (a, b), d, p in zip(pairs, plain, holm([d.p for d in plain]), strict=True):
-        found[a, b] = d._replace(p=p)
-        found[b, a] = Difference(-d.value, -d.high, -d.low, p, d.test)
-    return found
+        differences[a, b] = d._replace(p=p)
+        differences[b, a] = PairedDifference(-d.value, -d.high, -d.low, p, d.test)
+    return differences
 
 
-def _nfe(null: RowResults) -> float:
-    """Denoiser evaluations per prediction, as counted on clean images."""
-    costs = [unit.facts.clean for unit in null.units if unit.facts.clean is not None]
-    return sum(c.evaluations for c in costs) / max(1, sum(c.predictions for c in costs))
-
-
-def _kinds(results: Results, rows: Sequence[RowFacts]) -> dict[AttackKind, Estimate]:
+def _kinds(results: Results, rows: Sequence[RowFacts]) -> dict[AttackKind, Proportion]:
     """Accuracy by kind of attack; the strongest for each image where rows share a kind."""
     kinds = dict.fromkeys(row.kind for row in rows if row.kind is not AttackKind.OTHER)
-    own = {kind: [results.of_row(row) for row in rows if row.kind is kind] for kind in kinds}
-    return {kind: mean_with_interval(strongest(its).accuracies) for kind, its in own.items()}
+    by_kind = {kind: [results.of_row(row) for row in rows if row.kind is kind] for kind in kinds}
+    return {kind: mean_with_interval(strongest(of_kind).accuracies) for kind, of_kind in by_kind.items()}

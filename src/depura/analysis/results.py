@@ -1,4 +1,4 @@
-"""What a run found, read once from its record: predictions of every attack, image and draw, and the numbers of them."""
+"""The results of a run, read once from its record: predictions by attack, image and draw, and what follows of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.kinds import AttackKind
 from depura.records.schema import Audit, Header, Identity, Method, RowFacts
 from depura.statistics.error_rates import Shares, Submissions, error_shares, submissions
-from depura.statistics.intervals import Estimate, any_of, majority, mean_with_interval, single_draw
+from depura.statistics.intervals import Proportion, any_of, errors_of, majority, mean_with_interval, single_draw
 from depura.statistics.precision import Spread, spread
 
 Floats = NDArray[np.float64]
@@ -48,9 +48,9 @@ class Metrics(NamedTuple):
         submissions: of the same image, until an error is as likely as not.
     """
 
-    single: Estimate
-    any: Estimate
-    vote: Estimate
+    single: Proportion
+    any: Proportion
+    vote: Proportion
     shares: Shares
     submissions: Submissions
 
@@ -125,10 +125,16 @@ class RowResults:
         """Single-draw accuracy of each image, (n,)."""
         return self.outcome().accuracies
 
-    def accuracy(self, name: str, draws: int) -> Estimate:
+    def accuracy(self, name: str, draws: int) -> Proportion:
         """Accuracy of one draw over the first draws of an array of predictions, by its name."""
-        its = self.outcome(name)
-        return mean_with_interval(single_draw(its.predictions[:, :draws], its.labels))
+        outcome = self.outcome(name)
+        return mean_with_interval(single_draw(outcome.predictions[:, :draws], outcome.labels))
+
+    @property
+    def evaluations_per_prediction(self) -> float | None:
+        """Denoiser evaluations per prediction, of a clean baseline; None where they were not counted."""
+        costs = [unit.facts.clean for unit in self.units if unit.facts.clean is not None]
+        return sum(cost.evaluations for cost in costs) / sum(cost.predictions for cost in costs) if costs else None
 
     @property
     def zero_share(self) -> float:
@@ -141,11 +147,10 @@ def strongest(rows: Sequence[RowResults]) -> Outcome:
 
     Rows may be of the first images only: an image's strongest attack is the strongest of those that were run on it.
     """
-    which = choice(rows)
-    outcomes = [its.outcome() for its in rows]
-    whole = max(outcomes, key=lambda o: len(o.labels))
-    predictions = np.stack([outcomes[int(row)].predictions[image] for image, row in enumerate(which)])
-    return Outcome(predictions, whole.labels)
+    outcomes = [row.outcome() for row in rows]
+    labels = max(outcomes, key=lambda outcome: len(outcome.labels)).labels
+    predictions = [outcomes[int(row)].predictions[image] for image, row in enumerate(strongest_rows(rows))]
+    return Outcome(np.stack(predictions), labels)
 
 
 def longest(rows: Sequence[RowFacts]) -> RowFacts:
@@ -153,15 +158,15 @@ def longest(rows: Sequence[RowFacts]) -> RowFacts:
     return max(rows, key=lambda row: row.images)
 
 
-def choice(rows: Sequence[RowResults]) -> Ints:
+def strongest_rows(rows: Sequence[RowResults]) -> Ints:
     """Which row is the strongest on each image (see `strongest`), (n,) indices of rows."""
-    n = max(its.n_images for its in rows)
+    n = max(row.n_images for row in rows)
     errors, margins = np.full((len(rows), n), -1), np.full((len(rows), n), -np.inf)
-    for row, its in enumerate(rows):
-        chosen = its.array("chosen")
-        errors[row, : len(chosen)] = its.array("select_errors")[np.arange(len(chosen)), chosen]
+    for k, row in enumerate(rows):
+        chosen = row.array("chosen")
+        errors[k, : len(chosen)] = row.array("select_errors")[np.arange(len(chosen)), chosen]
         # A margin without a finite draw is of an image that is always wrong.
-        margins[row, : len(chosen)] = np.nan_to_num(its.array("select_margins"), nan=np.inf)
+        margins[k, : len(chosen)] = np.nan_to_num(row.array("select_margins"), nan=np.inf)
     return np.where(errors == errors.max(0), margins, -np.inf).argmax(0)
 
 
@@ -214,7 +219,7 @@ class Results:
         groups: dict[tuple[str, float], list[Unit]] = {}
         for unit in units:
             groups.setdefault((unit.facts.row, unit.facts.eps), []).append(unit)
-        return cls(header, {key: RowResults(tuple(its)) for key, its in groups.items()})
+        return cls(header, {key: RowResults(tuple(row_units)) for key, row_units in groups.items()})
 
     def only(self, method: str) -> Results:
         """The results of one method: its rows, and those that all methods share (the undefended classifier's)."""
@@ -249,8 +254,8 @@ class Results:
         """Audits of gradients, each with what a purifier that does nothing changes."""
         name = "audit" if not self.method else f"audit-{self.method}"
         whole = self.method is None
-        own = [its for (row, _), its in self.by_row.items() if row == name or (whole and row.startswith("audit-"))]
-        facts = [unit.facts for its in own for unit in its.units]
+        audits = [its for (row, _), its in self.by_row.items() if row == name or (whole and row.startswith("audit-"))]
+        facts = [unit.facts for its in audits for unit in its.units]
         return tuple((f.audit, f.identity) for f in facts if f.audit is not None and f.identity is not None)
 
     def rows(self, *kinds: AttackKind) -> list[RowFacts]:
@@ -279,8 +284,7 @@ class Results:
 
     def errors(self, rows: Sequence[RowFacts]) -> Ints:
         """Wrong report draws of each image under the strongest of some rows that was run on it, (n,)."""
-        its = self.strongest(rows)
-        return (its.predictions != its.labels[:, None]).sum(1)
+        return errors_of(*self.strongest(rows))
 
     def array(self, row: RowFacts, name: str) -> NDArray[Any] | None:
         """An array of a row, (n, ...); None where its attack has none."""
@@ -288,15 +292,7 @@ class Results:
         return its.array(name) if its.has(name) else None
 
 
-def percent(estimate: Estimate) -> str:
-    """As "41.7 % (33.4-50.4)"."""
-    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
-
-
-def at_most(estimate: Estimate, null: Estimate) -> str:
-    """What may be claimed of an accuracy under attack, in words."""
-    low, high = 100 * estimate.low, 100 * estimate.high
-    return (
-        f"robust accuracy at most {100 * estimate.value:.1f} % (95 % CI {low:.1f}–{high:.1f}), "
-        f"null {100 * null.value:.1f} %"
-    )
+def finite_median(values: NDArray[Any]) -> float:
+    """Median of the values that are finite; NaN if none is."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")

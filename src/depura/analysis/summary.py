@@ -9,16 +9,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from depura.analysis import checks, ranking, words
-from depura.analysis.details import NOTHING, Details, details
-from depura.analysis.progress import Progress, progress
-from depura.analysis.ranking import Ranking
-from depura.analysis.results import Floats, Metrics, Results, RowResults, at_most, longest, strongest
-from depura.analysis.verdicts import Conclusion, Flag, HeadlineStatus, Status, Verdict
-from depura.records.directory import RunDirectory, Unit
+from depura.analysis.checks import verdicts
+from depura.analysis.details import Details, details
+from depura.analysis.progress import Progress, run_progress
+from depura.analysis.ranking import Ranking, rank, ranking_headline, ranking_warnings
+from depura.analysis.results import Floats, Metrics, Results, RowResults, finite_median, longest, strongest
+from depura.analysis.verdicts import (
+    Conclusion,
+    Flag,
+    HeadlineStatus,
+    Status,
+    Verdict,
+    conclusion,
+    of_method,
+    raised_flags,
+)
+from depura.analysis.words import at_most, attack_text, threat_text
+from depura.records.directory import RunDirectory
 from depura.records.kinds import AttackKind, GradientMode
-from depura.records.schema import Data, Header, RowFacts
-from depura.statistics.intervals import Estimate, errors_of, mean_with_interval, paired_gain
+from depura.records.schema import Header, RowFacts
+from depura.statistics.intervals import Proportion, errors_of, mean_with_interval, paired_gain
 
 PICTURES = 6
 """Pictures of the worst images, and as many of the luckiest."""
@@ -28,7 +38,7 @@ PICTURES_OF_METHOD = 4
 
 
 class GradientFacts(NamedTuple):
-    """What the gradients of an attack told about themselves. NaN where there is nothing to tell.
+    """Norms and agreement of the gradients of an attack. NaN where there is none.
 
     Attributes:
         zero: share of draws (over steps and images) whose gradient was exactly zero.
@@ -38,7 +48,7 @@ class GradientFacts(NamedTuple):
             middle and the last step.
         spread: largest over median norm of a draw's gradient, the worst image and step.
         bpda: cosine of the BPDA gradient to the exact one, median over images.
-        surrogate: the same of a walk of a fifth of the steps.
+        surrogate: the same of a reverse process of a fifth of the steps.
     """
 
     zero: float
@@ -51,7 +61,7 @@ class GradientFacts(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What an attack made, and what it cost it.
+    """The adversarial examples of an attack, and what they cost.
 
     Attributes:
         largest: largest perturbation, in the ball's norm.
@@ -63,8 +73,8 @@ class Examples(NamedTuple):
     """
 
     largest: float
-    exact: Estimate
-    rounded: Estimate
+    exact: Proportion
+    rounded: Proportion
     finished: int
     gradients: float
     forwards: float
@@ -83,8 +93,8 @@ class Line(NamedTuple):
         metrics: under attack.
         null: without an attack, as many draws.
         random: under random corners of the ball, chosen as candidates are.
-        examples: what the attack made.
-        gradients: what the attack's gradients told about themselves; None of an attack without gradients.
+        examples: the adversarial examples.
+        gradients: their norms and agreement; None of an attack without gradients.
         evaluations: denoiser evaluations (forward, backward) of attack and scoring together.
         gain: 95 % interval of what the attack takes from the null's accuracy, paired by image.
     """
@@ -114,12 +124,12 @@ class Point(NamedTuple):
     """
 
     eps: float
-    accuracy: Estimate
+    accuracy: Proportion
     images: int
 
 
 class Picture(NamedTuple):
-    """One image of the theatre.
+    """One image of the gallery.
 
     Attributes:
         row: name of the row it was attacked in.
@@ -163,7 +173,7 @@ class Summary:
         curve: points by row name; "null" is the judged defence without attack. Where methods are compared, the
             strongest attack for each image, by method.
         pictures: the worst images first, then the luckiest.
-        warnings: what a reader must know beside the checks, in sentences.
+        warnings: what a reader must know that no check says, in sentences.
         devices: kinds of device that the units were computed on.
         ranking: of the methods, where methods are compared.
         verdicts: of the checks V1 to V21, of each method (see `depura.analysis.verdicts`).
@@ -187,7 +197,7 @@ class Summary:
     verdicts: tuple[Verdict, ...] = ()
     conclusions: tuple[Conclusion, ...] = ()
     flagged: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict[str, tuple[Flag, ...]])
-    details: Details = NOTHING
+    details: Details = field(default_factory=Details)
     progress: tuple[Progress, ...] = ()
 
     @property
@@ -229,71 +239,73 @@ def summarise(directory: RunDirectory) -> Summary:
     devices = tuple(sorted({unit.facts.device for unit in units}))
     if done < total:
         text = f"No headline: {done} of {total} units are done. Give the same 'depura run' command again to go on."
-        so_far = progress(header, units)
-        return Summary(header, done, total, text, (), None, {}, (), (), devices, progress=so_far)
+        progress = run_progress(header, units)
+        return Summary(header, done, total, text, (), None, {}, (), (), devices, progress=progress)
     results = Results.of(header, units)
-    verdicts = checks.verdicts(results)
-    each = [(its, checks.of_method(verdicts, method.name)) for method, its in results.each()]
-    conclusions = tuple(checks.conclusion(own, its) for its, own in each)
-    ranked = ranking.rank(results, conclusions)
-    shown = [row for row in results.all_rows if row.kind is not AttackKind.REFERENCE]
-    together = results.strongest(results.attacks).metrics if ranked is None and results.attacks else None
+    checked = verdicts(results)
+    methods = [(its, of_method(checked, method.name)) for method, its in results.each()]
+    conclusions = tuple(conclusion(its_verdicts, its) for its, its_verdicts in methods)
+    ranking = rank(results, conclusions)
+    if ranking is None:
+        metrics = results.strongest(results.attacks).metrics if results.attacks else None
+        headline = _headline(results, metrics, checked, conclusions[0])
+        curve, pictures = _curve(results), _extremes(_pictures(results))
+    else:
+        metrics = None
+        headline = _comparison_headline(results, ranking)
+        curve, pictures = _curve_by_method(results), _pictures_by_method(results)
+    rescored = header.rescored_from
     return Summary(
         header=header,
         done=total,
         total=total,
-        headline=_headline(results, together, verdicts, conclusions[0]) if ranked is None else _of_all(results, ranked),
-        lines=tuple(_line(row, results) for row in shown),
-        strongest=together,
-        curve=_curve(results) if ranked is None else _curve_by_method(results),
-        pictures=_extremes(_pictures(results)) if ranked is None else _pictures_by_method(results),
-        warnings=(*_remarks(header), *(ranking.notes(ranked) if ranked is not None else ())),
+        headline=headline,
+        lines=tuple(_line(row, results) for row in results.all_rows if row.kind is not AttackKind.REFERENCE),
+        strongest=metrics,
+        curve=curve,
+        pictures=pictures,
+        warnings=(
+            *(f"{method.note}." for method in header.methods if method.note and not method.name),
+            *([rescored.warning] if rescored is not None and rescored.warning else []),
+            *(ranking_warnings(ranking) if ranking is not None else []),
+        ),
         devices=devices,
-        ranking=ranked,
-        verdicts=verdicts,
+        ranking=ranking,
+        verdicts=checked,
         conclusions=conclusions,
         flagged={
-            its.method or "": checks.flags(own, its, of) for (its, own), of in zip(each, conclusions, strict=True)
+            its.method or "": raised_flags(its_verdicts, its, conclusion)
+            for (its, its_verdicts), conclusion in zip(methods, conclusions, strict=True)
         },
         details=details(results),
     )
 
 
-def _remarks(header: Header) -> tuple[str, ...]:
-    """What the header says a reader must know."""
-    own = [f"{method.note}." for method in header.methods if method.note and not method.name]
-    said = header.rescored_from
-    return (*own, *([said.warning] if said is not None and said.warning else []))
-
-
-def _headline(results: Results, together: Metrics | None, verdicts: Sequence[Verdict], of: Conclusion) -> str:
+def _headline(results: Results, metrics: Metrics | None, verdicts: Sequence[Verdict], conclusion: Conclusion) -> str:
     """The sentence on top of a study of one defence."""
-    if of.status is not HeadlineStatus.GIVEN or together is None:
-        return checks.refusal(of)
-    row = longest(results.attacks)
-    null = results.null_of(row).outcome().first(row.images).metrics
-    nothing = any(v.id == "V14" and v.status is Status.WARN for v in verdicts)
-    told = f"{at_most(together.single, null.single)}; {row.images} images, {_attacked(results)}"
-    return told + ("; the attack found nothing beyond noise" if nothing else "")
-
-
-def _attacked(results: Results) -> str:
-    """Threat model and attack, or the profile, in words."""
+    if conclusion.status is not HeadlineStatus.GIVEN or metrics is None:
+        return conclusion.refusal
     attacks, source = results.attacks, results.header.source
+    row = longest(attacks)
+    null = results.null_of(row).outcome().first(row.images).metrics
     hardest = min(attacks, key=lambda row: float(results.accuracies(row).mean()))
     profile = f"profile {source.profile}, " if source is not None and source.profile else ""
-    several = f"the strongest of {len(attacks)} attacks, " if len(attacks) > 1 else ""
-    which = f"{several}{'most by ' if several else ''}{hardest.name} ({words.attack(hardest)})"
-    return f"{words.changes(results.header.threat_model)}, {profile}{which}"
+    several = f"the strongest of {len(attacks)} attacks, most by " if len(attacks) > 1 else ""
+    noise = any(v.id == "V14" and v.status is Status.WARN for v in verdicts)
+    return (
+        f"{at_most(metrics.single, null.single)}; {row.images} images, {threat_text(results.header.threat_model)}, "
+        f"{profile}{several}{hardest.name} ({attack_text(hardest)})"
+        f"{'; the attack found nothing beyond noise' if noise else ''}"
+    )
 
 
-def _of_all(results: Results, ranked: Ranking) -> str:
+def _comparison_headline(results: Results, ranking: Ranking) -> str:
     """The sentence on top of a comparison."""
-    text = ranking.headline(ranked)
-    if ranked.best is None:
+    text = ranking_headline(ranking)
+    if ranking.best is None:
         return text
-    images = longest(results.attacks).images
-    return f"{text}; {images} images, {words.changes(results.header.threat_model)}, the strongest attack on each method"
+    threat = threat_text(results.header.threat_model)
+    return f"{text}; {longest(results.attacks).images} images, {threat}, the strongest attack on each method"
 
 
 def _line(row: RowFacts, results: Results) -> Line:
@@ -334,7 +346,7 @@ def _examples(its: RowResults) -> Examples:
 
 def _gradients(its: RowResults) -> GradientFacts:
     agreement, spread = its.array("agreement"), its.array("spread")
-    first, middle, last = (_median(agreement[:, i]) for i in (0, agreement.shape[1] // 2, -1))
+    first, middle, last = (finite_median(agreement[:, i]) for i in (0, agreement.shape[1] // 2, -1))
     compared = its.has("cosine_bpda")
     return GradientFacts(
         zero=its.zero_share,
@@ -342,41 +354,35 @@ def _gradients(its: RowResults) -> GradientFacts:
         zero_pixels=float(its.array("zero_pixels").mean()),
         agreement=(first, middle, last),
         spread=float(np.max(spread[np.isfinite(spread)], initial=-np.inf)) if np.isfinite(spread).any() else np.nan,
-        bpda=_median(its.array("cosine_bpda")) if compared else np.nan,
-        surrogate=_median(its.array("cosine_surrogate")) if compared else np.nan,
+        bpda=finite_median(its.array("cosine_bpda")) if compared else np.nan,
+        surrogate=finite_median(its.array("cosine_surrogate")) if compared else np.nan,
     )
-
-
-def _median(values: NDArray[Any]) -> float:
-    """Median of the values that are there; NaN if none is."""
-    there = values[np.isfinite(values)]
-    return float(np.median(there)) if len(there) else np.nan
 
 
 def _curve(results: Results) -> dict[str, tuple[Point, ...]]:
     """Each row at each radius, and the clean baseline of what is judged."""
-    said = results.header.curve
+    asked = results.header.curve
+    radii = sorted({results.eps, *asked.eps})
     curve = {
-        row.name: tuple(
-            _point(eps, results.accuracies(row, eps)[: said.images]) for eps in sorted({results.eps, *said.eps})
-        )
+        row.name: tuple(_point(eps, results.accuracies(row, eps)[: asked.images]) for eps in radii)
         for row in results.all_rows
-        if row.name in said.rows
+        if row.name in asked.rows
     }
     if results.attacks:
-        curve["null"] = (_point(0.0, results.null(results.attacks[0], said.images)),)
+        curve["null"] = (_point(0.0, results.null(results.attacks[0], asked.images)),)
     return curve
 
 
 def _curve_by_method(results: Results) -> dict[str, tuple[Point, ...]]:
     """Each method under the strongest of its attacks for each image, at each radius."""
-    said, curve = results.header.curve, dict[str, tuple[Point, ...]]()
+    asked = results.header.curve
+    curve: dict[str, tuple[Point, ...]] = {}
     for method, its in results.each():
-        rows = [row for row in its.attacks if row.name in said.rows]
+        rows = [row for row in its.attacks if row.name in asked.rows]
         if rows:
             curve[method.name] = tuple(
-                _point(eps, strongest([its.of_row(row, eps) for row in rows]).accuracies[: said.images])
-                for eps in sorted({its.eps, *said.eps})
+                _point(eps, strongest([its.of_row(row, eps) for row in rows]).accuracies[: asked.images])
+                for eps in sorted({its.eps, *asked.eps})
             )
     return curve
 
@@ -409,48 +415,36 @@ def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Pictur
     return (*worst, *(p._replace(lucky=True) for p in lucky))
 
 
-def _pictures(results: Results) -> tuple[Picture, ...]:
+def _pictures(results: Results) -> list[Picture]:
     """All pictures of the attacks on what is judged."""
-    data = results.header.data
     units = [unit for row in results.attacks for unit in results.of_row(row).units]
-    most = _most_errors(units)
-    return tuple(picture for unit in units for picture in _of_unit(unit, data, most))
-
-
-def _of_unit(unit: Unit, data: Data, most: Mapping[int, int]) -> list[Picture]:
-    if "picture_rows" not in unit.arrays:
-        return []
-    made: list[Picture] = []
-    arrays = unit.arrays
-    errors = errors_of(arrays["predictions"].astype(np.int64), arrays["labels"])
-    for frames, row in zip(arrays["picture_frames"], arrays["picture_rows"], strict=True):
-        predicted = arrays["predictions"][row]
-        image = int(arrays["ids"][row])
-        made.append(
-            Picture(
-                row=unit.facts.row,
-                image=image,
-                label=data.class_name(int(arrays["labels"][row])),
-                seen_as=data.class_name(int(predicted[0])),
-                errors=int(errors[row]),
-                draws=len(predicted),
-                titles=tuple(str(t) for t in arrays["picture_titles"]),
-                frames=frames,
-                votes=tuple((data.class_name(k), int((predicted == k).sum())) for k in _by_frequency(predicted)),
-                most=most[image],
-            )
-        )
-    return made
-
-
-def _most_errors(units: Sequence[Unit]) -> dict[int, int]:
-    """By image id, the wrong report draws under the attack that left most of them wrong."""
+    errors = [errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"]) for unit in units]
     most: dict[int, int] = {}
-    for unit in units:
-        errors = errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"])
-        for image, wrong in zip(unit.arrays["ids"].tolist(), errors.tolist(), strict=True):
+    for unit, counts in zip(units, errors, strict=True):
+        for image, wrong in zip(unit.arrays["ids"].tolist(), counts.tolist(), strict=True):
             most[image] = max(most.get(image, 0), wrong)
-    return most
+    data = results.header.data
+    pictures: list[Picture] = []
+    for unit, counts in zip(units, errors, strict=True):
+        arrays = unit.arrays
+        shown = zip(arrays["picture_frames"], arrays["picture_rows"], strict=True) if "picture_rows" in arrays else ()
+        for frames, k in shown:
+            labels, image = arrays["predictions"][k], int(arrays["ids"][k])
+            pictures.append(
+                Picture(
+                    row=unit.facts.row,
+                    image=image,
+                    label=data.class_name(int(arrays["labels"][k])),
+                    seen_as=data.class_name(int(labels[0])),
+                    errors=int(counts[k]),
+                    draws=len(labels),
+                    titles=tuple(str(title) for title in arrays["picture_titles"]),
+                    frames=frames,
+                    votes=tuple((data.class_name(c), int((labels == c).sum())) for c in _by_frequency(labels)),
+                    most=most[image],
+                )
+            )
+    return pictures
 
 
 def _by_frequency(predicted: NDArray[Any]) -> list[int]:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from depura.records.kinds import Word
+from depura.analysis.results import Results
+from depura.analysis.words import APPROXIMATE
+from depura.records.kinds import AttackKind, Word
 
-BROKEN = 0.02
-"""Accuracy up to which a defence counts as broken."""
-
-MASKED = 0.01
-"""Share of gradients that are exactly zero from which on a row's gradient is called masked."""
-
-EXPLODING = 1000
-"""How many times the median of its image's gradients one may be long."""
-
-AGREEMENT = 0.2
-"""Cosine between halves of the draws below which more draws per step would help."""
-
-CHANCE = 0.01
-"""A difference between two draws of the same thing must be less likely than this to be called one."""
-
-ALONE = 0.02
-"""Share of images that an attack without gradients may break alone."""
-
-UNMOVED = 0.03
-"""Share of the images that are right without an attack whose example may be the image itself."""
-
-NOT_FINITE_SHARE = 0.01
-"""Share of predictions or gradients that are not finite above which a defence has no headline."""
+WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20")
+"""Checks whose warning says that the attack was not strong enough for its number to be printed."""
 
 
 class Status(Enum):
@@ -108,16 +90,16 @@ class VerdictGroup(NamedTuple):
     @property
     def text(self) -> str:
         """The line, without its status."""
-        said = f"{self.sentence} {self.advice}".rstrip()
+        text = f"{self.sentence} {self.advice}".rstrip()
         if not self.methods:
-            return f"{self.id} {self.name}: {said}"
+            return f"{self.id} {self.name}: {text}"
         if len(self.methods) == 1:
-            return f"{self.id} {self.name}, {self.methods[0]}: {said}"
+            return f"{self.id} {self.name}, {self.methods[0]}: {text}"
         listed = ", ".join(self.methods)
-        return f"{self.id} {self.name}, {len(self.methods)} methods ({listed}). {self.methods[0]}: {said}"
+        return f"{self.id} {self.name}, {len(self.methods)} methods ({listed}). {self.methods[0]}: {text}"
 
 
-def grouped(verdicts: tuple[Verdict, ...], *statuses: Status) -> tuple[VerdictGroup, ...]:
+def grouped(verdicts: Sequence[Verdict], *statuses: Status) -> tuple[VerdictGroup, ...]:
     """Verdicts of some statuses, those of one check and status together, in the order of the checks.
 
     Args:
@@ -159,3 +141,73 @@ class Conclusion(NamedTuple):
     method: str
     status: HeadlineStatus
     reason: str = ""
+
+    @property
+    def refusal(self) -> str:
+        """What stands in the headline's place; empty where there is a headline."""
+        begin = {
+            HeadlineStatus.FAILED: "No headline: ",
+            HeadlineStatus.WITHHELD: "Headline withheld: ",
+            HeadlineStatus.UNCHECKED: "Unchecked: ",
+            HeadlineStatus.GIVEN: "",
+        }[self.status]
+        return f"{begin}{self.reason}"
+
+
+def of_method(verdicts: Sequence[Verdict], method: str) -> tuple[Verdict, ...]:
+    """Verdicts of one method; of a study of one defence, whose name is empty, all."""
+    return tuple(verdict for verdict in verdicts if verdict.method == method)
+
+
+def conclusion(verdicts: Sequence[Verdict], results: Results) -> Conclusion:
+    """Whether a defence has a headline, and why it has none.
+
+    Args:
+        verdicts: of its checks.
+        results: of the same defence.
+
+    Returns:
+        Failed where a check failed or nothing judges it; withheld where the attack was not strong enough; unchecked
+        where nothing says whether it was; else given.
+    """
+    method = results.method or ""
+    if not results.attacks:
+        return Conclusion(method, HeadlineStatus.FAILED, "No row judges the defence.")
+    failed = [v for v in verdicts if v.status is Status.FAIL]
+    weak = [v for v in verdicts if v.status is Status.WARN and v.id in WITHHOLDING]
+    if failed or weak:
+        reason = " ".join(f"{v.id} ({v.name}): {v.sentence} {v.advice}".rstrip() for v in failed or weak)
+        return Conclusion(method, HeadlineStatus.FAILED if failed else HeadlineStatus.WITHHELD, reason)
+    not_run = {v.id for v in verdicts if v.status is Status.NOT_RUN}
+    if {"V4", "V20"} <= not_run and not results.rows(AttackKind.BLACK_BOX):
+        reason = (
+            "The attack was run at one radius, with no attack of depura's own and none without gradients beside it: "
+            "nothing says whether it is strong."
+        )
+        return Conclusion(method, HeadlineStatus.UNCHECKED, reason)
+    return Conclusion(method, HeadlineStatus.GIVEN)
+
+
+def raised_flags(
+    verdicts: Sequence[Verdict], results: Results, conclusion: Conclusion | None = None
+) -> tuple[Flag, ...]:
+    """What a reader of the results of a defence must know first, each flag once.
+
+    Args:
+        verdicts: of its checks.
+        results: of the same defence.
+        conclusion: what follows from the checks, where that is known.
+
+    Returns:
+        The flags.
+    """
+    flags = [f for v in verdicts if v.status in (Status.WARN, Status.FAIL) for f in v.flags]
+    randomness = [audit.check("randomness") for audit, _ in results.audits]
+    if randomness and all(check is not None and check.measured == 0 for check in randomness):
+        flags.append(Flag.DETERMINISTIC)
+    adaptive = results.rows(AttackKind.ADAPTIVE, AttackKind.RELAXED)
+    if adaptive and all(row.mode in APPROXIMATE for row in adaptive):
+        flags.append(Flag.APPROXIMATE)
+    if conclusion is not None and conclusion.status is HeadlineStatus.UNCHECKED:
+        flags.append(Flag.UNCHECKED)
+    return tuple(dict.fromkeys(flags))

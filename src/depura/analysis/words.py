@@ -1,4 +1,4 @@
-"""Kinds of attack, gradient modes, attacks, rules and threat models in words."""
+"""Numbers, kinds of attack, gradient modes, attacks, rules and threat models in words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from depura.records.kinds import AttackKind, GradientMode
 from depura.records.names import short_name
 from depura.records.schema import Description, RowFacts, ThreatModel
+from depura.statistics.intervals import Proportion
 
 KINDS = {
     AttackKind.UNDEFENDED: "the attack on the undefended classifier (is it strong enough to say anything?)",
@@ -50,7 +51,38 @@ _BUDGETS = {
 }
 
 
-def attack(row: RowFacts) -> str:
+def percent(accuracy: Proportion) -> str:
+    """As "41.7 % (33.4–50.4)", the interval in brackets."""
+    return f"{100 * accuracy.value:.1f} % ({100 * accuracy.low:.1f}–{100 * accuracy.high:.1f})"
+
+
+def share(accuracy: Proportion) -> str:
+    """In percent without the sign, as "41.7"."""
+    return f"{100 * accuracy.value:.1f}"
+
+
+def at_most(accuracy: Proportion, null: Proportion) -> str:
+    """What may be claimed of an accuracy under attack."""
+    interval = f"{100 * accuracy.low:.1f}–{100 * accuracy.high:.1f}"
+    return f"robust accuracy at most {share(accuracy)} % (95 % CI {interval}), null {share(null)} %"
+
+
+def p_value(p: float) -> str:
+    """As "p 0.021"."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def count(n: float) -> str:
+    """A mean number of evaluations; with one decimal where it is not whole."""
+    return f"{n:,.0f}" if n == round(n) else f"{n:,.1f}"
+
+
+def capital(text: str) -> str:
+    """With a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def attack_text(row: RowFacts) -> str:
     """An attack in words: its name and its budget.
 
     Args:
@@ -70,23 +102,23 @@ def attack(row: RowFacts) -> str:
     return ", ".join([name, *counts])
 
 
-def changes(threat: ThreatModel) -> str:
+def threat_text(threat: ThreatModel) -> str:
     """What an attacker may do, in words."""
     if threat.norm == "flow":
         return f"flows of at most {threat.eps:g} grid units"
-    return f"{threat.norm} ball of radius {radius(threat.eps)}"
+    return f"{threat.norm} ball of radius {radius_text(threat.eps)}"
 
 
-def radius(eps: float) -> str:
+def radius_text(eps: float) -> str:
     """A radius as the field writes it: 8/255 where it is a small number of the 256 levels of a pixel."""
     levels = round(255 * eps)
     return f"{levels}/255" if 1 <= levels <= 32 and abs(255 * eps - levels) < 1e-9 else f"{eps:g}"
 
 
-def rule(described: Description) -> str:
+def rule_text(rule: Description) -> str:
     """A deployed rule in words, from its description in a header."""
-    n = described.get("n_draws") if isinstance(described, dict) else None
-    name = short_name(described)
+    n = rule.get("n_draws") if isinstance(rule, dict) else None
+    name = short_name(rule)
     words = {
         "Single": "one draw",
         "Vote": f"vote of {n} draws",

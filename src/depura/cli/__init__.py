@@ -51,7 +51,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("export:export", "Write a finished run as one table, a line for each image, attack and radius."),
     "replay": Command(
         "replay:replay",
-        "Make one recorded decision again, picture its walk, and check that it comes out as recorded (or exit 1).",
+        "Make a recorded decision again, picture its steps, and check that it comes out as recorded (or exit 1).",
     ),
     "verify": Command(
         "verify:verify",

@@ -11,7 +11,7 @@ from depura.analysis.claims import claims
 from depura.analysis.summary import summarise
 from depura.cli.console import door, err
 from depura.records.directory import RunDirectory
-from depura.reports.prose import COLUMNS, bibtex, latex, paragraph
+from depura.reports.prose import LATEX_COLUMNS, bibtex, latex, paragraph
 
 
 @door
@@ -24,19 +24,13 @@ def claim(
     if summary.refused:
         err.print(f"No claim. {summary.headline}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
-    found = claims(summary, method=method)
-    for each in found:
-        typer.echo(f"{paragraph(summary, each)}\n")
-    typer.echo(f"% {COLUMNS}")
-    for each in found:
-        typer.echo(latex(summary, each))
-    typer.echo(f"\n{bibtex(summary)}")
-    typer.echo("\nCite the paper of every method, attack, network and data set that you used, too.")
-    for each in found:
-        typer.echo(f"\nNot tested{f' of {each.method}' if len(found) > 1 else ''}:")
-        for text in each.untested:
-            typer.echo(f"- {text}")
+    defences = claims(summary, method=method)
+    lines = [f"{paragraph(summary, each)}\n" for each in defences]
+    lines += [f"% {LATEX_COLUMNS}", *(latex(summary, each) for each in defences), f"\n{bibtex(summary)}"]
+    lines.append("\nCite the paper of every method, attack, network and data set that you used, too.")
+    for each in defences:
+        lines.append(f"\nNot tested{f' of {each.method}' if len(defences) > 1 else ''}:")
+        lines += [f"- {text}" for text in each.untested]
     if summary.warnings:
-        typer.echo("\nWhat speaks against it:")
-        for text in summary.warnings:
-            typer.echo(f"- {text}")
+        lines += ["\nWhat speaks against it:", *(f"- {text}" for text in summary.warnings)]
+    typer.echo("\n".join(lines))

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from depura.analysis.comparison import as_json
-from depura.analysis.comparison import compare as compared
+from depura.analysis.comparison import compare_runs
 from depura.cli.console import door, out
 from depura.records.directory import RunDirectory
-from depura.reports.comparisons import sentences, terminal
+from depura.reports.prose import comparison_sentences
+from depura.reports.table import terminal
+from depura.reports.tables import comparison_table
 
 
 @door
@@ -24,14 +25,16 @@ def compare(
     as_text: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Compare two finished runs image by image, and say whether there is a difference to speak of."""
-    found = compared(RunDirectory.open(first), RunDirectory.open(second), methods=(method_a, method_b))
+    comparison = compare_runs(RunDirectory.open(first), RunDirectory.open(second), methods=(method_a, method_b))
     if as_text:
-        typer.echo(json.dumps(as_json(found), indent=1))
+        typer.echo(json.dumps(comparison.as_json(), indent=1))
         return
-    out.print(terminal(found, names=(str(first), str(second))))
-    for warning in found.warnings:
+    for letter, path in zip("AB", (first, second), strict=True):
+        out.print(f"{letter}  {path}", highlight=False, markup=False)
+    out.print(terminal(comparison_table(comparison)))
+    for warning in comparison.warnings:
         out.print(f"warning  {warning}", style="yellow", highlight=False, markup=False)
-    for note in found.notes:
+    for note in comparison.notes:
         out.print(f"note     {note}", highlight=False, markup=False)
-    for sentence in sentences(found):
+    for sentence in comparison_sentences(comparison):
         out.print(f"\n{sentence}", style="bold", highlight=False, markup=False)

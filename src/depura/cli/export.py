@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from depura.analysis.table import table
 from depura.cli.console import door, out
 from depura.data import files
 from depura.records.directory import RunDirectory
-from depura.reports import export as datafiles
+from depura.reports.export import file_bytes, run_columns
 
 
 @door
@@ -20,6 +19,8 @@ def export(
     to: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
 ) -> None:
     """Write a finished run as one table, a line for each image, attack and radius."""
-    found = table(RunDirectory.open(directory))
-    files.write_all({to: datafiles.encode(found, to)}, where="export")
-    out.print(f"wrote    {to}: {len(found['image']):,} lines of {len(found)} columns", highlight=False, soft_wrap=True)
+    columns = run_columns(RunDirectory.open(directory))
+    files.write_all({to: file_bytes(columns, to)}, where="export")
+    out.print(
+        f"wrote    {to}: {len(columns['image']):,} lines of {len(columns)} columns", highlight=False, soft_wrap=True
+    )

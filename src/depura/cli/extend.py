@@ -12,7 +12,7 @@ import typer
 from depura import _check
 from depura.cli.console import door, duration, one_thread, out, seconds
 from depura.cli.recorded import StudyFile, Trust, source_of
-from depura.cli.studies import Budget, Device, Machine, Settings, Workers, go_on, pairs, workers_of
+from depura.cli.studies import Budget, Device, Machine, Settings, Workers, pairs, resume, workers_of
 from depura.evaluation.extending import extended
 from depura.evaluation.runner import Shard
 from depura.evaluation.study import Study, UnitKey
@@ -64,13 +64,13 @@ def extend(
     words += [
         word for name, value in (("--steps", steps), ("--eot", eot)) if value is not None for word in (name, str(value))
     ]
-    said = extended(run, larger, source=source, command=shlex.join(words))
+    new = extended(run, larger, source=source, command=shlex.join(words))
     if dry_run:
         _plan(larger, [key for key in larger.units() if not run.has(key.name)], n_workers, device)
         return
-    if said is not run.header:
-        run = run.extend(said)
-    go_on(larger, source, run, machine=Machine(n_workers, Shard(), device, allowed))
+    if new is not run.header:
+        run = run.extend(new)
+    resume(larger, source, run, machine=Machine(n_workers, Shard(), device, allowed))
 
 
 def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:
@@ -80,7 +80,7 @@ def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:
         return
     prices = price.plan(study, device=device, units=todo)
     for p in prices:
-        said = f"{p.images} images, {p.forward:,} denoiser evaluations, about {duration(p.seconds)}"
-        out.print(f"{p.row}, eps {p.eps:g}: {said}", highlight=False, soft_wrap=True)
+        text = f"{p.images} images, {p.forward:,} denoiser evaluations, about {duration(p.seconds)}"
+        out.print(f"{p.row}, eps {p.eps:g}: {text}", highlight=False, soft_wrap=True)
     whole = sum(p.seconds for p in prices) / workers
     out.print(f"{len(todo)} units, about {duration(whole)} on {workers} workers; nothing was run")

@@ -7,14 +7,14 @@ from types import TracebackType
 
 from rich.progress import TaskID
 
-from depura.analysis.progress import so_far
-from depura.analysis.results import percent
+from depura.analysis.progress import accuracy_so_far
+from depura.analysis.words import percent
 from depura.cli.console import out, progress
 from depura.evaluation.study import Study, UnitKey
 from depura.records.directory import RunDirectory, Unit
 
-SAID = 4
-"""How often a run says where it is, where the output is not a terminal."""
+LINES = 4
+"""How often a run prints where it is, where the output is not a terminal."""
 
 
 class Live:
@@ -53,15 +53,15 @@ class Live:
         self._done += 1
         at, n = (key.row, key.eps), len(self._todo)
         self._finished[at] = self._finished.get(at, 0) + 1
-        found = self._units.setdefault(at, {})
+        units = self._units.setdefault(at, {})
         for other in self._all:
-            new = (other.row, other.eps) == at and other.name not in found
+            new = (other.row, other.eps) == at and other.name not in units
             if new and self._directory.has(other.name):
-                found[other.name] = self._directory.read(other.name)
-        said = f"{_title(key)}  {accuracy(list(found.values()))}"
-        self._bars.update(self._tasks[at], completed=self._finished[at], description=said)
-        if not out.is_terminal and self._done * SAID // n > (self._done - 1) * SAID // n:
-            out.print(f"running  {self._done} of {n} units done; {said}".rstrip())
+                units[other.name] = self._directory.read(other.name)
+        text = f"{_title(key)}  {accuracy_text(list(units.values()))}"
+        self._bars.update(self._tasks[at], completed=self._finished[at], description=text)
+        if not out.is_terminal and self._done * LINES // n > (self._done - 1) * LINES // n:
+            out.print(f"running  {self._done} of {n} units done; {text}".rstrip())
 
     def share(self, key: UnitKey, share: float) -> None:
         """So much of a unit's attack is done."""
@@ -74,10 +74,12 @@ class Live:
             self._tasks[key.row, key.eps] = self._bars.add_task(_title(key), total=total)
 
 
-def accuracy(units: Sequence[Unit]) -> str:
+def accuracy_text(units: Sequence[Unit]) -> str:
     """Accuracy of one draw over the units that are there, with its interval; empty where nothing is predicted."""
-    found = so_far(units)
-    return "" if found is None else f"{percent(found)} on {sum(len(unit.arrays['labels']) for unit in units)} images"
+    accuracy = accuracy_so_far(units)
+    return (
+        "" if accuracy is None else f"{percent(accuracy)} on {sum(len(unit.arrays['labels']) for unit in units)} images"
+    )
 
 
 def _title(key: UnitKey) -> str:

@@ -20,7 +20,7 @@ from depura.evaluation.replay import replay as replayed
 from depura.records.directory import RunDirectory
 from depura.records.schema import Data
 from depura.reports.pictures import LARGEST_TERMINAL as LARGEST
-from depura.reports.pictures import film, sketch, strip
+from depura.reports.pictures import gif, image_grid, preview
 
 GAP = 2
 """Columns between two drawings in a terminal."""
@@ -39,28 +39,28 @@ def replay(
     trust: Trust = False,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures; default: DIR/replay.")] = None,
 ) -> None:
-    """Make one recorded decision again, picture its walk, and check that it comes out as recorded (or exit 1)."""
+    """Make a recorded decision again, picture its steps, and check that it comes out as recorded (or exit 1)."""
     one_thread()
     run = RunDirectory.open(directory)
     source = source_of(run.header, study=study, trust=trust)
-    found = replayed(run, image=image, draw=draw, row=row, eps=eps, walk=walk, clean=clean, source=source)
-    for note in found.notes:
+    result = replayed(run, image=image, draw=draw, row=row, eps=eps, walk=walk, clean=clean, source=source)
+    for note in result.notes:
         out.print(f"note     {note}", highlight=False, markup=False, soft_wrap=True)
     data = run.header.data
-    _tell(found, data, run.header.draws.report)
-    columns = [(_pixels(a, found.given), _pixels(b, found.given)) for a, b in _columns(found)]
+    _print(result, data, run.header.draws.report)
+    columns = [(_pixels(a, result.given), _pixels(b, result.given)) for a, b in _columns(result)]
     folder = directory / "replay" if to is None else to
-    stem = f"{found.row}-image-{image}-draw-{draw}{'-clean' if clean else ''}" + (f"-walk-{walk}" if walk else "")
-    made = {folder / f"{stem}.png": strip(columns), folder / f"{stem}.gif": film(columns)}
-    files.write_all(made, where="replay")
-    if out.is_terminal and max(found.given.shape[1:]) <= LARGEST:
-        _draw(found)
-    for file in made:
+    stem = f"{result.row}-image-{image}-draw-{draw}{'-clean' if clean else ''}" + (f"-walk-{walk}" if walk else "")
+    pictures = {folder / f"{stem}.png": image_grid(columns), folder / f"{stem}.gif": gif(columns)}
+    files.write_all(pictures, where="replay")
+    if out.is_terminal and max(result.given.shape[1:]) <= LARGEST:
+        _draw(result)
+    for file in pictures:
         out.print(f"wrote    {file}", highlight=False, soft_wrap=True)
-    if not found.agrees:
+    if not result.agrees:
         err.print(
-            f"Not the decision on record: {data.class_name(found.predicted)} now, "
-            f"{data.class_name(found.recorded or 0)} then. A label "
+            f"Not the decision on record: {data.class_name(result.predicted)} now, "
+            f"{data.class_name(result.recorded or 0)} then. A label "
             "may tip where two classes are all but level and sums are rounded otherwise (another machine or batch).",
             style="red",
             markup=False,
@@ -70,37 +70,34 @@ def replay(
         raise typer.Exit(1)
 
 
-def _tell(found: Replay, data: Data, draws: int) -> None:
-    """What was put in, how it walked and what came out."""
-    of = f", purification {found.walk} of {len(found.seen)}" if len(found.seen) > 1 else ""
-    given = "clean" if found.clean else "attacked"
-    rounds = len({frame.round for frame in found.frames})
+def _print(result: Replay, data: Data, draws: int) -> None:
+    """Print what was put in, the steps of the reverse process and the decision."""
+    of = f", purification {result.walk} of {len(result.seen)}" if len(result.seen) > 1 else ""
+    given = "clean" if result.clean else "attacked"
+    rounds = len({frame.round for frame in result.frames})
     again = f" in {rounds} rounds" if rounds > 1 else ""
     lines = [
-        f"image    {found.image}, class {data.class_name(found.label)}, {given}; row {found.row}, draw {found.draw} of "
-        f"{draws}{of}",
-        f"walk     {len(found.frames)} steps{again}: sigma {_levels([frame.sigma for frame in found.frames])}",
+        f"image    {result.image}, class {data.class_name(result.label)}, {given}; row {result.row}, "
+        f"draw {result.draw} of {draws}{of}",
+        f"steps    {len(result.frames)}{again}: sigma {_levels([frame.sigma for frame in result.frames])}",
     ]
-    if len(found.seen) > 1:
-        seen = ", ".join(f"{name} {count}x" for name, count in _counted([data.class_name(k) for k in found.seen]))
+    if len(result.seen) > 1:
+        seen = ", ".join(f"{name} {count}x" for name, count in _counted([data.class_name(k) for k in result.seen]))
         lines.append(f"seen as  {seen}, one purification at a time")
-    if found.recorded is None:
-        lines.append(
-            f"decision {data.class_name(found.predicted)}; not on record, as clean images are judged on other draws"
-        )
+    decision = f"decision {data.class_name(result.predicted)}"
+    if result.recorded is None:
+        lines.append(f"{decision}; not on record, as clean images are judged on other draws")
     else:
-        verdict = "the same" if found.agrees else "not the same"
-        lines.append(
-            f"decision {data.class_name(found.predicted)}; on record {data.class_name(found.recorded)}: {verdict}"
-        )
+        agrees = "the same" if result.agrees else "not the same"
+        lines.append(f"{decision}; on record {data.class_name(result.recorded)}: {agrees}")
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _columns(found: Replay) -> list[tuple[Tensor, Tensor]]:
+def _columns(result: Replay) -> list[tuple[Tensor, Tensor]]:
     """The clean image over what was put in, the noisy state over the estimate of each step, the result over itself."""
-    steps = [(frame.state, frame.estimate) for frame in found.frames]
-    return [(found.original, found.given), *steps, (found.purified, found.purified)]
+    steps = [(frame.state, frame.estimate) for frame in result.frames]
+    return [(result.original, result.given), *steps, (result.purified, result.purified)]
 
 
 def _pixels(image: Tensor, like: Tensor) -> NDArray[np.uint8]:
@@ -121,14 +118,14 @@ def _counted(names: list[str]) -> list[tuple[str, int]]:
     return sorted(((name, names.count(name)) for name in dict.fromkeys(names)), key=lambda pair: -pair[1])
 
 
-def _draw(found: Replay) -> None:
+def _draw(result: Replay) -> None:
     """As many columns as fit in the terminal, evenly chosen, drawn with half blocks."""
-    columns = _columns(found)
-    width = found.given.shape[2] + GAP
+    columns = _columns(result)
+    width = result.given.shape[2] + GAP
     fit = max(2, min(len(columns), out.width // width))
     shown = sorted({round(float(k)) for k in np.linspace(0, len(columns) - 1, fit)})
     for part in (0, 1):
-        drawings = [sketch(torch.from_numpy(_pixels(columns[k][part], found.given)) / 255) for k in shown]
+        drawings = [preview(torch.from_numpy(_pixels(columns[k][part], result.given)) / 255) for k in shown]
         for line in zip(*drawings, strict=True):
             out.print(Text(" " * GAP).join(line), no_wrap=True)
         out.print()

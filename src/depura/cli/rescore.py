@@ -12,7 +12,7 @@ import typer
 from depura import _check
 from depura.cli.console import door, one_thread, out, progress
 from depura.cli.recorded import StudyFile, Trust, source_of
-from depura.cli.studies import conclude
+from depura.cli.studies import write_report
 from depura.evaluation.header import header
 from depura.evaluation.rescoring import rescore as rescore_units
 from depura.evaluation.rescoring import rescored_header, rule_named, under
@@ -37,7 +37,9 @@ def rescore(
         RuleName | None, typer.Option(help="How a prediction is made from K purifications; default as deployed.")
     ] = None,
     k: Annotated[int, typer.Option("--k", help="K.")] = 1,
-    to: Annotated[Path | None, typer.Option("--out", help="New run directory; default beside it.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="New run directory; default: in the folder of the old one.")
+    ] = None,
     draws: Annotated[int | None, typer.Option(help="Predictions per image; default as many as recorded.")] = None,
     study: StudyFile = None,
     trust: Trust = False,
@@ -66,8 +68,10 @@ def rescore(
     words = ["depura", "rescore", "DIR"]
     words += [] if rule is None else ["--rule", rule.value, "--k", str(k)]
     words += [] if draws is None else ["--draws", str(draws)]
-    said = rescored_header(loaded, deployed, report_draws=draws, source=source, command=shlex.join(words))
-    new = RunDirectory.create(directory.with_name(_beside(directory, rule, k, draws)) if to is None else to, said)
+    new_header = rescored_header(loaded, deployed, report_draws=draws, source=source, command=shlex.join(words))
+    new = RunDirectory.create(
+        directory.with_name(_default_out(directory, rule, k, draws)) if to is None else to, new_header
+    )
     had = recorded.header.draws.report
     if rule is RuleName.vote and loaded.defence.rule.n_draws == 1 and k <= had:
         out.print(f"majority of {k}: of {had // k} disjoint groups of the {had} recorded draws it needs no new ones")
@@ -79,10 +83,10 @@ def rescore(
             bar.update(task, advance=1, description=f"rescoring {key.row}, eps {key.eps:g}")
 
         rescore_units(derived, recorded, new, device=device, on_unit=done)
-    conclude(new)
+    write_report(new)
 
 
-def _beside(directory: Path, rule: RuleName | None, k: int, draws: int | None) -> str:
-    """Name of the new run directory, beside the old one."""
+def _default_out(directory: Path, rule: RuleName | None, k: int, draws: int | None) -> str:
+    """Name of the new run directory, in the folder of the old one."""
     parts = [directory.name, *([] if rule is None else [f"{rule.value}{k}"])]
     return "-".join([*parts, *([] if draws is None else [f"draws{draws}"])])

@@ -12,8 +12,6 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from rich import box
-from rich.table import Table
 
 import depura.evaluation.demo
 from depura import _check
@@ -30,9 +28,9 @@ from depura.evaluation.study_file import StudySource
 from depura.planning import price
 from depura.records.directory import RunDirectory
 from depura.records.schema import Plan, PlannedRow
-from depura.reports import page
-from depura.reports.background import progress_terminal
-from depura.reports.tables import terminal
+from depura.reports.page import write_reports
+from depura.reports.table import Table, terminal
+from depura.reports.tables import attack_table, progress_table, ranking_table
 
 Settings = Annotated[
     list[str] | None,
@@ -158,7 +156,7 @@ def plan(
 @door
 def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     """Write report.html and report.md of a run directory, and print its table. Exit code 1: a check failed."""
-    conclude(RunDirectory.open(directory))
+    write_report(RunDirectory.open(directory))
 
 
 def _run(
@@ -168,10 +166,10 @@ def _run(
     one_thread()
     study = source.load()
     directory = RunDirectory.create(to, header(study, command=command, source=source))
-    return go_on(study, source, directory, machine=machine, despite_audit=despite_audit)
+    return resume(study, source, directory, machine=machine, despite_audit=despite_audit)
 
 
-def go_on(
+def resume(
     study: Study, source: StudySource, directory: RunDirectory, *, machine: Machine, despite_audit: bool = False
 ) -> Summary | None:
     """Compute what is missing of a run, and report.
@@ -217,7 +215,7 @@ def go_on(
             )
     if todo:
         out.print(f"took     {duration(time.monotonic() - begun)}")
-    return conclude(directory)
+    return write_report(directory)
 
 
 def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey], machine: Machine) -> None:
@@ -237,7 +235,7 @@ def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey
         )
 
 
-def conclude(directory: RunDirectory) -> Summary | None:
+def write_report(directory: RunDirectory) -> Summary | None:
     """Write the reports of a run and print its table, or its headline alone while units are missing.
 
     Args:
@@ -249,12 +247,14 @@ def conclude(directory: RunDirectory) -> Summary | None:
     Raises:
         Exit: a check failed.
     """
-    summary, written = page.write(directory)
+    summary, written = write_reports(directory)
     if not summary.complete:
-        out.print(progress_terminal(summary))
+        out.print(terminal(progress_table(summary)))
         out.print(summary.headline)
         return None
-    out.print(terminal(summary))
+    if summary.ranking is not None:
+        out.print(terminal(ranking_table(summary, summary.ranking), tight=True))
+    out.print(terminal(attack_table(summary), wrap=summary.ranking is not None))
     for warning in summary.warnings:
         out.print(f"warning  {warning}", style="yellow", markup=False, highlight=False)
     for group in grouped(summary.verdicts, Status.WARN, Status.FAIL):
@@ -274,26 +274,36 @@ def _as_plan(study: Study, prices: Sequence[price.Price], workers: int) -> Plan:
 
 
 def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("row", "eps", "images", "forward", "pulled back", "graph", "one worker"):
-        table.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
-    for p in prices:
-        graph = f"{p.memory / 2**20:,.0f} MiB" if p.memory else ""
-        counts = (f"{p.images}", compact(p.forward), compact(p.backward), graph, duration(p.seconds))
-        table.add_row(p.row, f"{p.eps:.3g}", *counts)
     forward, backward = sum(p.forward for p in prices), sum(p.backward for p in prices)
     total = sum(p.seconds for p in prices)
-    largest = max(p.memory for p in prices)
-    table.add_section()
-    counts = (compact(forward), compact(backward), f"{largest / 2**20:,.0f} MiB", duration(total))
-    table.add_row("all", "", "", *counts, style="bold")
+    rows = [
+        (
+            p.row,
+            f"{p.eps:.3g}",
+            f"{p.images}",
+            compact(p.forward),
+            compact(p.backward),
+            f"{p.memory / 2**20:,.0f} MiB" if p.memory else "",
+            duration(p.seconds),
+        )
+        for p in prices
+    ]
+    memory = f"{max(p.memory for p in prices) / 2**20:,.0f} MiB"
+    rows.append(("all", "", "", compact(forward), compact(backward), memory, duration(total)))
+    table = Table(
+        ("row", "eps", "images", "forward", "backward", "graph", "one worker"),
+        tuple(rows),
+        align="lrrrrrr",
+        styles={len(prices): "strongest"},
+        breaks=(len(prices) - 1,),
+    )
     n = len(study.data.images)
     rate = prices[0].rate
     how = "from a short probe on this machine, memory and time" if rate is None else "without weights, memory and time"
     out.print(f"{study.name}: denoiser evaluations and, {how}")
-    out.print(table)
+    out.print(terminal(table, wrap=False))
     out.print(
-        f"{forward:,} denoiser evaluations, {backward:,} of them pulled back through; {forward / n:,.0f} per image; "
+        f"{forward:,} denoiser evaluations, {backward:,} of them with a backward pass; {forward / n:,.0f} per image; "
         f"{study.report_draws} report draws for each attack"
     )
     out.print(f"about {duration(total / workers)} on {workers} worker{'s' if workers > 1 else ''}")
@@ -335,13 +345,13 @@ def workers_of(asked: int | None, device: str) -> int:
 
 def pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
     """The (name, value) pairs of texts NAME=VALUE."""
-    found: list[tuple[str, str]] = []
+    settings: list[tuple[str, str]] = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not (name and equals):
             _check.fail("-S", "NAME=VALUE", repr(text))
-        found.append((name, value))
-    return tuple(found)
+        settings.append((name, value))
+    return tuple(settings)
 
 
 def _shard(text: str) -> Shard:

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.analysis import verification as recheck
+from depura.analysis import verification as words
 from depura.analysis.summary import summarise
 from depura.analysis.verdicts import Status, Verdict
-from depura.analysis.verification import Outcome
+from depura.analysis.verification import IDS, Verification
 from depura.cli.console import cores, door, one_thread, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Settings, pairs
@@ -25,7 +25,11 @@ from depura.records.directory import RunDirectory, Unit
 from depura.reports import page
 
 STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.NOT_RUN: "yellow"}
-ENDINGS = {Outcome.HOLDS: (0, "bold"), Outcome.DOES_NOT_HOLD: (1, "bold red"), Outcome.NOT_CHECKED: (3, "bold yellow")}
+ENDINGS = {
+    Verification.HOLDS: (0, "bold"),
+    Verification.DOES_NOT_HOLD: (1, "bold red"),
+    Verification.NOT_CHECKED: (3, "bold yellow"),
+}
 """Exit code and style of the last line; exit code 2 is for input that cannot be used."""
 
 
@@ -40,7 +44,7 @@ def verify(
     settings: Settings = None,
     require: Annotated[
         list[str] | None,
-        typer.Option(help=f"A check that must pass, not warn or be left out: {', '.join(recheck.IDS)}.", metavar="ID"),
+        typer.Option(help=f"A check that must pass, not warn or be left out: {', '.join(IDS)}.", metavar="ID"),
     ] = None,
     as_text: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -55,23 +59,27 @@ def verify(
     _check.number("verify", "--share", share, low=0.0, high=1.0, low_open=True)
     _check.integer("verify", "--seed", seed)
     _check.integer("verify", "--remake", remake)
-    unknown = [name for name in require or [] if name not in recheck.IDS]
+    unknown = [name for name in require or [] if name not in IDS]
     if unknown:
-        _check.fail("--require", f"a check among {', '.join(recheck.IDS)}", repr(unknown[0]))
+        _check.fail("--require", f"a check among {', '.join(IDS)}", repr(unknown[0]))
     run = RunDirectory.open(directory)
-    done: list[Verdict] = []
+    verdicts: list[Verdict] = []
     given = pairs(settings)
-    for plain in _verdicts(run, study, trust, given, share=share, remake=remake, seed=seed, device=device):
-        verdict = recheck.required(plain, require or [])
-        done.append(verdict)
+    for unasked in _verdicts(run, study, trust, given, share=share, remake=remake, seed=seed, device=device):
+        verdict = words.required(unasked, require or [])
+        verdicts.append(verdict)
         if not as_text:
             _print(verdict)
-    outcome = recheck.outcome(done)
+    outcome, text = words.verification(verdicts)
     code, style = ENDINGS[outcome]
     if as_text:
-        typer.echo(json.dumps(recheck.as_json(outcome, done), indent=1))
+        checks = [
+            {"id": v.id, "name": v.name, "status": v.status.value, "sentence": v.sentence, "advice": v.advice}
+            for v in verdicts
+        ]
+        typer.echo(json.dumps({"outcome": outcome.value, "checks": checks}, indent=1))
     else:
-        out.print(f"\n{recheck.closing(outcome, done)}", style=style, highlight=False, markup=False, soft_wrap=True)
+        out.print(f"\n{text}", style=style, highlight=False, markup=False, soft_wrap=True)
     if code:
         raise typer.Exit(code)
 
@@ -87,39 +95,39 @@ def _verdicts(
     seed: int,
     device: str,
 ) -> Iterator[Verdict]:
-    said, units = recheck.files(run)
-    yield said
-    yield recheck.complete(run.done, len(run.header.units))
-    if said.status is Status.PASS:
+    files, units = words.file_verdict(run)
+    yield files
+    yield words.completeness_verdict(run.done, len(run.header.units))
+    if files.status is Status.PASS:
         yield _report(run)
     try:
         source = source_of(run.header, study=file, trust=trust, settings=settings)
         study, anew = rebuilt_header(run.header, source)
     except _check.InputError as error:
-        yield from recheck.not_rebuilt(str(error))
+        yield from words.without_study(str(error))
         return
-    hashes = recheck.study(verification.differences(run.header, anew))
+    hashes = words.study_verdicts(verification.differences(run.header, anew))
     yield from hashes
     if any(verdict.status is Status.FAIL for verdict in hashes):
-        why = "the study built anew is another one"
-        yield from (verdict for verdict in recheck.not_rebuilt(why) if verdict.id != "hash")
+        yield from words.without_study("the study built anew is another one")[1:]
         return
-    wrong = {unit.facts.unit: verification.faults(unit, study, outputs=anew.data.outputs or 0) for unit in units}
-    yield recheck.bounds([fault for faults in wrong.values() for fault in faults], len(units))
-    sound = [unit for unit in units if not wrong[unit.facts.unit]]
+    faults = {unit.facts.unit: verification.faults(unit, study, outputs=anew.data.outputs or 0) for unit in units}
+    yield words.bounds_verdict([fault for its in faults.values() for fault in its], len(units))
+    sound = [unit for unit in units if not faults[unit.facts.unit]]
     names = _rows(study, sound)
-    again = verification.recounts(run, source, names, share=share, seed=seed, device=device, processes=cores())
-    yield from recheck.rescored(again)
+    recounts = verification.recounts(run, source, names, share=share, seed=seed, device=device, processes=cores())
+    yield from words.rescore_verdicts(recounts)
     yield _remade(run, source, sound, remake, seed=seed, device=device)
 
 
 def _report(run: RunDirectory) -> Verdict:
     try:
-        texts = page.texts(summarise(run))
+        texts = page.reports(summarise(run))
     except Exception as error:  # arrays that cannot be true raise whatever they lead to
-        return recheck.unreportable(f"{type(error).__name__}: {error}")
+        why = f"no report can be made of the record ({type(error).__name__}: {error})"
+        return Verdict("report", "reports", Status.FAIL, why)
     present = [name for name in texts if (run.path / name).exists()]
-    return recheck.report(present, [n for n in present if (run.path / n).read_bytes() != texts[n].encode()])
+    return words.report_verdict(present, [n for n in present if (run.path / n).read_bytes() != texts[n].encode()])
 
 
 def _rows(study: Study, units: Sequence[Unit]) -> list[str]:
@@ -133,15 +141,13 @@ def _remade(
 ) -> Verdict:
     sound = {unit.facts.unit for unit in units}
     entries = [entry for entry in run.header.units if entry.unit in sound]
-    chosen = verification.to_remake(run.header, entries, n=n, seed=seed)
-    if not chosen:
-        why = "no unit was asked for" if n == 0 else "the run holds no attack that could be made again"
-        return recheck.not_remade(why)
-    return recheck.remade(verification.remakes(run, source, [entry.unit for entry in chosen], device=device))
+    names = [entry.unit for entry in verification.to_remake(run.header, entries, n=n, seed=seed)]
+    why_none = "no unit was asked for" if n == 0 else "the run holds no attack that could be made again"
+    return words.remake_verdict(verification.remakes(run, source, names, device=device) if names else [], why_none)
 
 
 def _print(verdict: Verdict) -> None:
     advice = f" {verdict.advice}" if verdict.advice else ""
     out.print(f"{verdict.status.value:<8}", style=STYLES[verdict.status], end="")
-    words = f"{verdict.id}, {verdict.name}: {verdict.sentence}.{advice}"
-    out.print(words.replace("..", "."), highlight=False, markup=False, soft_wrap=True)
+    text = f"{verdict.id}, {verdict.name}: {verdict.sentence}.{advice}"
+    out.print(text.replace("..", "."), highlight=False, markup=False, soft_wrap=True)

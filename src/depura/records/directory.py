@@ -6,11 +6,9 @@ give equal bytes. Nothing is unpickled, and nothing that a record names is run.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from depura import _atomic
 from depura.records.older import OLDEST, further_draws
 from depura.records.schema import Header, LayoutError, UnitFacts, layout_of, read_facts, read_header
 
@@ -90,7 +89,7 @@ class RunDirectory:
                         "other files. Choose another --out."
                     )
                 (path / "units").mkdir(parents=True, exist_ok=True)
-                _write(file, _text(header), replace=False)
+                _atomic.write(file, _text(header), replace=False)
         except OSError as error:
             raise RecordError(
                 f"run directory {path}: expected a folder that can be written, got {error.strerror}. "
@@ -143,7 +142,7 @@ class RunDirectory:
         Returns:
             The directory.
         """
-        _write(self.path / "study.json", _text(header), replace=True)
+        _atomic.write(self.path / "study.json", _text(header))
         return self.open(self.path)
 
     def file(self, name: str) -> Path:
@@ -181,7 +180,7 @@ class RunDirectory:
         facts = np.frombuffer(json.dumps(signed, sort_keys=True).encode(), dtype=np.uint8)
         arrays: dict[str, Any] = {"meta": facts, **dict(sorted(unit.arrays.items()))}
         np.savez_compressed(buffer, **arrays)
-        _write(self.file(unit.facts.unit), buffer.getvalue(), replace=True)
+        _atomic.write(self.file(unit.facts.unit), buffer.getvalue())
 
     def load(self, name: str) -> Unit:
         """Read a unit back; of a record of layout 5 with the further draws of its examples, if its whole row has them.
@@ -303,21 +302,6 @@ def _text(header: Header) -> bytes:
 
 def _ours(name: str) -> bool:
     return name == "units" or name.endswith(".partial")
-
-
-def _write(file: Path, data: bytes, *, replace: bool) -> None:
-    """Write a file in one step; without `replace` an existing one is left alone."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    if replace:
-        temporary.replace(file)
-        return
-    with contextlib.suppress(FileExistsError):
-        os.link(temporary, file)
-    temporary.unlink()
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depura.statistics.intervals import Estimate
+from depura.statistics.intervals import Proportion
 
 WIDTH = 4.8
 """Inches: about as wide as a phone shows it, so that letters keep their size there."""
@@ -36,7 +36,7 @@ def svg(name: str, draw: Callable[[Any], None], *, height: float, width: float =
 
     Args:
         name: of the chart, distinct within a page; its ids begin with it.
-        draw: told the matplotlib axes to draw on.
+        draw: called with the matplotlib axes to draw on.
         height: in inches.
         width: in inches.
 
@@ -64,18 +64,18 @@ def svg(name: str, draw: Callable[[Any], None], *, height: float, width: float =
         draw(figure.subplots())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _at_home(buffer.getvalue(), name)
+    return _embedded(buffer.getvalue(), name)
 
 
-def spread(estimates: Sequence[Estimate]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def error_bars(accuracies: Sequence[Proportion]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Accuracies in %, (n,), and how far their intervals reach below and above, (2, n)."""
-    middle = np.array([100 * e.value for e in estimates])
-    low = middle - np.array([100 * e.low for e in estimates])
-    high = np.array([100 * e.high for e in estimates]) - middle
+    middle = np.array([100 * e.value for e in accuracies])
+    low = middle - np.array([100 * e.low for e in accuracies])
+    high = np.array([100 * e.high for e in accuracies]) - middle
     return middle, np.maximum(np.stack([low, high]), 0)
 
 
-def _at_home(text: str, name: str) -> str:
+def _embedded(text: str, name: str) -> str:
     """A file of its own made part of a page: ids that no other chart has, and the page's letters and colours."""
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

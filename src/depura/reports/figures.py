@@ -1,4 +1,4 @@
-"""Figures of a report, drawn from a summary."""
+"""Figures of a report, drawn from a summary; without matplotlib (the extra "report") there are none."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 
 from depura.analysis.details import Budget, ErrorRates, Trace
 from depura.analysis.ranking import Ranking
-from depura.analysis.results import percent
-from depura.analysis.summary import Line, Summary
+from depura.analysis.summary import Summary
 from depura.records.kinds import AttackKind
 from depura.records.schema import Judged
 from depura.reports import charts
-from depura.statistics.intervals import Estimate
+from depura.statistics.intervals import Proportion
 
 ORDER = (
     AttackKind.RANDOM,
@@ -29,17 +28,74 @@ ORDER = (
     AttackKind.SELECTIVE,
     AttackKind.OTHER,
 )
-"""Kinds of rows from blind to well informed; others are no rungs."""
-
-HEADINGS = ("rung", "images", "accuracy of one draw (95 % CI)")
-ALT = (
-    "Accuracy of one draw with its interval, one line per attack, from blind to exact, beside a band for the accuracy "
-    "without attack; the numbers are in the table of attacks"
-)
+"""Kinds of attack of the suite, from blind to well informed."""
 
 
-class Rung(NamedTuple):
-    """One step of the ladder.
+class Figure(NamedTuple):
+    """A figure of the page.
+
+    Attributes:
+        svg: its <svg> element; equal text for equal summaries.
+        alt: what it shows, in words.
+        small: whether several stand side by side.
+    """
+
+    svg: str
+    alt: str
+    small: bool = False
+
+
+def figures(summary: Summary) -> dict[str, tuple[Figure, ...]]:
+    """The figures of a complete run.
+
+    Args:
+        summary: of the run.
+
+    Returns:
+        By the title of their section; those that cannot be drawn are left out.
+    """
+    ranking, details = summary.ranking, summary.details
+    each = "row" if ranking is None else "method"
+    drawn = (
+        (
+            "Ladder",
+            suite_svg(summary),
+            "Accuracy of one draw with its interval, one line per attack, from blind to exact, on a band for the "
+            "accuracy without attack; the numbers are in the table of attacks",
+        ),
+        (
+            "Ranking",
+            None if ranking is None else ranking_svg(ranking),
+            "Accuracy of each method without an attack and under the strongest attack for each image; the numbers are "
+            "in the table",
+        ),
+        (
+            "Errors image by image",
+            errors_svg(details.error_rates[0]) if len(details.error_rates) == 1 else None,
+            "Histogram of the images' error rates, without an attack and under the strongest; shares in the table",
+        ),
+        (
+            "More budget",
+            budgets_svg(details.budgets),
+            "Accuracy under an attack and under the same attack with a larger budget; the numbers are in the table",
+        ),
+        (
+            "Accuracy against eps",
+            curve_svg(summary) if summary.curve else None,
+            f"Accuracy of one draw against the attack radius, one line per {each}; the numbers are in the table",
+        ),
+    )
+    by_title = {title: (Figure(svg, alt),) for title, svg, alt in drawn if svg is not None}
+    losses = tuple(
+        Figure(svg, f"Mean loss of the attack in row {trace.row}, step by step; numbers in the table", small=True)
+        for k, trace in enumerate(details.traces)
+        if (svg := trace_svg(trace, k)) is not None
+    )
+    return {**by_title, "Loss": losses} if losses else by_title
+
+
+class SuitePoint(NamedTuple):
+    """The accuracy under one attack of the suite.
 
     Attributes:
         name: of the attack.
@@ -49,11 +105,11 @@ class Rung(NamedTuple):
 
     name: str
     images: int
-    accuracy: Estimate
+    accuracy: Proportion
 
 
-def rungs(summary: Summary) -> tuple[Rung, ...]:
-    """The ladder of a study of one defence.
+def suite_points(summary: Summary) -> tuple[SuitePoint, ...]:
+    """The attack suite of a study of one defence.
 
     Args:
         summary: of a run.
@@ -62,57 +118,48 @@ def rungs(summary: Summary) -> tuple[Rung, ...]:
         Null, random corner, then the attacks on the defence from blind to exact, the strongest for each image last;
         nothing where methods are compared or nothing judges the defence.
     """
-    lines = _lines(summary)
+    on_defence = {row.name for row in summary.header.rows if row.judged is Judged.DEFENCE}
+    lines = [line for line in summary.lines if line.name in on_defence and line.kind in ORDER]
     if summary.strongest is None or not lines:
         return ()
-    widest = max(lines, key=lambda line: line.images)
-    first = (
-        Rung("null", widest.images, widest.null.single),
-        Rung("random corner", widest.images, widest.random.single),
+    longest = max(lines, key=lambda line: line.images)
+    return (
+        SuitePoint("null", longest.images, longest.null.single),
+        SuitePoint("random corner", longest.images, longest.random.single),
+        *(
+            SuitePoint(line.name, line.images, line.metrics.single)
+            for line in sorted(lines, key=lambda line: ORDER.index(line.kind))
+        ),
+        SuitePoint("strongest", longest.images, summary.strongest.single),
     )
-    ordered = sorted(lines, key=lambda line: ORDER.index(line.kind))
-    last = Rung("strongest", widest.images, summary.strongest.single)
-    return (*first, *(Rung(line.name, line.images, line.metrics.single) for line in ordered), last)
 
 
-def _lines(summary: Summary) -> list[Line]:
-    judged = {row.name for row in summary.header.rows if row.judged is Judged.DEFENCE}
-    return [line for line in summary.lines if line.name in judged and line.kind in ORDER]
-
-
-def rows(summary: Summary) -> tuple[tuple[str, ...], ...]:
-    """The ladder as lines of `HEADINGS`."""
-    return tuple((rung.name, f"{rung.images}", percent(rung.accuracy)) for rung in rungs(summary))
-
-
-def svg(summary: Summary) -> str | None:
-    """The ladder as a figure; None where there is none, or no matplotlib."""
-    found = rungs(summary)
-    if not found:
+def suite_svg(summary: Summary) -> str | None:
+    """The attack suite, one line per attack; None where there is none, or no matplotlib."""
+    points = suite_points(summary)
+    if not points:
         return None
-    null, steps = found[0].accuracy, found[1:]
+    null, attacks = points[0], points[1:]
 
     def draw(axes: Any) -> None:
-        axes.axvspan(100 * null.low, 100 * null.high, color=charts.COLOURS["green"], alpha=0.18, linewidth=0)
-        axes.axvline(100 * null.value, color=charts.COLOURS["green"], linestyle=":", linewidth=1.2)
-        middle, spread = charts.spread([rung.accuracy for rung in steps])
-        for k, rung in enumerate(steps):
-            colour = charts.COLOURS["red" if rung.name == "strongest" else "blue"]
-            axes.errorbar(middle[k], k, xerr=spread[:, k : k + 1], marker="o", markersize=5, capsize=3, color=colour)
+        green = charts.COLOURS["green"]
+        axes.axvspan(100 * null.accuracy.low, 100 * null.accuracy.high, color=green, alpha=0.18, linewidth=0)
+        axes.axvline(100 * null.accuracy.value, color=green, linestyle=":", linewidth=1.2)
+        middle, bars = charts.error_bars([point.accuracy for point in attacks])
+        for k, point in enumerate(attacks):
+            colour = charts.COLOURS["red" if point.name == "strongest" else "blue"]
+            axes.errorbar(middle[k], k, xerr=bars[:, k : k + 1], marker="o", markersize=5, capsize=3, color=colour)
             axes.annotate(
                 f"{middle[k]:.1f}", (middle[k], k), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8
             )
-        axes.set_yticks(range(len(steps)), [_label(rung, found[0].images) for rung in steps])
-        axes.set_ylim(len(steps) - 0.5, -0.7)
+        names = [p.name if p.images == null.images else f"{p.name} ({p.images})" for p in attacks]
+        axes.set_yticks(range(len(attacks)), names)
+        axes.set_ylim(len(attacks) - 0.5, -0.7)
         axes.set_xlim(-3, 103)
         axes.set_xlabel("accuracy of one draw, %; band: without attack")
         axes.grid(axis="x", alpha=0.2)
 
-    return charts.svg("ladder", draw, height=0.8 + 0.34 * len(steps))
-
-
-def _label(rung: Rung, images: int) -> str:
-    return rung.name if rung.images == images else f"{rung.name} ({rung.images})"
+    return charts.svg("ladder", draw, height=0.8 + 0.34 * len(attacks))
 
 
 NAMED = {"undefended": "grey", "transfer": "orange", "adaptive": "red", "bpda": "blue"}
@@ -123,24 +170,17 @@ WIDE = 20
 
 
 def curve_svg(summary: Summary) -> str | None:
-    """Accuracy of one draw against eps, with intervals, and the null baseline.
-
-    Args:
-        summary: of a complete run.
-
-    Returns:
-        An <svg> element, equal text for equal summaries; None where matplotlib (the extra "report") is not installed.
-    """
+    """Accuracy of one draw against eps, with intervals, and the null baseline."""
     radii = sorted({p.eps for name, points in summary.curve.items() if name != "null" for p in points if p.eps > 0})
     logarithmic = bool(radii) and radii[-1] > WIDE * radii[0]
 
     def draw(axes: Any) -> None:
         for name, points in summary.curve.items():
             if name != "null":
-                middle, spread = charts.spread([p.accuracy for p in points])
+                middle, bars = charts.error_bars([p.accuracy for p in points])
                 colour = charts.COLOURS.get(NAMED.get(name, ""))
                 eps = [p.eps for p in points]
-                axes.errorbar(eps, middle, yerr=spread, marker="o", markersize=4, capsize=3, color=colour, label=name)
+                axes.errorbar(eps, middle, yerr=bars, marker="o", markersize=4, capsize=3, color=colour, label=name)
         for point in summary.curve.get("null", ()):
             axes.axhline(100 * point.accuracy.value, color=charts.COLOURS["green"], linestyle=":", label="no attack")
         _accuracy_axis(axes, "y")
@@ -157,20 +197,16 @@ def curve_svg(summary: Summary) -> str | None:
 
 
 def ranking_svg(ranking: Ranking) -> str | None:
-    """Accuracy of each method without an attack and under the strongest one for each image, with intervals.
-
-    Args:
-        ranking: of the methods.
-
-    Returns:
-        As `curve_svg`.
-    """
+    """Accuracy of each method without an attack and under the strongest one for each image, with intervals."""
     entries = ranking.all
 
     def draw(axes: Any) -> None:
-        _dots(axes, [s.clean for s in entries], -0.14, "green", "no attack")
-        _dots(axes, [s.strongest.single for s in entries], 0.14, "red", "strongest attack for each image")
-        names = [f"{s.method}{' (baseline)' if s.baseline else ''}{'' if s.rank else ' (apart)'}" for s in entries]
+        _dots(axes, [entry.clean for entry in entries], -0.14, "green", "no attack")
+        _dots(axes, [entry.strongest.single for entry in entries], 0.14, "red", "strongest attack for each image")
+        names = [
+            f"{entry.method}{' (baseline)' if entry.baseline else ''}{'' if entry.rank else ' (apart)'}"
+            for entry in entries
+        ]
         axes.set_yticks(range(len(entries)), names)
         axes.invert_yaxis()
         _accuracy_axis(axes, "x")
@@ -180,14 +216,7 @@ def ranking_svg(ranking: Ranking) -> str | None:
 
 
 def errors_svg(rates: ErrorRates) -> str | None:
-    """How many images have which error rate, without an attack and under the strongest one.
-
-    Args:
-        rates: of the images.
-
-    Returns:
-        As `curve_svg`.
-    """
+    """How many images have which error rate, without an attack and under the strongest one."""
     edges = np.linspace(0, 1, 11)
 
     def draw(axes: Any) -> None:
@@ -207,14 +236,7 @@ def errors_svg(rates: ErrorRates) -> str | None:
 
 
 def budgets_svg(budgets: Sequence[Budget]) -> str | None:
-    """Accuracy under an attack and under the same attack with more of something, on the same images.
-
-    Args:
-        budgets: what was tried.
-
-    Returns:
-        As `curve_svg`; None where nothing was tried.
-    """
+    """Accuracy under an attack and under the same attack with more of something, on the same images."""
     if not budgets:
         return None
 
@@ -230,15 +252,7 @@ def budgets_svg(budgets: Sequence[Budget]) -> str | None:
 
 
 def trace_svg(trace: Trace, number: int) -> str | None:
-    """An attack's mean loss against its step, small.
-
-    Args:
-        trace: of the row.
-        number: of the row, to tell its figure from others.
-
-    Returns:
-        As `curve_svg`.
-    """
+    """An attack's mean loss against its step, small. The number tells its ids from those of other figures."""
 
     def draw(axes: Any) -> None:
         axes.plot(trace.steps, trace.loss, color=charts.COLOURS["blue"], linewidth=1.4)
@@ -251,13 +265,13 @@ def trace_svg(trace: Trace, number: int) -> str | None:
     return charts.svg(f"loss{number}", draw, height=1.5, width=2.2)
 
 
-def _dots(axes: Any, estimates: Sequence[Estimate], offset: float, colour: str, label: str) -> None:
+def _dots(axes: Any, estimates: Sequence[Proportion], offset: float, colour: str, label: str) -> None:
     """A column of accuracies with intervals, one per height."""
-    middle, spread = charts.spread(estimates)
+    middle, bars = charts.error_bars(estimates)
     axes.errorbar(
         middle,
         [height + offset for height in range(len(estimates))],
-        xerr=spread,
+        xerr=bars,
         linestyle="",
         marker="o",
         markersize=4,

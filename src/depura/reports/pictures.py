@@ -1,4 +1,4 @@
-"""The picture theatre: walks of the purifier on single images, frame by frame, and what the draws made of them."""
+"""Images of a report and of a terminal: image grids, GIFs, previews, and the gallery of the page."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ CELL, COLUMNS, GAP = 64, 12, 4
 """Least height of a picture in pixels (small ones are enlarged by a whole number), steps to a line, pixels between."""
 
 MILLISECONDS, PAUSE = 150, 1500
-"""How long a step of a film is seen, and the last one."""
+"""How long a step of a GIF is seen, and the last one."""
 
 MOST = 100
-"""Steps of a film; of longer walks some are left out."""
+"""Steps of a GIF; of longer trajectories some are left out."""
 
-Frame = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """(C, H, W), C being 1 or 3."""
 
 
-def strip(columns: Sequence[tuple[Frame, Frame]]) -> bytes:
+def image_grid(columns: Sequence[tuple[Pixels, Pixels]]) -> bytes:
     """Pairs of pictures, one above the other, from left to right; line by line where there are many.
 
     Args:
@@ -45,7 +45,7 @@ def strip(columns: Sequence[tuple[Frame, Frame]]) -> bytes:
     return buffer.getvalue()
 
 
-def film(columns: Sequence[tuple[Frame, Frame]]) -> bytes:
+def gif(columns: Sequence[tuple[Pixels, Pixels]]) -> bytes:
     """Pairs of pictures side by side, one pair after another.
 
     Args:
@@ -55,26 +55,26 @@ def film(columns: Sequence[tuple[Frame, Frame]]) -> bytes:
         An animated GIF that repeats.
     """
     shown = sorted({round(float(k)) for k in np.linspace(0, len(columns) - 1, min(MOST, len(columns)))})
-    frames = [_image(_beside(columns[k])) for k in shown]
+    frames = [_image(_side_by_side(columns[k])) for k in shown]
     buffer = io.BytesIO()
     times = [MILLISECONDS] * (len(frames) - 1) + [PAUSE]
     frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
     return buffer.getvalue()
 
 
-def _line(columns: Sequence[tuple[Frame, Frame]]) -> Frame:
+def _line(columns: Sequence[tuple[Pixels, Pixels]]) -> Pixels:
     """One line of pairs, (H, W, C)."""
-    return np.concatenate([_beside([pair[k] for pair in columns]) for k in (0, 1)])
+    return np.concatenate([_side_by_side([pair[k] for pair in columns]) for k in (0, 1)])
 
 
-def _beside(pictures: Sequence[Frame]) -> Frame:
+def _side_by_side(pictures: Sequence[Pixels]) -> Pixels:
     """Pictures (C, H, W) side by side, (H', W', C): small ones enlarged by a whole number, with white between."""
     times = max(1, -(-CELL // pictures[0].shape[1]))
     large = [np.moveaxis(picture, 0, 2).repeat(times, axis=0).repeat(times, axis=1) for picture in pictures]
     return np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in large], axis=1)
 
 
-def _image(pixels: Frame) -> Image.Image:
+def _image(pixels: Pixels) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
@@ -82,7 +82,7 @@ LARGEST_TERMINAL = 40
 """Images wider or higher than this are not drawn."""
 
 
-def sketch(image: Tensor) -> list[Text]:
+def preview(image: Tensor) -> list[Text]:
     """Draw an image.
 
     Args:
@@ -104,8 +104,8 @@ def sketch(image: Tensor) -> list[Text]:
 
 
 def side_by_side(before: Tensor, after: Tensor) -> list[Text]:
-    """Two images of the same size next to each other (see `sketch`)."""
-    return [Text("   ").join([a, b]) for a, b in zip(sketch(before), sketch(after), strict=True)]
+    """Two images of the same size next to each other (see `preview`)."""
+    return [Text("   ").join([a, b]) for a, b in zip(preview(before), preview(after), strict=True)]
 
 
 LARGEST = 96
@@ -114,10 +114,8 @@ LARGEST = 96
 NAMED_CLASSES = 4
 """Classes that a bar names; what is left is put together."""
 
-HEADINGS = ("image", "class", "row", "this draw", "wrong draws", "classes given")
 
-
-class Share(NamedTuple):
+class ClassShare(NamedTuple):
     """A part of the bar of classes.
 
     Attributes:
@@ -133,58 +131,37 @@ class Share(NamedTuple):
     right: bool
 
 
-class Show(NamedTuple):
-    """One walk as it is shown.
+class GalleryEntry(NamedTuple):
+    """One trajectory as the page shows it.
 
     Attributes:
-        picture: what is shown.
+        picture: the image.
         frames: title and data: address of each frame.
         shares: the classes that the report draws gave.
     """
 
     picture: Picture
     frames: tuple[tuple[str, str], ...]
-    shares: tuple[Share, ...]
+    shares: tuple[ClassShare, ...]
 
 
-def shows(summary: Summary, *, lucky: bool) -> tuple[Show, ...]:
-    """The walks to show.
-
-    Args:
-        summary: of a run.
-        lucky: the luckiest images, not the worst.
-
-    Returns:
-        In the summary's order.
-    """
+def gallery(summary: Summary, *, lucky: bool) -> tuple[GalleryEntry, ...]:
+    """The worst images, or the luckiest ones, in the summary's order."""
     return tuple(
-        Show(p, tuple((title, data_uri(f)) for title, f in zip(p.titles, p.frames, strict=True)), shares(p))
+        GalleryEntry(
+            p, tuple((title, data_uri(f)) for title, f in zip(p.titles, p.frames, strict=True)), class_shares(p)
+        )
         for p in summary.pictures
         if p.lucky == lucky
     )
 
 
-def shares(picture: Picture) -> tuple[Share, ...]:
+def class_shares(picture: Picture) -> tuple[ClassShare, ...]:
     """The classes that the draws gave, the most frequent first, rare ones together as "others"."""
     votes = picture.votes if len(picture.votes) <= NAMED_CLASSES + 1 else picture.votes[:NAMED_CLASSES]
     rest = picture.draws - sum(draws for _, draws in votes)
     parts = [*votes, ("others", rest)] if rest and len(votes) < len(picture.votes) else list(votes)
-    return tuple(Share(name, n, 100 * n / picture.draws, name == picture.label) for name, n in parts)
-
-
-def rows(summary: Summary) -> tuple[tuple[str, ...], ...]:
-    """The pictures in words, lines of `HEADINGS`."""
-    return tuple(
-        (
-            str(p.image),
-            p.label,
-            p.row,
-            p.seen_as,
-            f"{p.errors} of {p.draws}",
-            ", ".join(f"{share.name}: {share.draws}" for share in shares(p)),
-        )
-        for p in summary.pictures
-    )
+    return tuple(ClassShare(name, n, 100 * n / picture.draws, name == picture.label) for name, n in parts)
 
 
 def png(frame: NDArray[np.uint8]) -> bytes:

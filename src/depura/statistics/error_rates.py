@@ -1,6 +1,6 @@
 """What kinds of images an accuracy is made of, and how often one may be resubmitted: from recorded draws.
 
-Pure functions of arrays, beside those of `statistics`.
+Pure functions of arrays.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depura.statistics.intervals import Estimate, Ints, any_of, errors_of, mean_with_interval
+from depura.statistics.intervals import Ints, Proportion, any_of, errors_of, mean_with_interval
 
 
 class Shares(NamedTuple):
@@ -25,9 +25,9 @@ class Shares(NamedTuple):
         wrong: in more than 50 %.
     """
 
-    right: Estimate
-    unsure: Estimate
-    wrong: Estimate
+    right: Proportion
+    unsure: Proportion
+    wrong: Proportion
 
 
 def error_shares(predictions: Ints, labels: Ints) -> Shares:
@@ -89,10 +89,10 @@ def submissions(predictions: Ints, labels: Ints) -> Submissions:
     k = predictions.shape[1]
 
     @cache
-    def surviving(n: int) -> Estimate:
+    def surviving(n: int) -> Proportion:
         return mean_with_interval(any_of(predictions, labels, n))
 
-    def first(fallen: Callable[[Estimate], bool]) -> float:
+    def first(fallen: Callable[[Proportion], bool]) -> float:
         n = bisect_left(range(1, k + 1), True, key=lambda n: fallen(surviving(n))) + 1
         return n if n <= k else math.inf
 

@@ -22,8 +22,8 @@ Z95 = float(special.ndtri(0.975))
 """Half-width of a 95 % interval in standard errors, 1.96."""
 
 
-class Estimate(NamedTuple):
-    """An accuracy.
+class Proportion(NamedTuple):
+    """A share, or the mean of numbers in [0, 1], over images: an accuracy.
 
     Attributes:
         value: in [0, 1].
@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
     method: str
 
 
-def mean_with_interval(values: Floats, *, level: float = 0.95) -> Estimate:
+def mean_with_interval(values: Floats, *, level: float = 0.95) -> Proportion:
     """Mean over images of a number in [0, 1], with an interval for the mean of all images like these.
 
     Wilson's interval if every value is 0 or 1 (with Poisson's bound where 3 or fewer are of one kind). Else Agresti
@@ -62,9 +62,9 @@ def mean_with_interval(values: Floats, *, level: float = 0.95) -> Estimate:
     n, mean, z = len(values), float(np.mean(values)), float(special.ndtri((1 + level) / 2))
     if ((values == 0) | (values == 1)).all():
         low, high = _wilson(round(float(values.sum())), n, z=z, tail=1 - level)
-        return Estimate(mean, low, high, "Wilson")
+        return Proportion(mean, low, high, "Wilson")
     low, high = _with_pseudo_images(values, (0.0, 1.0), n_each=z**2 / 2, z=z)
-    return Estimate(mean, max(low, 0.0), min(high, 1.0), "Agresti-Coull for means")
+    return Proportion(mean, max(low, 0.0), min(high, 1.0), "Agresti-Coull for means")
 
 
 def _wilson(right: int, n: int, *, z: float, tail: float) -> tuple[float, float]:
@@ -117,7 +117,7 @@ def paired_gain(before: Floats, after: Floats) -> tuple[float, float]:
     return max(low, -1.0), min(high, 1.0)
 
 
-class Difference(NamedTuple):
+class PairedDifference(NamedTuple):
     """Two numbers per image, compared image by image.
 
     Attributes:
@@ -140,7 +140,7 @@ class Difference(NamedTuple):
         return self.p <= 0.05 and (self.low > 0 or self.high < 0)
 
 
-def paired_difference(first: Floats, second: Floats, *, seed: int = 0) -> Difference:
+def paired_difference(first: Floats, second: Floats, *, seed: int = 0) -> PairedDifference:
     """Compare two accuracies of the same images.
 
     The interval is that of `paired_gain`. The test is McNemar's, exact, where all numbers are 0 or 1; else the
@@ -162,7 +162,7 @@ def paired_difference(first: Floats, second: Floats, *, seed: int = 0) -> Differ
         p, test = mcnemar(int((changed > 0).sum()), int((changed < 0).sum())), "exact McNemar"
     else:
         p, test = _swapped(changed, seed=seed), "paired permutation"
-    return Difference(float(np.mean(difference)), low, high, p, test)
+    return PairedDifference(float(np.mean(difference)), low, high, p, test)
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -174,7 +174,7 @@ def _swapped(differences: Floats, *, seed: int) -> float:
     """Two-sided p-value of the mean of paired differences, none of them 0, when each may have either sign."""
     if len(differences) < 2:
         return 1.0
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",
@@ -182,7 +182,7 @@ def _swapped(differences: Floats, *, seed: int) -> float:
         batch=max(1, 2**22 // len(differences)),
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 class Recount(NamedTuple):
@@ -218,7 +218,7 @@ class Recount(NamedTuple):
 
 
 class Remade(NamedTuple):
-    """A unit of an attack made again, beside what is on record.
+    """A unit of an attack made again, and what is on record.
 
     Attributes:
         unit: its name.
