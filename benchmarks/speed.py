@@ -454,7 +454,7 @@ def rows_of_libraries(repeats: int) -> Iterator[Row]:
         CONSOLE.print("pyautoattack is not installed: APGD is not compared with it")
         return
     theirs = autopgd.APGDAttack(classifier, n_iter=steps, norm="Linf", eps=eps, loss="ce", n_restarts=1, device="cpu")
-    for common, note in ((0, ""), (8, "the best point is settled on a common tape, for defences that draw")):
+    for common, note in ((0, ""), (8, "the best point is chosen on common random numbers, for defences that draw")):
         apgd = APGD(Ball("linf", eps), n_steps=steps, loss=cross_entropy, common=common)
         name, than = f"APGD-20 of depura, common={common}, bundled classifier, 64 digits", "APGD-20 of pyautoattack"
         times = rounds(

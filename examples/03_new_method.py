@@ -18,7 +18,7 @@ class TowardInput:
     strength: float
 
     def __call__(self, at: depura.State) -> torch.Tensor:
-        return self.strength * depura.pull((at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
+        return self.strength * depura.minus_gradient((at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
 
 
 data = depura.load_digits("test").first(4)

@@ -16,6 +16,6 @@ def study(*, eps: float = 0.2, images: int = 32, votes: int = 5) -> depura.Study
         name="digits-vote",
         data=depura.load_digits("test").first(images),
         defence=defence,
-        rows=depura.ladder(defence, attack),
+        rows=depura.attack_suite(defence, attack),
         report_draws=16,
     )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import depura
-from depura import APGD, AdaptiveDraws, Ball, Defence, Row, Study, WarmStart, diffpure
+from depura import APGD, AdaptiveDraws, AttackRun, Ball, Defence, Study, WarmStart, diffpure
 from depura.analysis.comparison import detectable_gap
 from depura.analysis.results import RowResults
 from depura.data.imageset import ImageSet
@@ -132,7 +132,7 @@ def done(study: Study, folder: Path) -> list[Unit]:
 def study_of(subject: Subject, name: str, defence: Defence, attacks: dict[str, tuple[str, APGD]]) -> Study:
     """Attacks through the whole of one defence, judged on it."""
     rows = tuple(
-        Row(row, f"purified; {title}", attack, defence, defence, "adaptive" if len(attacks) == 1 else "")
+        AttackRun(row, f"purified; {title}", attack, defence, defence, "adaptive" if len(attacks) == 1 else "")
         for row, (title, attack) in attacks.items()
     )
     return Study(

@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import depura
-from depura import Defence, DiscreteLinear, Row
+from depura import AttackRun, Defence, DiscreteLinear
 from depura.evaluation.diagnostics import surrogate
 from depura.methods.diffpure import few_steps
 
@@ -87,14 +87,16 @@ def methods(d: depura.Denoiser, guide: Callable[..., object]) -> dict[str, depur
     }
 
 
-def further(name: str, defence: Defence, attack: depura.PGD, images: int) -> tuple[Row, ...]:
+def further(name: str, defence: Defence, attack: depura.PGD, images: int) -> tuple[AttackRun, ...]:
     """Attacks on two of the methods besides those that all have: through a cheaper walk, and by queries alone."""
     square = depura.Square(attack.ball, n_queries=200, eot=4)
     title = "purified; adaptive attack through a fifth of the steps"
     before = f"{name}-" if name else ""
     rows = {
-        "diffpure-sde": Row(f"{before}surrogate", title, attack, surrogate(defence), defence, "surrogate", name),
-        "diffpure-few": Row(f"{before}square", "purified; Square", square, defence, defence, "black-box", name, images),
+        "diffpure-sde": AttackRun(f"{before}surrogate", title, attack, surrogate(defence), defence, "surrogate", name),
+        "diffpure-few": AttackRun(
+            f"{before}square", "purified; Square", square, defence, defence, "black-box", name, images
+        ),
     }
     return tuple(row for method, row in rows.items() if name in ("", method))
 
@@ -162,26 +164,28 @@ def study(
     attack = depura.PGD(ball, n_steps=attack_steps, eot=eot)
     blind = depura.PGD(ball, n_steps=2 * attack_steps)
     some = max(1, images // 4)
-    rows: list[Row] = []
+    rows: list[AttackRun] = []
     if table in ("few", "transfer"):
         defence = Defence(few, plain)
         if table == "few":
-            rows += (*depura.ladder(defence, attack, blind=blind), *further("", defence, attack, some))
+            rows += (*depura.attack_suite(defence, attack, blind=blind), *further("", defence, attack, some))
         else:
-            bare, transferred = depura.ladder(defence, attack, blind=blind, without=("adaptive", "bpda"))
+            bare, transferred = depura.attack_suite(defence, attack, blind=blind, without=("adaptive", "bpda"))
             rows += (replace(bare, images=MOST_BARE), transferred)
     elif compared := {name: purifiers[name] for name in chosen if name in purifiers}:
         relaxed = {name: SIGN for name in compared if name.startswith(("mimic", "jpeg"))}
-        rows += depura.ladders(compared, plain, attack, blind=blind, relaxed=relaxed)
-        for name, defence in {row.method: row.judged for row in rows if row.method}.items():
+        rows += depura.attack_suites(compared, plain, attack, blind=blind, relaxed=relaxed)
+        for name, defence in {row.method: row.evaluated for row in rows if row.method}.items():
             rows += further(name, defence, attack, some)
     if "trades" in chosen:
-        rows += depura.bare_ladder(Defence(None, robust), blind, method="trades")
-    judged = {row.judged for row in rows if row.method in ("", "diffpure-few") and row.judged.purifier is not None}
+        rows += depura.bare_suite(Defence(None, robust), blind, method="trades")
+    judged = {
+        row.evaluated for row in rows if row.method in ("", "diffpure-few") and row.evaluated.purifier is not None
+    }
     return depura.Study(
         name=f"cifar10-{table}-{threat}",
         data=depura.load_images(given(data, "DEPURA_CIFAR10", "CIFAR-10's test images"), images=images),
-        defence=next(iter(judged)) if judged else next(row.judged for row in rows if row.method),
+        defence=next(iter(judged)) if judged else next(row.evaluated for row in rows if row.method),
         rows=tuple(rows),
         seed=seed,
         select_draws=8,

@@ -95,6 +95,6 @@ def study(
         name="cifar10-diffpure" + ("" if denoiser and classifier else "-random-weights"),
         data=depura.load_images(data, images=images),
         defence=defence,
-        rows=depura.ladder(defence, attack, blind=depura.APGD(ball, common=0)),
+        rows=depura.attack_suite(defence, attack, blind=depura.APGD(ball, common=0)),
         seed=seed,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import depura
-from depura import Defence, Row
+from depura import AttackRun, Defence
 from depura.attacks.attack import Attack
 from depura.attacks.ensembles import rand
 from depura.attacks.losses import BoundedMargin
@@ -22,7 +22,7 @@ from depura.evaluation.demo import EPS, digits_purifier
 from depura.evaluation.diagnostics import surrogate
 
 
-def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:
+def rows(defence: Defence, ball: depura.Ball) -> tuple[AttackRun, ...]:
     """The attacks, by what they ask of the defence."""
     bare = defence.with_(purifier=None)
     pinned = defence.with_(purifier=depura.FixedNoise(digits_purifier()))
@@ -50,9 +50,11 @@ def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:
         "random": ("random points", depura.RandomPoints(ball)),
     }
     found = [
-        Row("undefended", "no defence; PGD-100", blind, bare, bare, "undefended"),
-        Row("pinned", "purified with pinned noise; APGD-100", depura.APGD(ball, common=0), pinned, pinned, "pinned"),
-        Row("transfer", "purified; PGD-100 on the bare classifier", blind, bare, defence, "transfer"),
+        AttackRun("undefended", "no defence; PGD-100", blind, bare, bare, "undefended"),
+        AttackRun(
+            "pinned", "purified with pinned noise; APGD-100", depura.APGD(ball, common=0), pinned, pinned, "pinned"
+        ),
+        AttackRun("transfer", "purified; PGD-100 on the bare classifier", blind, bare, defence, "transfer"),
     ]
     for name, title in (
         ("bpda", "BPDA"),
@@ -60,22 +62,22 @@ def rows(defence: Defence, ball: depura.Ball) -> tuple[Row, ...]:
         ("grafted", "one Jacobian for all draws"),
     ):
         kind = "bpda" if name == "bpda" else ""
-        found.append(Row(name, f"purified; APGD 100 x 10 through {title}", apgd, routes[name], defence, kind))
+        found.append(AttackRun(name, f"purified; APGD 100 x 10 through {title}", apgd, routes[name], defence, kind))
     found += [
-        Row(name, f"purified; {title}", attack, defence, defence, "") for name, (title, attack) in through.items()
+        AttackRun(name, f"purified; {title}", attack, defence, defence, "") for name, (title, attack) in through.items()
     ]
     title = "purified; APGD 100 x 10 with DiffAttack's loss"
-    found.append(Row("diffattack", title, apgd, routes["diffattack"], defence, ""))
+    found.append(AttackRun("diffattack", title, apgd, routes["diffattack"], defence, ""))
     return tuple(found)
 
 
-def spatial(defence: Defence, bound: float) -> tuple[Row, ...]:
+def spatial(defence: Defence, bound: float) -> tuple[AttackRun, ...]:
     """The one attack of another threat model: flows."""
     bare = defence.with_(purifier=None)
     attack = depura.StAdv(depura.Flow(bound), eot=10)
     return (
-        Row("undefended", "no defence; StAdv-100", replace(attack, eot=1), bare, bare, "undefended"),
-        Row("stadv", "purified; StAdv 100 x 10", attack, defence, defence, "adaptive"),
+        AttackRun("undefended", "no defence; StAdv-100", replace(attack, eot=1), bare, bare, "undefended"),
+        AttackRun("stadv", "purified; StAdv 100 x 10", attack, defence, defence, "adaptive"),
     )
 
 

@@ -99,7 +99,7 @@ def study(
     attack = depura.PGD(ball, n_steps=attack_steps, eot=eot)
     blind = depura.PGD(ball, n_steps=attack_steps)
     methods = purifiers()
-    rows = depura.ladders(
+    rows = depura.attack_suites(
         methods,
         depura.digits_classifier(),
         attack,
@@ -110,8 +110,8 @@ def study(
     return depura.Study(
         name="digits-methods",
         data=depura.load_digits("test").first(images),
-        defence=rows[1].judged,
-        rows=(*rows, *depura.bare_ladder(trades, blind, method="trades")),
+        defence=rows[1].evaluated,
+        rows=(*rows, *depura.bare_suite(trades, blind, method="trades")),
         seed=seed,
         select_draws=8,
         report_draws=draws,

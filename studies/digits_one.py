@@ -68,7 +68,7 @@ def study(*, method: str = "diffpure", images: int = 64, eps: float = EPS, seed:
         name=f"digits-{method}",
         data=depura.load_digits("test").first(images),
         defence=defence,
-        rows=depura.ladder(defence, depura.PGD(ball, n_steps=20, eot=5), blind=depura.PGD(ball, n_steps=20)),
+        rows=depura.attack_suite(defence, depura.PGD(ball, n_steps=20, eot=5), blind=depura.PGD(ball, n_steps=20)),
         seed=seed,
         unit_images=8,
     )

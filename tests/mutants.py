@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from depura.diffusion.guidance import State, pull
+from depura.diffusion.guidance import State, minus_gradient
 from depura.diffusion.schedules import VP, Step
 from depura.diffusion.solvers import from_input
 from depura.gradients import Adjoint, ChainState
@@ -123,4 +123,4 @@ class MixedStates(Rewound):
 
 def batch_mean(at: State) -> Tensor:
     """Toward, by the mean over the batch: strength falls with its size."""
-    return 0.3 * pull(torch.sqrt(0.1 + (at.x0 - at.x_in).square()).flatten(1).sum(1).mean()[None], at.x)
+    return 0.3 * minus_gradient(torch.sqrt(0.1 + (at.x0 - at.x_in).square()).flatten(1).sum(1).mean()[None], at.x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from depura.diffusion.denoisers import EdmDenoiser, EpsDenoiser
 from depura.diffusion.exact import MixtureDenoiser
-from depura.diffusion.guidance import Guidance, State, pull
+from depura.diffusion.guidance import Guidance, State, minus_gradient
 from depura.diffusion.schedules import VP, DiscreteLinear, Step, TimeLabel, uniform_steps
 from depura.diffusion.solvers import (
     Ancestral,
@@ -86,7 +86,7 @@ class Toward:
 
     def __call__(self, at: State) -> Tensor:
         distance = torch.sqrt(0.1 + (at.x0 - at.x_in).square()).flatten(1).sum(1)
-        return self.strength * pull(distance, at.x)
+        return self.strength * minus_gradient(distance, at.x)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class TowardNoised:
 
     def __call__(self, at: State) -> Tensor:
         noised = at.x_in + at.step.sigma * at.noise(at.x, kind=Kind.GUIDANCE, step=at.step.index)
-        return self.strength * pull(torch.log1p((at.x0 - noised).square()).flatten(1).sum(1), at.x)
+        return self.strength * minus_gradient(torch.log1p((at.x0 - noised).square()).flatten(1).sum(1), at.x)
 
 
 def difference_quotients(f: Callable[[Tensor], Tensor], x: Tensor, *, h: float = 3e-5) -> Tensor:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from depura.diffusion.guidance import Guidance as Guidance
     from depura.diffusion.guidance import State as State
     from depura.diffusion.guidance import mean_shift as mean_shift
-    from depura.diffusion.guidance import pull as pull
+    from depura.diffusion.guidance import minus_gradient as minus_gradient
     from depura.diffusion.guidance import score_shift as score_shift
     from depura.diffusion.schedules import Cosine as Cosine
     from depura.diffusion.schedules import DiscreteLinear as DiscreteLinear
@@ -148,7 +148,7 @@ if TYPE_CHECKING:
     from depura.attacks.attack import Attack as Attack
     from depura.attacks.attack import Candidates as Candidates
     from depura.attacks.baselines import RandomPoints as RandomPoints
-    from depura.attacks.baselines import Unchanged as Unchanged
+    from depura.attacks.baselines import CleanImages as CleanImages
     from depura.attacks.external import External as External
     from depura.attacks.fab import FAB as FAB
     from depura.attacks.flow import Flow as Flow
@@ -172,11 +172,11 @@ if TYPE_CHECKING:
     from depura.evaluation.runner import run as run
     from depura.evaluation.study import NeededFile as NeededFile
     from depura.evaluation.study import Published as Published
-    from depura.evaluation.study import Row as Row
+    from depura.evaluation.study import AttackRun as AttackRun
     from depura.evaluation.study import Study as Study
-    from depura.evaluation.study import bare_ladder as bare_ladder
-    from depura.evaluation.study import ladder as ladder
-    from depura.evaluation.study import ladders as ladders
+    from depura.evaluation.study import bare_suite as bare_suite
+    from depura.evaluation.study import attack_suite as attack_suite
+    from depura.evaluation.study import attack_suites as attack_suites
     from depura.planning.price import plan as plan
     from depura.records.directory import RecordError as RecordError
     from depura.records.directory import RunDirectory as RunDirectory

@@ -91,5 +91,5 @@ def study(
     defence = depura.Defence(of.images.around(gradual(d, depths=depths)), network, rule=depura.Vote(N_VOTES))
     against = depura.Defence(of.images.around(surrogate(d, depths=shorter)), network)
     title = "purified; attack through the authors' surrogate"
-    further = (depura.Row("surrogate", title, of.attack(of.threat), against, defence, "surrogate"),)
+    further = (depura.AttackRun("surrogate", title, of.attack(of.threat), against, defence, "surrogate"),)
     return of.study(f"gradual-{row}", defence, data=data, images=images, seed=seed, further=further)

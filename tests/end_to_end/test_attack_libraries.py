@@ -28,7 +28,7 @@ from depura.attacks.libraries import (
 )
 from depura.evaluation.demo import digits_purifier
 from depura.evaluation.scoring import choose, score
-from depura.evaluation.study import Row, Study
+from depura.evaluation.study import AttackRun, Study
 from toys import Streams
 
 pytestmark = pytest.mark.attacks
@@ -251,7 +251,7 @@ def test_a_study_judges_every_library_like_an_attack_of_our_own(
         data=data,
         defence=defence,
         rows=tuple(
-            Row(name, name, External(LINF, make, name, n_runs=2), defence, defence, kind="adaptive")
+            AttackRun(name, name, External(LINF, make, name, n_runs=2), defence, defence, kind="adaptive")
             for name, make in makes.items()
         ),
         report_draws=32,

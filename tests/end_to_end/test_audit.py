@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 import depura
-from depura import Ancestral, State, pull
+from depura import Ancestral, State, minus_gradient
 from depura.evaluation.demo import digits_purifier, study as digits
 from depura.models.networks.small import SmallUNet
 from depura.diffusion.solvers import StepResult
@@ -27,7 +27,7 @@ class Toward:
     strength: float = 0.02
 
     def __call__(self, at: State):
-        return self.strength * pull((at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
+        return self.strength * minus_gradient((at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
 
 {plant}
 
@@ -36,7 +36,7 @@ def study(*, images: int = 4, strength: float = 0.02) -> depura.Study:
     {change}
     made = digits(images=images)
     defence = depura.Defence(purifier, depura.digits_classifier())
-    rows = depura.ladder(defence, depura.PGD(made.ball, n_steps=1))
+    rows = depura.attack_suite(defence, depura.PGD(made.ball, n_steps=1))
     return depura.Study(name="mine", data=made.data, defence=defence, rows=rows)
 """
 
@@ -67,7 +67,7 @@ BATCH_MEAN = (
     """
 class BatchMeanGuidance:
     def __call__(self, at):
-        return pull(F.mse_loss(at.x0, at.x_in)[None], at.x)
+        return minus_gradient(F.mse_loss(at.x0, at.x_in)[None], at.x)
 """,
     "purifier = purifier.with_(guidance=BatchMeanGuidance())",
 )
@@ -201,7 +201,7 @@ def study() -> depura.Study:
     classifier, attack = depura.digits_classifier(), depura.PGD(depura.Ball("linf", 0.2), n_steps=1)
     good = depura.Defence(digits_purifier(n_steps=2), classifier)
     bad = depura.Defence(digits_purifier(n_steps=2).with_(guidance=hidden), classifier)
-    rows = (*depura.ladder(good, attack, method="good"), *depura.ladder(bad, attack, method="bad"))
+    rows = (*depura.attack_suite(good, attack, method="good"), *depura.attack_suite(bad, attack, method="bad"))
     return depura.Study(name="two", data=depura.load_digits("test").first(4), defence=good, rows=rows)
 """
 

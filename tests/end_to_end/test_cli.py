@@ -117,7 +117,7 @@ def test_plan_prints_evaluations_and_runs_nothing(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     result = depura_("plan", STUDY, *TINY)
     assert result.exit_code == 0, result.output
-    assert "pulled back" in result.output
+    assert "backward" in result.output
     assert not tree(tmp_path)
 
 

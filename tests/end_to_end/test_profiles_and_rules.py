@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import depura
 from depura.audit.checks import Light
 from depura.defence import Rule
-from depura.evaluation.profiles import PROFILES, Rungs
+from depura.evaluation.profiles import PROFILES, SuiteRuns
 from depura.evaluation.scoring import choose, score
 from depura.evaluation.units import run_unit
 from shrunk import shrunk
@@ -70,7 +70,7 @@ RULES: tuple[Rule, ...] = (
 FEWER = {"eot": 1, "common": 1, "n_targets": 1, "n_pairs": 1, "n_points": 3, "n_queries": 3}
 
 
-def ladder(profile: str, defence: depura.Defence) -> tuple[depura.Row, ...]:
+def attack_suite(profile: str, defence: depura.Defence) -> tuple[depura.AttackRun, ...]:
     return PROFILES[profile](defence, BALL, n_classes=10, n_values=64).rows
 
 
@@ -78,7 +78,7 @@ def defence_under(rule: Rule) -> depura.Defence:
     return depura.Defence(WALK, CLASSIFIER, rule=rule)
 
 
-def study(defence: depura.Defence, rows: tuple[depura.Row, ...]) -> depura.Study:
+def study(defence: depura.Defence, rows: tuple[depura.AttackRun, ...]) -> depura.Study:
     return depura.Study("rules", DATA, defence, rows, select_draws=2, report_draws=2, pictures=1)
 
 
@@ -86,14 +86,14 @@ def study(defence: depura.Defence, rows: tuple[depura.Row, ...]) -> depura.Study
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_attacks_of_a_profile_run_under_a_rule(profile: str, rule: Rule) -> None:
     """Through what the row differentiates, and judged on what it judges. Rows that are alike when small run once."""
-    rows = [replace(row, attack=shrunk(row.attack, **FEWER)) for row in ladder(profile, defence_under(rule))]
-    for row in {(row.attack, id(row.against), id(row.judged)): row for row in rows}.values():
+    rows = [replace(row, attack=shrunk(row.attack, **FEWER)) for row in attack_suite(profile, defence_under(rule))]
+    for row in {(row.attack, id(row.attacked), id(row.evaluated)): row for row in rows}.values():
         attack = row.attack
-        found = attack(row.against, DATA.images, DATA.labels, init=STREAMS.init(DATA.ids), eot=STREAMS.eot(DATA.ids))
+        found = attack(row.attacked, DATA.images, DATA.labels, init=STREAMS.init(DATA.ids), eot=STREAMS.eot(DATA.ids))
         for candidate in found.images:
             assert bool(attack.ball.contains(candidate, DATA.images).all()), row.name
-        choice = choose(row.judged, found.images, DATA.labels, STREAMS.select(DATA.ids), draws=range(1))
-        scores = score(row.judged, choice.images, DATA.labels, STREAMS.report(DATA.ids), draws=range(2))
+        choice = choose(row.evaluated, found.images, DATA.labels, STREAMS.select(DATA.ids), draws=range(1))
+        scores = score(row.evaluated, choice.images, DATA.labels, STREAMS.report(DATA.ids), draws=range(2))
         assert bool((scores.predictions >= 0).all()), row.name
         assert bool((found.spent <= torch.tensor(attack.cost[:2])).all()), row.name
 
@@ -102,7 +102,7 @@ def test_the_attacks_of_a_profile_run_under_a_rule(profile: str, rule: Rule) -> 
 def test_the_units_of_a_study_run_under_a_rule(rule: Rule) -> None:
     """The audit, the nulls and the rows of the smallest profile; a vote's answers are those of its purifications."""
     defence = defence_under(rule)
-    rows = tuple(replace(row, attack=shrunk(row.attack)) for row in ladder("smoke", defence))
+    rows = tuple(replace(row, attack=shrunk(row.attack)) for row in attack_suite("smoke", defence))
     made = study(defence, rows)
     units = {key.row: run_unit(made, key) for key in made.units() if key.row in {"audit", "null-unchanged", "adaptive"}}
     audit = units["audit"].facts.audit
@@ -122,7 +122,7 @@ def test_the_units_of_a_study_run_under_a_rule(rule: Rule) -> None:
 @pytest.mark.parametrize("profile", ["smoke", "quick"])
 def test_the_smallest_attack_of_a_profile_runs_as_it_is(profile: str) -> None:
     defence = defence_under(depura.Vote(3))
-    rows = [row for row in ladder(profile, defence) if row.against is defence and row.attack.cost.gradients]
+    rows = [row for row in attack_suite(profile, defence) if row.attacked is defence and row.attack.cost.gradients]
     smallest = min(rows, key=lambda row: row.attack.cost.gradients + row.attack.cost.forwards)
     made = study(defence, (smallest,))
     unit = run_unit(made, next(key for key in made.units() if key.row == smallest.name))
@@ -145,8 +145,8 @@ def test_what_has_no_gradient_ends_in_a_sentence(name: str, tmp_path: Path) -> N
     audit = depura.audit_gradient(defence, DATA.images, ids=DATA.ids)
     assert audit.light is Light.RED
     assert audit.faults[0].sentence.startswith(said)
-    rungs = Rungs(defence, BALL)
-    made = study(defence, (rungs.adaptive(depura.PGD(BALL, n_steps=1)),))
+    runs = SuiteRuns(defence, BALL)
+    made = study(defence, (runs.adaptive(depura.PGD(BALL, n_steps=1)),))
     with pytest.raises(depura.RefusedError, match=said):
         depura.run(made, tmp_path / "run")
     path = "expected logits with a gradient path to the images, got logits without one"

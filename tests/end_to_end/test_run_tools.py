@@ -35,7 +35,7 @@ from depura.reports.pictures import CELL, COLUMNS, GAP, gif, image_grid
 STUDY = """
 from depura import MeanProb
 from depura.evaluation.demo import study as demo
-from depura.evaluation.study import Study, ladder
+from depura.evaluation.study import Study, attack_suite
 from depura.attacks.threat import Ball
 from depura.attacks.pgd import PGD
 
@@ -43,7 +43,7 @@ from depura.attacks.pgd import PGD
 def study(*, n_steps: int = 2, votes: int = 1, images: int = 6, seed: int = 0) -> Study:
     small = demo(images=images, attack_steps=2, eot=2, report_draws=6, curve=(0.1,), curve_images=4, n_steps=n_steps)
     defence = small.defence if votes == 1 else small.defence.with_(rule=MeanProb(votes))
-    rows = ladder(defence, PGD(Ball("linf", 0.2), n_steps=2, eot=2), without=("bpda",))
+    rows = attack_suite(defence, PGD(Ball("linf", 0.2), n_steps=2, eot=2), without=("bpda",))
     return Study(
         name="tiny", data=small.data, defence=defence, rows=rows, seed=seed, report_draws=6, select_draws=2,
         curve_eps=(0.1,), curve_images=4, unit_images=4,

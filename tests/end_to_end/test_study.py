@@ -105,12 +105,12 @@ def test_the_transferred_examples_are_those_of_the_undefended_row() -> None:
     ids, images, labels = s.data.ids[:3], s.data.images[:3], s.data.labels[:3]
     streams = Streams(s.seed)
     a, b = (
-        row.attack(row.against, images, labels, init=streams.init(ids), eot=streams.eot(ids))
+        row.attack(row.attacked, images, labels, init=streams.init(ids), eot=streams.eot(ids))
         for row in (bare, transfer)
     )
     assert torch.equal(a.images, b.images)
-    assert transfer.judged is s.defence
-    assert transfer.against.purifier is None
+    assert transfer.evaluated is s.defence
+    assert transfer.attacked.purifier is None
 
 
 def test_a_second_run_does_nothing_and_changes_nothing(finished: RunDirectory) -> None:
@@ -231,11 +231,11 @@ def test_rows_are_named_by_what_is_differentiated() -> None:
         "exact": defence.with_(gradient=depura.Direct()),
     }
     for mode, against in modes.items():
-        assert replace(adaptive, against=against).mode == mode
+        assert replace(adaptive, attacked=against).mode == mode
     resized = defence.with_(purifier=depura.Resized(defence.purifier, size=8))
-    assert replace(adaptive, against=resized, judged=resized.with_(clamp=False)).mode == "exact"
-    assert replace(adaptive, against=resized).mode == "surrogate"
-    assert replace(adaptive, attack=depura.Unchanged(study.ball)).mode == "none"
+    assert replace(adaptive, attacked=resized, evaluated=resized.with_(clamp=False)).mode == "exact"
+    assert replace(adaptive, attacked=resized).mode == "surrogate"
+    assert replace(adaptive, attack=depura.CleanImages(study.ball)).mode == "none"
     assert replace(adaptive, attack=depura.Square(study.ball)).mode == "none"
 
 
@@ -268,8 +268,8 @@ def test_a_row_that_is_called_adaptive_is_what_the_two_defences_make_it(what: st
     """DiffusionPurifier, classifier weights and rule are compared: an attack on something else is no adaptive one."""
     change, mode, kind = ANOTHER[what]
     row = small().row("adaptive")
-    against = change(row.judged)
-    made = replace(row, against=against)
+    against = change(row.evaluated)
+    made = replace(row, attacked=against)
     assert (made.mode, made.true_kind) == (mode, kind)
     square = replace(made, attack=depura.Square(row.attack.ball), kind="black-box")
     assert square.true_kind == ("black-box" if kind in ("adaptive", "bpda", "relaxed") else kind)
@@ -283,9 +283,9 @@ def test_guidance_made_by_a_function_is_told_apart() -> None:
 
     defence = small().defence
     weak, strong = (defence.with_(guidance=guided(strength)) for strength in (0.1, 0.9))
-    row = replace(small().row("adaptive"), judged=weak, against=strong)
+    row = replace(small().row("adaptive"), evaluated=weak, attacked=strong)
     assert row.mode == "surrogate"
-    assert replace(row, against=weak.with_(gradient=depura.Direct())).mode == "exact"
+    assert replace(row, attacked=weak.with_(gradient=depura.Direct())).mode == "exact"
 
 
 def test_depuras_own_attack_runs_beside_the_rows() -> None:
@@ -293,12 +293,12 @@ def test_depuras_own_attack_runs_beside_the_rows() -> None:
     study = small()
     (own,) = study.references
     assert (own.name, own.kind, own.mode, study.n_images(own)) == ("reference", "reference", "exact", 6)
-    assert own.judged is study.defence
+    assert own.evaluated is study.defence
     assert [key.eps for key in study.units() if key.row == "reference"] == [0.2, 0.2]
     assert not replace(study, reference=False).references
 
     by_bpda = replace(study, defence=study.defence.with_(gradient=depura.StraightThrough()))
-    assert by_bpda.references[0].against.mode == "exact"
+    assert by_bpda.references[0].attacked.mode == "exact"
 
     class Counted:
         n_draws = 3
@@ -308,8 +308,8 @@ def test_depuras_own_attack_runs_beside_the_rows() -> None:
 
     counting = study.defence.with_(rule=Counted())
     through = replace(study, defence=counting).references[0]
-    assert through.judged is counting
-    assert through.against.rule == depura.MeanProb(3)
+    assert through.evaluated is counting
+    assert through.attacked.rule == depura.MeanProb(3)
     assert [row.method for row in comparison().references] == ["plain", "by-sign", "bare"]
 
 
@@ -325,7 +325,7 @@ def test_a_classifier_of_too_few_classes_is_refused_before_anything_runs(tmp_pat
     s = small()
     few = depura.Defence(s.defence.purifier, lambda images: s.defence.classifier(images)[:, :7])
     attack = s.row("adaptive").attack
-    wrong = replace(s, defence=few, rows=depura.ladder(few, attack))
+    wrong = replace(s, defence=few, rows=depura.attack_suite(few, attack))
     with pytest.raises(depura.InputError, match="at least the 10 classes of digits-test, got one with 7 logits"):
         run(wrong, tmp_path / "r")
     assert not (tmp_path / "r").exists()
@@ -337,7 +337,7 @@ def test_classes_that_have_no_name_are_numbers(tmp_path: Path) -> None:
     more = lambda images: torch.cat([s.defence.classifier(images), torch.full((len(images), 3), 40.0)], dim=1)  # noqa: E731
     wide = depura.Defence(s.defence.purifier, more)
     attack = s.row("adaptive").attack
-    made = replace(s, defence=wide, rows=depura.ladder(wide, attack), curve_eps=(), pictures=2)
+    made = replace(s, defence=wide, rows=depura.attack_suite(wide, attack), curve_eps=(), pictures=2)
     directory = run(made, tmp_path / "r", despite_audit=True)
     assert directory.header.data.outputs == 13
     summary, written = page.write_reports(directory)
@@ -348,7 +348,7 @@ def test_classes_that_have_no_name_are_numbers(tmp_path: Path) -> None:
 def test_a_ladder_needs_a_purifier() -> None:
     bare = depura.Defence(None, depura.digits_classifier())
     with pytest.raises(depura.InputError, match="ladder"):
-        depura.ladder(bare, depura.PGD(depura.Ball("linf", 0.1)))
+        depura.attack_suite(bare, depura.PGD(depura.Ball("linf", 0.1)))
 
 
 def test_a_study_may_do_without_pictures(tmp_path: Path) -> None:
@@ -362,7 +362,9 @@ def test_a_study_may_do_without_pictures(tmp_path: Path) -> None:
 def test_a_defence_that_votes_can_be_judged(tmp_path: Path) -> None:
     defence = depura.Defence(digits_purifier(n_steps=2), depura.digits_classifier(), rule=depura.Vote(3))
     attack = depura.PGD(depura.Ball("linf", 0.2), n_steps=2, eot=2)
-    s = replace(small(images=3), defence=defence, rows=depura.ladder(defence, attack), curve_eps=(), report_draws=4)
+    s = replace(
+        small(images=3), defence=defence, rows=depura.attack_suite(defence, attack), curve_eps=(), report_draws=4
+    )
     directory = run(s, tmp_path / "v", command="x")
     assert summarise(directory).complete
     planned = {p.row: (p.forward, p.backward) for p in depura.plan(s)}
@@ -391,9 +393,9 @@ def comparison() -> depura.Study:
     sign, bare = depura.Defence(masked, classifier), depura.Defence(None, classifier)
     attack = depura.PGD(depura.Ball("linf", 0.2), n_steps=2, eot=2)
     rows = (
-        *depura.ladder(ours, attack, method="plain"),
-        *depura.ladder(sign, attack, method="by-sign", relaxed=0.2, without=("undefended", "transfer")),
-        *depura.bare_ladder(bare, attack, method="bare"),
+        *depura.attack_suite(ours, attack, method="plain"),
+        *depura.attack_suite(sign, attack, method="by-sign", relaxed=0.2, without=("undefended", "transfer")),
+        *depura.bare_suite(bare, attack, method="bare"),
     )
     return depura.Study(
         name="three",
@@ -499,23 +501,23 @@ def test_the_plan_of_a_comparison_counts_exactly(compared: RunDirectory) -> None
 
 def test_the_relaxed_row_differentiates_the_same_walk() -> None:
     row = comparison().row("by-sign-relaxed")
-    assert row.against.purifier.gradient == depura.Relaxed(0.2)
-    assert row.against.purifier.same_function(row.judged.purifier)
+    assert row.attacked.purifier.gradient == depura.Relaxed(0.2)
+    assert row.attacked.purifier.same_function(row.evaluated.purifier)
     assert "relaxed gradient" in row.title
     assert "tau 0.2" in row.title
 
 
 def test_a_ladder_leaves_out_what_it_is_asked_to() -> None:
     s, attack = comparison(), depura.PGD(depura.Ball("linf", 0.1))
-    rows = depura.ladder(s.defence, attack, without=("undefended", "bpda"))
+    rows = depura.attack_suite(s.defence, attack, without=("undefended", "bpda"))
     assert [row.name for row in rows] == ["transfer", "adaptive"]
     assert all(row.method == "" for row in rows)
     with pytest.raises(depura.InputError, match=r"ladder: .*among undefended, transfer, adaptive, bpda, got 'relaxed'"):
-        depura.ladder(s.defence, attack, without=("relaxed",))
-    with pytest.raises(depura.InputError, match="bare_ladder: expected a defence without a purifier"):
-        depura.bare_ladder(s.defence, attack, method="a")
-    with pytest.raises(depura.InputError, match="bare_ladder: expected the name"):
-        depura.bare_ladder(s.methods["bare"], attack, method="")
+        depura.attack_suite(s.defence, attack, without=("relaxed",))
+    with pytest.raises(depura.InputError, match="bare_suite: expected a defence without a purifier"):
+        depura.bare_suite(s.defence, attack, method="a")
+    with pytest.raises(depura.InputError, match="bare_suite: expected the name"):
+        depura.bare_suite(s.methods["bare"], attack, method="")
 
 
 def test_ladders_are_one_after_another_with_the_undefended_row_once() -> None:
@@ -524,17 +526,17 @@ def test_ladders_are_one_after_another_with_the_undefended_row_once() -> None:
     purifiers = {name: its.purifier for name, its in s.methods.items() if its.purifier is not None}
     first, second = list(purifiers)[:2]
     purifiers = {name: purifiers[name] for name in (first, second)}
-    rows = depura.ladders(purifiers, s.defence.classifier, attack, blind=blind, relaxed={second: 0.2})
+    rows = depura.attack_suites(purifiers, s.defence.classifier, attack, blind=blind, relaxed={second: 0.2})
     expected = [f"{first}-{kind}" for kind in ("undefended", "transfer", "adaptive", "bpda")]
     expected += [f"{second}-{kind}" for kind in ("transfer", "adaptive", "relaxed", "bpda")]
     assert [row.name for row in rows] == expected
     for row in rows[1:]:
-        assert row.judged.purifier is purifiers[row.method]
+        assert row.evaluated.purifier is purifiers[row.method]
         assert row.attack is (blind if row.kind == "transfer" else attack)
     with pytest.raises(depura.InputError, match="ladders: expected at least one purifier"):
-        depura.ladders({}, s.defence.classifier, attack)
+        depura.attack_suites({}, s.defence.classifier, attack)
     with pytest.raises(depura.InputError, match="ladders: expected relaxed for methods among"):
-        depura.ladders(purifiers, s.defence.classifier, attack, relaxed={"other": 0.2})
+        depura.attack_suites(purifiers, s.defence.classifier, attack, relaxed={"other": 0.2})
 
 
 def unusable(what: str) -> depura.Study:
@@ -544,14 +546,14 @@ def unusable(what: str) -> depura.Study:
     if what == "a kind of its own":
         return replace(s, rows=(*s.rows, replace(s.row("plain-bpda"), name="more", kind="strange")))
     changed = {
-        "another defence": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", judged=copy))},
+        "another defence": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", evaluated=copy))},
         "a shared defence": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", method="twin"))},
         "no method": {"rows": (*s.rows, replace(s.row("plain-bpda"), name="more", method=""))},
         "an unplain name": {"rows": tuple(replace(r, method="my method") if r.method == "bare" else r for r in s.rows)},
         "defence of none": {"defence": copy},
         "unknown baseline": {"baselines": ("plane",)},
         "unknown note": {"notes": {"plane": "x"}},
-        "baseline of no comparison": {"rows": depura.ladder(s.defence, attack)},
+        "baseline of no comparison": {"rows": depura.attack_suite(s.defence, attack)},
     }[what]
     return replace(s, **changed)
 
@@ -671,7 +673,7 @@ def test_the_record_says_how_many_rows_were_differentiated_at_once() -> None:
     found: dict[int, Any] = {}
     whole = small()
     row = next(row for row in whole.rows if row.name == "adaptive")
-    one = bytes_per_row(row.against, whole.data.images[:1])
+    one = bytes_per_row(row.attacked, whole.data.images[:1])
     for n in (1, 3):
         study = replace(whole, memory=n * one + one // 2)
         key = next(key for key in study.units() if key.row == "adaptive")
@@ -696,9 +698,9 @@ class Detached:
 def study():
     d = depura.digits_denoiser()
     purifiers = {name: depura.diffpure(it, t_star=0.02, n_steps=2) for name, it in (("whole", d), ("cut", Detached(d)))}
-    rows = depura.ladders(purifiers, depura.digits_classifier(), depura.PGD(depura.Ball("linf", 0.1), n_steps=1))
+    rows = depura.attack_suites(purifiers, depura.digits_classifier(), depura.PGD(depura.Ball("linf", 0.1), n_steps=1))
     data = depura.load_digits("test").first(4)
-    return depura.Study(name="cut", data=data, defence=rows[1].judged, rows=rows, select_draws=1, report_draws=2)
+    return depura.Study(name="cut", data=data, defence=rows[1].evaluated, rows=rows, select_draws=1, report_draws=2)
 """
 
 

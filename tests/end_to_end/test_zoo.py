@@ -18,7 +18,7 @@ from depura.analysis.results import RowResults
 from depura.analysis.summary import Summary, summarise
 from depura.analysis.verdicts import Status
 from depura.attacks.apgd import APGD
-from depura.attacks.baselines import Unchanged
+from depura.attacks.baselines import CleanImages
 from depura.attacks.losses import BoundedMargin
 from depura.attacks.pgd import PGD
 from depura.attacks.square import Square
@@ -31,7 +31,7 @@ from depura.diffusion.guidance import State
 from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
 from depura.diffusion.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult, from_noise
 from depura.evaluation.diagnostics import nothing
-from depura.evaluation.profiles import Rungs, quick, smoke, under
+from depura.evaluation.profiles import SuiteRuns, quick, smoke, under
 from depura.evaluation.runner import RefusedError, Shard, run
 from depura.evaluation.scoring import SCORING, choose, score
 from depura.evaluation.units import run_unit
@@ -54,22 +54,22 @@ def made_up(images: Tensor, labels: Tensor, n_classes: int = 2) -> ImageSet:
     return ImageSet("made up", images, labels, tuple(range(len(images))), tuple(map(str, range(n_classes))))
 
 
-def ladder(defence: depura.Defence, *, eps: float = EPS, relaxed: bool = False) -> tuple[depura.Row, ...]:
+def attack_suite(defence: depura.Defence, *, eps: float = EPS, relaxed: bool = False) -> tuple[depura.AttackRun, ...]:
     """A few steps of everything."""
     ball = depura.Ball("linf", eps)
-    rungs, attack = Rungs(defence, ball), APGD(ball, n_steps=10, eot=4)
+    runs, attack = SuiteRuns(defence, ball), APGD(ball, n_steps=10, eot=4)
     blind = APGD(ball, n_steps=20, common=0)
     rows = [
-        rungs.undefended(blind),
-        rungs.unchanged(),
-        rungs.transfer(blind),
-        rungs.bpda(attack),
-        rungs.adaptive(attack),
-        rungs.black_box(Square(ball, n_queries=60, eot=2, common=8), images=16),
+        runs.undefended(blind),
+        runs.unchanged(),
+        runs.transfer(blind),
+        runs.bpda(attack),
+        runs.adaptive(attack),
+        runs.black_box(Square(ball, n_queries=60, eot=2, common=8), images=16),
     ]
     if relaxed:
         smooth = defence.with_(gradient=Relaxed(4 * eps))
-        rows.append(depura.Row("relaxed", "relaxed", attack, smooth, defence, "relaxed"))
+        rows.append(depura.AttackRun("relaxed", "relaxed", attack, smooth, defence, "relaxed"))
     return tuple(rows)
 
 
@@ -77,14 +77,14 @@ def judged(
     folder: Path,
     defence: depura.Defence,
     data: ImageSet,
-    rows: tuple[depura.Row, ...] | None = None,
+    rows: tuple[depura.AttackRun, ...] | None = None,
     *,
     curve: tuple[float, ...] = (),
     despite_audit: bool = False,
     draws: int = 32,
 ) -> Summary:
     """A run of a few rows, and what is said of it."""
-    rows = ladder(defence) if rows is None else rows
+    rows = attack_suite(defence) if rows is None else rows
     study = depura.Study(
         name="zoo",
         data=data,
@@ -224,7 +224,7 @@ def noisy(classifier: Linear) -> depura.Defence:
 def test_z4_nothing_but_randomness(tmp_path: Path) -> None:
     """An attack of 0.01 moves the decision by a hundredth of the noise: attack and null are the same, N times too."""
     defence, data = loud()
-    rows = tuple(r for r in ladder(defence, eps=0.01) if r.kind != "black-box")
+    rows = tuple(r for r in attack_suite(defence, eps=0.01) if r.kind != "black-box")
     found = judged(tmp_path, defence, data, rows, draws=64)
     line = next(line for line in found.lines if line.name == "adaptive")
     assert null(found) == pytest.approx(0.7, abs=0.05)
@@ -246,7 +246,7 @@ def test_z5_signs_from_noise(tmp_path: Path) -> None:
     steps = uniform_steps(VP(), t_start=0.2, n_steps=10)
     purifier = DiffusionPurifier(known, steps=steps, solver=Euler(), start=from_noise, guidance=toward_by_sign)
     defence = depura.Defence(purifier, depura.digits_classifier())
-    rows = tuple(r for r in ladder(defence, relaxed=True) if r.kind != "black-box")
+    rows = tuple(r for r in attack_suite(defence, relaxed=True) if r.kind != "black-box")
     found = judged(tmp_path, defence, digits(), rows)
     masked = next(line.gradients for line in found.lines if line.name == "adaptive")
     assert masked is not None
@@ -347,7 +347,7 @@ def test_z11_the_adjoint_is_called_approximate(tmp_path: Path) -> None:
     purifier = depura.digits_denoiser()
     walk = depura.diffpure(purifier, t_star=0.09, n_steps=5, gradient=Adjoint())
     defence = depura.Defence(walk, depura.digits_classifier())
-    rows = tuple(r for r in ladder(defence) if r.kind in ("undefended", "adaptive"))
+    rows = tuple(r for r in attack_suite(defence) if r.kind in ("undefended", "adaptive"))
     found = judged(tmp_path, defence, digits(4), rows)
     assert next(line.mode for line in found.lines if line.name == "adaptive") == "adjoint"
     assert "approximate gradient" in found.flags
@@ -392,7 +392,7 @@ def test_z12_affine_purifier_and_linear_classifier(tmp_path: Path) -> None:
     defence, data = affine()
     eps = 0.05
     ball = depura.Ball("linf", eps)
-    rows = (Rungs(defence, ball).adaptive(APGD(ball, n_steps=40, eot=4)),)
+    rows = (SuiteRuns(defence, ball).adaptive(APGD(ball, n_steps=40, eot=4)),)
     found = judged(tmp_path, defence, data, rows, draws=256)
     units = [u for u in RunDirectory.open(tmp_path / "run").units() if u.facts.row == "adaptive"]
     x = torch.tensor(np.concatenate([u.arrays["adversarial"] for u in units]))
@@ -409,12 +409,12 @@ def test_z14_a_vote_is_a_binomial_tail(tmp_path: Path) -> None:
     """The deployed vote of 5, and the vote of 5 computed from single draws, both as the closed form says."""
     defence, data = affine()
     voted = defence.with_(rule=Vote(5))
-    rows = (Rungs(voted, depura.Ball("linf", 0.05)).unchanged(),)
+    rows = (SuiteRuns(voted, depura.Ball("linf", 0.05)).unchanged(),)
     line = judged(tmp_path, voted, data, rows, draws=128).lines[0]
     p = correct(data.images, data.labels)
     expected = stats.binom.sf(2, 5, p).mean()
     assert line.null.single.value == pytest.approx(expected, abs=0.02)
-    rows = (Rungs(defence, depura.Ball("linf", 0.05)).unchanged(),)
+    rows = (SuiteRuns(defence, depura.Ball("linf", 0.05)).unchanged(),)
     directory = tmp_path / "single"
     judged(directory, defence, data, rows, draws=640)
     null_units = [u for u in RunDirectory.open(directory / "run").units() if u.facts.row.startswith("null")]
@@ -436,7 +436,7 @@ def test_z13_two_pixels_and_a_mixture(tmp_path: Path) -> None:
     data = made_up(images, torch.tensor([0, 1, 1]))
     ball = depura.Ball("linf", 0.12)
     attack = APGD(ball, n_steps=30, eot=64, loss=BoundedMargin(), n_restarts=2)
-    found = judged(tmp_path, defence, data, (Rungs(defence, ball).adaptive(attack),), draws=4096)
+    found = judged(tmp_path, defence, data, (SuiteRuns(defence, ball).adaptive(attack),), draws=4096)
     offsets = torch.linspace(-ball.eps, ball.eps, 9, dtype=torch.float64)
     grid = torch.cartesian_prod(offsets, offsets).reshape(-1, 1, 1, 1, 2)
     points = (images + grid).clamp(0, 1)
@@ -457,8 +457,8 @@ def test_z13_two_pixels_and_a_mixture(tmp_path: Path) -> None:
 def test_z15_an_attack_that_does_nothing_is_the_null(tmp_path: Path) -> None:
     defence, data = affine()
     ball = depura.Ball("linf", 0.05)
-    row = depura.Row("adaptive", "nothing", Unchanged(ball), defence, defence, "adaptive")
-    found = judged(tmp_path, defence, data, (Rungs(defence, ball).unchanged(), row), draws=128)
+    row = depura.AttackRun("adaptive", "nothing", CleanImages(ball), defence, defence, "adaptive")
+    found = judged(tmp_path, defence, data, (SuiteRuns(defence, ball).unchanged(), row), draws=128)
     assert status(found, "V3") is Status.PASS
     assert "nothing beyond noise" in found.flags
     low, high = found.lines[1].gain
@@ -477,8 +477,8 @@ def test_z16_an_attack_outside_its_ball(tmp_path: Path) -> None:
     defence = depura.Defence(nothing(), depura.digits_classifier())
     ball = depura.Ball("linf", 0.1)
     rows = (
-        Rungs(defence, ball).undefended(APGD(ball, n_steps=10, common=0)),
-        depura.Row("adaptive", "outside", Outside(ball, n_steps=5), defence, defence, "adaptive"),
+        SuiteRuns(defence, ball).undefended(APGD(ball, n_steps=10, common=0)),
+        depura.AttackRun("adaptive", "outside", Outside(ball, n_steps=5), defence, defence, "adaptive"),
     )
     found = judged(tmp_path, defence, digits(8), rows)
     assert status(found, "V15") is Status.FAIL
@@ -560,7 +560,7 @@ def test_z18_an_evaluation_keeps_its_streams_apart(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(depura.Defence, "forward", forward)
     defence, data = affine()
     ball = depura.Ball("linf", 0.05)
-    row = Rungs(defence, ball).adaptive(Loud(ball, n_steps=3, eot=2))
+    row = SuiteRuns(defence, ball).adaptive(Loud(ball, n_steps=3, eot=2))
     study = depura.Study("streams", data, defence, (row,), select_draws=4, report_draws=8, pictures=0)
     for key in study.units():
         if key.row == "adaptive":
@@ -571,7 +571,7 @@ def test_z18_an_evaluation_keeps_its_streams_apart(tmp_path: Path, monkeypatch: 
 def test_z19_shards_in_any_order_make_the_same_record(tmp_path: Path) -> None:
     """Killing and many workers are tried in test_interruptions.py."""
     defence, data = affine()
-    rows = tuple(r for r in ladder(defence, eps=0.05) if r.kind != "black-box")
+    rows = tuple(r for r in attack_suite(defence, eps=0.05) if r.kind != "black-box")
     study = depura.Study("shards", data, defence, rows, select_draws=4, report_draws=8, unit_images=8, pictures=0)
     run(study, tmp_path / "whole")
     for i in (2, 0, 1):
@@ -590,7 +590,7 @@ def test_z20_a_robust_model_is_not_broken(tmp_path: Path) -> None:
     labels = torch.arange(16) % 2
     assert float((images.flatten(1) @ weights).abs().min()) > 2 * reach
     defence = depura.Defence(nothing(), Linear(weights, 0.0))
-    found = judged(tmp_path, defence, made_up(images.float(), labels), ladder(defence, eps=eps))
+    found = judged(tmp_path, defence, made_up(images.float(), labels), attack_suite(defence, eps=eps))
     assert all(line.metrics.single.value == 1.0 for line in found.lines)
     assert found.strongest is not None
     assert found.strongest.any.value == 1.0
@@ -613,7 +613,7 @@ def walk(n_steps: int = 1) -> DiffusionPurifier:
 LINF = depura.Ball("linf", EPS)
 
 
-def fooled(folder: Path, defence: depura.Defence, rows: tuple[depura.Row, ...], **changed: object) -> Summary:
+def fooled(folder: Path, defence: depura.Defence, rows: tuple[depura.AttackRun, ...], **changed: object) -> Summary:
     """What is said of a study of twelve digits."""
     settings: dict[str, object] = {"data": digits(12), "report_draws": 32, "pictures": 0, **changed}
     return summarise(run(depura.Study(name="fooled", defence=defence, rows=rows, **settings), folder / "run"))  # type: ignore[arg-type]
@@ -657,7 +657,7 @@ def test_an_attack_on_other_weights_is_a_transfer(tmp_path: Path) -> None:
         weight.data = torch.randn(weight.shape, generator=generator) * weight.std()
     defence = depura.Defence(purifier, depura.digits_classifier())
     attack = APGD(LINF, n_steps=20, eot=4)
-    rows = (depura.Row("adaptive", "adaptive", attack, depura.Defence(purifier, other), defence, "adaptive"),)
+    rows = (depura.AttackRun("adaptive", "adaptive", attack, depura.Defence(purifier, other), defence, "adaptive"),)
     found = fooled(tmp_path, defence, rows)
     assert [(line.kind, line.mode) for line in found.lines] == [("transfer", "transfer")]
     assert found.refused
@@ -667,7 +667,7 @@ def test_an_attack_on_other_weights_is_a_transfer(tmp_path: Path) -> None:
 def test_an_adaptive_attack_on_one_image(tmp_path: Path) -> None:
     """20: the rest of the headline is that of transferred examples. It printed 44.8 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
-    rows = depura.ladder(defence, APGD(LINF, n_steps=20, eot=4), without=("undefended",))
+    rows = depura.attack_suite(defence, APGD(LINF, n_steps=20, eot=4), without=("undefended",))
     rows = tuple(replace(row, images=1) if row.kind in ("adaptive", "bpda") else row for row in rows)
     found = fooled(tmp_path, defence, rows)
     assert found.refused
@@ -679,7 +679,7 @@ def test_three_tiny_steps(tmp_path: Path) -> None:
     """21: nothing else is run that could say so but depura's own attack. It printed 84.6 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
     weak = PGD(LINF, n_steps=3, step_size=EPS / 10, eot=1, random_start=False)
-    rows = (depura.Row("adaptive", "adaptive attack", weak, defence, defence, "adaptive"),)
+    rows = (depura.AttackRun("adaptive", "adaptive attack", weak, defence, defence, "adaptive"),)
     found = fooled(tmp_path, defence, rows)
     assert found.refused
     assert "weaker than the reference attack" in found.flags
@@ -692,7 +692,7 @@ def test_three_tiny_steps(tmp_path: Path) -> None:
 def test_an_attack_that_returns_half_of_the_images(tmp_path: Path) -> None:
     """22: it printed 52.1 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
-    rows = (depura.Row("adaptive", "adaptive", Half(LINF, n_steps=10, eot=4), defence, defence, "adaptive"),)
+    rows = (depura.AttackRun("adaptive", "adaptive", Half(LINF, n_steps=10, eot=4), defence, defence, "adaptive"),)
     found = fooled(tmp_path, defence, rows)
     assert found.refused
     assert "examples equal to the clean image" in found.flags
@@ -715,7 +715,7 @@ def test_a_hard_vote_of_ones_own_is_refused_in_a_sentence(tmp_path: Path) -> Non
     """32: it has no gradient, and an attack would end in a traceback."""
     defence = depura.Defence(walk(), depura.digits_classifier(), rule=Labels())
     with pytest.raises(RefusedError, match="To blame: rule Labels") as said:
-        fooled(tmp_path, defence, depura.ladder(defence, PGD(LINF, n_steps=2, eot=2)))
+        fooled(tmp_path, defence, depura.attack_suite(defence, PGD(LINF, n_steps=2, eot=2)))
     assert "Give the rule's scores a gradient, as depura.Vote does" in str(said.value)
 
 
@@ -723,7 +723,7 @@ def test_a_vote_with_a_sliver_of_gradient(tmp_path: Path) -> None:
     """33: the gradient is the derivative, and leads nowhere. depura's own attack goes by the mean probability."""
     defence = depura.Defence(walk(), depura.digits_classifier(), rule=Labels(sliver=1e-3))
     study = depura.Study(
-        name="sliver", data=digits(12), defence=defence, rows=depura.ladder(defence, PGD(LINF)), pictures=0
+        name="sliver", data=digits(12), defence=defence, rows=depura.attack_suite(defence, PGD(LINF)), pictures=0
     )
     found = summarise(run(under(study, smoke), tmp_path / "run"))
     assert found.refused
@@ -735,12 +735,12 @@ def test_a_vote_with_a_sliver_of_gradient(tmp_path: Path) -> None:
 def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
     """Few-step DiffPure; a robust classifier behind it; a linear one whose margins the whole ball cannot cross."""
     plain = depura.Defence(walk(3), depura.digits_classifier())
-    found = fooled(tmp_path / "plain", plain, depura.ladder(plain, PGD(LINF, n_steps=10, eot=2)), data=digits(16))
+    found = fooled(tmp_path / "plain", plain, depura.attack_suite(plain, PGD(LINF, n_steps=10, eot=2)), data=digits(16))
     assert not found.refused
     assert found.headline.startswith("robust accuracy at most 35.2 % (95 % CI 20.2–55.9), null 92.4 %; 16 images, linf")
     small = depura.Ball("linf", 0.1)
     robust = depura.Defence(walk(), depura.digits_guide())
-    found = fooled(tmp_path / "robust", robust, depura.ladder(robust, PGD(small, n_steps=10, eot=2)))
+    found = fooled(tmp_path / "robust", robust, depura.attack_suite(robust, PGD(small, n_steps=10, eot=2)))
     assert not found.refused
     assert found.headline.startswith("robust accuracy at most 78.6 % ")
     weights = torch.linspace(-1, 1, 64)
@@ -751,7 +751,7 @@ def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
     found = fooled(
         tmp_path / "linear",
         linear,
-        depura.ladder(linear, PGD(small, n_steps=10, eot=2)),
+        depura.attack_suite(linear, PGD(small, n_steps=10, eot=2)),
         data=made_up(images.float(), labels),
     )
     assert not found.refused
@@ -766,8 +766,8 @@ def test_a_study_is_judged_the_same_with_and_without_the_name_of_its_method(tmp_
         PGD(LINF, n_steps=1, step_size=1e-4, random_start=False) if other == "weak" else PGD(LINF, n_steps=10, eot=4)
     )
     blind = PGD(LINF, n_steps=10)
-    alone = fooled(tmp_path / "alone", defence, depura.ladder(defence, attack, blind=blind))
-    named = fooled(tmp_path / "named", defence, depura.ladder(defence, attack, blind=blind, method="few"))
+    alone = fooled(tmp_path / "alone", defence, depura.attack_suite(defence, attack, blind=blind))
+    named = fooled(tmp_path / "named", defence, depura.attack_suite(defence, attack, blind=blind, method="few"))
     assert [(v.id, v.status, v.flags) for v in named.verdicts] == [(v.id, v.status, v.flags) for v in alone.verdicts]
     assert [v.sentence.replace("few-", "") for v in named.verdicts] == [v.sentence for v in alone.verdicts]
     assert [c.status for c in named.conclusions] == [c.status for c in alone.conclusions]
@@ -797,7 +797,7 @@ def test_predictions_that_are_not_numbers_are_never_right(tmp_path: Path) -> Non
     zeros = depura.load_digits("test")
     zeros = zeros.take([k for k, label in enumerate(zeros.labels.tolist()) if label == 0][:12])
     defence = depura.Defence(None, Broken())
-    rows = depura.bare_ladder(defence, PGD(LINF, n_steps=3), method="broken")
+    rows = depura.bare_suite(defence, PGD(LINF, n_steps=3), method="broken")
     study = depura.Study(name="nan", data=zeros, defence=defence, rows=rows, report_draws=4, pictures=0)
     directory = run(study, tmp_path / "run", despite_audit=True)
     found = summarise(directory)

@@ -13,7 +13,7 @@ from checks import coordinate_error, largest
 from depura._check import InputError
 from depura.defence import Defence
 from depura.diffusion.denoisers import Clipped
-from depura.diffusion.guidance import State, pull
+from depura.diffusion.guidance import State, minus_gradient
 from depura.diffusion.solvers import Ancestral, DpmSolverPP, from_noise
 from depura.gradients import Adjoint, Deviated, Direct, GradientRoute, Grafted, Relaxed, StoredState, StraightThrough
 from depura.noise import Noise
@@ -140,19 +140,19 @@ class Hard:
 
     @staticmethod
     def l1_in_place(at: State) -> Tensor:
-        return 0.3 * pull((at.x0 - at.x_in).abs_().flatten(1).sum(1), at.x)
+        return 0.3 * minus_gradient((at.x0 - at.x_in).abs_().flatten(1).sum(1), at.x)
 
     @staticmethod
     def l1(at: State) -> Tensor:
-        return 0.3 * pull((at.x0 - at.x_in).abs().flatten(1).sum(1), at.x)
+        return 0.3 * minus_gradient((at.x0 - at.x_in).abs().flatten(1).sum(1), at.x)
 
     @staticmethod
     def l1_loss(at: State) -> Tensor:
-        return 0.3 * pull(F.l1_loss(at.x0, at.x_in, reduction="none").flatten(1).sum(1), at.x)
+        return 0.3 * minus_gradient(F.l1_loss(at.x0, at.x_in, reduction="none").flatten(1).sum(1), at.x)
 
     @staticmethod
     def l1_norm(at: State) -> Tensor:
-        return 0.3 * pull(torch.linalg.vector_norm(at.x0 - at.x_in, 1, dim=(1, 2, 3)), at.x)
+        return 0.3 * minus_gradient(torch.linalg.vector_norm(at.x0 - at.x_in, 1, dim=(1, 2, 3)), at.x)
 
 
 class Smooth:
@@ -175,7 +175,7 @@ class Smooth:
     def l1(self, at: State) -> Tensor:
         z = at.x0 - at.x_in
         distance = TAU * torch.log(torch.cosh(z / TAU)) + self.shift(at) * z
-        return 0.3 * pull(distance.flatten(1).sum(1), at.x)
+        return 0.3 * minus_gradient(distance.flatten(1).sum(1), at.x)
 
 
 @pytest.mark.parametrize("start", ["from input", "from noise"])

@@ -26,7 +26,7 @@ from depura.attacks.pgd import PGD
 from depura.attacks.threat import Ball
 from depura.defence import Defence
 from depura.diffusion.denoisers import EpsDenoiser
-from depura.diffusion.guidance import State, pull
+from depura.diffusion.guidance import State, minus_gradient
 from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
 from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, from_noise
 from depura.gradients import Adjoint, Direct, Relaxed, StoredState
@@ -158,7 +158,7 @@ def without_create_graph(at: State) -> Tensor:
 
 
 def detached(at: State) -> Tensor:
-    return 0.3 * pull(distance(at), at.x).detach()
+    return 0.3 * minus_gradient(distance(at), at.x).detach()
 
 
 def under_no_grad(at: State) -> Tensor:
@@ -288,7 +288,7 @@ def test_b9_guidance_by_a_mean_over_the_batch(route) -> None:
 
 def by_sign(at: State) -> Tensor:
     """Minus the gradient of an L1 distance of the state to the image: a sign."""
-    return 0.3 * pull((at.x - at.x_in).abs().flatten(1).sum(1), at.x)
+    return 0.3 * minus_gradient((at.x - at.x_in).abs().flatten(1).sum(1), at.x)
 
 
 def wide_quotients(module, x: Tensor, v: Tensor, noise: Noise, *, h: float) -> Tensor:

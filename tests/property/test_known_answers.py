@@ -18,7 +18,7 @@ from depura.attacks.selective import Selective, Turning
 from depura.attacks.threat import Ball
 from depura.defence import Defence
 from depura.diffusion.exact import GaussianDenoiser, MixtureDenoiser
-from depura.diffusion.guidance import State, pull
+from depura.diffusion.guidance import State, minus_gradient
 from depura.diffusion.schedules import Step
 from depura.diffusion.solvers import Ancestral, from_input, from_noise
 from depura.gradients import Direct, StoredState
@@ -80,10 +80,10 @@ def lead(name: str, steps: tuple[Step, ...], k: int) -> float:
 @pytest.mark.parametrize("start", [from_input, from_noise])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_t10_linear_gaussian(name: str, start, kappa: float) -> None:
-    """T10: value and gradient. Guided by kappa pull(|x0 - x_in|^2 / 2), a displacement of -kappa gain (x0 - x_in)."""
+    """T10: value and gradient. Guidance by kappa |x0 - x_in|^2 / 2 displaces by -kappa gain (x0 - x_in)."""
 
     def toward(at: State) -> Tensor:
-        return kappa * pull(0.5 * (at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
+        return kappa * minus_gradient(0.5 * (at.x0 - at.x_in).square().flatten(1).sum(1), at.x)
 
     solver, steps = SOLVERS[name]
     x = rand(2, 1, 4, 4, seed=1)

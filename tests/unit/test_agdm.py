@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura.diffusion.denoisers import Denoiser
-from depura.diffusion.guidance import pull
+from depura.diffusion.guidance import minus_gradient
 from depura.methods.agdm import agdm_sde
 from depura.methods.diffpure import diffpure
 from depura.noise import Noise
@@ -29,7 +29,7 @@ class WithScore:
             seen, label = (x0 + 1) / 2, HEAD(self.x_in).argmax(1)
             energy = 50 * (seen - self.x_in).square().flatten(1).mean(1)
             energy = energy + 50 * F.cross_entropy(HEAD(seen), label, reduction="none")
-            return (x0 + sigma**2 * pull(energy, leaf)).detach()
+            return (x0 + sigma**2 * minus_gradient(energy, leaf)).detach()
 
 
 @pytest.mark.parametrize("n_steps", [7, 70])

@@ -97,6 +97,6 @@ def test_only_the_walk_and_rule_that_are_judged_are_watched() -> None:
     bare, voted = defence.with_(purifier=None), defence.with_(rule=depura.Vote(3))
     bpda = defence.with_(gradient=depura.StraightThrough())
     for against, judged in ((defence, defence), (bpda, defence), (bare, bare)):
-        assert sees_what_is_judged(depura.Row("r", "r", attack, against, judged))
+        assert sees_what_is_judged(depura.AttackRun("r", "r", attack, against, judged))
     for against, judged in ((bare, defence), (defence, voted)):
-        assert not sees_what_is_judged(depura.Row("r", "r", attack, against, judged))
+        assert not sees_what_is_judged(depura.AttackRun("r", "r", attack, against, judged))

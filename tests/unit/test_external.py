@@ -20,7 +20,7 @@ from depura.attacks.external import UNPRICED, External, Source
 from depura.attacks.library_model import ModelForLibraries
 from depura.attacks.losses import cross_entropy
 from depura.attacks.threat import Ball
-from depura.evaluation.study import Row, Study
+from depura.evaluation.study import AttackRun, Study
 from depura.records.describe import describe
 from toys import rand
 
@@ -363,7 +363,7 @@ def test_in_a_study_its_candidates_are_judged_like_any_other(tmp_path: object) -
         name="external",
         data=data,
         defence=defence,
-        rows=(Row("external", "Stand-in", attack, defence, defence, kind="undefended"),),
+        rows=(AttackRun("external", "Stand-in", attack, defence, defence, kind="undefended"),),
         report_draws=2,
         select_draws=2,
         unit_images=4,

@@ -15,7 +15,7 @@ from depura.data.imageset import ImageSet
 from depura.defence import Defence
 from depura.evaluation.header import header
 from depura.evaluation.runner import run
-from depura.evaluation.study import Row, Study, ladder
+from depura.evaluation.study import AttackRun, Study, attack_suite
 from depura.methods.agdm import RobustGuide, agdm
 from depura.purifiers.composed import Sequential
 from depura.purifiers.purifier import modules_in
@@ -63,10 +63,10 @@ def test_a_reconstruction_is_called_one_in_every_report(tmp_path: Path) -> None:
     data = ImageSet("toys", XS, torch.tensor([0, 1, 2, 0]), (0, 1, 2, 3), ("a", "b", "c"))
     defence = Defence(guided(Guide(16)), TanhClassifier(16))
     attack = PGD(Ball("linf", 0.1), n_steps=1)
-    study = Study("one", data, defence, (Row("adaptive", "x", attack, defence, defence),), report_draws=2)
+    study = Study("one", data, defence, (AttackRun("adaptive", "x", attack, defence, defence),), report_draws=2)
     summary = summarise(run(study, tmp_path / "one", command=""))
     assert any("AGDM is reconstructed" in text for text in summary.warnings)
-    compared = Study("two", data, defence, ladder(defence, attack, method="ours"), report_draws=2)
+    compared = Study("two", data, defence, attack_suite(defence, attack, method="ours"), report_draws=2)
     (method,) = header(compared, command="").methods
     assert "AGDM is reconstructed" in method.note
     assert Sequential(guided(Guide(16))).remarks == guided(Guide(16)).remarks

@@ -268,7 +268,7 @@ def test_the_record_has_the_levers_and_the_plan_bounds_what_they_cost() -> None:
     """Walks of four steps and of two: every evaluation of the network is one of these steps of a counted draw."""
     defence = depura.Defence(digits_purifier(n_steps=4), depura.digits_classifier())
     attack = WarmStart(APGD(Ball("linf", 0.2), n_steps=3, eot=AdaptiveDraws(4, 2, 0.5), common=2), 2, share=2)
-    row = depura.Row("adaptive", "levers", attack, defence, defence, "adaptive")
+    row = depura.AttackRun("adaptive", "levers", attack, defence, defence, "adaptive")
     data = depura.load_digits("test").first(3)
     study = depura.Study("levers", data, defence, (row,), select_draws=2, report_draws=2, pictures=0)
     key = next(key for key in study.units() if key.row == "adaptive")

@@ -16,7 +16,7 @@ from attack_contract import EOT, INIT, B, Break, Breaking, bears_what_is_not_fin
 from depura._check import InputError
 from depura.attacks.apgd import APGD, TargetedAPGD, WarmStart
 from depura.attacks.attack import Attack, Candidates, Cost
-from depura.attacks.baselines import Unchanged
+from depura.attacks.baselines import CleanImages
 from depura.attacks.catalogue import CATALOGUE, Entry, threat
 from depura.attacks.ensembles import InTurn
 from depura.attacks.fab import FAB
@@ -451,7 +451,7 @@ OTHER_ATTACKS: dict[str, Attack] = {
     "warm": WarmStart(APGD(Ball("linf", 0.3), n_steps=3, eot=2, common=4), 3, share=2),
     "nesterov": PGD(Ball("l2", 1.0), n_steps=4, eot=2, momentum=Momentum(0.9, nesterov=True)),
     "ranked": Transfer(PGD(Ball("linf", 0.3), n_steps=2), TanhClassifier(16, 5), keep=1, eot=3),
-    "unchanged": Unchanged(Ball("linf", 0.3)),
+    "unchanged": CleanImages(Ball("linf", 0.3)),
 }
 
 

@@ -20,7 +20,7 @@ from depura.audit.probes import Probe, examine
 from depura.defence import Defence, MeanProb, Vote
 from depura.diffusion.denoisers import Clipped, EpsDenoiser
 from depura.diffusion.exact import GaussianDenoiser
-from depura.diffusion.guidance import State, pull
+from depura.diffusion.guidance import State, minus_gradient
 from depura.diffusion.schedules import VP, Step, TimeLabel, uniform_steps
 from depura.diffusion.solvers import Ancestral, Heun, StepResult, from_noise
 from depura.gradients import ChainState, Direct, StoredState, StraightThrough
@@ -254,7 +254,7 @@ class BatchMean:
     """mse_loss over the batch: the strength is divided by B."""
 
     def __call__(self, at: State) -> Tensor:
-        return 20 * pull(F.mse_loss(at.x0, at.x_in)[None], at.x)
+        return 20 * minus_gradient(F.mse_loss(at.x0, at.x_in)[None], at.x)
 
 
 @dataclass(frozen=True)

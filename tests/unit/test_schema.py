@@ -176,7 +176,11 @@ WRONG: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "rows that are none": (("rows",), {"adaptive": {}}, "at rows: input should be a valid tuple"),
     "unknown kind": (("rows", 1, "kind"), "clever", "at rows.1.kind: input should be '', 'undefended'"),
     "unknown mode": (("rows", 2, "mode"), "G2", "at rows.2.mode: input should be 'exact'"),
-    "unknown judged": (("rows", 0, "judged"), "all", "at rows.0.judged: input should be 'defence', 'bare' or 'other'"),
+    "unknown judged": (
+        ("rows", 0, "judged"),
+        "all",
+        "at rows.0.judged: input should be 'defence', 'bare' or 'other'",
+    ),
     "no attack": (("rows", 0, "attack"), GONE, "at rows.0.attack: field required"),
     "no methods": (("methods",), [], "at methods: tuple should have at least 1 item"),
     "no rule": (("methods", 0, "rule"), GONE, "at methods.0.rule: field required"),

@@ -71,7 +71,7 @@ def small(purifier: depura.Purifier, *, device: str = "cpu", relaxed: float | No
     images = levels.expand(3, 3, SIZE, SIZE).contiguous()
     data = ImageSet("grey", images, torch.zeros(3, dtype=torch.int64), (0, 1, 2), tuple("0123456789"))
     attack = depura.PGD(depura.Ball("linf", 0.1), n_steps=2, eot=2)
-    rows = depura.ladder(defence, attack, relaxed=relaxed, without=("transfer", "bpda"))
+    rows = depura.attack_suite(defence, attack, relaxed=relaxed, without=("transfer", "bpda"))
     return depura.Study(name="small", data=data, defence=defence, rows=rows, report_draws=4, select_draws=2)
 
 
@@ -151,8 +151,8 @@ def test_weights_that_are_there_stay(tmp_path: Path) -> None:
     depura.plan(study)
     assert all(not p.is_meta for p in study.defence.classifier.parameters())  # type: ignore[union-attr]
     copied = without_weights(study)
-    assert copied.defence is copied.rows[-1].judged
-    assert copied.rows[-1].against is copied.rows[-1].judged
+    assert copied.defence is copied.rows[-1].evaluated
+    assert copied.rows[-1].attacked is copied.rows[-1].evaluated
     assert not is_weightless(small(purifiers()["diffpure"]))
 
 

@@ -278,7 +278,7 @@ def _detectably_broken(wrong: int, white: int, draws: int) -> bool:
     return bool(stats.fisher_exact(table, alternative="greater").pvalue < CHANCE)
 
 
-@_check("V10", "fixed tape")
+@_check("V10", "fixed noise")
 def fixed_noise_breaks(results: Results) -> Verdict:
     """Under one fixed noise next to nothing is left."""
     rows = results.rows(AttackKind.PINNED)

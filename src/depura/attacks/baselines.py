@@ -18,7 +18,7 @@ from depura.noise import Kind, Noise
 
 
 @dataclass(frozen=True)
-class Unchanged(Attack):
+class CleanImages(Attack):
     """Every image as it is, the one candidate of an attack at radius 0.
 
     Attributes:

@@ -78,12 +78,12 @@ CATALOGUE: tuple[Entry, ...] = (
     ),
     Entry(
         name="apgd",
-        title="APGD with EOT, settled on a common tape",
+        title="APGD with EOT, compared on common random numbers",
         source="Croce and Hein 2020, arXiv:2003.01690; l1: arXiv:2103.01208",
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=APGD,
-        price="n_restarts x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
+        price="n_restarts x ((n_steps + 1) x eot gradients + a dozen comparisons of common draws)",
     ),
     Entry(
         name="apgd-targeted",
@@ -92,7 +92,7 @@ CATALOGUE: tuple[Entry, ...] = (
         needs="gradients",
         norms=("linf", "l2", "l1"),
         build=TargetedAPGD,
-        price="n_targets x ((n_steps + 1) x eot gradients + a dozen looks at the common tape)",
+        price="n_targets x ((n_steps + 1) x eot gradients + a dozen comparisons of common draws)",
     ),
     Entry(
         name="selective",

@@ -140,7 +140,7 @@ class Selective(Attack):
         smoothing: alpha above, in [0, 1]; 0 forgets past gradients.
         random_start: begin at a random point of the ball instead of the image.
         finish: be content with an image at a visited point where all draws of the step were wrong and at least this
-            share of `common` draws of the common tape is; default never.
+            share of `common` draws of common random numbers is; default never.
         common: draws of such a question.
     """
 

@@ -227,10 +227,10 @@ class Square(Attack):
         loss: what is maximised.
         renew: queries between renewals of the draws. None: none, as suits a deterministic model.
         moves: what is proposed; default FlatSquares for linf, Bumps for l2.
-        finish: leave an image alone whose best point is misclassified in at least this share of `common` draws of the
-            common tape, in (0, 1]. Asked at renewals (without them, before each query), and only where all draws that
+        finish: leave an image alone whose best point is misclassified in at least this share of `common` draws of
+            common random numbers, in (0, 1]. Asked at renewals (without them, before each query), and only where all draws that
             the best point was last asked on were wrong. Default: go on to the end.
-        common: draws of the common tape.
+        common: draws of common random numbers.
     """
 
     ball: Ball
@@ -331,7 +331,7 @@ class _Search:
         self._draws = range(attack.eot)
         self.best = self.renewed = images.clone()
         self._value = self._renewed_value = images.new_full((len(images),), -torch.inf)
-        # Whether all draws of the best point were wrong, and it has not been asked for on the common tape.
+        # Whether all draws of the best point were wrong, and it has not been evaluated on common random numbers.
         self._promising = torch.zeros_like(self.at, dtype=torch.bool)
 
     def uniforms(self, number: int, n: int) -> Tensor:
@@ -363,7 +363,7 @@ class _Search:
         self.renewed[at], self._renewed_value[at] = best[better], value[better]
 
     def leave(self, share: float) -> None:
-        """Leave the images alone of which at least a share of the common tape is wrong."""
+        """Leave the images alone of which at least a share of common draws is wrong."""
         at, n_draws = self.at, self._attack.common
         beaten = self._queries.beaten(self.best[at], self._promising[at], share=share, n_draws=n_draws, at=at)
         self._promising[at] = False

@@ -29,7 +29,7 @@ class Transfer(Attack):
         stream: of the source's noise, at the seed and image ids of `init`; default a source without noise. With the
             model's own stream, `Stream.EOT`, a source that walks as the model does walks on the same noise.
         keep: how many candidates are kept, those of the largest mean loss on the model; default all, unranked.
-        eot: draws of the common tape on which candidates are ranked.
+        eot: common random numbers on which candidates are ranked.
         loss: by which.
     """
 

@@ -41,7 +41,7 @@ class Guidance(Protocol):
         """The displacement, in x0 + sigma n coordinates.
 
         Args:
-            at: the state; `at.x` requires grad, so `pull` works whatever the caller's grad mode.
+            at: the state; `at.x` requires grad, so `minus_gradient` works whatever the caller's grad mode.
 
         Returns:
             (B, C, H, W).
@@ -49,7 +49,7 @@ class Guidance(Protocol):
         ...
 
 
-def pull(distance: Tensor, x: Tensor) -> Tensor:
+def minus_gradient(distance: Tensor, x: Tensor) -> Tensor:
     """Minus the gradient of a distance, image by image; itself differentiable.
 
     Summing over the batch keeps images apart: each distance depends on its own image only.

@@ -21,7 +21,7 @@ class Counts:
 
     Attributes:
         forward: evaluations of the denoiser, but for those run again on the way back.
-        backward: times that a gradient was pulled back through one of them; guidance that is a gradient pulls too.
+        backward: times that one of them was differentiated, also by guidance that is a gradient.
         recomputed: evaluations run again for their gradient; how many depends on the memory there is.
     """
 

@@ -6,7 +6,7 @@ from depura.attacks.pgd import PGD
 from depura.attacks.threat import Ball
 from depura.data.digits import SHAPE, load_digits
 from depura.defence import Defence
-from depura.evaluation.study import Study, ladder
+from depura.evaluation.study import Study, attack_suite
 from depura.methods.diffpure import N_STEPS, T_STAR, few_steps
 from depura.models.digits import digits_classifier, digits_denoiser
 from depura.purifiers.purifier import DiffusionPurifier
@@ -60,7 +60,7 @@ def study(
     """
     defence = Defence(digits_purifier(t_star=t_star, n_steps=n_steps), digits_classifier())
     ball = Ball("linf", eps)
-    rows = ladder(defence, PGD(ball, n_steps=attack_steps, eot=eot), blind=PGD(ball, n_steps=attack_steps))
+    rows = attack_suite(defence, PGD(ball, n_steps=attack_steps, eot=eot), blind=PGD(ball, n_steps=attack_steps))
     return Study(
         name="digits-diffpure",
         data=load_digits("test").first(images),

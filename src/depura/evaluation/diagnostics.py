@@ -23,7 +23,7 @@ from depura.defence import Defence, Single, predicted
 from depura.diffusion.schedules import VP, Step, uniform_steps
 from depura.diffusion.solvers import Euler
 from depura.evaluation.scoring import for_scoring
-from depura.evaluation.study import Row, same_function
+from depura.evaluation.study import AttackRun, same_function
 from depura.gradients import StraightThrough
 from depura.noise import Kind, Noise, Stream
 from depura.purifiers.purifier import DiffusionPurifier
@@ -89,15 +89,15 @@ def random_direction(images: Tensor, length: Tensor, noise: Noise) -> Tensor:
 
 @torch.no_grad()
 def pinned_predictions(defence: Defence, images: Tensor, noise: Noise) -> Tensor:
-    """Labels that the deployed rule gives when its randomness is pinned: one tape, the same for all images.
+    """Labels that the deployed rule gives under a fixed noise sample, the same for all images.
 
-    The tape is that of image id 0 at the noise's (first) draw, so it does not depend on the batch. A vote is over as
-    many purifications as ever, the same ones for every image; `FixedNoise` has a tape for good, on the deploy stream.
+    The sample is that of image id 0 at the noise's (first) draw, so it does not depend on the batch. A vote is over as
+    many purifications as ever, the same ones for every image; `FixedNoise` has one for good, on the deploy stream.
 
     Args:
         defence: what is asked.
         images: (B, C, H, W) in [0, 1].
-        noise: its seed, stream and draw name the tape; one image id per row, which do not matter.
+        noise: its seed, stream and draw name the sample; one image id per row, which do not matter.
 
     Returns:
         (B,) int64; -1 where a logit or a purified pixel is not finite.
@@ -240,9 +240,9 @@ class Watched(nn.Module):
         np.add.at(self.errors, at[wrong], 1)
 
 
-def sees_what_is_judged(row: Row) -> bool:
+def sees_what_is_judged(row: AttackRun) -> bool:
     """Whether the answers an attack gets are those that are judged: the same purifier, classifier and rule."""
-    return same_function(row.against, row.judged)
+    return same_function(row.attacked, row.evaluated)
 
 
 SHARE = 5
@@ -261,9 +261,9 @@ class Shortcuts(NamedTuple):
     surrogate: Tensor
 
 
-def compares(row: Row) -> bool:
+def compares(row: AttackRun) -> bool:
     """Whether a row's attack goes through an exact gradient, so that cheap ones can be compared with it."""
-    through = row.mode is GradientMode.EXACT and row.against.purifier is not None
+    through = row.mode is GradientMode.EXACT and row.attacked.purifier is not None
     return through and row.attack.cost.gradients > 0
 
 

@@ -9,7 +9,7 @@ import torch
 from depura import _check
 from depura.defence import Defence
 from depura.evaluation.meta_device import refuse_weightless
-from depura.evaluation.study import Row, Study, same_function
+from depura.evaluation.study import AttackRun, Study, same_function
 from depura.evaluation.study_file import StudySource
 from depura.records.describe import code_sha256, describe
 from depura.records.schema import (
@@ -119,7 +119,7 @@ def n_outputs(study: Study) -> int:
     """
     n, known = len(study.data.classes), dict[int, int]()
     for row in study.all_rows:
-        for defence in (row.judged, row.against):
+        for defence in (row.evaluated, row.attacked):
             if id(defence.classifier) in known:
                 continue
             bare = Defence(None, defence.classifier)
@@ -140,8 +140,8 @@ def _remarks(defence: Defence) -> str:
     return "" if defence.purifier is None else "; ".join(defence.purifier.remarks)
 
 
-def _judged(study: Study, row: Row) -> Judged:
+def _judged(study: Study, row: AttackRun) -> Judged:
     """What a row judges: a method, the study's defence, the undefended classifier or something else."""
-    if row.method or (not study.methods and same_function(row.judged, study.defence)):
+    if row.method or (not study.methods and same_function(row.evaluated, study.defence)):
         return Judged.DEFENCE
-    return Judged.BARE if row.judged.purifier is None else Judged.OTHER
+    return Judged.BARE if row.evaluated.purifier is None else Judged.OTHER

@@ -56,7 +56,7 @@ def refuse_weightless(study: Study) -> None:
 
 
 def _defences(study: Study) -> tuple[Defence, ...]:
-    return (study.defence, *(defence for row in study.rows for defence in (row.against, row.judged)))
+    return (study.defence, *(defence for row in study.rows for defence in (row.attacked, row.evaluated)))
 
 
 def _weights(defence: Defence) -> chain[Tensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from depura import _check
 from depura.attacks.apgd import APGD, TargetedAPGD
 from depura.attacks.attack import Attack
-from depura.attacks.baselines import RandomPoints, Unchanged
+from depura.attacks.baselines import CleanImages, RandomPoints
 from depura.attacks.ensembles import Together
 from depura.attacks.ensembles import standard as autoattack
 from depura.attacks.losses import cross_entropy, targeted_margin
@@ -25,13 +25,13 @@ from depura.attacks.square import Square
 from depura.attacks.threat import Ball
 from depura.defence import Defence, Single
 from depura.evaluation.diagnostics import SHARE, surrogate
-from depura.evaluation.study import OWN_RULES, Row, Study
+from depura.evaluation.study import OWN_RULES, AttackRun, Study
 from depura.gradients import StraightThrough
 from depura.purifiers.composed import FixedNoise
 
 
 @dataclass(frozen=True)
-class Ladder:
+class AttackSuite:
     """What a profile runs, and how it is judged.
 
     Attributes:
@@ -44,7 +44,7 @@ class Ladder:
         curve_rows: which rows these are run for.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[AttackRun, ...]
     images: int
     select_draws: int
     report_draws: int
@@ -53,11 +53,11 @@ class Ladder:
     curve_rows: tuple[str, ...] = ()
 
 
-Profile = Callable[..., Ladder]
+Profile = Callable[..., AttackSuite]
 """(defence, ball, *, n_classes, n_values) -> ladder."""
 
 
-def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
     """A minute's worth, for tests: every part runs once, no number is worth reading.
 
     Args:
@@ -70,7 +70,7 @@ def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         The ladder.
     """
     del n_classes, n_values
-    few = Rungs(defence, ball)
+    few = SuiteRuns(defence, ball)
     rows = (
         few.undefended(APGD(ball, n_steps=20)),
         few.unchanged(),
@@ -78,10 +78,10 @@ def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         few.adaptive(APGD(ball, n_steps=10, eot=4)),
         few.pinned(APGD(ball, n_steps=10, common=0), images=8),
     )
-    return Ladder(rows, images=16, select_draws=4, report_draws=8)
+    return AttackSuite(rows, images=16, select_draws=4, report_draws=8)
 
 
-def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
     """For development; its numbers are not to be published.
 
     Args:
@@ -93,19 +93,19 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     Returns:
         The ladder.
     """
-    rungs = Rungs(defence, ball)
+    runs = SuiteRuns(defence, ball)
     strong = APGD(ball, n_steps=20, eot=4)
     rows = (
-        rungs.undefended(APGD(ball, n_steps=50)),
-        rungs.unchanged(),
-        rungs.transfer(APGD(ball, n_steps=50)),
-        rungs.bpda(APGD(ball, n_steps=30, eot=4)),
-        rungs.adaptive(strong),
-        rungs.one_step(strong, images=16),
-        rungs.pinned(_deterministic(ball, 20, n_classes), images=16),
-        rungs.tiny(_deterministic(ball, 20, n_classes), images=16),
+        runs.undefended(APGD(ball, n_steps=50)),
+        runs.unchanged(),
+        runs.transfer(APGD(ball, n_steps=50)),
+        runs.bpda(APGD(ball, n_steps=30, eot=4)),
+        runs.adaptive(strong),
+        runs.one_step(strong, images=16),
+        runs.pinned(_deterministic(ball, 20, n_classes), images=16),
+        runs.tiny(_deterministic(ball, 20, n_classes), images=16),
     )
-    return Ladder(
+    return AttackSuite(
         rows,
         images=64,
         select_draws=8,
@@ -116,7 +116,7 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     )
 
 
-def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
     """For ablations and internal tables.
 
     Args:
@@ -128,24 +128,24 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
     Returns:
         The ladder.
     """
-    rungs = Rungs(defence, ball)
+    runs = SuiteRuns(defence, ball)
     strong, blind = APGD(ball, n_steps=50, eot=16), _deterministic(ball, 100, n_classes)
     rows = (
-        rungs.undefended(blind),
-        rungs.unchanged(),
-        rungs.transfer(blind),
-        rungs.bpda(PGD(ball, n_steps=100, eot=10)),
-        rungs.surrogate(strong),
-        rungs.adaptive(strong),
-        rungs.selective(Selective(ball, n_steps=50, n_restarts=1)),
-        rungs.black_box(Square(ball, n_queries=1000, eot=20), images=32),
-        rungs.random(RandomPoints(ball, n_points=1000), images=32),
-        rungs.one_step(strong, images=64),
-        *rungs.more(strong, images=64),
-        rungs.pinned(_deterministic(ball, 50, n_classes), images=64),
-        rungs.tiny(_deterministic(ball, 50, n_classes), images=64),
+        runs.undefended(blind),
+        runs.unchanged(),
+        runs.transfer(blind),
+        runs.bpda(PGD(ball, n_steps=100, eot=10)),
+        runs.surrogate(strong),
+        runs.adaptive(strong),
+        runs.selective(Selective(ball, n_steps=50, n_restarts=1)),
+        runs.black_box(Square(ball, n_queries=1000, eot=20), images=32),
+        runs.random(RandomPoints(ball, n_points=1000), images=32),
+        runs.one_step(strong, images=64),
+        *runs.more(strong, images=64),
+        runs.pinned(_deterministic(ball, 50, n_classes), images=64),
+        runs.tiny(_deterministic(ball, 50, n_classes), images=64),
     )
-    return Ladder(
+    return AttackSuite(
         tuple(row for row in rows if row is not None),
         images=512,
         select_draws=16,
@@ -156,7 +156,7 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
     )
 
 
-def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> Ladder:
+def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
     """For claims. One seed; run it with three.
 
     Args:
@@ -168,29 +168,29 @@ def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     Returns:
         The ladder.
     """
-    rungs = Rungs(defence, ball)
+    runs = SuiteRuns(defence, ball)
     strong, blind = APGD(ball, n_steps=100, eot=20), _blind(ball, n_classes)
     targets = min(9, n_classes - 1)
     rows = (
-        rungs.undefended(blind),
-        rungs.unchanged(),
-        rungs.transfer(blind),
-        rungs.bpda(PGD(ball, n_steps=200, eot=20)),
-        rungs.surrogate(strong),
-        rungs.adaptive(strong),
-        rungs.adaptive(replace(strong, loss=cross_entropy), name="cross-entropy", title="APGD on cross entropy"),
-        rungs.adaptive(PGD(ball, n_steps=200, eot=20), name="pgd", title="PGD 200 x 20"),
-        rungs.targeted(TargetedAPGD(ball, n_steps=50, n_targets=targets, eot=20, loss=targeted_margin), images=128),
-        rungs.selective(Selective(ball, n_steps=150)),
-        rungs.black_box(Square(ball, n_queries=1000, eot=20), images=128),
-        rungs.black_box(SPSA(ball), images=128, name="spsa", title="SPSA, gradients estimated from queries"),
-        rungs.random(RandomPoints(ball, n_points=10_000), images=32),
-        rungs.one_step(strong, images=128),
-        *rungs.more(strong, images=128),
-        rungs.pinned(_deterministic(ball, 100, n_classes)),
-        rungs.tiny(_deterministic(ball, 100, n_classes), images=128),
+        runs.undefended(blind),
+        runs.unchanged(),
+        runs.transfer(blind),
+        runs.bpda(PGD(ball, n_steps=200, eot=20)),
+        runs.surrogate(strong),
+        runs.adaptive(strong),
+        runs.adaptive(replace(strong, loss=cross_entropy), name="cross-entropy", title="APGD on cross entropy"),
+        runs.adaptive(PGD(ball, n_steps=200, eot=20), name="pgd", title="PGD 200 x 20"),
+        runs.targeted(TargetedAPGD(ball, n_steps=50, n_targets=targets, eot=20, loss=targeted_margin), images=128),
+        runs.selective(Selective(ball, n_steps=150)),
+        runs.black_box(Square(ball, n_queries=1000, eot=20), images=128),
+        runs.black_box(SPSA(ball), images=128, name="spsa", title="SPSA, gradients estimated from queries"),
+        runs.random(RandomPoints(ball, n_points=10_000), images=32),
+        runs.one_step(strong, images=128),
+        *runs.more(strong, images=128),
+        runs.pinned(_deterministic(ball, 100, n_classes)),
+        runs.tiny(_deterministic(ball, 100, n_classes), images=128),
     )
-    return Ladder(
+    return AttackSuite(
         tuple(row for row in rows if row is not None),
         images=512,
         select_draws=32,
@@ -282,7 +282,7 @@ def _blind(ball: Ball, n_classes: int) -> Attack:
     return autoattack(ball, n_targets=min(9, n_classes - 1))
 
 
-class Rungs:
+class SuiteRuns:
     """Rows by kind, for one defence."""
 
     def __init__(self, defence: Defence, ball: Ball) -> None:
@@ -291,54 +291,56 @@ class Rungs:
         self.defence, self.ball, self.purifier = defence, ball, defence.purifier
         self.bare = defence.with_(purifier=None, rule=Single())
 
-    def undefended(self, attack: Attack) -> Row:
-        return Row("undefended", "no defence", attack, self.bare, self.bare, "undefended")
+    def undefended(self, attack: Attack) -> AttackRun:
+        return AttackRun("undefended", "no defence", attack, self.bare, self.bare, "undefended")
 
-    def unchanged(self) -> Row:
+    def unchanged(self) -> AttackRun:
         title = "purified; images as they are, scored like an attack's"
-        return Row("unchanged", title, Unchanged(self.ball), self.defence, self.defence, "unchanged")
+        return AttackRun("unchanged", title, CleanImages(self.ball), self.defence, self.defence, "unchanged")
 
-    def transfer(self, attack: Attack) -> Row:
+    def transfer(self, attack: Attack) -> AttackRun:
         title = "purified; examples made against the bare classifier"
-        return Row("transfer", title, attack, self.bare, self.defence, "transfer")
+        return AttackRun("transfer", title, attack, self.bare, self.defence, "transfer")
 
-    def bpda(self, attack: Attack) -> Row:
+    def bpda(self, attack: Attack) -> AttackRun:
         through = self.defence.with_(gradient=StraightThrough())
-        return Row("bpda", "purified; BPDA (purifier taken for the identity)", attack, through, self.defence, "bpda")
+        return AttackRun(
+            "bpda", "purified; BPDA (purifier taken for the identity)", attack, through, self.defence, "bpda"
+        )
 
-    def surrogate(self, attack: Attack) -> Row | None:
+    def surrogate(self, attack: Attack) -> AttackRun | None:
         """None where the walk is too short to have a coarser one."""
         if self.purifier.n_steps < SHARE:
             return None
         title = f"purified; through a walk of one step for every {SHARE}"
-        return Row("surrogate", title, attack, surrogate(self.defence), self.defence, "surrogate")
+        return AttackRun("surrogate", title, attack, surrogate(self.defence), self.defence, "surrogate")
 
-    def adaptive(self, attack: Attack, *, name: str = "adaptive", title: str = "adaptive attack") -> Row:
+    def adaptive(self, attack: Attack, *, name: str = "adaptive", title: str = "adaptive attack") -> AttackRun:
         title = f"purified; {title} through the whole defence"
-        return Row(name, title, attack, self.defence, self.defence, "adaptive")
+        return AttackRun(name, title, attack, self.defence, self.defence, "adaptive")
 
-    def targeted(self, attack: Attack, *, images: int) -> Row:
+    def targeted(self, attack: Attack, *, images: int) -> AttackRun:
         title = "purified; towards one wrong class after the other"
-        return Row("targeted", title, attack, self.defence, self.defence, "targeted", images=images)
+        return AttackRun("targeted", title, attack, self.defence, self.defence, "targeted", images=images)
 
-    def selective(self, attack: Attack) -> Row:
+    def selective(self, attack: Attack) -> AttackRun:
         title = "purified; along the draws that can be broken together"
-        return Row("selective", title, attack, self.defence, self.defence, "selective")
+        return AttackRun("selective", title, attack, self.defence, self.defence, "selective")
 
-    def black_box(self, attack: Attack, *, images: int, name: str = "square", title: str = "Square") -> Row:
+    def black_box(self, attack: Attack, *, images: int, name: str = "square", title: str = "Square") -> AttackRun:
         title = f"purified; {title}, no gradients"
-        return Row(name, title, attack, self.defence, self.defence, "black-box", images=images)
+        return AttackRun(name, title, attack, self.defence, self.defence, "black-box", images=images)
 
-    def random(self, attack: RandomPoints, *, images: int) -> Row:
+    def random(self, attack: RandomPoints, *, images: int) -> AttackRun:
         title = f"purified; the worst of {attack.n_points:,} random corners"
-        return Row("random", title, attack, self.defence, self.defence, "random", images=images)
+        return AttackRun("random", title, attack, self.defence, self.defence, "random", images=images)
 
-    def one_step(self, attack: APGD, *, images: int) -> Row:
+    def one_step(self, attack: APGD, *, images: int) -> AttackRun:
         single = PGD(self.ball, n_steps=1, step_size=self.ball.eps, eot=attack.eot, random_start=False)
         title = "purified; one step of the full size"
-        return Row("one-step", title, single, self.defence, self.defence, "one-step", images=images)
+        return AttackRun("one-step", title, single, self.defence, self.defence, "one-step", images=images)
 
-    def more(self, attack: APGD, *, images: int) -> tuple[Row, ...]:
+    def more(self, attack: APGD, *, images: int) -> tuple[AttackRun, ...]:
         """The adaptive attack with twice the steps, twice the draws, and one restart more."""
         variants = {
             "more-steps": ("twice the steps", replace(attack, n_steps=2 * attack.n_steps)),
@@ -346,7 +348,7 @@ class Rungs:
             "restart": ("one restart more", replace(attack, n_restarts=attack.n_restarts + 1)),
         }
         return tuple(
-            Row(
+            AttackRun(
                 name,
                 f"purified; the adaptive attack with {what}",
                 its,
@@ -358,12 +360,12 @@ class Rungs:
             for name, (what, its) in variants.items()
         )
 
-    def pinned(self, attack: Attack, *, images: int | None = None) -> Row:
+    def pinned(self, attack: Attack, *, images: int | None = None) -> AttackRun:
         fixed = Defence(FixedNoise(self.purifier), self.defence.classifier, rule=Single())
         title = "purified under one noise for good, which the attacker knows"
-        return Row("pinned", title, attack, fixed, fixed, "pinned", images=images)
+        return AttackRun("pinned", title, attack, fixed, fixed, "pinned", images=images)
 
-    def tiny(self, attack: Attack, *, images: int) -> Row:
+    def tiny(self, attack: Attack, *, images: int) -> AttackRun:
         last = Defence(FixedNoise(self.purifier.one_step(1.0)), self.defence.classifier, rule=Single())
         title = "purified by the last step of the walk alone"
-        return Row("tiny", title, attack, last, last, "tiny", images=images)
+        return AttackRun("tiny", title, attack, last, last, "tiny", images=images)

@@ -14,7 +14,7 @@ from depura.defence import Defence, Single
 from depura.diffusion.schedules import vp_scale
 from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.scoring import score
-from depura.evaluation.study import Row, Study
+from depura.evaluation.study import AttackRun, Study
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.verification import CODE
 from depura.evaluation.verification import differences as header_differences
@@ -139,18 +139,18 @@ def replay(
     made, notes = as_recorded(directory, StudySource.of(directory.header) if source is None else source)
     chosen = _row(made, row)
     unit, place = _recorded(directory, chosen, image, made.ball.eps if eps is None else eps)
-    n_draws, n_walks = unit.arrays["predictions"].shape[1], chosen.judged.rule.n_draws
+    n_draws, n_walks = unit.arrays["predictions"].shape[1], chosen.evaluated.rule.n_draws
     _check.integer("replay", "draw", draw, low=0, high=n_draws - 1, advice=f"Row {chosen.name} has {n_draws} draws.")
     _check.integer("replay", "walk", walk, low=0, high=n_walks - 1, advice=f"The rule makes {n_walks} purifications.")
     position = made.data.ids.index(image)
     original, label = made.data.images[position : position + 1], made.data.labels[position : position + 1]
     given = original if clean else examples_of(unit, made)[place : place + 1]
     noise = made.noise(Stream.REPORT, (image,))
-    decided = score(chosen.judged, given, label, noise, draws=range(draw, draw + 1))
+    decided = score(chosen.evaluated, given, label, noise, draws=range(draw, draw + 1))
     alone = score(
-        chosen.judged.with_(rule=Single()), given, label, noise, draws=range(draw * n_walks, (draw + 1) * n_walks)
+        chosen.evaluated.with_(rule=Single()), given, label, noise, draws=range(draw * n_walks, (draw + 1) * n_walks)
     )
-    frames, purified = _walked(chosen.judged, given, noise.draw(draw * n_walks + walk))
+    frames, purified = _walked(chosen.evaluated, given, noise.draw(draw * n_walks + walk))
     return Replay(
         row=chosen.name,
         image=image,
@@ -185,9 +185,9 @@ def _walked(defence: Defence, given: Tensor, noise: Noise) -> tuple[tuple[Frame,
         return frames, defence.purifier(given, noise)[0]
 
 
-def _row(study: Study, name: str) -> Row:
+def _row(study: Study, name: str) -> AttackRun:
     """The row of a name; without one, the first adaptive row, or else the first that attacks a purified defence."""
-    purified = [row for row in study.all_rows if row.judged.purifier is not None]
+    purified = [row for row in study.all_rows if row.evaluated.purifier is not None]
     if not purified:
         _check.fail("replay", "a study that judges a defence with a purifier", "one without", "Nothing walks there.")
     if not name:
@@ -201,7 +201,7 @@ def _row(study: Study, name: str) -> Row:
     return found
 
 
-def _recorded(directory: RunDirectory, row: Row, image: int, eps: float) -> tuple[Unit, int]:
+def _recorded(directory: RunDirectory, row: AttackRun, image: int, eps: float) -> tuple[Unit, int]:
     """The unit of a row that holds an image, and the image's place in it."""
     entries = [entry for entry in directory.header.units if entry.row == row.name]
     there = sorted({entry.eps for entry in entries})

@@ -25,7 +25,7 @@ from depura.data.imageset import ImageSet
 from depura.data.sources import load_images
 from depura.data.subsets import diffpure_subset, subset
 from depura.defence import Defence
-from depura.evaluation.study import NeededFile, Published, Row, Study, ladder
+from depura.evaluation.study import AttackRun, NeededFile, Published, Study, attack_suite
 from depura.models.by_name import classifier as by_name
 from depura.models.checkpoints import PUBLISHED, load_classifier, load_denoiser
 from depura.models.networks.wide_resnet import WideResNet
@@ -187,7 +187,7 @@ class PublishedRow:
         images: int,
         seed: int,
         relaxed: float | None = None,
-        further: tuple[Row, ...] = (),
+        further: tuple[AttackRun, ...] = (),
         files: tuple[NeededFile, ...] = (),
     ) -> Study:
         """The study of the row.
@@ -209,7 +209,10 @@ class PublishedRow:
             name=name,
             data=self.images.load(data, images),
             defence=defence,
-            rows=(*ladder(defence, self.attack(self.threat), blind=self.blind(self.threat), relaxed=relaxed), *further),
+            rows=(
+                *attack_suite(defence, self.attack(self.threat), blind=self.blind(self.threat), relaxed=relaxed),
+                *further,
+            ),
             seed=seed,
             published=self.published,
             files=(self.images.file, self.denoiser.needed, self.classifier.needed, *files),

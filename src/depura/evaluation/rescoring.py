@@ -74,8 +74,10 @@ def under(study: Study, rule: Rule | None = None, *, report_draws: int | None = 
         return recorded
     changed: dict[int, Defence] = {id(defence): defence.with_(rule=rule) for defence in judged}
     rows = tuple(
-        replace(row, judged=changed[id(row.judged)], title=f"{row.title} (examples made against {row.judged.rule})")
-        if id(row.judged) in changed
+        replace(
+            row, evaluated=changed[id(row.evaluated)], title=f"{row.title} (examples made against {row.evaluated.rule})"
+        )
+        if id(row.evaluated) in changed
         else row
         for row in recorded.rows
     )
@@ -152,10 +154,10 @@ def _again(study: Study, key: UnitKey, unit: Unit, *, device: str) -> Unit:
     if key.row in study.audits:
         return unit
     row = with_eps(study.row(key.row), key.eps)
-    same = not any(row.judged is defence for defence in study.audits.values()) or row.judged.purifier is None
+    same = not any(row.evaluated is defence for defence in study.audits.values()) or row.evaluated.purifier is None
     if same and unit.arrays["predictions"].shape[1] == study.report_draws:
         return unit
-    judged, counts = counted(row.judged.to(device))
+    judged, counts = counted(row.evaluated.to(device))
     images = study.data.images[key.first : key.last].to(device)
     labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]

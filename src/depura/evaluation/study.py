@@ -133,15 +133,15 @@ class LabelledImages(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class AttackRun:
     """One line of the table: an attack, what it differentiates, and what is judged.
 
     Attributes:
         name: short, of letters, digits and dashes; it names the files of its units.
         title: for people.
         attack: the attack.
-        against: what the attacker differentiates.
-        judged: what the examples are scored on.
+        attacked: what the attacker differentiates.
+        evaluated: what the examples are scored on.
         kind: what sort of attack it is: a `depura.AttackKind` or its text, such as "adaptive"; empty for none.
         method: in a study that compares methods, the short name (letters, digits, dashes) of the one that is judged;
             empty where there is one defence, and for rows that judge an undefended classifier.
@@ -151,8 +151,8 @@ class Row:
     name: str
     title: str
     attack: Attack
-    against: Defence
-    judged: Defence
+    attacked: Defence
+    evaluated: Defence
     kind: str = AttackKind.OTHER
     method: str = ""
     images: int | None = None
@@ -163,7 +163,7 @@ class Row:
             named = ", ".join(kind for kind in kinds if kind)
             _check.fail(f"row {self.name!r}", f"a kind that is empty or among {named}", repr(self.kind))
         object.__setattr__(self, "kind", AttackKind(self.kind))
-        if self.kind is AttackKind.UNDEFENDED and self.judged.purifier is not None:
+        if self.kind is AttackKind.UNDEFENDED and self.evaluated.purifier is not None:
             advice = "Judge the classifier by itself, or call the row transfer."
             _check.fail(f"row {self.name!r}", "kind undefended of a classifier by itself", "a purifier", advice)
 
@@ -174,9 +174,9 @@ class Row:
         blind = cost.gradients == 0 and not cost.surrogates
         if blind and cost.forwards == 0:
             return GradientMode.NONE
-        if same_function(self.against, self.judged):
-            return GradientMode.NONE if blind else self.against.mode
-        return GradientMode.SURROGATE if _is_surrogate(self.against, self.judged) else GradientMode.TRANSFER
+        if same_function(self.attacked, self.evaluated):
+            return GradientMode.NONE if blind else self.attacked.mode
+        return GradientMode.SURROGATE if _is_surrogate(self.attacked, self.evaluated) else GradientMode.TRANSFER
 
     @property
     def true_kind(self) -> AttackKind:
@@ -305,7 +305,7 @@ class Study:
     name: str
     data: LabelledImages
     defence: Defence
-    rows: tuple[Row, ...]
+    rows: tuple[AttackRun, ...]
     seed: int = 0
     select_draws: int = 16
     report_draws: int = 64
@@ -321,7 +321,7 @@ class Study:
     published: tuple[Published, ...] = ()
     files: tuple[NeededFile, ...] = ()
     reference: bool = True
-    references: tuple[Row, ...] = field(init=False, default=(), compare=False)
+    references: tuple[AttackRun, ...] = field(init=False, default=(), compare=False)
 
     def __post_init__(self) -> None:
         where = f"Study {self.name!r}"
@@ -372,11 +372,11 @@ class Study:
         """Each method is one defence of its own, and every row that judges one says which."""
         methods = self.methods
         for row in self.rows:
-            if row.method and row.judged is not methods[row.method]:
+            if row.method and row.evaluated is not methods[row.method]:
                 _check.fail(
                     where, f"rows of method {row.method!r} to judge one Defence object", f"another in row {row.name!r}"
                 )
-            if methods and not row.method and row.judged.purifier is not None:
+            if methods and not row.method and row.evaluated.purifier is not None:
                 _check.fail(where, "the method of every row that judges a purifier", f"none in row {row.name!r}")
         for name, defence in methods.items():
             if not _plain(name):
@@ -397,7 +397,7 @@ class Study:
         found: dict[str, Defence] = {}
         for row in self.rows:
             if row.method:
-                found.setdefault(row.method, row.judged)
+                found.setdefault(row.method, row.evaluated)
         return found
 
     @property
@@ -406,7 +406,7 @@ class Study:
         return {f"audit-{name}": its for name, its in self.methods.items()} or {"audit": self.defence}
 
     @property
-    def all_rows(self) -> tuple[Row, ...]:
+    def all_rows(self) -> tuple[AttackRun, ...]:
         """The rows, and the reference attacks beside them."""
         return (*self.rows, *self.references)
 
@@ -420,9 +420,9 @@ class Study:
         """The threat model of the table."""
         return self.rows[0].attack.ball
 
-    def null_of(self, row: Row) -> str:
+    def null_of(self, row: AttackRun) -> str:
         """Name of the null baseline of a row: shared by all rows judged on the same defence."""
-        return "null-" + next(other.name for other in self.all_rows if other.judged is row.judged)
+        return "null-" + next(other.name for other in self.all_rows if other.evaluated is row.evaluated)
 
     def nulls(self) -> tuple[str, ...]:
         """Names of the distinct null baselines, in the order of the rows."""
@@ -441,7 +441,7 @@ class Study:
         """
         return Noise(self.seed, tuple(ids), stream=stream)
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> AttackRun:
         """The row of a name; for a null baseline, the first row it belongs to."""
         return next(row for row in self.all_rows if row.name == name.removeprefix("null-"))
 
@@ -458,7 +458,7 @@ class Study:
                     keys += self._chunks(row.name, other, min(self.curve_images, self.n_images(row)))
         return tuple(dict.fromkeys(keys))
 
-    def n_images(self, row: Row) -> int:
+    def n_images(self, row: AttackRun) -> int:
         """How many images a row is run on, the first ones."""
         n = len(self.data.images)
         return n if row.images is None else min(row.images, n)
@@ -468,11 +468,11 @@ class Study:
         starts = range(kept[-1].last if kept else 0, n, self.unit_images)
         return [*kept, *(UnitKey(row, eps, first, min(first + self.unit_images, n)) for first in starts)]
 
-    def _references(self) -> tuple[Row, ...]:
+    def _references(self) -> tuple[AttackRun, ...]:
         """Depura's own attack on each defence that is judged."""
         if not isinstance(self.ball, Ball):
             return ()
-        made: list[Row] = []
+        made: list[AttackRun] = []
         for unit, defence in self.audits.items():
             method = unit.removeprefix("audit").removeprefix("-")
             random = defence.purifier is not None
@@ -485,7 +485,9 @@ class Study:
             name = f"{method}-reference" if method else "reference"
             title = "a short attack of depura's own through the whole defence, by the exact gradient"
             against = _differentiable(defence)
-            made.append(Row(name, title, attack, against, defence, AttackKind.REFERENCE, method, REFERENCE_IMAGES))
+            made.append(
+                AttackRun(name, title, attack, against, defence, AttackKind.REFERENCE, method, REFERENCE_IMAGES)
+            )
         return tuple(made)
 
     def _kept(self, row: str, eps: float, n: int) -> list[UnitKey]:
@@ -517,7 +519,7 @@ def _differentiable(defence: Defence) -> Defence:
     return through if exact else through.with_(gradient=StoredState())
 
 
-def ladder(
+def attack_suite(
     defence: Defence,
     attack: Attack,
     *,
@@ -525,7 +527,7 @@ def ladder(
     method: str = "",
     relaxed: float | None = None,
     without: Collection[str] = (),
-) -> tuple[Row, ...]:
+) -> tuple[AttackRun, ...]:
     """The rows of an honest first look.
 
     Args:
@@ -547,34 +549,36 @@ def ladder(
     blind = attack if blind is None else blind
     bare = defence.with_(purifier=None, rule=Single())
     if defence.purifier is None:
-        _check.fail("ladder", "a defence with a purifier", "a bare classifier", "As a method take bare_ladder.")
+        _check.fail("attack_suite", "a defence with a purifier", "a bare classifier", "As a method take bare_suite.")
     bpda = defence.with_(gradient=StraightThrough())
     rows = [
-        Row("undefended", "no defence", blind, bare, bare, "undefended"),
-        Row("transfer", "purified; examples made against the bare classifier", blind, bare, defence, "transfer"),
-        Row("adaptive", "purified; adaptive attack through the whole defence", attack, defence, defence, "adaptive"),
+        AttackRun("undefended", "no defence", blind, bare, bare, "undefended"),
+        AttackRun("transfer", "purified; examples made against the bare classifier", blind, bare, defence, "transfer"),
+        AttackRun(
+            "adaptive", "purified; adaptive attack through the whole defence", attack, defence, defence, "adaptive"
+        ),
     ]
     if relaxed is not None:
         smooth = defence.with_(gradient=Relaxed(relaxed))
         title = f"purified; adaptive attack, relaxed gradient (smooth stand-ins, tau {relaxed:g})"
-        rows.append(Row("relaxed", title, attack, smooth, defence, "relaxed"))
+        rows.append(AttackRun("relaxed", title, attack, smooth, defence, "relaxed"))
     title = "purified; BPDA attack (purifier taken for the identity)"
-    rows.append(Row("bpda", title, attack, bpda, defence, "bpda"))
+    rows.append(AttackRun("bpda", title, attack, bpda, defence, "bpda"))
     kinds = [str(row.kind) for row in rows]
     unknown = sorted(set(without) - set(kinds))
     if unknown:
-        _check.fail("ladder", f"without to name rows among {', '.join(kinds)}", ", ".join(map(repr, unknown)))
+        _check.fail("attack_suite", f"without to name rows among {', '.join(kinds)}", ", ".join(map(repr, unknown)))
     return tuple(_of(method, row) for row in rows if row.kind not in without)
 
 
-def ladders(
+def attack_suites(
     purifiers: Mapping[str, Purifier],
     classifier: Callable[[Tensor], Tensor],
     attack: Attack,
     *,
     blind: Attack | None = None,
     relaxed: Mapping[str, float] | None = None,
-) -> tuple[Row, ...]:
+) -> tuple[AttackRun, ...]:
     """The rows of a comparison of purifiers before one classifier.
 
     Args:
@@ -591,20 +595,20 @@ def ladders(
         InputError: no purifier, or widths for others than these.
     """
     if not purifiers:
-        _check.fail("ladders", "at least one purifier", "none")
+        _check.fail("attack_suites", "at least one purifier", "none")
     widths = relaxed or {}
     unknown = sorted(set(widths) - set(purifiers))
     if unknown:
-        _check.fail("ladders", f"relaxed for methods among {', '.join(purifiers)}", ", ".join(map(repr, unknown)))
-    rows: list[Row] = []
+        _check.fail("attack_suites", f"relaxed for methods among {', '.join(purifiers)}", ", ".join(map(repr, unknown)))
+    rows: list[AttackRun] = []
     for name, purifier in purifiers.items():
         defence = Defence(purifier, classifier)
         without = ("undefended",) if rows else ()
-        rows += ladder(defence, attack, blind=blind, method=name, relaxed=widths.get(name), without=without)
+        rows += attack_suite(defence, attack, blind=blind, method=name, relaxed=widths.get(name), without=without)
     return tuple(rows)
 
 
-def bare_ladder(defence: Defence, attack: Attack, *, method: str) -> tuple[Row, ...]:
+def bare_suite(defence: Defence, attack: Attack, *, method: str) -> tuple[AttackRun, ...]:
     """The one row of a classifier judged by itself, such as an adversarially trained one: a baseline of a comparison.
 
     Args:
@@ -619,15 +623,17 @@ def bare_ladder(defence: Defence, attack: Attack, *, method: str) -> tuple[Row, 
         InputError: a defence with a purifier, or no name.
     """
     if defence.purifier is not None:
-        _check.fail("bare_ladder", "a defence without a purifier", "one with a purifier", "For it take ladder.")
+        _check.fail("bare_suite", "a defence without a purifier", "one with a purifier", "For it take attack_suite.")
     if not method:
-        _check.fail("bare_ladder", "the name of a method", "an empty one")
+        _check.fail("bare_suite", "the name of a method", "an empty one")
     return (
-        _of(method, Row("adaptive", "no purifier; attack on the classifier", attack, defence, defence, "adaptive")),
+        _of(
+            method, AttackRun("adaptive", "no purifier; attack on the classifier", attack, defence, defence, "adaptive")
+        ),
     )
 
 
-def _of(method: str, row: Row) -> Row:
+def _of(method: str, row: AttackRun) -> AttackRun:
     """A row as a method's own; one that judges the undefended classifier takes only the name."""
     if not method:
         return row
@@ -639,6 +645,6 @@ def _plain(name: str) -> bool:
     return all(c.isalnum() or c == "-" for c in name)
 
 
-def with_eps(row: Row, eps: float) -> Row:
+def with_eps(row: AttackRun, eps: float) -> AttackRun:
     """The same row at another radius."""
     return replace(row, attack=row.attack.at(eps))

@@ -20,7 +20,7 @@ from typing import Any, Union
 from depura import _check
 from depura.attacks.catalogue import CATALOGUE, built
 from depura.evaluation.profiles import PROFILES, under
-from depura.evaluation.study import Row, Study, UnitKey
+from depura.evaluation.study import AttackRun, Study, UnitKey
 from depura.records.kinds import AttackKind
 from depura.records.names import STUDY_MODULE
 from depura.records.schema import AddedAttack, Header, Source
@@ -175,7 +175,7 @@ def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:
         attack = built(added.name, study.ball, random=random, steps=added.steps, eot=added.eot)
         kind = "adaptive" if needs[added.name] == "gradients" else "black-box"
         title = f"purified; {added.row.replace('-', ' ')}"
-        rows.append(Row(added.row, title, attack, study.defence, study.defence, kind))
+        rows.append(AttackRun(added.row, title, attack, study.defence, study.defence, kind))
     curve_rows = study.curve_rows or tuple(row.name for row in study.rows)
     return replace(study, rows=tuple(rows), curve_rows=curve_rows)
 

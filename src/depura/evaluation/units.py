@@ -31,7 +31,7 @@ from depura.evaluation.diagnostics import (
     shortcuts,
 )
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
-from depura.evaluation.study import Row, Study, UnitKey, with_eps
+from depura.evaluation.study import AttackRun, Study, UnitKey, with_eps
 from depura.noise import Stream
 from depura.records.directory import Unit
 from depura.records.schema import Audit, AuditCheck, AuditFault, AuditLight, CleanCost, Evaluations, Identity, UnitFacts
@@ -55,18 +55,18 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", progress: Progr
     if key.row in study.audits:
         return _audited(study, key, device=device)
     row = with_eps(study.row(key.row), key.eps)
-    row.against.to(device)
-    row.judged.to(device)
+    row.attacked.to(device)
+    row.evaluated.to(device)
     images = study.data.images[key.first : key.last].to(device)
     labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]
-    judged, judging = counted(row.judged)
+    judged, judging = counted(row.evaluated)
     attacking, clean, rows = Counts(), None, None
     if key.row.startswith("null-"):
         arrays, clean = null(study, row, judged, images, labels, ids, counts=judging)
     else:
         main = key.eps == study.ball.eps
-        rows = rows_within(row.against, images[:1], study.memory)
+        rows = rows_within(row.attacked, images[:1], study.memory)
         arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, rows=rows, progress=progress)
     facts = UnitFacts(
         unit=key.name,
@@ -122,7 +122,7 @@ def _finite(measured: float | None) -> float | None:
 
 def _attacked(
     study: Study,
-    row: Row,
+    row: AttackRun,
     judged: Defence,
     images: Tensor,
     labels: Tensor,
@@ -132,7 +132,7 @@ def _attacked(
     rows: int,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], Counts]:
-    against, attacking = counted(row.against)
+    against, attacking = counted(row.attacked)
     model = Watched(against, ids, labels)
     found = row.attack(
         model,
@@ -174,15 +174,15 @@ def _attacked(
         draws = range(row.attack.cost.at_once)
         compared = shortcuts(against, images, labels, study.noise(Stream.PROBE, ids), draws=draws, rows=rows)
         arrays |= {"cosine_bpda": compared.bpda, "cosine_surrogate": compared.surrogate}
-    if main and row.judged.purifier is not None:
+    if main and row.evaluated.purifier is not None:
         arrays |= _indicators(study, judged, images, choice.images, ids)
-    if main and study.pictures and row.judged.purifier is not None:
+    if main and study.pictures and row.evaluated.purifier is not None:
         arrays |= _pictures(study, judged, images, choice.images, scores.errors(labels), ids)
     return arrays, attacking
 
 
 def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
-    """What is told without gradients: how much of a perturbation is left, and predictions under one tape for all."""
+    """Indicators without gradients: how much of a perturbation is left, and predictions under one noise sample for all."""
     noise = study.noise(Stream.SELECT, ids).draw(study.select_draws)  # the first that nothing else uses
     lengths = (chosen - images).to(torch.float64).flatten(1).square().sum(1).sqrt()
     random = random_direction(images, lengths, noise)
@@ -222,7 +222,7 @@ def reported(
 
 
 def null(
-    study: Study, row: Row, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], *, counts: Counts
+    study: Study, row: AttackRun, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], *, counts: Counts
 ) -> tuple[dict[str, Any], CleanCost]:
     """A clean baseline: the scores of clean images, and of random corners of the ball chosen as candidates are.
 

@@ -149,7 +149,7 @@ def recount(study: Study, units: Sequence[Unit], *, share: float = 0.05, seed: i
     """
     _check.number("verify", "share", share, low=0.0, high=1.0, low_open=True)
     name = units[0].facts.row
-    judged = study.row(name).judged.to(device)
+    judged = study.row(name).evaluated.to(device)
     joined = {key: np.concatenate([unit.arrays[key] for unit in units]) for key in ("ids", "labels", "predictions")}
     if name.startswith("null-"):
         examples = torch.cat([study.data.images[unit.facts.first : unit.facts.last] for unit in units])

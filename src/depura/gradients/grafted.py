@@ -17,7 +17,7 @@ from depura.records.kinds import GradientMode
 
 @dataclass(frozen=True)
 class Grafted:
-    """One Jacobian for all draws of an image: N draws forward, and the sum of their output gradients pulled back
+    """One Jacobian for all draws of an image: N draws forward, and the sum of their output gradients taken back
     through the exact Jacobian of the first of them.
 
     For a call that holds N draws of an image (rows of one image id), the gradient of their mean loss is J_1^T mean(u)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from depura import _check
 from depura.defence import predicted
 from depura.diffusion.denoisers import Denoiser
-from depura.diffusion.guidance import State, mean_shift, pull
+from depura.diffusion.guidance import State, mean_shift, minus_gradient
 from depura.diffusion.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
 from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, Solver
 from depura.gradients import GradientRoute
@@ -80,7 +80,7 @@ class RobustGuide:
             surprise = F.cross_entropy(self.classifier(seen), label.clamp_min(0), reduction="none")
             factor = torch.ones_like(surprise).masked_fill(label < 0, torch.nan)  # no label; 1 changes no bit
             energy = energy + self.scale * self.label_scale * (factor * surprise)
-        return self.weight(at) * pull(energy, at.x)
+        return self.weight(at) * minus_gradient(energy, at.x)
 
 
 def agdm(

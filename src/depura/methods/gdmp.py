@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from depura.diffusion.denoisers import Clipped, Denoiser
-from depura.diffusion.guidance import State, mean_shift, pull
+from depura.diffusion.guidance import State, mean_shift, minus_gradient
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps, respaced_steps
 from depura.diffusion.solvers import (
     AncestralLarge,
@@ -65,7 +65,7 @@ class TowardInput:
     def __call__(self, at: State, /) -> Tensor:
         """The displacement."""
         alike = self.similarity(at.step.scale * at.x, self.reference(at)) / self.batch_ref
-        return mean_shift(at) * (at.step.sigma / self.m) * -pull(alike, at.x)
+        return mean_shift(at) * (at.step.sigma / self.m) * -minus_gradient(alike, at.x)
 
 
 def guide_m(guide_scale: float, ptb: float) -> float:

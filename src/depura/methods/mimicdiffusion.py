@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from depura.diffusion.denoisers import Denoiser
-from depura.diffusion.guidance import State, pull
+from depura.diffusion.guidance import State, minus_gradient
 from depura.diffusion.schedules import DiscreteLinear, Step, ddpm_steps, vp_scale
 from depura.diffusion.solvers import Ancestral, Solver, Start, from_noise, from_unit_noise
 from depura.gradients import GradientRoute
@@ -48,12 +48,12 @@ def unprojected(images: Tensor) -> Tensor:
 @recorded_as("depura.mimicdiffusion.through_network")
 def through_network(at: State, distance: Callable[[Tensor], Tensor]) -> Tensor:
     """Minus the gradient of distance(x0) by x, with the network's Jacobian: the paper's formula."""
-    return pull(distance(at.x0), at.x)
+    return minus_gradient(distance(at.x0), at.x)
 
 
 def constant(at: State, distance: Callable[[Tensor], Tensor]) -> Tensor:
     """Minus the gradient of distance(x0) by x with the predicted noise held constant, dx0/dx = 1: the released code."""
-    return pull(distance(at.x0), at.x0)
+    return minus_gradient(distance(at.x0), at.x0)
 
 
 @dataclass(frozen=True)

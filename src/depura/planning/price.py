@@ -15,7 +15,7 @@ from depura.evaluation.counting import Counts, bytes_per_row, evaluations
 from depura.evaluation.diagnostics import compares, surrogate
 from depura.evaluation.meta_device import META, is_weightless, without_weights
 from depura.evaluation.scoring import ROWS_PER_CALL
-from depura.evaluation.study import Row, Study, UnitKey
+from depura.evaluation.study import AttackRun, Study, UnitKey
 from depura.gradients import Direct
 from depura.planning.operations import Estimate, rate_of
 from depura.planning.timing import Stopwatch, rows_of
@@ -29,7 +29,7 @@ class Price(NamedTuple):
         eps: radius.
         images: how many.
         forward: denoiser evaluations.
-        backward: denoiser evaluations pulled back through.
+        backward: denoiser evaluations differentiated.
         seconds: on one worker.
         memory: bytes of graph that a call of the attack holds at once; weights and results come on top.
         rate: floating-point operations a second that the seconds are estimated with; None where they are measured.
@@ -112,7 +112,7 @@ def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None =
     return tuple(prices)
 
 
-def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: Sequence[UnitKey]) -> Price:
+def _price(study: Study, row: AttackRun, rates: _Rates, name: str, eps: float, keys: Sequence[UnitKey]) -> Price:
     n = sum(key.last - key.first for key in keys)
     cost, s, k = row.attack.cost, study.select_draws, study.report_draws
     null, main = name.startswith("null-"), eps == study.ball.eps
@@ -125,9 +125,9 @@ def _price(study: Study, row: Row, rates: _Rates, name: str, eps: float, keys: S
     if not null and main and rates.surrogate is not None:
         draws = n * cost.at_once
         work += [(draws, rates.pull), (draws, rates.look), (draws, rates.surrogate)]
-    if not null and main and row.judged.purifier is not None:
+    if not null and main and row.evaluated.purifier is not None:
         walks = sum(2 * min(study.pictures, key.last - key.first) for key in keys)
-        one = rates.judge._replace(forward=rates.judge.forward // row.judged.rule.n_draws, seconds=0.0)
+        one = rates.judge._replace(forward=rates.judge.forward // row.evaluated.rule.n_draws, seconds=0.0)
         work += [(walks + 4 * n, one), (2 * n, rates.judge)]
     return Price(
         row=name,
@@ -152,20 +152,20 @@ class _Probe:
     counted: dict[tuple[int, bool], Counts] = field(default_factory=dict[tuple[int, bool], Counts])
     kept: list[Defence] = field(default_factory=list[Defence])
 
-    def __call__(self, row: Row) -> _Rates:
+    def __call__(self, row: AttackRun) -> _Rates:
         n = min(self.study.unit_images, len(self.study.data.images))
-        row.against.to(self.device)
-        graph = self.graph(row.against)
+        row.attacked.to(self.device)
+        graph = self.graph(row.attacked)
         at_once = min(n * row.attack.cost.at_once, max(1, self.study.memory // max(1, graph)))
         gradients = row.attack.cost.gradients > 0
-        look = self.rate(row.against, rows=at_once, gradient=False)
-        pull = self.rate(row.against, rows=at_once, gradient=True) if gradients else look
+        look = self.rate(row.attacked, rows=at_once, gradient=False)
+        pull = self.rate(row.attacked, rows=at_once, gradient=True) if gradients else look
         judge = look
-        if row.judged is not row.against:
-            judge = self.rate(row.judged, rows=n * max(1, ROWS_PER_CALL // n), gradient=False)
-        cheap = surrogate(row.against) if compares(row) else None
+        if row.evaluated is not row.attacked:
+            judge = self.rate(row.evaluated, rows=n * max(1, ROWS_PER_CALL // n), gradient=False)
+        cheap = surrogate(row.attacked) if compares(row) else None
         coarse = None if cheap is None else self.rate(cheap, rows=at_once, gradient=True)
-        others = [row.against.coarser(its.share) for its in row.attack.cost.surrogates]
+        others = [row.attacked.coarser(its.share) for its in row.attack.cost.surrogates]
         attacked = [
             (self.rate(its, rows=at_once, gradient=True), self.rate(its, rows=at_once, gradient=False))
             for its in others

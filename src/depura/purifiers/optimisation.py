@@ -12,7 +12,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.diffusion.denoisers import Denoiser
-from depura.diffusion.guidance import pull, recorded
+from depura.diffusion.guidance import minus_gradient, recorded
 from depura.diffusion.schedules import Step
 from depura.gradients import ChainState, FromEnd, GradientRoute, StoredState
 from depura.noise import Kind, Noise, Stream
@@ -162,15 +162,15 @@ class Optimised(IterativePurifier):
         return torch.cat(pieces)[order.argsort()]
 
     def _level(self, seed: int, draw: int, stream: Stream, number: int, k: int) -> float:
-        tape = Noise(seed, (0,), draws=draw, stream=stream, round=number)
-        share = float(tape.uniform(torch.empty(1, dtype=torch.float64), kind=Kind.AUGMENT, step=k))
+        level = Noise(seed, (0,), draws=draw, stream=stream, round=number)
+        share = float(level.uniform(torch.empty(1, dtype=torch.float64), kind=Kind.AUGMENT, step=k))
         low, high = self.sigma_range
         return low + share * (high - low)
 
 
 def through_network(look: Look) -> Tensor:
     """Gradient of the mean squared |D(z + sigma n) - z|^2 by z, through both of its places."""
-    return -pull((look.x0 - look.z).square().flatten(1).mean(1), look.z)
+    return -minus_gradient((look.x0 - look.z).square().flatten(1).mean(1), look.z)
 
 
 def residual(look: Look) -> Tensor:

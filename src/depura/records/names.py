@@ -20,6 +20,7 @@ ALIASES: dict[str, str] = {
     "depura.methods.mimicdiffusion.through_network": "depura.mimicdiffusion.through_network",
     "depura.Purifier": "depura.DiffusionPurifier",
     "depura.Pinned": "depura.FixedNoise",
+    "depura.Unchanged": "depura.CleanImages",
 }
 """Names in older records, and what the same thing is called now. Entries are added, never removed."""
 

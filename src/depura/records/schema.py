@@ -500,7 +500,7 @@ class PlannedRow(_Part):
         eps: radius.
         images: how many.
         forward: evaluations of the denoiser.
-        backward: evaluations that a gradient is pulled back through.
+        backward: evaluations that are differentiated.
         seconds: on one worker.
         memory: bytes of graph of one call of the attack.
     """

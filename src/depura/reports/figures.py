@@ -58,7 +58,7 @@ def figures(summary: Summary) -> dict[str, tuple[Figure, ...]]:
     each = "row" if ranking is None else "method"
     drawn = (
         (
-            "Ladder",
+            "Attack suite",
             suite_svg(summary),
             "Accuracy of one draw with its interval, one line per attack, from blind to exact, on a band for the "
             "accuracy without attack; the numbers are in the table of attacks",

@@ -49,7 +49,7 @@ def sections(summary: Summary) -> tuple[Section, ...]:
     every = (
         *([] if ranking is None else [Section("Ranking", tables.ranking_table(summary, ranking), folded=False)]),
         Section(
-            "Ladder",
+            "Attack suite",
             tables.suite_table(summary),
             introduction="From blind attacks to those that know most. One that knows more and leaves clearly more is a "
             "broken or a starved attack.",

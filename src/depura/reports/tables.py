@@ -90,7 +90,7 @@ def _attack_cells(line: Line, name: str, title: str, mode: str, metrics: Metrics
 def suite_table(summary: Summary) -> Table:
     """The attack suite of a study of one defence, from blind to exact."""
     rows = tuple((point.name, f"{point.images}", percent(point.accuracy)) for point in suite_points(summary))
-    return Table(("rung", "images", "accuracy of one draw (95 % CI)"), rows)
+    return Table(("attack", "images", "accuracy of one draw (95 % CI)"), rows)
 
 
 def ranking_table(summary: Summary, ranking: Ranking) -> Table:
@@ -268,12 +268,12 @@ def indicator_table(summary: Summary) -> Table:
         for i in summary.details.indicators
     )
     note = (
-        "one tape: accuracy when all randomness is pinned to one draw, the same for all images, of the examples and of "
+        "fixed noise: accuracy when all randomness is fixed to one draw, the same for all images, of the examples and of "
         "the images themselves. left: distance after purification over distance before, with the same noise, median "
         "over images; of the attack's change and of a random one of the same length. Below 1 purification draws the "
         "two together (cf. arXiv:2505.22839)."
     )
-    return Table(("row", "one tape", "one tape, clean", "left of the attack", "left of noise"), rows, (note,))
+    return Table(("row", "fixed noise", "fixed noise, clean", "left of the attack", "left of noise"), rows, (note,))
 
 
 def budget_table(summary: Summary) -> Table:
@@ -420,13 +420,13 @@ def example_table(summary: Summary) -> Table:
         for e in (line.examples,)
     )
     columns = ("row", "largest change", "as made", "after 8-bit rounding", "finished early", "gradients", "forwards",
-               "denoiser", "pulled back")  # fmt: skip
+               "denoiser", "backward")  # fmt: skip
     note = (
         "largest change: in the norm of the threat model, over all images. as made, after 8-bit rounding: accuracy of "
         "one draw of the examples as they are and as an 8-bit file would keep them, on the same draws (the first of "
         "those reported). finished early: images that the attack was content with before its budget was spent. "
         "gradients, forwards: evaluations of what is attacked with and without a gradient, mean per image. denoiser, "
-        "pulled back: all evaluations of the denoiser, forward and backward, of the attack and the scores of the row "
+        "backward: all evaluations of the denoiser, forward and backward, of the attack and the scores of the row "
         "together; those made again on the way back for want of memory are not in them."
     )
     return Table(columns, rows, (note,))

@@ -11,13 +11,13 @@ def study(*, images: int = 3) -> depura.Study:
         "few": depura.diffpure(d, t_star=0.09, n_steps=2, t_end=0.0, solver=depura.Ancestral()),
         "noise": depura.noise_only(std=0.3),
     }
-    rows = depura.ladders(methods, depura.digits_classifier(), attack)
+    rows = depura.attack_suites(methods, depura.digits_classifier(), attack)
     trades = depura.Defence(None, depura.digits_guide())
     return depura.Study(
         name="old-compared",
         data=depura.load_digits("test").first(images),
         defence=rows[1].judged,
-        rows=(*rows, *depura.bare_ladder(trades, attack, method="trades")),
+        rows=(*rows, *depura.bare_suite(trades, attack, method="trades")),
         baselines=("trades", "noise"),
         select_draws=3,
         report_draws=5,
