@@ -181,8 +181,8 @@ def standard(ball: Ball, *, n_steps: int = 100, n_targets: int = 9, n_queries: i
 def rand(ball: Ball, *, n_steps: int = 100, eot: int = 20) -> Together:
     """AutoAttack's ensemble for randomised models, APGD on the cross entropy and on the DLR loss, without its defects.
 
-    Every image is attacked to the end; iterates are compared by the mean over all draws, candidates on common random numbers;
-    the worst point found is proposed whether or not any draw was wrong.
+    Every image is attacked to the end; iterates are compared by the mean over all draws, candidates on common
+    random numbers; the worst point found is proposed whether or not any draw was wrong.
 
     Args:
         ball: threat model.

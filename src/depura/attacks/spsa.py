@@ -98,8 +98,8 @@ class SPSA(Attack):
         loss: what is maximised.
         directions: how u is drawn.
         finish: leave an image alone at an iterate that is misclassified in at least this share of `common` draws of
-            common random numbers, in (0, 1]. Asked at each step but the last, and only where all answers of the step were
-            wrong. Default: go on to the end.
+            common random numbers, in (0, 1]. Asked at each step but the last, and only where all answers of the step
+            were wrong. Default: go on to the end.
         common: draws of common random numbers.
     """
 

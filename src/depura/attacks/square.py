@@ -228,8 +228,8 @@ class Square(Attack):
         renew: queries between renewals of the draws. None: none, as suits a deterministic model.
         moves: what is proposed; default FlatSquares for linf, Bumps for l2.
         finish: leave an image alone whose best point is misclassified in at least this share of `common` draws of
-            common random numbers, in (0, 1]. Asked at renewals (without them, before each query), and only where all draws that
-            the best point was last asked on were wrong. Default: go on to the end.
+            common random numbers, in (0, 1]. Asked at renewals (without them, before each query), and only where all
+            draws that the best point was last asked on were wrong. Default: go on to the end.
         common: draws of common random numbers.
     """
 

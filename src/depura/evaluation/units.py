@@ -182,7 +182,7 @@ def _attacked(
 
 
 def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
-    """Indicators without gradients: how much of a perturbation is left, and predictions under one noise sample for all."""
+    """Indicators without gradients: what is left of a perturbation, and predictions under one noise sample for all."""
     noise = study.noise(Stream.SELECT, ids).draw(study.select_draws)  # the first that nothing else uses
     lengths = (chosen - images).to(torch.float64).flatten(1).square().sum(1).sqrt()
     random = random_direction(images, lengths, noise)

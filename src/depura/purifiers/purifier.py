@@ -179,7 +179,7 @@ class Purifier(nn.Module, ABC):
                 return
             purified = yield from stage.purifier.sample_steps(stage, stage.noise.round - noise.round)
 
-    def stages_of(self, images: Tensor, noise: Noise) -> Iterator[Stage]:
+    def stages_of(self, images: Tensor, noise: Noise) -> list[Stage]:
         """Every stage of a purification of some images, without gradients.
 
         Args:
@@ -189,15 +189,15 @@ class Purifier(nn.Module, ABC):
         Returns:
             The stages, in order.
         """
-        stages, purified = self.stages(images.detach(), noise, tuple(range(len(images)))), None
-        while True:
+        stages, found = self.stages(images.detach(), noise, tuple(range(len(images)))), list[Stage]()
+        with torch.no_grad():
             try:
-                with torch.no_grad():
-                    stage = next(stages) if purified is None else stages.send(purified)
-                    purified = stage.purifier.sample(stage.images, stage.noise, self.n_rounds)
+                found.append(next(stages))
+                while True:
+                    purified = found[-1].purifier.sample(found[-1].images, found[-1].noise, self.n_rounds)
+                    found.append(stages.send(purified))
             except StopIteration:
-                return
-            yield stage
+                return found
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor, by name; several purifiers given one after another are a ModuleList."""

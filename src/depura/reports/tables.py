@@ -268,8 +268,8 @@ def indicator_table(summary: Summary) -> Table:
         for i in summary.details.indicators
     )
     note = (
-        "fixed noise: accuracy when all randomness is fixed to one draw, the same for all images, of the examples and of "
-        "the images themselves. left: distance after purification over distance before, with the same noise, median "
+        "fixed noise: accuracy when all randomness is fixed to one draw, the same for all images, of the examples and "
+        "of the images themselves. left: distance after purification over distance before, with the same noise, median "
         "over images; of the attack's change and of a random one of the same length. Below 1 purification draws the "
         "two together (cf. arXiv:2505.22839)."
     )
