@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import published
-from benchmarks.gradients import T_STAR, AttackRun, Problem
+from benchmarks.gradients import T_STAR, Problem, Row
 from benchmarks.memory import peak_bytes
 from depura import Direct, Kind, StoredState, StraightThrough
 from depura.gradients import Adjoint
@@ -61,7 +61,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_every_row_has_every_field(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        assert set(row) == {field.name for field in fields(AttackRun)}
+        assert set(row) == {field.name for field in fields(Row)}
         assert row["peak_bytes"] > 0
     timed = [row for row in rows if row["time_ratio"] is not None]
     assert sorted(row["route"] for row in timed) == sorted(EXACT + OTHERS)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from depura.cli import command_named
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
@@ -40,3 +42,14 @@ def test_the_readme_code_runs() -> None:
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_readme_commands_are_there() -> None:
+    """Every line that calls depura names a command, its options and its studies; test_cli.py runs them."""
+    text = (ROOT / "README.md").read_text()
+    lines = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("    .venv/bin/depura ")]
+    assert len(lines) > 12
+    for _, name, *words in lines:
+        options = {option for parameter in command_named(name).params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, (name, words)
+        assert all((ROOT / word).exists() for word in words if word.startswith(("studies/", "records/")))
