@@ -89,11 +89,11 @@ def test_a_clamped_exit_lets_the_gradient_through(route: GradientRoute) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"solver": SOLVERS["Heun"][0]}, "Adjoint: expected an unguided walk"),
-        ({"solver": Ancestral()}, "Adjoint: expected an unguided walk"),
-        ({"solver": DpmSolverPP()}, "Adjoint: expected an unguided walk"),
-        ({"guidance": Toward()}, "Adjoint: expected an unguided walk"),
-        ({"steps": CLEAN}, "Adjoint: expected a walk that ends above noise level 0"),
+        ({"solver": SOLVERS["Heun"][0]}, "Adjoint: expected an unguided reverse process"),
+        ({"solver": Ancestral()}, "Adjoint: expected an unguided reverse process"),
+        ({"solver": DpmSolverPP()}, "Adjoint: expected an unguided reverse process"),
+        ({"guidance": Toward()}, "Adjoint: expected an unguided reverse process"),
+        ({"steps": CLEAN}, "Adjoint: expected steps that end above noise level 0"),
     ],
 )
 def test_walks_without_an_adjoint_are_refused(parts: dict, message: str) -> None:

@@ -68,10 +68,9 @@ def test_predictions_are_made_in_one_place() -> None:
         if "torch" in modules and any(isinstance(node, ast.Attribute) and node.attr == "argmax" for node in nodes):
             found.add(file.relative_to(SOURCE).as_posix())
     assert found == {
-        "predictions.py",
-        "rules.py",  # a defence hands on finite logits only
-        "attacks/ball.py",  # of whether a sum has been reached
-        "attacks/shared.py",  # of steps made of finite gradients
-        "evaluation/hits.py",  # of whether an answer was wrong
+        "defence.py",  # which hands on finite logits only to its rules
+        "attacks/threat.py",  # of whether a sum has been reached
+        "attacks/selective.py",  # of steps made of finite gradients
+        "evaluation/diagnostics.py",  # of whether an answer was wrong
         "evaluation/scoring.py",  # of margins, where no number counts as the largest
     }
