@@ -194,4 +194,5 @@ else:
     for _node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
         if isinstance(_node, ast.ImportFrom) and _node.module.startswith("depura."):
             _exports.setdefault(_node.module.removeprefix("depura."), []).extend(name.name for name in _node.names)
-    __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_exports)
+    _rooms = [folder.parent.name for folder in Path(__file__).parent.glob("*/__init__.py")]
+    __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=_rooms, submod_attrs=_exports)

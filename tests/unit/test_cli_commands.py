@@ -30,6 +30,11 @@ def test_importing_depura_imports_no_heavy_package() -> None:
     assert "torch" in imported("import depura; depura.Noise")
 
 
+def test_rooms_and_what_the_pages_name_in_them_are_there() -> None:
+    names = "depura.methods.diffpure.CIFAR10_LINF, depura.purifiers.fast.deviation, depura.evaluation.demo.EPS"
+    assert subprocess.run([sys.executable, "-c", f"import depura; {names}"], check=False).returncode == 0
+
+
 def test_every_exported_name_is_there() -> None:
     assert len(depura.__all__) > 100
     for name in depura.__all__:

@@ -3,5 +3,5 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUnknownVariableType]
-    __name__, submodules=["profiles"]
+    __name__, submodules=["demo", "profiles"]
 )

@@ -16,7 +16,7 @@ def study(*, images: int = 3) -> depura.Study:
     return depura.Study(
         name="old-compared",
         data=depura.load_digits("test").first(images),
-        defence=rows[1].judged,
+        defence=rows[1].evaluated,
         rows=(*rows, *depura.bare_suite(trades, attack, method="trades")),
         baselines=("trades", "noise"),
         select_draws=3,
