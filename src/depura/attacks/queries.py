@@ -140,7 +140,7 @@ EOT = int | AdaptiveDraws
 
 def most_draws(eot: EOT) -> int:
     """Draws per gradient, at most."""
-    return eot if isinstance(eot, int) else eot.most
+    return eot.most if isinstance(eot, AdaptiveDraws) else eot
 
 
 class MeanGradient(NamedTuple):
