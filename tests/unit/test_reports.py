@@ -301,7 +301,7 @@ def test_both_texts_hold_every_part() -> None:
     assert "No row of random points \\| at all." in text
     wanted = (
         "Threat",
-        "AttackSuite",
+        "Attack suite",
         "Rows",
         "Errors",
         "Convergence",
@@ -313,7 +313,9 @@ def test_both_texts_hold_every_part() -> None:
         "Limits",
     )
     assert [web.index(f"<h2>{name}") for name in wanted] == sorted(web.index(f"<h2>{name}") for name in wanted)
-    heads = [text.index(f"## {name}") for name in ("Threat", "AttackSuite", "Rows", "Errors", "More", "Loss", "Checks")]
+    heads = [
+        text.index(f"## {name}") for name in ("Threat", "Attack suite", "Rows", "Errors", "More", "Loss", "Checks")
+    ]
     assert heads == sorted(heads)
 
 

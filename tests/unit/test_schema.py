@@ -486,8 +486,8 @@ NO_PART = ("analysis", "audit", "cli", "data", "evaluation", "models", "planning
 """Parts of depura whose things no record names, or (models.networks) names with a digest of their weights."""
 
 ALIKE = {
-    # Types for annotations: a record names the rule that it holds, such as depura.Vote, and neither of these two.
-    "depura.Rule": {"depura.attacks.climb.Rule", "depura.defence.Rule"},
+    # An entry of the list of methods, and what a header says of a method: a record names neither.
+    "depura.Method": {"depura.methods.entry.Method", "depura.records.schema.Method"},
     # Entries of tables of published settings: a study takes numbers from them, and holds none of them.
     "depura.Preset": {"depura.methods.diffpure.Preset", "depura.methods.diffpure_ddpm.Preset"},
     # Functions that make a depura.FromInputUnder, which is what a purifier holds and a record names.
