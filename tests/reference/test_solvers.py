@@ -38,7 +38,6 @@ from depura.diffusion.solvers import (
     Heun,
     Multistep,
     Solver,
-    solve,
 )
 from depura.noise import Kind, Noise
 from toys import rand, randn
@@ -77,10 +76,10 @@ def continuous_denoiser() -> EpsDenoiser:
 
 def walk(solver: Solver, denoiser, steps: tuple[Step, ...], x_t: Tensor) -> list[Tensor]:
     """States of depura's walk, in the scaled coordinates x_t."""
-    x, states, before = x_t / steps[0].scale, [], None
+    x, states, following = x_t / steps[0].scale, [], solver
     for step in steps:
-        x, x0, _ = solve(solver, denoiser, x, step, NOISE, before)
-        before = Before(x0, step.sigma)
+        x, x0, _ = following.step(denoiser, x, step, NOISE)
+        following = solver.after(Before(x0, step.sigma)) if isinstance(solver, Multistep) else solver
         states.append(step.scale_next * x)
     return states
 
@@ -328,7 +327,7 @@ def test_dpm_solver_pp_starts_as_the_solver_of_first_order() -> None:
         ours, theirs = (s.step(continuous_denoiser(), x, steps[0], NOISE) for s in (solver, first))
         torch.testing.assert_close(ours.x_next, theirs.x_next, rtol=0, atol=1e-14)
         assert ours.variance == pytest.approx(theirs.variance, rel=1e-14)
-        clean = solver.step_after(Before(x, steps[1].sigma), continuous_denoiser(), x, steps[2], NOISE)
+        clean = solver.after(Before(x, steps[1].sigma)).step(continuous_denoiser(), x, steps[2], NOISE)
         assert torch.equal(clean.x_next, clean.x0)
         assert clean.variance == 0
 
@@ -384,5 +383,5 @@ def test_deterministic_solvers_draw_nothing() -> None:
     x = rand(*SHAPE, seed=9)
     for solver in (Euler(), Heun(), Ancestral(eta=0.0), DpmSolverPP()):
         for step in steps:
-            for before in (None, Before(x, 2 * step.sigma)):
-                solve(solver, MixtureDenoiser(MEANS, std=0.2), x, step, NoDraws(), before)  # type: ignore[arg-type]
+            for at in (solver, solver.after(Before(x, 2 * step.sigma)) if isinstance(solver, Multistep) else solver):
+                at.step(MixtureDenoiser(MEANS, std=0.2), x, step, NoDraws())  # type: ignore[arg-type]
