@@ -106,12 +106,8 @@ class Recorded:
         assert found.shape == like.shape
         return found
 
-    def ahead(self, steps: Iterable[int]) -> Recorded:
-        """All draws are there already."""
-        return self
-
-    def later(self, rounds: int) -> Recorded:
-        """Some rounds later."""
+    def later(self, rounds: int, *, ahead: Iterable[int] = ()) -> Recorded:
+        """Some rounds later; all draws are there already."""
         return replace(self, round=self.round + rounds)
 
     def take(self, rows: list[int]) -> Recorded:

@@ -59,10 +59,7 @@ class Tape:
     def split(self, n: int) -> Tape:
         return replace(self, rows=tuple((image, draw * n + i) for image, draw in self.rows for i in range(n)))
 
-    def ahead(self, steps: Iterable[int]) -> Tape:
-        return self
-
-    def later(self, rounds: int) -> Tape:
+    def later(self, rounds: int, *, ahead: Iterable[int] = ()) -> Tape:
         return replace(self, round=self.round + rounds)
 
 
