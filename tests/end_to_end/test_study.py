@@ -347,7 +347,7 @@ def test_classes_that_have_no_name_are_numbers(tmp_path: Path) -> None:
 
 def test_a_ladder_needs_a_purifier() -> None:
     bare = depura.Defence(None, depura.digits_classifier())
-    with pytest.raises(depura.InputError, match="ladder"):
+    with pytest.raises(depura.InputError, match="attack_suite"):
         depura.attack_suite(bare, depura.PGD(depura.Ball("linf", 0.1)))
 
 
@@ -512,7 +512,9 @@ def test_a_ladder_leaves_out_what_it_is_asked_to() -> None:
     rows = depura.attack_suite(s.defence, attack, without=("undefended", "bpda"))
     assert [row.name for row in rows] == ["transfer", "adaptive"]
     assert all(row.method == "" for row in rows)
-    with pytest.raises(depura.InputError, match=r"ladder: .*among undefended, transfer, adaptive, bpda, got 'relaxed'"):
+    with pytest.raises(
+        depura.InputError, match=r"attack_suite: .*among undefended, transfer, adaptive, bpda, got 'relaxed'"
+    ):
         depura.attack_suite(s.defence, attack, without=("relaxed",))
     with pytest.raises(depura.InputError, match="bare_suite: expected a defence without a purifier"):
         depura.bare_suite(s.defence, attack, method="a")
@@ -533,9 +535,9 @@ def test_ladders_are_one_after_another_with_the_undefended_row_once() -> None:
     for row in rows[1:]:
         assert row.evaluated.purifier is purifiers[row.method]
         assert row.attack is (blind if row.kind == "transfer" else attack)
-    with pytest.raises(depura.InputError, match="ladders: expected at least one purifier"):
+    with pytest.raises(depura.InputError, match="attack_suites: expected at least one purifier"):
         depura.attack_suites({}, s.defence.classifier, attack)
-    with pytest.raises(depura.InputError, match="ladders: expected relaxed for methods among"):
+    with pytest.raises(depura.InputError, match="attack_suites: expected relaxed for methods among"):
         depura.attack_suites(purifiers, s.defence.classifier, attack, relaxed={"other": 0.2})
 
 
