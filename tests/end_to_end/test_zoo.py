@@ -316,7 +316,7 @@ def test_z9_a_time_grid_of_its_own() -> None:
     grid = accumulated(steps)
     denoiser = EpsDenoiser(lambda x, label: network(x, label / 10), label=TruncatedLabel(VP()))
     honest = DiffusionPurifier(denoiser, steps=steps, solver=EulerMaruyamaVP(), gradient=StoredState(1))
-    again = Rewound(again=lambda advance, x, x_in, step: advance(x, x_in, grid[step.index]))
+    again = Rewound(again=lambda advance, x, x_in, step: advance((x,), x_in, grid[step.index])[0])
     assert red(honest) == set()
     assert "second way" in red(honest.with_(gradient=again))
 
