@@ -260,3 +260,33 @@ class Small(nn.Module):
 def test_refusals(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+class Blended(Purifier):
+    """Purifiers, one after another, of whose result only a share is taken: a composition that depura has not."""
+
+    def __init__(self, *purifiers: Purifier, share: float = 1.0) -> None:
+        super().__init__()
+        self.purifiers = torch.nn.ModuleList(purifiers)
+        self.share = share
+
+    def stages(self, images: Tensor, noise: Noise, rows: tuple[int, ...]):
+        purified = images
+        for part in self.inner:
+            purified = yield from part.stages(purified, noise, rows)
+            noise = noise.later(part.n_rounds)
+        return images + self.share * (purified - images)
+
+
+def test_a_composition_of_ones_own_is_copied_with_all_its_settings() -> None:
+    half = Blended(A, B, share=0.5)
+    expected = XS + 0.5 * (Sequential(A, B)(XS, NOISES) - XS)
+    torch.testing.assert_close(half(XS, NOISES), expected, rtol=0, atol=1e-12)
+    copied = half.map(lambda component: component)
+    assert copied.share == 0.5
+    assert torch.equal(copied(XS, NOISES), half(XS, NOISES))
+    assert half.same_function(half.with_(gradient=StraightThrough()))
+    assert not half.same_function(Blended(A, B))
+    assert [stage.purifier for stage in half.stages_of(XS, NOISES)] == [A, B]
+    assert [step.round for step in half.trajectory(XS, NOISES)][-1] == half.n_rounds - 1
+    assert audit_gradient(Defence(half, TanhClassifier(16)), XS[:2]).light is Light.GREEN

@@ -1,7 +1,9 @@
 """Attacks. They know only a callable from images to logits, return candidates, and never judge themselves."""
 
+from pathlib import Path
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(  # pyright: ignore[reportUnknownVariableType]
-    __name__, submodules=["catalogue", "ensembles", "libraries"]
+    __name__, submodules=[file.stem for file in Path(__file__).parent.glob("[a-z]*.py")]
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cheap, Cost, History, Progress, check_shares, part_of
+from depura.attacks.attack import Attack, Candidates, Cheap, Cost, History, Progress, check_finish, part_of
 from depura.attacks.climb import Climb, rule_for, run
 from depura.attacks.losses import Loss, comparable, margin, targeted_dlr
 from depura.attacks.queries import EOT, Combine, Queries, RandomModel, common, mean, most_draws
@@ -64,7 +64,7 @@ class APGD(Attack):
         _check.integer("APGD", "n_restarts", self.n_restarts, low=1)
         _check.integer("APGD", "common", self.common, low=0)
         _check.number("APGD", "rho", self.rho, low=0.0, high=1.0)
-        check_shares("APGD", finish=self.finish)
+        check_finish("APGD", self.finish)
 
     @property
     def n_candidates(self) -> int:

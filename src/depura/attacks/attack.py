@@ -234,7 +234,7 @@ class Attack(ABC):
         return cast(A, replace(cast(Any, self), **changes))
 
 
-def check_shares(where: str, *, finish: float | None) -> None:
+def check_finish(where: str, finish: float | None) -> None:
     """Check the share of wrong draws at which an attack is content with an image: in (0, 1], or None for never.
 
     Args:

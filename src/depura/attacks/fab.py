@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares, part_of
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_finish, part_of
 from depura.attacks.losses import margin, targeted_margin
 from depura.attacks.queries import Queries
 from depura.attacks.threat import Ball, Norm, only, per_image
@@ -156,7 +156,7 @@ class FAB(Attack):
         _check.number("FAB", "alpha_max", self.alpha_max, low=0.0, high=1.0)
         _check.number("FAB", "eta", self.eta, low=0.0, low_open=True)
         _check.number("FAB", "beta", self.beta, low=0.0, high=1.0, low_open=True)
-        check_shares("FAB", finish=self.finish)
+        check_finish("FAB", self.finish)
 
     @property
     def n_candidates(self) -> int:

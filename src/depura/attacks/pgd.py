@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_finish
 from depura.attacks.losses import Loss, margin
 from depura.attacks.queries import EOT, Combine, Queries, mean, most_draws
 from depura.attacks.threat import Ball, per_image
@@ -88,7 +88,7 @@ class PGD(Attack):
         _check.integer("PGD", "common", self.common, low=1)
         if self.step_size is not None:
             _check.number("PGD", "step_size", self.step_size, low=0.0, low_open=True)
-        check_shares("PGD", finish=self.finish)
+        check_finish("PGD", self.finish)
 
     @property
     def n_candidates(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_finish
 from depura.attacks.losses import Loss, comparable, cross_entropy, dlr, margin
 from depura.attacks.queries import Draws, Queries, mean
 from depura.attacks.threat import Ball, per_image
@@ -166,7 +166,7 @@ class Selective(Attack):
             _check.number("Selective", "step_size", self.step_size, low=0.0, low_open=True)
         _check.number("Selective", "sharpness", self.sharpness, low=0.0, low_open=True)
         _check.number("Selective", "smoothing", self.smoothing, low=0.0, high=1.0)
-        check_shares("Selective", finish=self.finish)
+        check_finish("Selective", self.finish)
         if not self.losses or not all(isinstance(loss, Turning) for loss in self.losses):  # pyright: ignore[reportUnnecessaryIsInstance]
             _check.fail("Selective", "losses as a tuple of Turning", repr(self.losses), "Write Turning(margin).")
 

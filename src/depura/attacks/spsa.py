@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_finish
 from depura.attacks.losses import Loss, margin
 from depura.attacks.numbers import numbered
 from depura.attacks.queries import Queries, mean
@@ -122,7 +122,7 @@ class SPSA(Attack):
         if self.step_size is not None:
             _check.number("SPSA", "step_size", self.step_size, low=0.0, low_open=True)
         _check.integer("SPSA", "eot", self.eot, low=1)
-        check_shares("SPSA", finish=self.finish)
+        check_finish("SPSA", self.finish)
         _check.integer("SPSA", "common", self.common, low=1)
 
     @property

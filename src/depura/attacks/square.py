@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_shares
+from depura.attacks.attack import Attack, Candidates, Cost, History, Progress, check_finish
 from depura.attacks.losses import Loss, comparable, margin
 from depura.attacks.numbers import numbered
 from depura.attacks.queries import Queries, mean
@@ -251,7 +251,7 @@ class Square(Attack):
         _check.integer("Square", "eot", self.eot, low=1)
         if self.renew is not None:
             _check.integer("Square", "renew", self.renew, low=1)
-        check_shares("Square", finish=self.finish)
+        check_finish("Square", self.finish)
         _check.integer("Square", "common", self.common, low=1)
 
     @property

@@ -22,7 +22,7 @@ from depura.attacks.queries import Queries, cosine, mean
 from depura.defence import Defence, Single, predicted
 from depura.diffusion.schedules import VP, Step, uniform_steps
 from depura.diffusion.solvers import Euler
-from depura.evaluation.scoring import for_scoring
+from depura.evaluation.scoring import ROWS_PER_CALL, for_scoring
 from depura.evaluation.study import AttackRun, same_function
 from depura.gradients import StraightThrough
 from depura.noise import Kind, Noise, Stream
@@ -115,9 +115,6 @@ def pinned_predictions(defence: Defence, images: Tensor, noise: Noise) -> Tensor
 def _lengths(images: Tensor) -> Tensor:
     """l2 length of each, (B,) float64."""
     return images.to(torch.float64).flatten(1).square().sum(1).sqrt()
-
-
-ROWS_PER_CALL = 512
 
 
 class Difference(TypedDict):

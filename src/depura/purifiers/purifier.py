@@ -10,7 +10,7 @@ from functools import cache, partial
 from itertools import pairwise
 from math import ceil
 from types import MethodType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -150,13 +150,13 @@ class Purifier(nn.Module, ABC):
         Returns:
             (B, C, H, W), nominally in [0, 1].
         """
-        stages, purified, n_rounds = self.stages(images, noise, tuple(range(len(images)))), None, self.n_rounds
-        while True:
-            try:
-                stage = next(stages) if purified is None else stages.send(purified)
-            except StopIteration as end:
-                return end.value
-            purified = stage.purifier.sample(stage.images, stage.noise, n_rounds)
+        stages, n_rounds = self.stages(images, noise, tuple(range(len(images)))), self.n_rounds
+        try:
+            stage = next(stages)
+            while True:
+                stage = stages.send(stage.purifier.sample(stage.images, stage.noise, n_rounds))
+        except StopIteration as end:
+            return end.value
 
     def trajectory(self, images: Tensor, noise: Noise | None = None) -> Iterator[TrajectoryStep]:
         """The steps of `forward`, without gradients.
@@ -170,14 +170,13 @@ class Purifier(nn.Module, ABC):
         """
         _check.images(type(self).__name__, images)
         noise = Noise.fresh(len(images)) if noise is None else noise
-        stages, purified = self.stages(images.detach(), noise, tuple(range(len(images)))), None
-        while True:
-            try:
-                with torch.no_grad():
-                    stage = next(stages) if purified is None else stages.send(purified)
-            except StopIteration:
-                return
+        stages = self.stages(images.detach(), noise, tuple(range(len(images))))
+        with torch.no_grad():
+            stage = next(stages, None)
+        while stage is not None:
             purified = yield from stage.purifier.sample_steps(stage, stage.noise.round - noise.round)
+            with torch.no_grad():  # not around the yield: the caller's own grad mode is left alone
+                stage = _next_stage(stages, purified)
 
     def stages_of(self, images: Tensor, noise: Noise) -> list[Stage]:
         """Every stage of a purification of some images, without gradients.
@@ -189,28 +188,25 @@ class Purifier(nn.Module, ABC):
         Returns:
             The stages, in order.
         """
-        stages, found = self.stages(images.detach(), noise, tuple(range(len(images)))), list[Stage]()
+        stages, passed = self.stages(images.detach(), noise, tuple(range(len(images)))), list[Stage]()
         with torch.no_grad():
-            try:
-                found.append(next(stages))
-                while True:
-                    purified = found[-1].purifier.sample(found[-1].images, found[-1].noise, self.n_rounds)
-                    found.append(stages.send(purified))
-            except StopIteration:
-                return found
+            stage = next(stages, None)
+            while stage is not None:
+                passed.append(stage)
+                stage = _next_stage(stages, stage.purifier.sample(stage.images, stage.noise, self.n_rounds))
+        return passed
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor, by name; several purifiers given one after another are a ModuleList."""
-        return {name: getattr(self, name) for name in _arguments(type(self))}
+        """Arguments of the constructor, by name; an argument that takes any number of purifiers is a ModuleList."""
+        return {name: getattr(self, name) for name in _arguments(type(self))[0]}
 
     def map(self: P, change: Callable[[IterativePurifier], IterativePurifier]) -> P:
         """A copy whose iterative purifiers are changed; weights are shared."""
-        changed: dict[str, Any] = {}
-        for name, value in self.settings().items():
-            if isinstance(value, nn.ModuleList):
-                return type(self)(*(part.map(change) for part in value if isinstance(part, Purifier)))
-            changed[name] = value.map(change) if isinstance(value, Purifier) else value
-        return type(self)(**changed)
+        settings = {
+            name: value.map(change) if isinstance(value, Purifier) else value for name, value in self.settings().items()
+        }
+        several = settings.pop(_arguments(type(self))[1], ())
+        return type(self)(*(part.map(change) for part in several), **settings)
 
     def with_(self: P, **changes: Any) -> P:
         """A copy with some settings of its iterative purifiers replaced; weights are shared.
@@ -399,17 +395,7 @@ class IterativePurifier(Purifier):
         return change(self)
 
     def with_(self: P, **changes: Any) -> P:
-        """A copy with some settings replaced; weights are shared.
-
-        Args:
-            **changes: arguments of the constructor.
-
-        Returns:
-            The copy.
-
-        Raises:
-            InputError: a name that the constructor does not know.
-        """
+        """A copy with some settings replaced (see `Purifier.with_`)."""
         settings = self.settings()
         unknown = sorted(set(changes) - set(settings))
         if unknown:
@@ -518,8 +504,8 @@ class DiffusionPurifier(IterativePurifier):
         Guidance may differentiate, so it always runs with a graph; the result has one only if the caller records.
         """
         solver, guidance = self.solver, self.guidance
-        if self._sigma_before is not None and isinstance(solver, Multistep) and step.sigma in self._sigma_before:
-            solver = solver.after(Before(state[1], self._sigma_before[step.sigma]))
+        if self._sigma_before is not None and step.sigma in self._sigma_before:
+            solver = cast(Multistep, solver).after(Before(state[1], self._sigma_before[step.sigma]))
         if guidance is None:
             result = solver.step(self.denoise, state[0], step, noise)
         else:
@@ -613,9 +599,19 @@ def _levels_before(steps: Sequence[Step]) -> dict[float, float]:
 
 
 @cache
-def _arguments(kind: type[Purifier]) -> tuple[str, ...]:
-    """Names of the arguments of a constructor."""
-    return tuple(name for name in inspect.signature(kind.__init__).parameters if name != "self")
+def _arguments(kind: type[Purifier]) -> tuple[tuple[str, ...], str]:
+    """Names of the arguments of a constructor; and of the one that takes any number of values, "" if none does."""
+    parameters = [p for p in inspect.signature(kind.__init__).parameters.values() if p.name != "self"]
+    several = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), "")
+    return tuple(p.name for p in parameters), several
+
+
+def _next_stage(stages: Stages, purified: Tensor) -> Stage | None:
+    """The stage after one whose images were purified; None after the last."""
+    try:
+        return stages.send(purified)
+    except StopIteration:
+        return None
 
 
 def _same(a: Any, b: Any) -> bool:
