@@ -345,7 +345,21 @@ def test_classes_that_have_no_name_are_numbers(tmp_path: Path) -> None:
     assert all("class 10" in file.read_text() for file in written)
 
 
-def test_a_ladder_needs_a_purifier() -> None:
+def test_an_attack_that_cannot_be_called_is_refused_in_a_sentence() -> None:
+    """Such as one that was written for the keyword of before."""
+
+    class Older:
+        ball = depura.Ball("linf", 0.1)
+
+        def __call__(self, model, images, labels, *, init=None, eot=None, rows=None, told=None):  # type: ignore[no-untyped-def]
+            raise AssertionError
+
+    defence = depura.Defence(None, depura.digits_classifier())
+    with pytest.raises(depura.InputError, match="row 'a': expected an attack .*progress=, got Older, which takes no"):
+        depura.AttackRun("a", "b", Older(), defence, defence)  # type: ignore[arg-type]
+
+
+def test_a_suite_needs_a_purifier() -> None:
     bare = depura.Defence(None, depura.digits_classifier())
     with pytest.raises(depura.InputError, match="attack_suite"):
         depura.attack_suite(bare, depura.PGD(depura.Ball("linf", 0.1)))

@@ -142,7 +142,6 @@ def command_named(name: str) -> Any:
 app = typer.Typer(
     name="depura",
     cls=LazyGroup,
-    help="Diffusion-based adversarial purification, and an honest account of how much it helps.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

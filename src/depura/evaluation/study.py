@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -166,6 +167,14 @@ class AttackRun:
         if self.kind is AttackKind.UNDEFENDED and self.evaluated.purifier is not None:
             advice = "Judge the classifier by itself, or call the row transfer."
             _check.fail(f"row {self.name!r}", "kind undefended of a classifier by itself", "a purifier", advice)
+        taken = inspect.signature(self.attack).parameters.values()
+        if not any(p.name == "progress" or p.kind is inspect.Parameter.VAR_KEYWORD for p in taken):
+            _check.fail(
+                f"row {self.name!r}",
+                "an attack that is called with init=, eot=, rows= and progress=",
+                f"{type(self.attack).__name__}, which takes no progress=",
+                "Derive it from depura.Attack, which has that call.",
+            )
 
     @cached_property
     def mode(self) -> GradientMode:

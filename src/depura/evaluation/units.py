@@ -256,7 +256,7 @@ def null(
 def _pictures(
     study: Study, defence: Defence, images: Tensor, adversarial: Tensor, errors: Tensor, ids: Sequence[int]
 ) -> dict[str, Any]:
-    """The purification by report draw 0 of the images with the most errors and for those with the fewest: frames
+    """The purification by report draw 0 of the images with the most errors and of those with the fewest: frames
     (P, F, C, H, W) in 8 bits, and their titles.
 
     Frames are: clean, adversarial, noised, some estimates of the clean image, purified.
