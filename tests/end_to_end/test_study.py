@@ -355,7 +355,7 @@ def test_an_attack_that_cannot_be_called_is_refused_in_a_sentence() -> None:
             raise AssertionError
 
     defence = depura.Defence(None, depura.digits_classifier())
-    with pytest.raises(depura.InputError, match="row 'a': expected an attack .*progress=, got Older, which takes no"):
+    with pytest.raises(depura.InputError, match=r"row 'a': expected an attack .*progress=, got Older, which takes no"):
         depura.AttackRun("a", "b", Older(), defence, defence)  # type: ignore[arg-type]
 
 
