@@ -1,4 +1,4 @@
-"""The benchmark of speed runs and measures what it says: same walks, same weights. Its times are nobody's promise."""
+"""The benchmark of speed runs and measures what it says: same functions, same weights. Its times are nobody's promise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = "--width 8 --blocks 1 --steps 2 --batch 2 --repeats 1 --threads 1 --no-c
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a tiny run writes."""
     threads = torch.get_num_threads()
     out = tmp_path_factory.mktemp("speed") / "runs" / "speed.json"
@@ -32,18 +32,18 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def test_every_section_has_rows_of_finite_ratios(progress: dict[str, Any]) -> None:
-    assert {row["section"] for row in told["rows"]} == {*speed.SECTIONS, "profile", "noise", "draws"}
-    for row in told["rows"]:
+def test_every_section_has_rows_of_finite_ratios(written: dict[str, Any]) -> None:
+    assert {row["section"] for row in written["rows"]} == {*speed.SECTIONS, "profile", "noise", "draws"}
+    for row in written["rows"]:
         assert set(row) == {field.name for field in fields(Row)}
         assert math.isfinite(row["ratio"])
         assert row["value"] > 0 or row["section"] == "profile"
-    assert told["settings"]["parameters"] == sum(p.numel() for p in speed.ddpmpp(8, 1).parameters())
-    assert told["machine"]["threads"] == 1
+    assert written["settings"]["parameters"] == sum(p.numel() for p in speed.ddpmpp(8, 1).parameters())
+    assert written["machine"]["threads"] == 1
 
 
-def test_results_that_should_agree_do(progress: dict[str, Any]) -> None:
-    far = {(row["section"], row["name"], row["than"]): row["deviation"] for row in told["rows"]}
+def test_results_that_should_agree_do(written: dict[str, Any]) -> None:
+    far = {(row["section"], row["name"], row["than"]): row["deviation"] for row in written["rows"]}
     assert far["gradients", "Direct", "2 bare calls"] == 0
     assert far["gradients", "StoredState(segment=1)", "2 bare calls"] < 1e-5
     assert far["gradients", "StraightThrough", "2 bare calls"] > 1e-3
@@ -53,8 +53,8 @@ def test_results_that_should_agree_do(progress: dict[str, Any]) -> None:
     assert far["precision", "channels-last", speed.PLAIN] < 1e-3
 
 
-def test_shares_of_the_time_add_up(progress: dict[str, Any]) -> None:
-    rows = [row for row in told["rows"] if row["section"] == "profile"]
+def test_shares_of_the_time_add_up(written: dict[str, Any]) -> None:
+    rows = [row for row in written["rows"] if row["section"] == "profile"]
     for title in (speed.PLAIN, "default fast"):
         parts = [row["value"] for row in rows if row["name"].endswith(title)]
         assert len(parts) == 3
@@ -115,13 +115,13 @@ def test_calls_are_timed_in_turn_and_compared_within_a_round(monkeypatch: pytest
 def test_the_page_has_the_numbers_and_figures(tmp_path: Path) -> None:
     row = Row("noise", "noise of a step", "one call", 0.001, 0.5, 0.002, spread=0.0001, note="small")
     large = Row("memory", "the graph", "half of it", 3 * 2**20, 2 * 2**20, 2.0, unit="bytes")
-    told = {
+    contents = {
         "machine": {"processor": "P", "cores": 2, "threads": 1, "instructions": "AVX2", "torch": "2"},
         "settings": {"parameters": 9864771, "batch": 8, "steps": 10, "repeats": 5},
         "rows": [asdict(row), asdict(large)],
     }
     file, page = tmp_path / "speed.json", tmp_path / "performance.md"
-    file.write_text(json.dumps(told))
+    file.write_text(json.dumps(contents))
     page.write_text(f"# Speed\n\n{speed_page.BEGIN}\nold\n{speed_page.END}\n\nAfter.\n")
     speed_page.main([str(file), "--page", str(page)])
     text = page.read_text()
@@ -137,11 +137,11 @@ def test_the_page_has_the_numbers_and_figures(tmp_path: Path) -> None:
     assert page.read_text() == text
     assert figure.read_bytes() == drawn
     again, newer = tmp_path / "again.json", replace(row, ratio=0.004)
-    again.write_text(json.dumps(told | {"rows": [asdict(newer)]}))
+    again.write_text(json.dumps(contents | {"rows": [asdict(newer)]}))
     speed_page.main([str(file), str(again), "--page", str(page)])
     assert "| noise of a step | one call | 0.004 ± 0.0001 |  | small |" in page.read_text()
     assert "the graph: 3 MiB" in page.read_text()
-    again.write_text(json.dumps(told | {"settings": {**told["settings"], "steps": 20}}))  # type: ignore[dict-item]
+    again.write_text(json.dumps(contents | {"settings": {**contents["settings"], "steps": 20}}))  # type: ignore[dict-item]
     with pytest.raises(SystemExit):
         speed_page.main([str(file), str(again), "--page", str(page)])
     page.write_text("no marks")
