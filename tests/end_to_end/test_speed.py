@@ -1,4 +1,4 @@
-"""The benchmark of speed runs and measures what it says: same functions, same weights. Its times are nobody's promise."""
+"""The benchmark of speed runs and measures what it says: same functions and weights. Its times are nobody's promise."""
 
 from __future__ import annotations
 
