@@ -230,15 +230,15 @@ class Defence(nn.Module):
                 does not.
         """
         _check.images("Defence", images)
+        n = 1 if self.purifier is None else self.rule.n_draws
+        if n > 1:
+            noise = (Noise.fresh(len(images)) if noise is None else noise).split(n)
+        purified = images.repeat_interleave(n, dim=0) if n > 1 else images
+        if self.purifier is not None:
+            purified = self.purifier(purified, noise)
+        logits = _answer("a classifier giving logits", self.classifier(purified), len(purified))
         if self.purifier is None:
-            return self._classify(images)
-        n = self.rule.n_draws
-        if n == 1:
-            purified = self.purifier(images, noise)
-        else:
-            noise = Noise.fresh(len(images)) if noise is None else noise
-            purified = self.purifier(images.repeat_interleave(n, dim=0), noise.split(n))
-        logits = self._classify(purified)
+            return logits
         finite = all_finite(purified) & all_finite(logits)
         # Zeros in the place of what is not finite: a rule computes with numbers only, and so does its derivative.
         numbers = logits.masked_fill(~finite[:, None], 0.0)
@@ -253,9 +253,6 @@ class Defence(nn.Module):
     def extra_repr(self) -> str:
         """The rule, for records."""
         return f"rule={self.rule}"
-
-    def _classify(self, images: Tensor) -> Tensor:
-        return _answer("a classifier giving logits", self.classifier(images), len(images))
 
 
 def _answer(who: str, found: object, n: int) -> Tensor:

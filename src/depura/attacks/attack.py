@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -218,7 +218,7 @@ class Attack(ABC):
             The attack.
         """
         changes: dict[str, Any] = {}
-        for name in (field.name for field in fields(cast(Any, self))):
+        for name in (setting.name for setting in fields(cast(Any, self))):
             value = getattr(self, name)
             if name == "ball":
                 changes[name] = replace(value, eps=eps)
@@ -248,26 +248,25 @@ def check_finish(where: str, finish: float | None) -> None:
         _check.number(where, "finish", finish, low=0.0, high=1.0, low_open=True)
 
 
+@dataclass
 class History:
     """The record of an attack in the making.
 
     Steps may concern some images only; the others have NaN there. The result has `n_steps` rows whether or not all
     steps were made, so that its shape does not depend on which images were attacked together.
+
+    Attributes:
+        n_images: images under attack, B.
+        n_steps: the most steps there can be.
     """
 
-    def __init__(self, n_images: int, n_steps: int) -> None:
-        """Begin.
-
-        Args:
-            n_images: images under attack, B.
-            n_steps: the most steps there can be.
-        """
-        self._n = n_images
-        self._n_steps = n_steps
-        self._done = self._done_health = 0
-        self._loss: Tensor | None = None
-        self._health: Health | None = None
-        self._finished: Tensor | None = None
+    n_images: int
+    n_steps: int
+    _done: int = field(default=0, init=False)
+    _done_health: int = field(default=0, init=False)
+    _loss: Tensor | None = field(default=None, init=False)
+    _health: Health | None = field(default=None, init=False)
+    _finished: Tensor | None = field(default=None, init=False)
 
     def add(self, loss: Tensor, gradients: Tensor | Health | None = None, *, at: Tensor | None = None) -> None:
         """One more step.
@@ -279,12 +278,12 @@ class History:
         """
         rows = slice(None) if at is None else at
         if self._loss is None:
-            self._loss = loss.new_full((self._n_steps, self._n), torch.nan)
+            self._loss = loss.new_full((self.n_steps, self.n_images), torch.nan)
         self._loss[self._done, rows] = loss
         if gradients is not None:
             statistics = gradients if isinstance(gradients, Health) else health(gradients)
             if self._health is None:
-                shape = (self._n_steps, self._n)
+                shape = (self.n_steps, self.n_images)
                 self._health = Health(*(value.new_full(shape, torch.nan) for value in statistics))
             for values, value in zip(self._health, statistics, strict=True):
                 values[self._done_health, rows] = value
@@ -294,7 +293,7 @@ class History:
     def finish(self, at: Tensor) -> None:
         """The attack is content with some images after the last step; (R,) int64. The first time counts."""
         if self._finished is None:
-            self._finished = torch.full((self._n,), -1, dtype=torch.int64, device=at.device)
+            self._finished = torch.full((self.n_images,), -1, dtype=torch.int64, device=at.device)
         fresh = at[self._finished[at] < 0]
         self._finished[fresh] = self._done - 1
 
@@ -313,12 +312,12 @@ class History:
         Returns:
             With all that was kept.
         """
-        loss = images.new_full((self._n_steps, self._n), torch.nan) if self._loss is None else self._loss
+        loss = images.new_full((self.n_steps, self.n_images), torch.nan) if self._loss is None else self._loss
         gradients = None
         if self._health is not None:
             zero, bad, zero_pixels, agreement, spread = self._health
             gradients = Gradients(zero.nanmean(0), bad.nanmean(0), zero_pixels.nanmean(0), agreement, spread)
         finished = self._finished
         if finished is None:
-            finished = torch.full((self._n,), -1, dtype=torch.int64, device=images.device)
+            finished = torch.full((self.n_images,), -1, dtype=torch.int64, device=images.device)
         return Candidates(images, loss, spent, finished, gradients)

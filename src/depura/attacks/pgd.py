@@ -111,7 +111,8 @@ class PGD(Attack):
         for restart in range(self.n_restarts):
             start = self.ball.sample(images, init, step=restart) if self.random_start else images
             x[left], best[left] = start[left], start[left]
-            run = _Run(self, queries, images, history, x, best)
+            losses, drawn = images.new_full((len(images),), -torch.inf), torch.zeros_like(queries.spent[:, 0])
+            run = _Run(self, queries, images, history, x, best, losses, torch.zeros_like(images), drawn)
             for i in range(restart * self.n_steps, (restart + 1) * self.n_steps):
                 if len(left) > 0:
                     left = run.step(i, left)
@@ -120,18 +121,31 @@ class PGD(Attack):
         return history.candidates(torch.stack(points), queries.spent)
 
 
+@dataclass
 class _Run:
-    """One restart; `x` and `best` are changed in place."""
+    """One restart; everything of an image is changed in place.
 
-    def __init__(
-        self, attack: PGD, queries: Queries, origin: Tensor, history: History, x: Tensor, best: Tensor
-    ) -> None:
-        self.attack, self.queries, self.origin, self.history, self.x, self.best = (
-            attack, queries, origin, history, x, best
-        )  # fmt: skip
-        self.best_loss = torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device)
-        self.velocity = torch.zeros_like(x)
-        self.drawn = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    Attributes:
+        attack: the attack.
+        queries: the model.
+        origin: the images, (B, C, H, W).
+        history: of all restarts.
+        x: the last iterate, (B, C, H, W).
+        best: the iterate of the largest mean loss, (B, C, H, W).
+        best_loss: its mean loss, (B,).
+        velocity: average of past gradients, (B, C, H, W).
+        drawn: draws of the last gradient, (B,) int64.
+    """
+
+    attack: PGD
+    queries: Queries
+    origin: Tensor
+    history: History
+    x: Tensor
+    best: Tensor
+    best_loss: Tensor
+    velocity: Tensor
+    drawn: Tensor
 
     def step(self, number: int, at: Tensor) -> Tensor:
         """Step `number` of all restarts, of the images `at` (R,); the images that go on."""

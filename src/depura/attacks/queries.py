@@ -314,7 +314,11 @@ class Queries:
         at = torch.arange(len(x), device=x.device) if at is None else at
         m, copies = len(draws), x.repeat_interleave(len(draws), dim=0)
         noise = None if self.noise is None else self.noise.take(at).expand(draws)
-        parts = self._in_calls(len(copies), lambda part: self._logits(copies[part.start : part.stop], noise, part))
+        model = cast("Callable[..., Tensor]", self.model)
+        parts = self._in_calls(
+            len(copies),
+            lambda part: model(copies[part.start : part.stop], *(() if noise is None else (noise.take(part),))),
+        )
         logits = torch.cat(parts).reshape(len(x), m, -1)
         self.spent[:, 1].index_add_(0, at, torch.full_like(at, m))
         _check.labels(self.where, self.labels, n_images=len(self.labels), n_classes=logits.shape[2])
@@ -381,11 +385,6 @@ class Queries:
             done = part.stop
         return parts
 
-    def _logits(self, images: Tensor, noise: Noise | None, part: range) -> Tensor:
-        """(R, K), of the rows `part` of a call."""
-        given = () if noise is None else (noise.take(part),)
-        return cast("Callable[..., Tensor]", self.model)(images, *given)
-
     def _differentiate(
         self, copies: Tensor, classes: list[Tensor], loss: Loss, noise: Noise | None, part: range
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -393,7 +392,7 @@ class Queries:
         labels, *targets = (c[part.start : part.stop] for c in classes)
         with torch.enable_grad():
             x = copies[part.start : part.stop].clone().requires_grad_()
-            logits = self._logits(x, noise, part)
+            logits = cast("Callable[..., Tensor]", self.model)(x, *(() if noise is None else (noise.take(part),)))
             _check.labels(self.where, labels, n_images=len(x), n_classes=logits.shape[1])
             if not logits.requires_grad:
                 _check.fail(

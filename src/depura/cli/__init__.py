@@ -81,7 +81,7 @@ COMMANDS: dict[str, Command] = {
         "methods:methods",
         "List purification methods and their published settings: start, steps, guidance, evaluations, deviations.",
     ),
-    "purify": Command("purify:purify", "Clean images with a diffusion model and show them before and after."),
+    "purify": Command("purify:purify", "Clean images with a diffusion model, and say how much each changed."),
     "attacks": Command(
         "attack:attacks",
         "List the attacks: what each needs of a model, its norms, its price per image, and where it is from.",

@@ -26,8 +26,6 @@ from depura.noise import Noise
 from depura.purifiers.fast import Fast, deviation
 from depura.purifiers.purifier import Purifier
 from depura.records.kinds import NOT_FINITE
-from depura.reports.pictures import LARGEST_TERMINAL as LARGEST
-from depura.reports.pictures import side_by_side
 
 AT_ONCE = 64
 """Images purified in one call."""
@@ -47,7 +45,7 @@ def purify(
     to: Annotated[Path, typer.Option("--out", help="File to write, or a folder; data sets become one .npz file.")],
     method: Annotated[str, typer.Option(parser=named, metavar=NAMES, help="Purification method.")] = "diffpure",
     t_star: Annotated[float | None, typer.Option(help="How far to noise, in (0, 1]; default: the method's.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of a walk; default: the method's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the reverse process; default: the method's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same result.")] = 0,
     denoiser: Annotated[
         str,
@@ -68,7 +66,7 @@ def purify(
     resize: Annotated[int | None, typer.Option(help="Short side of pictures in pixels; 256 for ImageNet.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of the middle cut out of pictures; 224 for ImageNet.")] = None,
 ) -> None:
-    """Clean images with a diffusion model and show them before and after."""
+    """Clean images with a diffusion model, and say how much each changed."""
     one_thread()
     bundled = denoiser == DIGITS
     purifier = purifier_of(denoiser, method, where="purify", t_star=t_star, steps=steps)
@@ -84,15 +82,11 @@ def purify(
     targets = _targets(source, to, loaded, one_set)
     classifier = digits_classifier() if bundled else None
     with progress() as bar:
-        task = bar.add_task("purifying", total=sum(len(item.images) for item in loaded))
-
-        def told(n: int) -> None:
-            bar.update(task, advance=n)
-
-        cleaned = [_clean(purifier, item, seed, told) for item in loaded]
-    made = zip(loaded, cleaned, targets, strict=True)
+        advance = partial(bar.advance, bar.add_task("purifying", total=sum(len(item.images) for item in loaded)))
+        cleaned = [_purified(purifier, item, seed, advance) for item in loaded]
+    results = zip(loaded, cleaned, targets, strict=True)
     files.write_all(
-        {target: files.encode(x, target, labels=item.labels, numbers=item.numbers) for item, x, target in made}
+        {target: files.encode(x, target, labels=item.labels, numbers=item.numbers) for item, x, target in results}
     )
     if fast:
         first = loaded[0].first(COMPARED)
@@ -116,7 +110,8 @@ def _data_set(source: Path, chosen: _Chosen) -> files.Loaded:
 
 
 def _files(source: Path, chosen: _Chosen) -> list[files.Loaded]:
-    Request(source, chosen.split).without_parts("purify")
+    if chosen.split is not None:
+        Request(source, chosen.split).without_parts("purify")
     paths = files.find(source)
     if chosen.images is None:
         return [files.load(path, frame=chosen.frame) for path in paths]
@@ -142,7 +137,7 @@ def _targets(source: Path, to: Path, loaded: list[files.Loaded], one_set: bool) 
 
 
 @torch.no_grad()
-def _clean(purifier: Purifier, item: files.Loaded, seed: int, told: Callable[[int], None]) -> Tensor:
+def _purified(purifier: Purifier, item: files.Loaded, seed: int, advance: Callable[[int], None]) -> Tensor:
     parts: list[Tensor] = []
     for k in range(0, len(item.images), AT_ONCE):
         cleaned = purifier(item.images[k : k + AT_ONCE], Noise(seed, item.ids[k : k + AT_ONCE]))
@@ -151,7 +146,7 @@ def _clean(purifier: Purifier, item: files.Loaded, seed: int, told: Callable[[in
             got, advice = f"{broken} with NaN or infinite pixels", "Try other --steps, or leave --fast out."
             _check.fail(f"purify: {item.path.name}", "finite purified images", got, advice)
         parts.append(cleaned.clamp(0, 1))
-        told(len(cleaned))
+        advance(len(cleaned))
     return torch.cat(parts)
 
 
@@ -165,13 +160,6 @@ def _show(before: Tensor, after: Tensor, title: str, classifier: Any) -> None:
         soft_wrap=True,
     )
     if classifier is not None and len(before) == 1:
-        seen, now = (_class(predicted(classifier(x))) for x in (before, after))
+        found = (int(predicted(classifier(x))) for x in (before, after))
+        seen, now = ("nothing it knows" if digit == NOT_FINITE else str(digit) for digit in found)
         out.print(f"the bundled classifier sees a {seen} before and a {now} after", highlight=False)
-    if len(before) == 1 and max(before.shape[2:]) <= LARGEST and out.is_terminal:
-        for line in side_by_side(before[0], after[0]):
-            out.print(line)
-
-
-def _class(prediction: Tensor) -> str:
-    """A prediction, (1,), in words."""
-    return "nothing it knows" if int(prediction) == NOT_FINITE else str(int(prediction))

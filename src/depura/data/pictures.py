@@ -71,7 +71,7 @@ def decode(data: bytes, *, source: str, frame: Frame | None = None, where: str =
     if picture.mode not in ("L", "RGB") or deep:
         got = f"{source} of {'16 bits' if deep else f'mode {picture.mode}'}"
         _check.fail(where, "an 8-bit grey or RGB picture", got, "Convert it to grey or RGB first.")
-    pixels = np.asarray(_cropped(_resized(picture, frame.resize), frame.crop, source, where))
+    pixels = np.asarray(_framed(picture, frame, source, where))
     image = torch.from_numpy(np.array(pixels if pixels.ndim == 3 else pixels[..., None])).permute(2, 0, 1)
     return with_channels(image.to(torch.float32) / 255, frame.channels, source=source, where=where).contiguous()
 
@@ -96,20 +96,18 @@ def from_bytes(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(pixels, order="C")).to(torch.float32) / 255
 
 
-def _resized(picture: Any, side: int | None) -> Any:
-    width, height = picture.size
-    short, long = min(width, height), max(width, height)
-    if side is None or short == side:
-        return picture
-    longer = int(side * long / short)
-    return picture.resize((side, longer) if width <= height else (longer, side), Image.Resampling.BILINEAR)
-
-
-def _cropped(picture: Any, side: int | None, source: str, where: str) -> Any:
-    if side is None:
-        return picture
-    width, height = picture.size
-    if min(width, height) < side:
-        _check.fail(where, f"pictures of at least {side} x {side} pixels", f"{source}, {width} x {height}", "Resize.")
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return picture.crop((left, top, left + side, top + side))
+def _framed(picture: Any, frame: Frame, source: str, where: str) -> Any:
+    """The picture, resized and cropped."""
+    short, long = sorted(picture.size)
+    if frame.resize not in (None, short):
+        width, longer = picture.size[0], int(frame.resize * long / short)
+        size = (frame.resize, longer) if width == short else (longer, frame.resize)
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    if (side := frame.crop) is not None:
+        width, height = picture.size
+        if min(width, height) < side:
+            got = f"{source}, {width} x {height}"
+            _check.fail(where, f"pictures of at least {side} x {side} pixels", got, "Resize.")
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        picture = picture.crop((left, top, left + side, top + side))
+    return picture

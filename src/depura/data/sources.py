@@ -129,6 +129,8 @@ def is_data_set(path: Path) -> bool:
     True for files with the endings or names of data sets, and for folders that hold something, but no picture or NPZ
     file except in folders of their own.
     """
+    if path.suffix.lower() in (*PICTURES, ".npz") and not path.is_dir():
+        return False
     if path.is_dir():
         held = list(path.iterdir())
         return bool(held) and not any(p.suffix.lower() in (*PICTURES, ".npz") for p in held)

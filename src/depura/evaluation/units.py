@@ -37,7 +37,7 @@ from depura.records.directory import Unit
 from depura.records.schema import Audit, AuditCheck, AuditFault, AuditLight, CleanCost, Evaluations, Identity, UnitFacts
 
 N_ESTIMATES = 10
-"""Denoising steps shown of a pictured walk, at most."""
+"""Denoising steps shown of a pictured purification, at most."""
 
 
 def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", progress: Progress | None = None) -> Unit:
@@ -143,7 +143,9 @@ def _attacked(
         rows=rows,
         progress=progress,
     )
-    _in_range(found.images, row.name)
+    low, high = float(found.images.amin()), float(found.images.amax())
+    if not (0 <= low <= high <= 1):  # that candidates are in the ball is checked on the record
+        _check.fail(f"row {row.name}", "candidates in [0, 1]", f"values in [{low:.6g}, {high:.6g}]", "Mend the attack.")
     choice = choose(judged, found.images, labels, study.noise(Stream.SELECT, ids), draws=range(study.select_draws))
     scores, arrays = reported(study, judged, choice.images, labels, ids)
     arrays |= {
@@ -261,7 +263,8 @@ def _pictures(
 
     Frames are: clean, adversarial, noised, some estimates of the clean image, purified.
     """
-    shown = _extremes(errors, study.pictures)
+    order, n = torch.argsort(errors, descending=True, stable=True), min(study.pictures, len(errors))
+    shown = torch.cat([order[: n - n // 2], order[len(order) - n // 2 :]])  # the worst first, then the luckiest
     chosen = adversarial[shown]
     noise = study.noise(Stream.REPORT, [ids[int(i)] for i in shown])
     noise = noise.split(defence.rule.n_draws).take(range(0, len(shown) * defence.rule.n_draws, defence.rule.n_draws))
@@ -273,10 +276,10 @@ def _pictures(
             of_row[row].append((at.step, at.x[place], at.x0[place]))
     n_steps = len(of_row[0])
     first = torch.stack([vp_scale(steps[0][0].sigma) * steps[0][1] for steps in of_row])
-    frames = [images[shown], chosen, _unit_range(first)]
+    frames = [images[shown], chosen, (first + 1) / 2]
     titles = ["clean", "adversarial", f"noised, sigma {of_row[0][0][0].sigma:.2f}"]
     for i in sorted({round(i * (n_steps - 1) / (N_ESTIMATES - 1)) for i in range(N_ESTIMATES)}):
-        frames.append(_unit_range(torch.stack([steps[i][2] for steps in of_row])))
+        frames.append((torch.stack([steps[i][2] for steps in of_row]) + 1) / 2)
         titles.append(f"estimate at sigma {of_row[0][i][0].sigma:.2f}")
     with torch.no_grad():
         frames.append(defence.purifier(chosen, noise))
@@ -290,21 +293,3 @@ def _pictures(
         "picture_frames": (stack.clamp(0, 1) * 255).round().to(torch.uint8),
         "picture_titles": np.asarray(titles),
     }
-
-
-def _extremes(errors: Tensor, n: int) -> Tensor:
-    """Positions of n images: half of them (rounded up) with the most errors, worst first, then the luckiest."""
-    order = torch.argsort(errors, descending=True, stable=True)
-    n = min(n, len(order))
-    return torch.cat([order[: n - n // 2], order[len(order) - n // 2 :]])
-
-
-def _in_range(candidates: Tensor, name: str) -> None:
-    """No defence takes other images. That candidates are in the ball is checked on the record."""
-    if not bool(((candidates >= 0) & (candidates <= 1)).all()):
-        low, high = float(candidates.min()), float(candidates.max())
-        _check.fail(f"row {name}", "candidates in [0, 1]", f"values in [{low:.6g}, {high:.6g}]", "Mend the attack.")
-
-
-def _unit_range(x: Tensor) -> Tensor:
-    return (x + 1) / 2

@@ -7,9 +7,9 @@ import os
 import re
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -119,7 +119,7 @@ class _StoredSteps(torch.autograd.Function):
         x_in: Tensor,
         *state: Tensor,
     ) -> ChainState:
-        ctx.memory = _Memory(advance, steps, passing, x_in.detach(), offload=route.offload)
+        ctx.memory = _Memory(advance, steps, passing, x_in.detach(), route.offload)
         ctx.save_for_backward(x_in, *state)
         first = tuple(x.detach() for x in state)
         allowance = route.budget  # bytes of graph that one purification may hold; its rounds share them
@@ -144,19 +144,17 @@ class _Graph(NamedTuple):
     out: ChainState
 
 
+@dataclass
 class _Memory:
     """What is kept of a round for the way back."""
 
-    def __init__(
-        self, advance: Transition, steps: tuple[Step, ...], passing: Passing | None, x_in: Tensor, *, offload: bool
-    ) -> None:
-        self.advance = advance
-        self.steps = steps
-        self.passing = passing
-        self.x_in = x_in
-        self.offload = offload
-        self.graphs: dict[int, _Graph] = {}
-        self.states: dict[int, ChainState] = {}
+    advance: Transition
+    steps: tuple[Step, ...]
+    passing: Passing | None
+    x_in: Tensor
+    offload: bool
+    graphs: dict[int, _Graph] = field(default_factory=dict[int, _Graph])
+    states: dict[int, ChainState] = field(default_factory=dict[int, ChainState])
 
     def run(self, state: ChainState, allowance: int, segment: int | None) -> ChainState:
         """The state after the last step; graphs of the first steps are kept while they fit."""
@@ -165,23 +163,27 @@ class _Memory:
         while allowance > 0 and k < n:
             before = ledger.peak = ledger.alive
             with ledger.watch():
-                graph = unless_out_of_memory(lambda k=k, state=state: self._graph(k, state))
-            if graph is None:
+                made = unless_out_of_memory(lambda k=k, state=state: self._graph(k, state))
+            if made is None:
                 self._give_up_half()
                 break
             largest = max(largest, ledger.alive - before)
             transient = max(transient, ledger.peak - ledger.alive)
             at_once = min(n - k - 1, segment or 1)  # graphs of the way back, beside those that are kept
             if ledger.alive + at_once * largest + transient > allowance:
-                after = _without_graph(graph.out)
-                del graph
+                after = made[1]
+                del made
                 break
-            self.graphs[k] = graph
-            self.states[k] = self._kept(state)
-            state, k = _without_graph(graph.out), k + 1
-        length = _segment(n - k, state, largest, allowance - ledger.alive) if segment is None else segment
+            self.states[k] = state
+            self.graphs[k], state = made
+            k += 1
+        length = 1 if segment is None else segment
+        if segment is None and largest > 0 and k < n:
+            # n / length states and length graphs at once take least memory; no more graphs than there is room for.
+            best = round(math.sqrt((n - k) * sum(x.numel() * x.element_size() for x in state) / largest))
+            length = max(1, min(best, (allowance - ledger.alive) // largest, n - k))
         for first in range(k, n, length):
-            self.states[first] = self._kept(state)
+            self.states[first] = tuple(x.cpu() for x in state) if self.offload else state
             last = min(first + length, n)
             state = self._on(state, first, last) if after is None else self._on(after, first + 1, last)
             after = None
@@ -221,14 +223,14 @@ class _Memory:
     def _recompute(
         self, first: int, last: int, state: ChainState, cotangent: ChainState, total: Tensor
     ) -> tuple[ChainState, Tensor]:
-        graphs: list[_Graph] = []
+        graphs: list[tuple[_Graph, ChainState]] = []
         with _again():
             for k in range(first, last):
                 graphs.append(self._graph(k, state))
-                state = _without_graph(graphs[-1].out)
+                state = graphs[-1][1]
         while graphs:
             last -= 1
-            cotangent, total = self._vjp(last, graphs.pop(), cotangent, total)
+            cotangent, total = self._vjp(last, graphs.pop()[0], cotangent, total)
         return cotangent, total
 
     def _vjp(self, k: int, graph: _Graph, cotangent: ChainState, total: Tensor) -> tuple[ChainState, Tensor]:
@@ -243,8 +245,8 @@ class _Memory:
         before = tuple(torch.zeros_like(x) if g is None else g for x, g in zip(graph.state, by_state, strict=True))
         return before, total if by_input is None else total + by_input
 
-    def _graph(self, k: int, state: ChainState) -> _Graph:
-        """One step, recorded; state and reference are leaves of its graph."""
+    def _graph(self, k: int, state: ChainState) -> tuple[_Graph, ChainState]:
+        """One step, recorded, and the state after it; state and reference are leaves of its graph."""
         with torch.enable_grad():
             leaves = tuple(x.detach().requires_grad_() for x in state)
             reference = self.x_in.detach().requires_grad_()
@@ -256,7 +258,7 @@ class _Memory:
                 "one without",
                 "Look for detach or no_grad in the denoiser, or audit the gradient with depura audit-gradient.",
             )
-        return _Graph(leaves, reference, out)
+        return _Graph(leaves, reference, out), tuple(x.detach() for x in out)
 
     def _on(self, state: ChainState, first: int, last: int) -> ChainState:
         """The state some steps later, without a graph."""
@@ -269,26 +271,11 @@ class _Memory:
                 state = self.advance(state, self.x_in, self.steps[k]) if after is None else after
         return state
 
-    def _kept(self, state: ChainState) -> ChainState:
-        return tuple(x.cpu() for x in state) if self.offload else state
-
     def _give_up_half(self) -> None:
         """Free the later half of the kept graphs; their steps will be recomputed."""
         kept = sorted(self.graphs)
         for k in kept[len(kept) // 2 :]:
             del self.graphs[k]
-
-
-def _without_graph(state: ChainState) -> ChainState:
-    return tuple(x.detach() for x in state)
-
-
-def _segment(n_steps: int, state: ChainState, graph: int, spare: int) -> int:
-    """The segment length of least memory: n / K states and K graphs at once; no more graphs than there is room for."""
-    if graph == 0 or n_steps == 0:
-        return 1
-    best = round(math.sqrt(n_steps * sum(x.numel() * x.element_size() for x in state) / graph))
-    return max(1, min(best, spare // graph, n_steps))
 
 
 def refuse_second_derivatives(route: str) -> None:
@@ -343,25 +330,15 @@ class Ledger:
         finally:
             _active.ledger = before
 
-    def enter(self, storage: int, size: int) -> None:
-        """A saved tensor has come."""
-        owners = self._owners.get(storage, 0)
-        self._owners[storage] = owners + 1
-        if owners == 0:
-            self.alive += size
-            self.peak = max(self.peak, self.alive)
+    def change(self, storage: int, size: int, owners: int) -> None:
+        """A tensor was saved (owners = 1) or let go (-1)."""
+        before = self._owners.pop(storage, 0)
+        if before + owners > 0:
+            self._owners[storage] = before + owners
+        self.alive += size * ((before + owners > 0) - (before > 0))
+        self.peak = max(self.peak, self.alive)
         if self._outer is not None:
-            self._outer.enter(storage, size)
-
-    def leave(self, storage: int, size: int) -> None:
-        """A saved tensor has gone."""
-        owners = self._owners.pop(storage) - 1
-        if owners:
-            self._owners[storage] = owners
-        else:
-            self.alive -= size
-        if self._outer is not None:
-            self._outer.leave(storage, size)
+            self._outer.change(storage, size, owners)
 
 
 class _Saved:
@@ -384,7 +361,7 @@ class _Saved:
         self._size = 0 if weight else storage.nbytes()
         self._ledger = ledger
         if self._size:
-            ledger.enter(self._storage, self._size)
+            ledger.change(self._storage, self._size, 1)
 
     def unpack(self) -> Tensor:
         if self._tensor._version != self._version:
@@ -397,7 +374,7 @@ class _Saved:
 
     def __del__(self) -> None:
         if self._size:
-            self._ledger.leave(self._storage, self._size)
+            self._ledger.change(self._storage, self._size, -1)
 
 
 def graph_bytes(f: Callable[[], object]) -> int:
@@ -460,21 +437,20 @@ def free_host_bytes() -> int:
 
     Where the system does not tell, half of all there is.
     """
-    limits = [_read(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo"), 1024)]
-    group = Path("/sys/fs/cgroup")
-    most, used = _read(r"(\d+)", group / "memory.max", 1), _read(r"(\d+)", group / "memory.current", 1)
-    if most is not None and used is not None:
-        limits.append(most - used)
-    known = [limit for limit in limits if limit is not None]
-    if known:
-        return max(0, min(known))
+    limits_by_file: dict[str, int] = {}
+    for path, pattern, unit in (
+        ("/proc/meminfo", r"MemAvailable:\s+(\d+) kB", 1024),
+        ("/sys/fs/cgroup/memory.max", r"(\d+)", 1),
+        ("/sys/fs/cgroup/memory.current", r"(\d+)", 1),
+    ):
+        with suppress(OSError):
+            number = re.search(pattern, Path(path).read_text(encoding="utf-8"))
+            if number is not None:
+                limits_by_file[Path(path).name] = int(number.group(1)) * unit
+    limits = [limits_by_file["meminfo"]] if "meminfo" in limits_by_file else []
+    if "memory.max" in limits_by_file and "memory.current" in limits_by_file:
+        limits.append(limits_by_file["memory.max"] - limits_by_file["memory.current"])
+    if limits:
+        return max(0, min(limits))
     sysconf: Any = getattr(os, "sysconf", None)
     return sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE") // 2 if sysconf is not None else 2**31
-
-
-def _read(pattern: str, file: Path, unit: int) -> int | None:
-    try:
-        found = re.search(pattern, file.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    return None if found is None else int(found.group(1)) * unit

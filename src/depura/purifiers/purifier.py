@@ -34,6 +34,9 @@ from depura.noise import Noise
 
 P = TypeVar("P", bound="Purifier")
 
+EXACT = StoredState()
+"""The gradient route where none is given."""
+
 
 class TrajectoryStep(NamedTuple):
     """One step of a purification, as `Purifier.trajectory` gives it. R rows are purified together.
@@ -484,7 +487,7 @@ class DiffusionPurifier(IterativePurifier):
         self._sigma_before = _levels_before(self.steps) if isinstance(solver, Multistep) else None
         self.guidance = guidance
         self.start = start
-        self.gradient = StoredState() if gradient is None else gradient
+        self.gradient = EXACT if gradient is None else gradient
         self.rounds = _check.integer("DiffusionPurifier", "rounds", rounds, low=1, high=256)
         self.clamp = clamp
         self.image_shape = image_shape

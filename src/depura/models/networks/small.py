@@ -7,7 +7,7 @@ any channel count and image size (the U-Net: any even one).
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class SmallUNet(nn.Module):
         self.norm = nn.GroupNorm(8, width)
         self.head = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(_bias(self.head))
+        nn.init.zeros_(cast(Tensor, self.head.bias))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """Run the network.
@@ -78,7 +78,7 @@ class _Block(nn.Module):
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(_bias(self.conv2))
+        nn.init.zeros_(cast(Tensor, self.conv2.bias))
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -125,11 +125,6 @@ def _features(label: Tensor, n: int) -> Tensor:
     frequencies = torch.exp(torch.linspace(0.0, math.log(100.0), half, dtype=label.dtype, device=label.device))
     angles = label[:, None] * frequencies[None]
     return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
-
-
-def _bias(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias
 
 
 def unet_settings(shapes: Shapes) -> dict[str, Any] | None:
