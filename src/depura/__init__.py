@@ -99,6 +99,11 @@ if TYPE_CHECKING:
     from depura.purifiers.purifier import Purifier as Purifier
     from depura.purifiers.purifier import TrajectoryStep as TrajectoryStep
 
+    # Somebody's own purifier or defence, as it is
+    from depura.purifiers.wrapped import Wrapped as Wrapped
+    from depura.wrapping import wrap as wrap
+    from depura.wrapping import wrap_defence as wrap_defence
+
     # Methods, by paper
     from depura.methods.adbm import adbm as adbm
     from depura.methods.agdm import agdm as agdm

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -100,6 +100,27 @@ def images(where: str, x: object, *, shape: Sequence[int] | None = None) -> Tens
         advice = "If your images are in [0, 255], pass x / 255." if low >= 0 and 1.5 < high <= 255 else advice
         fail(where, "images in [0, 1]", f"values in [{low:.2f}, {high:.2f}]", advice)
     return x
+
+
+def tensor_in(answer: Any) -> Tensor | None:
+    """The tensor of an answer: the answer itself, its `logits` or `images`, or the first of several.
+
+    Args:
+        answer: a tensor, an object or mapping with `logits` (as of Hugging Face) or `images`, or a tuple or list.
+
+    Returns:
+        The tensor; None where there is none.
+    """
+    if isinstance(answer, Tensor):
+        return answer
+    for name in ("logits", "images"):
+        its = cast("Mapping[str, Any]", answer)
+        inner: Any = its.get(name) if isinstance(answer, Mapping) else getattr(answer, name, None)
+        if isinstance(inner, Tensor):
+            return inner
+    if isinstance(answer, (tuple, list)) and answer and isinstance(answer[0], Tensor):
+        return answer[0]
+    return None
 
 
 def labels(where: str, y: object, *, n_images: int, n_classes: int | None = None) -> Tensor:

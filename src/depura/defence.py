@@ -157,7 +157,8 @@ class Defence(nn.Module):
 
         Args:
             purifier: the purifier, or None for the bare classifier.
-            classifier: [0, 1] images (B, C, H, W) to logits (B, K); normalisation belongs inside it.
+            classifier: [0, 1] images (B, C, H, W) to logits (B, K); normalisation belongs inside it. A purifier that
+                gives logits is a whole defence, purification and all (`depura.wrap_defence`).
             rule: how a prediction is made; default `Single()`.
         """
         super().__init__()
@@ -165,6 +166,9 @@ class Defence(nn.Module):
         self.classifier = classifier
         self.rule: Rule = Single() if rule is None else rule
         freeze(self)
+        weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
+        halves = {p.dtype for p in weights} & {torch.float16, torch.bfloat16}
+        self._half = next(iter(halves), None) if len(halves) == 1 else None
         if next(self.parameters(), None) is None:
             # Attack libraries look for a model's device at its first parameter.
             self.register_parameter("device_marker", nn.Parameter(torch.zeros(0), requires_grad=False))
@@ -183,13 +187,21 @@ class Defence(nn.Module):
         """
         own: dict[str, Any] = {"purifier": self.purifier, "classifier": self.classifier, "rule": self.rule}
         own |= {name: changes.pop(name) for name in list(changes) if name in own}
-        if changes:
-            if own["purifier"] is None:
-                _check.fail(
-                    "Defence.with_", "purifier, classifier or rule", ", ".join(changes), "There is no purifier."
-                )
-            own["purifier"] = own["purifier"].with_(**changes)
-        return Defence(**own)
+        made = Defence(**own)
+        if changes and made.core is None:
+            _check.fail("Defence.with_", "purifier, classifier or rule", ", ".join(changes), "There is no purifier.")
+        return made.over_core(lambda core: core.with_(**changes)) if changes else made
+
+    @property
+    def core(self) -> Purifier | None:
+        """What noise and gradient routes concern: the purifier, or a whole defence that was wrapped; else None."""
+        return self.classifier if isinstance(self.classifier, Purifier) else self.purifier
+
+    def over_core(self, change: Callable[[Purifier], Purifier]) -> Defence:
+        """A copy with its core changed; the bare classifier as it is."""
+        if self.core is None:
+            return self
+        return self.with_(**{"purifier" if self.core is self.purifier else "classifier": change(self.core)})
 
     def coarser(self, share: int) -> Defence:
         """A surrogate: the same defence with one step for every `share` steps (Lee and Kim 2023, arXiv:2303.09051).
@@ -204,14 +216,14 @@ class Defence(nn.Module):
             InputError: a defence without a purifier.
         """
         _check.integer("Defence.coarser", "share", share, low=1)
-        if self.purifier is None:
-            _check.fail("Defence.coarser", "a defence with a purifier", "a bare classifier", "It has no walk.")
-        return self.with_(purifier=self.purifier.coarser(share))
+        if self.core is None:
+            _check.fail("Defence.coarser", "a defence with a purifier", "a bare classifier", "It has no steps.")
+        return self.over_core(lambda core: core.coarser(share))
 
     @property
     def mode(self) -> GradientMode:
         """How the purifier is differentiated; exact for the bare classifier."""
-        return GradientMode.EXACT if self.purifier is None else GradientMode(self.purifier.route.mode)
+        return GradientMode.EXACT if self.core is None else GradientMode(self.core.route.mode)
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits of the deployed rule.
@@ -230,14 +242,21 @@ class Defence(nn.Module):
                 does not.
         """
         _check.images("Defence", images)
-        n = 1 if self.purifier is None else self.rule.n_draws
+        n = 1 if self.core is None else self.rule.n_draws
         if n > 1:
             noise = (Noise.fresh(len(images)) if noise is None else noise).split(n)
         purified = images.repeat_interleave(n, dim=0) if n > 1 else images
         if self.purifier is not None:
             purified = self.purifier(purified, noise)
-        logits = _answer("a classifier giving logits", self.classifier(purified), len(purified))
-        if self.purifier is None:
+        answer: Any = (
+            self.classifier(purified, noise)
+            if isinstance(self.classifier, Purifier)
+            else self.classifier(_copied(purified, self._half))
+        )
+        logits = _answer("a classifier giving logits", answer, len(purified))
+        if self._half is not None:
+            logits = logits.to(images.dtype)
+        if self.core is None:
             return logits
         finite = all_finite(purified) & all_finite(logits)
         # Zeros in the place of what is not finite: a rule computes with numbers only, and so does its derivative.
@@ -255,12 +274,21 @@ class Defence(nn.Module):
         return f"rule={self.rule}"
 
 
-def _answer(who: str, found: object, n: int) -> Tensor:
-    """An answer to n images, if it is one: (n, K), floating point."""
-    if not isinstance(found, Tensor):
-        _check.fail("Defence", f"{who} ({n}, K)", type(found).__name__)
+def _copied(images: Tensor, half: torch.dtype | None) -> Tensor:
+    """A copy, which a classifier may change in place; in half precision for one of half precision."""
+    return images.clone() if half is None or images.dtype == torch.float64 else images.to(half)
+
+
+def _answer(who: str, answer: object, n: int) -> Tensor:
+    """An answer to n images, if it is one: (n, K), floating point, K at least 2."""
+    found = _check.tensor_in(answer)
+    if found is None:
+        _check.fail("Defence", f"{who} ({n}, K)", type(answer).__name__)
     if found.ndim != 2 or len(found) != n:
         _check.fail("Defence", f"{who} ({n}, K)", f"shape {tuple(found.shape)}")
+    if found.shape[1] < 2:
+        advice = "A single score z of two classes is torch.cat([-z, z], dim=1) / 2 as logits."
+        _check.fail("Defence", f"{who} of at least two classes", f"shape {tuple(found.shape)}", advice)
     if not found.is_floating_point():
         _check.fail("Defence", f"{who} of floating point", f"{found.dtype}", "Convert them to float.")
     return found

@@ -51,6 +51,7 @@ class Kind(IntEnum):
     T_STAR = 3
     AUGMENT = 4
     ATTACK = 5
+    FOREIGN = 6
 
 
 _Form = tuple[Kind, torch.Size, torch.dtype, torch.device]

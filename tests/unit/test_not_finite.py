@@ -215,7 +215,7 @@ def test_a_bare_classifier_is_passed_on_as_it_is() -> None:
     ("classifier", "rule", "said"),
     [
         (lambda x: x.flatten(1)[:, 0], None, r"a classifier giving logits \(4, K\), got shape \(4,\)"),
-        (lambda x: {"logits": x.flatten(1)}, None, r"a classifier giving logits \(4, K\), got dict"),
+        (lambda x: {"scores": x.flatten(1)}, None, r"a classifier giving logits \(4, K\), got dict"),
         (
             lambda x: (x.flatten(1) > 0.5).long(),
             None,

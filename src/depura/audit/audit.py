@@ -19,6 +19,7 @@ from depura.defence import Defence, MeanProb, Vote
 from depura.gradients import StoredState
 from depura.noise import Noise, Stream
 from depura.purifiers.fast import deviation, is_fast
+from depura.purifiers.wrapped import Wrapped
 from depura.records.kinds import GradientMode
 
 MARGIN = 0.05
@@ -102,7 +103,7 @@ def audit_gradient(
     with watched(torch.device(device)):  # a defence that draws from a global generator leaves it as it was
         subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
         quick = _fast(defence, images, noise, device)
-        checks = [_modes(defence), made, *quick, _route(defence), *run(subject)]
+        checks = [_modes(defence), made, *quick, _route(defence), *run(subject), *_foreign(subject.defence)]
         faults: tuple[Fault, ...] = ()
         red = [check.name for check in checks if check.light is Light.RED]
         if red or any(check.name in ("differences", "zeros") and check.light is Light.AMBER for check in checks):
@@ -167,7 +168,7 @@ def _subject(
         noise=noise,
         weights=normal(_logits(model, images, noise), seed, 0),
         precision=precision,
-        route=None if defence.purifier is None else defence.purifier.route,
+        route=None if defence.core is None else defence.core.route,
         seed=seed,
     )
 
@@ -190,6 +191,36 @@ def _modes(defence: Defence) -> Check:
     if not said:
         return Check("modes", Light.GREEN, "All modules are in evaluation mode and all weights are frozen.")
     return Check("modes", Light.AMBER, " ".join(f"{text[0].upper()}{text[1:]}." for text in said))
+
+
+def _foreign(defence: Defence) -> list[Check]:
+    """What wrapped code was seen to do: where its numbers came from, what it printed, wrote and remembered."""
+    checks: list[Check] = []
+    for module in cast("Iterable[nn.Module]", defence.modules()):
+        if not isinstance(module, Wrapped):
+            continue
+        seen, light = module.observed, Light.GREEN
+        said = [
+            "Numbers from the noise: " + (", ".join(f"{name} x{n}" for name, n in seen.operators.items()) or "none")
+        ]
+        if seen.sources:
+            said.append(f"other generators: {', '.join(sorted(seen.sources))}")
+        if seen.whole:
+            said.append(f"not divided by image: {', '.join(sorted(seen.whole))}")
+        if seen.by_call and module.isolate is False:
+            light = Light.AMBER
+            said.append("images go through it together all the same (isolate=False), so that they share these numbers")
+        elif seen.by_call:
+            said.append("so images go through it one by one")
+        if module.network_name is not None:
+            said.append(f"network: {module.network_name or 'none'}")
+        if seen.printed or seen.files:
+            said.append(f"{seen.printed} characters printed and {seen.files} files written, all dropped")
+        if seen.state:
+            light = Light.AMBER
+            said.append(f"state changed by a call: {', '.join(sorted(seen.state)[:8])}")
+        checks.append(Check("wrapped code", light, "; ".join(said) + "."))
+    return checks
 
 
 def _places(subject: Subject, red: list[str]) -> tuple[Tensor, ...]:

@@ -174,8 +174,8 @@ def _differences(subject: Subject, gradient: Tensor) -> Check:
 
 
 def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
-    if subject.defence.purifier is None:
-        return Check("second way", Light.GREEN, "There is no walk to differentiate in a second way.")
+    if subject.defence.core is None:
+        return Check("second way", Light.GREEN, "There are no steps to differentiate in a second way.")
     routes: list[GradientRoute] = [Checkpointed(), StoredState(), StoredState(segment=2), StoredState(segment=5)]
     own = subject.route
     if own is not None and own.mode == GradientMode.EXACT and not isinstance(own, (StoredState, Direct)):
@@ -205,7 +205,7 @@ def _order(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
 
 
 def _draws(subject: Subject) -> Check:
-    if subject.defence.purifier is None:
+    if subject.defence.core is None:
         return Check("draws", Light.GREEN, "There are no draws to average over.")
     draws = range(EOT_DRAWS)
     single = torch.stack([subject.gradient(subject.inner, subject.noise.draw(d), subject.weights)[1] for d in draws])
@@ -222,7 +222,7 @@ DETERMINISTIC = "The logits do not depend on the noise"
 
 def _randomness(subject: Subject, logits: Tensor) -> Check:
     """Whether the noise that a defence is handed matters; either way is sound, but evaluations differ."""
-    if subject.defence.purifier is None:
+    if subject.defence.core is None:
         return Check("randomness", Light.GREEN, "There is no purifier, and no randomness.")
     with torch.no_grad():
         other = subject.defence(subject.inner, subject.noise.draw(1))
@@ -235,7 +235,7 @@ def _randomness(subject: Subject, logits: Tensor) -> Check:
 
 def _masked(subject: Subject) -> Check:
     """Zeros and non-finite entries, at the images themselves."""
-    draws = [subject.noise] if subject.defence.purifier is None else [subject.noise.draw(d) for d in range(MASK_DRAWS)]
+    draws = [subject.noise] if subject.defence.core is None else [subject.noise.draw(d) for d in range(MASK_DRAWS)]
     found = [subject.gradient(subject.images, noise, subject.weights) for noise in draws]
     logits, gradients = (torch.stack(values) for values in zip(*found, strict=True))
     for finite in (_finite("logits", logits), _finite("gradient", gradients)):

@@ -90,6 +90,8 @@ def rerouted(defence: Defence, route: GradientRoute) -> Defence:
     twin = _twin(defence)
     if twin.purifier is not None:
         twin.purifier = _rerouted(twin.purifier, route)
+    if isinstance(twin.classifier, Purifier):
+        twin.classifier = _rerouted(twin.classifier, route)
     return twin
 
 

@@ -32,6 +32,10 @@ COMMANDS: dict[str, Command] = {
         "studies:run",
         "Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on.",
     ),
+    "judge": Command(
+        "judge:judge",
+        "Judge a purifier or a whole defence of your own, as it is, and write a report. No study file is needed.",
+    ),
     "plan": Command(
         "studies:plan",
         "Print what a study costs before it is run: denoiser evaluations, memory, and time from a short probe.",

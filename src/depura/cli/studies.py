@@ -69,7 +69,7 @@ def demo(
     """Purify, attack, judge and report on the bundled digits. No network needed; a minute or two."""
     source = StudySource(Path(depura.evaluation.demo.__file__), pairs(settings))
     machine = Machine(workers_of(workers, "cpu"), Shard(), "cpu", None)
-    summary = _run(source, to, command=_command("demo", None, settings), machine=machine)
+    summary = run_source(source, to, command=_command("demo", None, settings), machine=machine)
     if summary is None:
         return
     folder = to / "adversarial"
@@ -119,7 +119,9 @@ def run(
     source = StudySource(study, pairs(settings), profile)
     _check.device("--device", device)
     machine = Machine(workers_of(workers, device), _shard(shard), device, None if yes else seconds("--budget", budget))
-    _run(source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit)
+    run_source(
+        source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit
+    )
 
 
 @door
@@ -159,7 +161,7 @@ def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) ->
     write_report(RunDirectory.open(directory))
 
 
-def _run(
+def run_source(
     source: StudySource, to: Path, *, command: str, machine: Machine, despite_audit: bool = False
 ) -> Summary | None:
     """Run and report; the summary, or None where units of other shards are missing."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from depura import _check
 from depura.defence import Defence
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.solvers import AncestralLearned
 from depura.gradients import Direct, StoredState, graph_bytes, recomputing
 from depura.noise import Noise, Stream
 from depura.purifiers.purifier import IterativePurifier
+from depura.purifiers.wrapped import Wrapped
 
 
 @dataclass
@@ -36,15 +40,18 @@ class _Counted(nn.Module):
         self.denoiser = denoiser
         self.counts = counts
 
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
-        x0 = self.denoiser(x, sigma)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's answer; (x, sigma) to x0, but for networks of wrapped callables, which take what they take."""
+        answer = cast("Callable[..., Any]", self.denoiser)(*args, **kwargs)
+        n = next((len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 0), 1)
         if recomputing():
-            self.counts.recomputed += len(x)
+            self.counts.recomputed += n
         else:
-            self.counts.forward += len(x)
-        if x0.requires_grad:
+            self.counts.forward += n
+        x0 = _check.tensor_in(answer)
+        if x0 is not None and x0.requires_grad:
             x0.register_hook(self._pulled)
-        return x0
+        return answer
 
     def _pulled(self, gradient: Tensor) -> None:
         if not recomputing():
@@ -61,13 +68,11 @@ def counted(defence: Defence) -> tuple[Defence, Counts]:
         The copy, and the counts that it adds to. The bare classifier has none to count.
     """
     counts = Counts()
-    if defence.purifier is None:
-        return defence, counts
-    return defence.with_(purifier=defence.purifier.over(lambda denoiser: _Counted(denoiser, counts))), counts
+    return defence.over_core(lambda core: core.over(lambda denoiser: _Counted(denoiser, counts))), counts
 
 
 def evaluations(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> Counts:
-    """Denoiser evaluations of one call, counted on the walk itself with an idle denoiser in the place of the real one.
+    """Denoiser evaluations of one call, counted with an idle denoiser in the place of the real one.
 
     Args:
         defence: any defence.
@@ -78,9 +83,9 @@ def evaluations(defence: Defence, images: Tensor, noise: Noise, *, gradient: boo
     Returns:
         The counts; none for the bare classifier.
     """
-    if defence.purifier is None:
+    if defence.core is None:
         return Counts()
-    idle = defence.with_(purifier=defence.purifier.map(_idle))
+    idle = defence.over_core(lambda core: core.map(_idle))
     model, counts = counted(idle.to(images.device))
     call(model, images, noise, gradient=gradient)
     return counts
@@ -104,6 +109,8 @@ def call(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> N
 
 
 def _idle(purifier: IterativePurifier) -> IterativePurifier:
+    if isinstance(purifier, Wrapped):  # its network has a shape that nobody knows
+        return purifier
     return purifier.with_(denoiser=_Idle(learned=isinstance(purifier.settings().get("solver"), AncestralLearned)))
 
 
@@ -121,7 +128,7 @@ class _Idle(nn.Module):
 
 
 def rows_within(defence: Defence, image: Tensor, memory: int) -> int:
-    """Rows that can be differentiated in one call if each holds the graph of one step of the walk.
+    """Rows that can be differentiated in one call if each holds the graph of one step.
 
     That is what `StoredState` needs at least; with `Direct` it is the graph of all steps. Measured on the first, the
     middle and the last step, for one row.
@@ -140,11 +147,13 @@ def rows_within(defence: Defence, image: Tensor, memory: int) -> int:
 def bytes_per_row(defence: Defence, image: Tensor) -> int:
     """Bytes of graph that one row holds at once in a gradient of the defence (see `rows_within`)."""
     noise = Noise(0, (0,), stream=Stream.PROBE)
-    if defence.purifier is None:
+    whole = defence.core
+    if whole is None:
         return graph_bytes(lambda: _differentiated(defence, image, noise))
-    whole = defence.purifier
-    single = [whole.one_step(where).with_(gradient=StoredState(segment=1)) for where in (0.0, 0.5, 1.0)]
-    short = [defence.with_(purifier=purifier) for purifier in single]
+    short = [
+        defence.over_core(lambda core, at=at: core.one_step(at).with_(gradient=StoredState(segment=1)))
+        for at in (0.0, 0.5, 1.0)
+    ]
     one = max(graph_bytes(lambda d=d: _differentiated(d, image, noise)) for d in short)
     return one * whole.n_steps if isinstance(whole.route, Direct) else one
 

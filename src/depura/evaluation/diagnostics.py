@@ -151,6 +151,8 @@ def identity_difference(defence: Defence, images: Tensor, *, seed: int) -> Diffe
     Returns:
         The difference; none of a sound pipeline but the rounding of [0, 1] to [-1, 1] and back.
     """
+    if defence.purifier is None and defence.core is not None:  # a whole defence: nothing can be put in its place
+        return {"images": 0, "predictions": 0, "logits": 0.0}
     bare = defence.with_(purifier=None, rule=Single())
     empty = bare.with_(purifier=nothing())
     changed, largest, scale = 0, 0.0, 1e-12
@@ -260,7 +262,7 @@ class Shortcuts(NamedTuple):
 
 def compares(row: AttackRun) -> bool:
     """Whether a row's attack goes through an exact gradient, so that cheap ones can be compared with it."""
-    through = row.mode is GradientMode.EXACT and row.attacked.purifier is not None
+    through = row.mode is GradientMode.EXACT and row.attacked.core is not None
     return through and row.attack.cost.gradients > 0
 
 
@@ -278,11 +280,18 @@ def shortcuts(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *,
     Returns:
         The cosines.
     """
-    assert defence.purifier is not None
-    cheap = (defence.with_(gradient=StraightThrough()), surrogate(defence))
-    queries = [Queries("surrogates", d, images, labels, noise=noise, rows=rows) for d in (defence, *cheap)]
-    exact, *others = (mean(asked.gradient(images, margin, draws=draws).gradients) for asked in queries)
-    return Shortcuts(*(cosine(other, exact) for other in others))
+    none = torch.full((len(images),), torch.nan, dtype=torch.float64, device=images.device)
+    cheap = {
+        "bpda": defence.with_(gradient=StraightThrough()) if defence.purifier is not None else None,
+        "surrogate": surrogate(defence) if defence.core is not None and defence.core.shortens else None,
+    }
+
+    def gradient(model: Defence) -> Tensor:
+        queries = Queries("surrogates", model, images, labels, noise=noise, rows=rows)
+        return mean(queries.gradient(images, margin, draws=draws).gradients)
+
+    exact = gradient(defence)
+    return Shortcuts(**{k: none if d is None else cosine(gradient(d), exact) for k, d in cheap.items()})
 
 
 def surrogate(defence: Defence) -> Defence:

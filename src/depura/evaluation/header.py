@@ -137,11 +137,11 @@ def n_outputs(study: Study) -> int:
 
 
 def _remarks(defence: Defence) -> str:
-    return "" if defence.purifier is None else "; ".join(defence.purifier.remarks)
+    return "" if defence.core is None else "; ".join(defence.core.remarks)
 
 
 def _judged(study: Study, row: AttackRun) -> Judged:
     """What a row judges: a method, the study's defence, the undefended classifier or something else."""
     if row.method or (not study.methods and same_function(row.evaluated, study.defence)):
         return Judged.DEFENCE
-    return Judged.BARE if row.evaluated.purifier is None else Judged.OTHER
+    return Judged.BARE if row.evaluated.core is None else Judged.OTHER

@@ -28,6 +28,7 @@ from depura.evaluation.diagnostics import SHARE, surrogate
 from depura.evaluation.study import OWN_RULES, AttackRun, Study
 from depura.gradients import StraightThrough
 from depura.purifiers.composed import FixedNoise
+from depura.purifiers.purifier import Purifier
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         few.adaptive(APGD(ball, n_steps=10, eot=4)),
         few.pinned(APGD(ball, n_steps=10, common=0), images=8),
     )
-    return AttackSuite(rows, images=16, select_draws=4, report_draws=8)
+    return AttackSuite(_there(*rows), images=16, select_draws=4, report_draws=8)
 
 
 def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
@@ -106,13 +107,13 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         runs.tiny(_deterministic(ball, 20, n_classes), images=16),
     )
     return AttackSuite(
-        rows,
+        _there(*rows),
         images=64,
         select_draws=8,
         report_draws=32,
         curve_eps=radii(ball, n_values),
         curve_images=16,
-        curve_rows=(rows[0].name, "adaptive"),
+        curve_rows=(*(row.name for row in _there(rows[0])), "adaptive"),
     )
 
 
@@ -146,13 +147,13 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
         runs.tiny(_deterministic(ball, 50, n_classes), images=64),
     )
     return AttackSuite(
-        tuple(row for row in rows if row is not None),
+        _there(*rows),
         images=512,
         select_draws=16,
         report_draws=64,
         curve_eps=radii(ball, n_values),
         curve_images=64,
-        curve_rows=(rows[0].name, "adaptive"),
+        curve_rows=(*(row.name for row in _there(rows[0])), "adaptive"),
     )
 
 
@@ -191,13 +192,13 @@ def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         runs.tiny(_deterministic(ball, 100, n_classes), images=128),
     )
     return AttackSuite(
-        tuple(row for row in rows if row is not None),
+        _there(*rows),
         images=512,
         select_draws=32,
         report_draws=256,
         curve_eps=radii(ball, n_values),
         curve_images=128,
-        curve_rows=(rows[0].name, "adaptive"),
+        curve_rows=(*(row.name for row in _there(rows[0])), "adaptive"),
     )
 
 
@@ -228,7 +229,7 @@ def under(study: Study, profile: Profile) -> Study:
     where = f"profile of study {study.name!r}"
     if study.methods:
         _check.fail(where, "a study of one defence", "a comparison of methods", "Profiles judge one defence at a time.")
-    if study.defence.purifier is None:
+    if study.defence.core is None:
         _check.fail(where, "a defence with a purifier", "a bare classifier")
     if not isinstance(study.ball, Ball):
         _check.fail(where, "an l_p ball", f"{study.ball}", "Give the study rows of its own.")
@@ -282,37 +283,51 @@ def _blind(ball: Ball, n_classes: int) -> Attack:
     return autoattack(ball, n_targets=min(9, n_classes - 1))
 
 
+def _there(*rows: AttackRun | None) -> tuple[AttackRun, ...]:
+    """The rows that a defence can have."""
+    return tuple(row for row in rows if row is not None)
+
+
 class SuiteRuns:
     """Rows by kind, for one defence."""
 
     def __init__(self, defence: Defence, ball: Ball) -> None:
-        if defence.purifier is None:
+        if defence.core is None:
             _check.fail("profile", "a defence with a purifier", "a bare classifier")
-        self.defence, self.ball, self.purifier = defence, ball, defence.purifier
-        self.bare = defence.with_(purifier=None, rule=Single())
+        self.defence, self.ball, self.core = defence, ball, defence.core
+        self.bare = None if defence.purifier is None else defence.with_(purifier=None, rule=Single())
 
-    def undefended(self, attack: Attack) -> AttackRun:
+    def undefended(self, attack: Attack) -> AttackRun | None:
+        """None of a whole defence, which has no bare classifier."""
+        if self.bare is None:
+            return None
         return AttackRun("undefended", "no defence", attack, self.bare, self.bare, "undefended")
 
     def unchanged(self) -> AttackRun:
         title = "purified; images as they are, scored like an attack's"
         return AttackRun("unchanged", title, CleanImages(self.ball), self.defence, self.defence, "unchanged")
 
-    def transfer(self, attack: Attack) -> AttackRun:
+    def transfer(self, attack: Attack) -> AttackRun | None:
+        """None of a whole defence."""
+        if self.bare is None:
+            return None
         title = "purified; examples made against the bare classifier"
         return AttackRun("transfer", title, attack, self.bare, self.defence, "transfer")
 
-    def bpda(self, attack: Attack) -> AttackRun:
+    def bpda(self, attack: Attack) -> AttackRun | None:
+        """None of a whole defence."""
+        if self.bare is None:
+            return None
         through = self.defence.with_(gradient=StraightThrough())
         return AttackRun(
             "bpda", "purified; BPDA (purifier taken for the identity)", attack, through, self.defence, "bpda"
         )
 
     def surrogate(self, attack: Attack) -> AttackRun | None:
-        """None where the walk is too short to have a coarser one."""
-        if self.purifier.n_steps < SHARE:
+        """None where there are too few steps to have fewer."""
+        if self.core.n_steps < SHARE or not self.core.shortens:
             return None
-        title = f"purified; through a walk of one step for every {SHARE}"
+        title = f"purified; through a reverse process of one step for every {SHARE}"
         return AttackRun("surrogate", title, attack, surrogate(self.defence), self.defence, "surrogate")
 
     def adaptive(self, attack: Attack, *, name: str = "adaptive", title: str = "adaptive attack") -> AttackRun:
@@ -361,11 +376,20 @@ class SuiteRuns:
         )
 
     def pinned(self, attack: Attack, *, images: int | None = None) -> AttackRun:
-        fixed = Defence(FixedNoise(self.purifier), self.defence.classifier, rule=Single())
+        fixed = self._fixed(self.core)
         title = "purified under one noise for good, which the attacker knows"
         return AttackRun("pinned", title, attack, fixed, fixed, "pinned", images=images)
 
-    def tiny(self, attack: Attack, *, images: int) -> AttackRun:
-        last = Defence(FixedNoise(self.purifier.one_step(1.0)), self.defence.classifier, rule=Single())
-        title = "purified by the last step of the walk alone"
+    def _fixed(self, core: Purifier) -> Defence:
+        """A core under fixed noise, with the rest of the defence."""
+        if self.bare is None:
+            return Defence(None, FixedNoise(core), rule=Single())
+        return Defence(FixedNoise(core), self.defence.classifier, rule=Single())
+
+    def tiny(self, attack: Attack, *, images: int) -> AttackRun | None:
+        """None where the last step cannot be taken alone."""
+        if not self.core.shortens:
+            return None
+        last = self._fixed(self.core.one_step(1.0))
+        title = "purified by the last step alone"
         return AttackRun("tiny", title, attack, last, last, "tiny", images=images)

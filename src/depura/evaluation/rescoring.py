@@ -60,7 +60,7 @@ def under(study: Study, rule: Rule | None = None, *, report_draws: int | None = 
     Raises:
         InputError: there is nothing to purify, or nothing changes.
     """
-    judged = [defence for defence in (study.methods.values() or [study.defence]) if defence.purifier is not None]
+    judged = [defence for defence in (study.methods.values() or [study.defence]) if defence.core is not None]
     draws = study.report_draws if report_draws is None else report_draws
     if not judged:
         _check.fail("rescore", "a study of a defence with a purifier", "one without")
@@ -154,7 +154,7 @@ def _again(study: Study, key: UnitKey, unit: Unit, *, device: str) -> Unit:
     if key.row in study.audits:
         return unit
     row = with_eps(study.row(key.row), key.eps)
-    same = not any(row.evaluated is defence for defence in study.audits.values()) or row.evaluated.purifier is None
+    same = not any(row.evaluated is defence for defence in study.audits.values()) or row.evaluated.core is None
     if same and unit.arrays["predictions"].shape[1] == study.report_draws:
         return unit
     judged, counts = counted(row.evaluated.to(device))

@@ -164,7 +164,7 @@ class AttackRun:
             named = ", ".join(kind for kind in kinds if kind)
             _check.fail(f"row {self.name!r}", f"a kind that is empty or among {named}", repr(self.kind))
         object.__setattr__(self, "kind", AttackKind(self.kind))
-        if self.kind is AttackKind.UNDEFENDED and self.evaluated.purifier is not None:
+        if self.kind is AttackKind.UNDEFENDED and self.evaluated.core is not None:
             advice = "Judge the classifier by itself, or call the row transfer."
             _check.fail(f"row {self.name!r}", "kind undefended of a classifier by itself", "a purifier", advice)
         taken = inspect.signature(self.attack).parameters.values()
@@ -208,7 +208,11 @@ def same_function(a: Defence, b: Defence) -> bool:
     Returns:
         Whether purifier, classifier (the same object, or one of the same class and weights) and rule are the same.
     """
-    return a is b or (_same_purifier(a.purifier, b.purifier) and _same_rest(a, b))
+    if a is b:
+        return True
+    if isinstance(a.classifier, Purifier) or isinstance(b.classifier, Purifier):
+        return _same_purifier(a.core, b.core) and _same_purifier(a.purifier, b.purifier) and a.rule == b.rule
+    return _same_purifier(a.purifier, b.purifier) and _same_rest(a, b)
 
 
 def _same_purifier(a: Purifier | None, b: Purifier | None) -> bool:
@@ -237,9 +241,10 @@ def _same_rest(a: Defence, b: Defence) -> bool:
 
 def _is_surrogate(a: Defence, b: Defence) -> bool:
     """Whether one defence is the other with another number of steps of the same denoisers."""
-    if a.purifier is None or b.purifier is None or not _same_rest(a, b):
+    if a.core is None or b.core is None:
         return False
-    return _denoisers(a.purifier) == _denoisers(b.purifier)
+    rest = a.rule == b.rule if a.core is a.classifier and b.core is b.classifier else _same_rest(a, b)
+    return rest and _denoisers(a.core) == _denoisers(b.core)
 
 
 def _denoisers(purifier: Purifier) -> set[int]:
@@ -385,7 +390,7 @@ class Study:
                 _check.fail(
                     where, f"rows of method {row.method!r} to judge one Defence object", f"another in row {row.name!r}"
                 )
-            if methods and not row.method and row.evaluated.purifier is not None:
+            if methods and not row.method and row.evaluated.core is not None:
                 _check.fail(where, "the method of every row that judges a purifier", f"none in row {row.name!r}")
         for name, defence in methods.items():
             if not _plain(name):
@@ -484,7 +489,7 @@ class Study:
         made: list[AttackRun] = []
         for unit, defence in self.audits.items():
             method = unit.removeprefix("audit").removeprefix("-")
-            random = defence.purifier is not None
+            random = defence.core is not None
             attack = APGD(
                 self.ball,
                 n_steps=REFERENCE_STEPS,
@@ -524,7 +529,7 @@ def _differentiable(defence: Defence) -> Defence:
     """A defence with the exact gradient; a rule that is not depura's own becomes the mean probability of its draws."""
     own = isinstance(defence.rule, OWN_RULES)
     through = defence if own else defence.with_(rule=MeanProb(defence.rule.n_draws))
-    exact = through.purifier is None or through.mode is GradientMode.EXACT
+    exact = through.core is None or through.mode is GradientMode.EXACT
     return through if exact else through.with_(gradient=StoredState())
 
 
@@ -550,29 +555,32 @@ def attack_suite(
 
     Returns:
         Undefended; defended, under the examples made against the bare classifier (transfer); defended, under the
-        adaptive attack through the defence's own gradient route; relaxed, if asked for; defended, under BPDA.
+        adaptive attack through the defence's own gradient route; relaxed, if asked for; defended, under BPDA. Of a
+        whole defence (`depura.wrap_defence`) there is no bare classifier: adaptive, and relaxed, alone.
 
     Raises:
         InputError: a bare classifier, or kinds that are not in the ladder.
     """
     blind = attack if blind is None else blind
     bare = defence.with_(purifier=None, rule=Single())
-    if defence.purifier is None:
+    if defence.core is None:
         _check.fail("attack_suite", "a defence with a purifier", "a bare classifier", "As a method take bare_suite.")
-    bpda = defence.with_(gradient=StraightThrough())
-    rows = [
-        AttackRun("undefended", "no defence", blind, bare, bare, "undefended"),
-        AttackRun("transfer", "purified; examples made against the bare classifier", blind, bare, defence, "transfer"),
-        AttackRun(
-            "adaptive", "purified; adaptive attack through the whole defence", attack, defence, defence, "adaptive"
-        ),
-    ]
+    behind = "purified; examples made against the bare classifier"
+    through = "purified; adaptive attack through the whole defence"
+    rows = [AttackRun("adaptive", through, attack, defence, defence, "adaptive")]
+    if defence.purifier is not None:
+        rows = [
+            AttackRun("undefended", "no defence", blind, bare, bare, "undefended"),
+            AttackRun("transfer", behind, blind, bare, defence, "transfer"),
+            *rows,
+        ]
     if relaxed is not None:
         smooth = defence.with_(gradient=Relaxed(relaxed))
         title = f"purified; adaptive attack, relaxed gradient (smooth stand-ins, tau {relaxed:g})"
         rows.append(AttackRun("relaxed", title, attack, smooth, defence, "relaxed"))
-    title = "purified; BPDA attack (purifier taken for the identity)"
-    rows.append(AttackRun("bpda", title, attack, bpda, defence, "bpda"))
+    if defence.purifier is not None:
+        title = "purified; BPDA attack (purifier taken for the identity)"
+        rows.append(AttackRun("bpda", title, attack, defence.with_(gradient=StraightThrough()), defence, "bpda"))
     kinds = [str(row.kind) for row in rows]
     unknown = sorted(set(without) - set(kinds))
     if unknown:
@@ -631,7 +639,7 @@ def bare_suite(defence: Defence, attack: Attack, *, method: str) -> tuple[Attack
     Raises:
         InputError: a defence with a purifier, or no name.
     """
-    if defence.purifier is not None:
+    if defence.core is not None:
         _check.fail("bare_suite", "a defence without a purifier", "one with a purifier", "For it take attack_suite.")
     if not method:
         _check.fail("bare_suite", "the name of a method", "an empty one")

@@ -5,6 +5,7 @@ A study is code. What a record names is run only where it is asked for (`StudySo
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -25,8 +26,8 @@ from depura.records.kinds import AttackKind
 from depura.records.names import STUDY_MODULE
 from depura.records.schema import AddedAttack, Header, Source
 
-DEMO = "depura demo"
-"""Stands for the file of the demo's study, which lies where depura is installed."""
+DEMO, JUDGE = "depura demo", "depura judge"
+"""Stand for files of depura's own: the demo's study, and that of a defence that is named by its settings."""
 
 
 _IMPORTED = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>\w+)")
@@ -87,7 +88,7 @@ class StudySource:
                     f"The record names the study {said.file}, which was not run, since a study is code. "
                     f"Give your own copy with --study, or --trust to run that file."
                 )
-            path = _demo() if said.file == DEMO else Path(said.file)
+            path = _own(said.file) if said.file in (DEMO, JUDGE) else Path(said.file)
         assert path is not None
         kept = tuple(UnitKey(unit.row, unit.eps, unit.first, unit.last) for unit in header.units)
         reference = any(row.kind is AttackKind.REFERENCE for row in header.rows)
@@ -97,9 +98,9 @@ class StudySource:
 
     def describe(self) -> Source:
         """For the header of a run: file, settings, profile and attacks."""
-        own = self.path.resolve() == _demo().resolve()
+        own = next((name for name in (DEMO, JUDGE) if self.path.resolve() == _own(name).resolve()), None)
         return Source(
-            file=DEMO if own else self.path.as_posix(),
+            file=own or self.path.as_posix(),
             settings=self.settings,
             profile=self.profile,
             attacks=self.attacks,
@@ -167,7 +168,7 @@ def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:
     if study.methods:
         advice = "Put further rows into the study file."
         _check.fail("--attack", "a study of one defence", "a comparison of methods", advice)
-    needs, random = {entry.name: entry.needs for entry in CATALOGUE}, study.defence.purifier is not None
+    needs, random = {entry.name: entry.needs for entry in CATALOGUE}, study.defence.core is not None
     rows = list(study.rows)
     for added in attacks:
         if added.row in {row.name for row in rows}:
@@ -180,8 +181,16 @@ def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:
     return replace(study, rows=tuple(rows), curve_rows=curve_rows)
 
 
-def _demo() -> Path:
-    return Path(__file__).parent / "demo.py"
+def _own(name: str) -> Path:
+    return Path(__file__).parent / {DEMO: "demo.py", JUDGE: "judge.py"}[name]
+
+
+def literal(text: str) -> Any:
+    """A number, a truth value, a list or nothing from a text; another text is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def read_settings(build: Callable[..., Any], settings: Mapping[str, str]) -> dict[str, Any]:

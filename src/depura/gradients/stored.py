@@ -38,7 +38,8 @@ def recomputing() -> bool:
 
 
 @contextmanager
-def _again() -> Generator[None, None, None]:
+def recomputation() -> Generator[None, None, None]:
+    """A context in which steps are run again for their gradient."""
     token = _recomputing.set(True)
     try:
         yield
@@ -215,7 +216,7 @@ class _Memory:
         if last - first == 1:
             return self._recompute(first, last, state, cotangent, total)
         middle = (first + last) // 2
-        with _again():
+        with recomputation():
             half = self._on(state, first, middle)
         cotangent, total = self._through(middle, last, half, cotangent, total)
         return self._through(first, middle, state, cotangent, total)
@@ -224,7 +225,7 @@ class _Memory:
         self, first: int, last: int, state: ChainState, cotangent: ChainState, total: Tensor
     ) -> tuple[ChainState, Tensor]:
         graphs: list[tuple[_Graph, ChainState]] = []
-        with _again():
+        with recomputation():
             for k in range(first, last):
                 graphs.append(self._graph(k, state))
                 state = graphs[-1][1]

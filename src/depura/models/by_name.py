@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import inspect
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -114,16 +117,89 @@ def _is_file(where: str, name: str) -> bool:
 
 def named(option: str, name: str, *, instead: str = "") -> Callable[[], Any]:
     """The function without arguments that MODULE:FUNCTION names; `instead` is what else the option takes."""
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        _check.fail(option, f"{instead}MODULE:FUNCTION", repr(name))
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{option}: expected something importable, got {name!r} ({error}).") from error
+    found = imported(option, name, instead=instead)
     if not callable(found):
         _check.fail(option, "a function without arguments", f"{name!r}, which is of type {type(found).__name__}")
     return found
+
+
+def imported(option: str, name: str, *, instead: str = "") -> Any:
+    """What MODULE:NAME or FILE.py:NAME names; modules of the current folder can be imported, too.
+
+    Args:
+        option: who asks, for messages.
+        name: a module or a Python file, a colon, and a name in it.
+        instead: what else the option takes, for messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        InputError: another form, or nothing that can be imported.
+    """
+    module, colon, attribute = name.rpartition(":")
+    if not (module and colon and attribute):
+        _check.fail(option, f"{instead}MODULE:FUNCTION or FILE.py:FUNCTION", repr(name))
+    try:
+        if module.endswith(".py"):
+            source: Any = _run_file(option, Path(module))
+        else:
+            _on_path(Path.cwd())
+            source = importlib.import_module(module)
+        return getattr(source, attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{option}: expected something importable, got {name!r} ({error}).") from error
+
+
+def foreign(option: str, name: str) -> Any:
+    """Somebody's purifier, classifier or defence by name.
+
+    Args:
+        option: who asks, for messages.
+        name: MODULE:NAME or FILE.py:NAME. A class, or a function without required arguments, is called to make it;
+            anything else is it.
+
+    Returns:
+        The object; modules keep their mode.
+
+    Raises:
+        InputError: nothing that can be imported, or a class that needs arguments.
+    """
+    found = imported(option, name)
+    if not (isinstance(found, type) or inspect.isfunction(found)):
+        return found
+    needed = [
+        its.name
+        for its in inspect.signature(found).parameters.values()
+        if its.default is its.empty and its.kind in (its.POSITIONAL_ONLY, its.POSITIONAL_OR_KEYWORD, its.KEYWORD_ONLY)
+    ]
+    if needed and isinstance(found, type):
+        advice = "Write a function without arguments that makes the object, and name that."
+        _check.fail(option, "a class without required arguments", f"{name!r}, which needs {', '.join(needed)}", advice)
+    return found if needed else found()
+
+
+def _run_file(option: str, file: Path) -> Any:
+    """A Python file as a module; the files beside it can be imported by it."""
+    if not file.is_file():
+        _check.fail(option, "a Python file", f"{file}, which is not there", "Check the path.")
+    path = file.resolve()
+    _on_path(path.parent)
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _on_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _torchvision(where: str, model: str, choice: str) -> nn.Module:

@@ -199,9 +199,8 @@ class _Probe:
 
 
 def _same_graph(a: Defence, b: Defence) -> bool:
-    if a.purifier is None or b.purifier is None:
-        alike = a.purifier is b.purifier
-    else:
-        direct = [isinstance(its.purifier.route, Direct) for its in (a, b) if its.purifier is not None]
-        alike = a.purifier.same_function(b.purifier) and direct[0] == direct[1]
-    return alike and a.classifier is b.classifier and a.rule == b.rule
+    ours, theirs = a.core, b.core
+    if ours is None or theirs is None:
+        return ours is theirs and a.classifier is b.classifier
+    alike = ours.same_function(theirs) and isinstance(ours.route, Direct) == isinstance(theirs.route, Direct)
+    return alike and a.rule == b.rule and (a.classifier is b.classifier or ours is a.classifier)

@@ -45,15 +45,17 @@ class Stopwatch:
         """
         del counts
         defence.to(self.device)
-        if defence.purifier is None or defence.purifier.n_steps == 1:
+        if defence.core is None or defence.core.n_steps == 1:
             return self._timed(defence, rows, gradient)
         single = step_at(defence, 0.0)
-        assert single.purifier is not None
-        repeated = defence.purifier.n_steps / single.purifier.n_steps
+        assert single.core is not None
+        repeated = defence.core.n_steps / single.core.n_steps
         if self._timed(single, 1, gradient) * repeated <= PROBE_SECONDS:
             return self._timed(defence, rows, gradient)
-        bare = defence.with_(purifier=None, rule=Single())
         one = self._timed(single, rows, gradient)
+        if defence.purifier is None:
+            return one * repeated
+        bare = defence.with_(purifier=None, rule=Single())
         classified = self._timed(bare, rows, gradient) * defence.rule.n_draws
         return max(0.0, one - classified) * repeated + classified
 
@@ -87,7 +89,7 @@ def rows_of(study: Study, rows: int, *, device: str) -> tuple[Tensor, Noise]:
 
 
 def step_at(defence: Defence, where: float) -> Defence:
-    """One step of the walk alone (of each walk, where several are composed), differentiated as one of a long walk is.
+    """One step alone (of each purifier, where several are composed), differentiated as one of many is.
 
     Args:
         defence: with a purifier.
@@ -96,9 +98,8 @@ def step_at(defence: Defence, where: float) -> Defence:
     Returns:
         The short defence.
     """
-    assert defence.purifier is not None
-    single = defence.purifier.one_step(where)
-    return defence.with_(purifier=single.with_(gradient=StoredState(segment=1)) if _stores(single) else single)
+    single = defence.over_core(lambda core: core.one_step(where))
+    return single.with_(gradient=StoredState(segment=1)) if _stores(single.core) else single
 
 
 def _seconds(defence: Defence, images: Tensor, noise: Noise, gradient: bool) -> float:
@@ -109,5 +110,5 @@ def _seconds(defence: Defence, images: Tensor, noise: Noise, gradient: bool) -> 
     return time.perf_counter() - start
 
 
-def _stores(purifier: Purifier) -> bool:
-    return isinstance(purifier.route, StoredState)
+def _stores(core: Purifier | None) -> bool:
+    return core is not None and isinstance(core.route, StoredState)

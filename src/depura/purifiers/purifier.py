@@ -199,6 +199,11 @@ class Purifier(nn.Module, ABC):
                 stage = _next_stage(stages, stage.purifier.sample(stage.images, stage.noise, self.n_rounds))
         return passed
 
+    @property
+    def shortens(self) -> bool:
+        """Whether there are copies of fewer steps (`coarser`)."""
+        return all(component.shortens for component in self.components if component is not self)
+
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor, by name; an argument that takes any number of purifiers is a ModuleList."""
         return {name: getattr(self, name) for name in _arguments(type(self))[0]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -64,6 +65,15 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 @cache
+def source_sha256(kind: Any) -> str:
+    """Digest of the source file of a class or function; empty where there is none."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(kind)).read_text(encoding="utf-8").encode()).hexdigest()
+    except (TypeError, OSError):
+        return ""
+
+
+@cache
 def code_sha256() -> str:
     """Digest of the source files of depura that records depend on: what made a number, more exactly than a version."""
     root = Path(__file__).parents[1]
@@ -81,6 +91,9 @@ def _module(module: nn.Module) -> Any:
     origin = type(module).__module__
     if not origin.startswith("depura.") or ".networks." in origin:
         return {"type": record_name(type(module)), "weights_sha256": weights_sha256(module)}
+    if hasattr(module, "record_settings"):
+        settings: Any = module.record_settings
+        return {"type": record_name(type(module)), **settings()}
     own = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
     parts = {**own, **dict(module.named_children()), **dict(module.named_buffers(recurse=False))}
     return {"type": record_name(type(module)), **{k: describe(parts[k]) for k in sorted(parts)}}
