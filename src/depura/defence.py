@@ -197,6 +197,11 @@ class Defence(nn.Module):
         """What noise and gradient routes concern: the purifier, or a whole defence that was wrapped; else None."""
         return self.classifier if isinstance(self.classifier, Purifier) else self.purifier
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether the core has a gradient path; a bare classifier is taken to have one."""
+        return self.core is None or self.core.differentiable
+
     def over_core(self, change: Callable[[Purifier], Purifier]) -> Defence:
         """A copy with its core changed; the bare classifier as it is."""
         if self.core is None:

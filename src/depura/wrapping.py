@@ -25,6 +25,7 @@ def wrap(
     combine: str = "mean",
     isolate: bool | None = None,
     gradient: GradientRoute | None = None,
+    differentiable: bool = True,
     quiet: bool = True,
     scratch: bool = True,
     image_shape: tuple[int, int, int] | None = None,
@@ -52,6 +53,8 @@ def wrap(
             image. False: never; numpy and Python's `random` then are the same for all images of a batch.
         gradient: how it is differentiated; default exact, in constant memory where the network is known. `Direct()`
             keeps the whole graph, `StraightThrough()` is BPDA, `Relaxed(tau)` takes smooth stand-ins.
+        differentiable: False for code without a gradient path, such as a pipeline under no_grad: attacks then take
+            BPDA, scores and transfer, and reports say that there is no exact gradient.
         quiet: drop what it prints.
         scratch: run it in a working folder of its own, which is deleted after the call.
         image_shape: (C, H, W) that it takes, checked if given.
@@ -74,6 +77,7 @@ def wrap(
         combine=combine,
         isolate=isolate,
         gradient=gradient,
+        differentiable=differentiable,
         quiet=quiet,
         scratch=scratch,
         image_shape=image_shape,
@@ -93,6 +97,7 @@ def wrap_defence(
     combine: str = "mean",
     isolate: bool | None = None,
     gradient: GradientRoute | None = None,
+    differentiable: bool = True,
     quiet: bool = True,
     scratch: bool = True,
     image_shape: tuple[int, int, int] | None = None,
@@ -113,6 +118,7 @@ def wrap_defence(
         combine: as for `wrap`.
         isolate: as for `wrap`.
         gradient: as for `wrap`, but BPDA, for which there is no image to take it by.
+        differentiable: as for `wrap`; without a gradient path only scores are left to attacks.
         quiet: as for `wrap`.
         scratch: as for `wrap`.
         image_shape: as for `wrap`.
@@ -135,6 +141,7 @@ def wrap_defence(
         combine=combine,
         isolate=isolate,
         gradient=gradient,
+        differentiable=differentiable,
         quiet=quiet,
         scratch=scratch,
         image_shape=image_shape,

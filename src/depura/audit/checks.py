@@ -13,6 +13,7 @@ from depura.audit.derivatives import relative, slope, watched
 from depura.audit.probes import error_line
 from depura.audit.subject import Checkpointed, Subject
 from depura.gradients import Direct, GradientRoute, StoredState
+from depura.purifiers.wrapped import Wrapped
 from depura.records.kinds import GradientMode
 
 EOT_DRAWS = 3
@@ -53,6 +54,9 @@ def run(subject: Subject) -> Iterator[Check]:
         yield value if value.light is Light.RED else replay
         return
     yield replay
+    if not subject.defence.differentiable:
+        yield from _without_gradient(subject, logits)
+        return
     try:
         with watched(logits.device) as touched:
             recorded, gradient = subject.gradient(subject.inner, subject.noise, subject.weights)
@@ -85,6 +89,27 @@ def run(subject: Subject) -> Iterator[Check]:
             yield check()
         except Exception as error:
             yield Check("gradient", Light.RED, f"Expected a gradient, got {error_line(error)}")
+
+
+def _without_gradient(subject: Subject, logits: Tensor) -> Iterator[Check]:
+    """The checks of a defence that has no gradient path and says so."""
+    core = subject.defence.core
+    why = core.why_no_gradient(subject.inner, subject.noise) if isinstance(core, Wrapped) else ""
+    sentence = "There is no exact gradient" + (f": {why}" if why else "")
+    yield Check("gradient", Light.AMBER, f"{sentence}. Attacks take BPDA, scores and transfer.")
+    alone = torch.cat([_values(subject, [row]) for row in range(len(logits))])
+    yield _compare("batch", "An image alone against the same image in the batch", relative(alone, logits), subject)
+    rows = list(reversed(range(len(logits))))
+    drift = relative(_values(subject, rows), logits[rows])
+    yield _compare("order", "The batch in reverse order against the batch", drift, subject)
+    yield _randomness(subject, logits)
+    yield _memory(subject, logits)
+
+
+def _values(subject: Subject, rows: list[int]) -> Tensor:
+    """Logits of some rows."""
+    with torch.no_grad():
+        return subject.defence(subject.inner[rows], subject.noise.take(rows))
 
 
 def _finite(what: str, values: Tensor) -> Check:
@@ -176,7 +201,9 @@ def _differences(subject: Subject, gradient: Tensor) -> Check:
 def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
     if subject.defence.core is None:
         return Check("second way", Light.GREEN, "There are no steps to differentiate in a second way.")
-    routes: list[GradientRoute] = [Checkpointed(), StoredState(), StoredState(segment=2), StoredState(segment=5)]
+    # Torch's checkpoints are wrong around code that differentiates inside: wrapped code has its full graph instead.
+    second: GradientRoute = Direct() if isinstance(subject.defence.core, Wrapped) else Checkpointed()
+    routes: list[GradientRoute] = [second, StoredState(), StoredState(segment=2), StoredState(segment=5)]
     own = subject.route
     if own is not None and own.mode == GradientMode.EXACT and not isinstance(own, (StoredState, Direct)):
         routes.append(own)
@@ -184,7 +211,7 @@ def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
     for route in routes:
         value, other = subject.gradient(subject.inner, subject.noise, subject.weights, route)
         drift = max(drift, relative(value, logits), relative(other, gradient))
-    what = "Stored states against checkpointing and other segments"
+    what = f"Stored states against {'the full graph' if isinstance(second, Direct) else 'checkpointing'} and other segments"
     return _compare("second way", what, drift, subject, "Look for parts that do otherwise with a graph than without.")
 
 

@@ -17,6 +17,7 @@ from depura.gradients import Direct, StoredState, graph_bytes, recomputing
 from depura.noise import Noise, Stream
 from depura.purifiers.purifier import IterativePurifier
 from depura.purifiers.wrapped import Wrapped
+from depura.records.kinds import GradientMode
 
 
 @dataclass
@@ -100,7 +101,7 @@ def call(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> N
         noise: of B rows.
         gradient: whether with the gradient.
     """
-    if gradient:
+    if gradient and (defence.differentiable or defence.mode is GradientMode.BPDA):
         leaf = images.clone().requires_grad_()
         torch.autograd.grad(defence(leaf, noise).sum(), leaf)
     else:
@@ -148,7 +149,7 @@ def bytes_per_row(defence: Defence, image: Tensor) -> int:
     """Bytes of graph that one row holds at once in a gradient of the defence (see `rows_within`)."""
     noise = Noise(0, (0,), stream=Stream.PROBE)
     whole = defence.core
-    if whole is None:
+    if whole is None or not whole.differentiable:
         return graph_bytes(lambda: _differentiated(defence, image, noise))
     short = [
         defence.over_core(lambda core, at=at: core.one_step(at).with_(gradient=StoredState(segment=1)))

@@ -11,13 +11,17 @@ from depura import _check
 from depura.attacks.apgd import APGD
 from depura.attacks.threat import Ball, Norm
 from depura.data.digits import load_digits
+from depura.data.imageset import ImageSet
 from depura.data.sources import load_images
 from depura.defence import Defence, MeanLogit, MeanProb, Rule, Single, Vote
+from depura.evaluation import profiles
 from depura.evaluation.demo import EPS
 from depura.evaluation.study import Study, attack_suite
 from depura.models.by_name import DIGITS, foreign
 from depura.models.by_name import classifier as classifier_named
+from depura.noise import Noise, Stream
 from depura.purifiers.purifier import Purifier
+from depura.purifiers.wrapped import Wrapped
 from depura.wrapping import wrap, wrap_defence
 
 RULES = {"vote": Vote, "mean-probability": MeanProb, "mean-logit": MeanLogit}
@@ -103,15 +107,6 @@ def study(
         if rule not in RULES:
             _check.fail(where, f"a rule among single, {', '.join(RULES)}", repr(rule))
         deployed = RULES[rule](draws)
-    if isinstance(thing, Defence):
-        defence = thing
-    elif not classifier:
-        if isinstance(thing, Purifier):
-            _check.fail(where, "a classifier for a purifier", "none", "Name one with --classifier.")
-        defence = wrap_defence(thing, rule=deployed, **arguments)
-    else:
-        made = thing if isinstance(thing, Purifier) else wrap(thing, **arguments)
-        defence = Defence(made, _classifier(classifier), rule=deployed)
     labelled = (
         load_digits("train" if split == "train" else "test").first(images)
         if data == DIGITS
@@ -125,18 +120,43 @@ def study(
             crop=crop,
         )
     )
+    if isinstance(thing, Defence):
+        defence = thing
+    elif not classifier:
+        if isinstance(thing, Purifier):
+            _check.fail(where, "a classifier for a purifier", "none", "Name one with --classifier.")
+        defence = wrap_defence(thing, rule=deployed, **arguments)
+        if _blind(defence.core, labelled):
+            defence = wrap_defence(thing, rule=deployed, differentiable=False, **arguments)
+    else:
+        made = thing if isinstance(thing, Purifier) else wrap(thing, **arguments)
+        if not isinstance(thing, Purifier) and _blind(made, labelled):
+            made = wrap(thing, differentiable=False, **arguments)
+        defence = Defence(made, _classifier(classifier), rule=deployed)
     default = EPS if data == DIGITS else 8 / 255
     radius = eps if eps is not None else 0.5 if norm == "l2" else default
     if norm not in get_args(Norm):
         _check.fail(where, f"a norm among {', '.join(get_args(Norm))}", repr(norm))
     ball = Ball(cast(Norm, norm), radius)
+    strong = APGD(ball, n_steps=attack_steps, eot=eot)
+    rows = (
+        attack_suite(defence, strong)
+        if defence.differentiable
+        else profiles.quick(defence, ball, n_classes=len(labelled.classes), n_values=labelled.images[0].numel()).rows
+    )
     return Study(
         name=f"judge-{purifier.rpartition(':')[2]}".replace("_", "-").replace(".", "-"),
         data=labelled,
         defence=defence,
-        rows=attack_suite(defence, APGD(ball, n_steps=attack_steps, eot=eot)),
+        rows=rows,
         seed=seed,
     )
+
+
+def _blind(core: Purifier | None, data: ImageSet) -> bool:
+    """Whether a wrapped callable has no gradient path from its results to the images."""
+    noise = Noise(0, data.ids[:1], stream=Stream.PROBE)
+    return isinstance(core, Wrapped) and bool(core.why_no_gradient(data.images[:1], noise))
 
 
 def _arguments(text: str) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         report_draws=32,
         curve_eps=radii(ball, n_values),
         curve_images=16,
-        curve_rows=(*(row.name for row in _there(rows[0])), "adaptive"),
+        curve_rows=_on_curve(*rows),
     )
 
 
@@ -153,7 +153,7 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
         report_draws=64,
         curve_eps=radii(ball, n_values),
         curve_images=64,
-        curve_rows=(*(row.name for row in _there(rows[0])), "adaptive"),
+        curve_rows=_on_curve(*rows),
     )
 
 
@@ -198,7 +198,7 @@ def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
         report_draws=256,
         curve_eps=radii(ball, n_values),
         curve_images=128,
-        curve_rows=(*(row.name for row in _there(rows[0])), "adaptive"),
+        curve_rows=_on_curve(*rows),
     )
 
 
@@ -249,6 +249,14 @@ def under(study: Study, profile: Profile) -> Study:
     )
 
 
+def _on_curve(*rows: AttackRun | None) -> tuple[str, ...]:
+    """Rows of the curve: the undefended one, and the adaptive one or what takes its place."""
+    names = [row.name for row in _there(*rows)]
+    return tuple(name for name in ("undefended", "adaptive") if name in names) + (
+        () if "adaptive" in names else tuple(name for name in ("bpda",) if name in names)
+    )
+
+
 def radii(ball: Ball, n_values: int) -> tuple[float, ...]:
     """Radii for the accuracy-against-eps curve: half and twice the given one, then fourfold, to the whole box.
 
@@ -283,9 +291,21 @@ def _blind(ball: Ball, n_classes: int) -> Attack:
     return autoattack(ball, n_targets=min(9, n_classes - 1))
 
 
+_WITHOUT_GRADIENT = ("undefended", "unchanged", "transfer", "bpda", "black-box", "random")
+"""Kinds of rows that need no exact gradient."""
+
+
 def _there(*rows: AttackRun | None) -> tuple[AttackRun, ...]:
-    """The rows that a defence can have."""
-    return tuple(row for row in rows if row is not None)
+    """The rows that a defence can have; without a gradient path BPDA and scores take the place of exact gradients."""
+    there = tuple(row for row in rows if row is not None)
+    if all(row.evaluated.differentiable for row in there):
+        return there
+    there = tuple(row for row in there if row.kind in _WITHOUT_GRADIENT)
+    runs = SuiteRuns(there[-1].evaluated, there[-1].attack.ball)
+    kinds = {row.kind for row in there}
+    bpda = None if "bpda" in kinds else runs.bpda(APGD(runs.ball, n_steps=20, eot=4))
+    scores = None if "black-box" in kinds else runs.black_box(Square(runs.ball, n_queries=200, eot=4), images=16)
+    return (*there, *(row for row in (bpda, scores) if row is not None))
 
 
 class SuiteRuns:

@@ -489,6 +489,8 @@ class Study:
         made: list[AttackRun] = []
         for unit, defence in self.audits.items():
             method = unit.removeprefix("audit").removeprefix("-")
+            if not defence.differentiable:
+                continue
             random = defence.core is not None
             attack = APGD(
                 self.ball,

@@ -122,9 +122,10 @@ def _price(study: Study, row: AttackRun, rates: _Rates, name: str, eps: float, k
         work += [(n * cost.gradients, rates.pull), (n * cost.forwards, rates.look)]
         for cheap, (pull, look) in zip(cost.surrogates, rates.attacked, strict=True):
             work += [(n * cheap.gradients, pull), (n * cheap.forwards, look)]
-    if not null and main and rates.surrogate is not None:
+    if not null and main and compares(row):
         draws = n * cost.at_once
-        work += [(draws, rates.pull), (draws, rates.look), (draws, rates.surrogate)]
+        work += [(draws, rates.pull), (draws if row.attacked.purifier is not None else 0, rates.look)]
+        work += [] if rates.surrogate is None else [(draws, rates.surrogate)]
     if not null and main and row.evaluated.purifier is not None:
         walks = sum(2 * min(study.pictures, key.last - key.first) for key in keys)
         one = rates.judge._replace(forward=rates.judge.forward // row.evaluated.rule.n_draws, seconds=0.0)
@@ -163,7 +164,8 @@ class _Probe:
         judge = look
         if row.evaluated is not row.attacked:
             judge = self.rate(row.evaluated, rows=n * max(1, ROWS_PER_CALL // n), gradient=False)
-        cheap = surrogate(row.attacked) if compares(row) else None
+        shortens = row.attacked.core is not None and row.attacked.core.shortens
+        cheap = surrogate(row.attacked) if compares(row) and shortens else None
         coarse = None if cheap is None else self.rate(cheap, rows=at_once, gradient=True)
         others = [row.attacked.coarser(its.share) for its in row.attack.cost.surrogates]
         attacked = [

@@ -249,7 +249,8 @@ _FORMULAS: dict[str, Formula] = {
 
 def _digest(noise: Noise, number: int = -1) -> int:
     """64 bits of the address of all rows."""
-    text = f"{noise.seed} {noise.images} {noise.draws} {int(noise.stream)} {noise.round} {number}"
+    draws = (noise.draws,) * len(noise) if isinstance(noise.draws, int) else noise.draws
+    text = f"{noise.seed} {noise.images} {draws} {int(noise.stream)} {noise.round} {number}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 

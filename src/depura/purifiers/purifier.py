@@ -200,6 +200,11 @@ class Purifier(nn.Module, ABC):
         return passed
 
     @property
+    def differentiable(self) -> bool:
+        """Whether results have a gradient path to the images."""
+        return all(component.differentiable for component in self.components if component is not self)
+
+    @property
     def shortens(self) -> bool:
         """Whether there are copies of fewer steps (`coarser`)."""
         return all(component.shortens for component in self.components if component is not self)

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from depura import _check
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.schedules import Step
-from depura.gradients import ChainState, Direct, FromEnd, GradientRoute
+from depura.gradients import ChainState, FromEnd, GradientRoute, StoredState, StraightThrough
 from depura.gradients.stored import recomputation
 from depura.noise import BLOCK, Noise
 from depura.purifiers.addressed import AddressedDraws, Observed, addressed
@@ -66,6 +66,7 @@ class Wrapped(IterativePurifier):
         combine: str = "mean",
         isolate: bool | None = None,
         gradient: GradientRoute | None = None,
+        differentiable: bool = True,
         quiet: bool = True,
         scratch: bool = True,
         image_shape: tuple[int, int, int] | None = None,
@@ -86,6 +87,7 @@ class Wrapped(IterativePurifier):
             combine: "mean" or "apart".
             isolate: one image at a time.
             gradient: how it is differentiated.
+            differentiable: whether its results have a gradient path to the images.
             quiet: drop what it prints.
             scratch: run it in a folder of its own.
             image_shape: (C, H, W) that it takes.
@@ -107,7 +109,9 @@ class Wrapped(IterativePurifier):
         self.gives, self.combine = gives, combine
         self.n_results = _check.integer(where, "n_results", n_results, low=1)
         self.isolate, self.quiet, self.scratch = isolate, quiet, scratch
-        self.gradient = EXACT if gradient is None else gradient
+        self._differentiable = differentiable
+        blind = not differentiable and gives == "images"
+        self.gradient = gradient if gradient is not None else StraightThrough() if blind else EXACT
         self.image_shape = image_shape
         self.steps, self.clamp = WHOLE, False
         self.network = network
@@ -126,6 +130,42 @@ class Wrapped(IterativePurifier):
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return super().settings() | {"thing": _opened(self.thing)}
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether its results have a gradient path to the images."""
+        return self._differentiable
+
+    def why_no_gradient(self, images: Tensor, noise: Noise) -> str:
+        """What cuts the gradient path from results to images: found in one call.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            noise: of B rows.
+
+        Returns:
+            A few words; empty where there is a path.
+        """
+        blind: list[str] = []
+        handles: list[Any] = []
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", self.thing.named_modules()):
+
+            def look(module: nn.Module, args: Any, name: str = name) -> None:
+                if not torch.is_grad_enabled():
+                    blind.append(name)
+
+            if name:
+                handles.append(module.register_forward_pre_hook(look))
+        try:
+            with torch.enable_grad():
+                result = self._called(images.detach().clone().requires_grad_(), noise)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if result.requires_grad:
+            return ""
+        where = f"grad mode is off when {blind[0]} is called" if blind else "a detach, a conversion or no_grad inside"
+        return f"{where} ({_title(self.thing)})"
 
     @property
     def n_steps(self) -> int:
@@ -148,8 +188,14 @@ class Wrapped(IterativePurifier):
         call = _network_call(self.denoiser)
         if call is None or not call.known:
             return None
-        modules = cast("Iterable[tuple[str, nn.Module]]", self.thing.named_modules())
-        return next((name for name, module in modules if module is call.network), "")
+        thing = _opened(self.thing)
+        held: dict[str, Any] = getattr(thing, "__dict__", {}) if isinstance(self.thing, _Holder) else {}
+        roots: dict[str, Any] = {name: its for name, its in held.items() if isinstance(its, nn.Module)}
+        for root, its in (roots or {"": self.thing}).items():
+            for name, module in cast("Iterable[tuple[str, nn.Module]]", its.named_modules()):
+                if module is call.network:
+                    return f"{root}.{name}".strip(".")
+        return type(call.network).__name__ if call.network is not None else ""
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -339,7 +385,7 @@ class Wrapped(IterativePurifier):
         if network is None:
             yield
             return
-        constant = self.gradient.mode is not GradientMode.RELAXED and not isinstance(self.gradient, Direct)
+        constant = isinstance(self.gradient, StoredState)
         evaluate = cast("Callable[..., Any]", self.denoiser)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -349,14 +395,17 @@ class Wrapped(IterativePurifier):
             # Copies: what the caller changes in place afterwards must not reach the second computation.
             copied = [value.clone() if isinstance(value, Tensor) else value for value in args]
             named = {name: value.clone() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
-            number, generators = draws.number, (random.getstate(), np.random.get_state())
-
-            def contexts() -> tuple[Any, Any]:
-                return contextlib.nullcontext(), _made_again(draws, number, generators)
-
+            again = _MadeAgain(draws, draws.number)
             work = partial(evaluate, **named)
             return cast(
-                Any, checkpoint(work, *copied, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+                Any,
+                checkpoint(
+                    work,
+                    *copied,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=lambda: (contextlib.nullcontext(), again),
+                ),
             )
 
         network.__dict__["forward"] = forward
@@ -522,18 +571,26 @@ def _attributes(thing: Any, values: Mapping[str, Any]) -> Generator[None, None, 
             setattr(thing, name, value)
 
 
-@contextmanager
-def _made_again(draws: AddressedDraws, number: int, generators: tuple[Any, Any]) -> Generator[None, None, None]:
-    """A second computation of a network's call: the same numbers, and not counted."""
-    now = random.getstate(), np.random.get_state()
-    random.setstate(generators[0])
-    np.random.set_state(generators[1])
-    try:
-        with recomputation(), draws.again(number):
-            yield
-    finally:
-        random.setstate(now[0])
-        np.random.set_state(now[1])
+class _MadeAgain:
+    """A context for a network's call that is computed again, as often as autograd asks: same numbers, not counted."""
+
+    def __init__(self, draws: AddressedDraws, number: int) -> None:
+        self.draws, self.number = draws, number
+        self.python, self.arrays = random.getstate(), np.random.get_state()
+        self.entered: list[contextlib.ExitStack] = []
+
+    def __enter__(self) -> None:
+        stack = contextlib.ExitStack()
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        random.setstate(self.python)
+        np.random.set_state(self.arrays)
+        stack.enter_context(recomputation())
+        stack.enter_context(self.draws.again(self.number))
+        self.entered.append(stack)
+
+    def __exit__(self, *error: Any) -> None:
+        self.entered.pop().__exit__(*error)
 
 
 @contextmanager
