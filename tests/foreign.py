@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Loop(nn.Module):
         x = 2 * x - 1
         levels = [0.5 * (1 - k / n_steps) for k in range(n_steps + 1)]
         x = x + levels[0] * torch.randn_like(x)
-        for high, low in zip(levels, levels[1:], strict=False):
+        for high, low in itertools.pairwise(levels):
             clean = self.unet(x, noise_level=high)["clean"]
             x = clean + (x - clean) * (low / high) ** 2
             x += low * (1 - (low / high) ** 2) ** 0.5 * torch.randn(x.shape)

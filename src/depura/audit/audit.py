@@ -103,7 +103,7 @@ def audit_gradient(
     with watched(torch.device(device)):  # a defence that draws from a global generator leaves it as it was
         subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
         quick = _fast(defence, images, noise, device)
-        checks = [_modes(defence), made, *quick, _route(defence), *run(subject), *_foreign(subject.defence)]
+        checks = [_modes(defence), made, *quick, _route(defence), *run(subject), *_foreign(subject)]
         faults: tuple[Fault, ...] = ()
         red = [check.name for check in checks if check.light is Light.RED]
         if red or any(check.name in ("differences", "zeros") and check.light is Light.AMBER for check in checks):
@@ -193,16 +193,18 @@ def _modes(defence: Defence) -> Check:
     return Check("modes", Light.AMBER, " ".join(f"{text[0].upper()}{text[1:]}." for text in said))
 
 
-def _foreign(defence: Defence) -> list[Check]:
-    """What wrapped code was seen to do: where its numbers came from, what it printed, wrote and remembered."""
+def _foreign(subject: Subject) -> list[Check]:
+    """What wrapped code does in a call of one image: where its numbers come from, what it prints and remembers."""
+    wrapped = [m for m in cast("Iterable[nn.Module]", subject.defence.modules()) if isinstance(m, Wrapped)]
+    for module in wrapped:
+        module.forget()
+    if wrapped:
+        _logits(subject.defence, subject.inner[:1], subject.noise.take([0]))
     checks: list[Check] = []
-    for module in cast("Iterable[nn.Module]", defence.modules()):
-        if not isinstance(module, Wrapped):
-            continue
+    for module in wrapped:
         seen, light = module.observed, Light.GREEN
-        said = [
-            "Numbers from the noise: " + (", ".join(f"{name} x{n}" for name, n in seen.operators.items()) or "none")
-        ]
+        drawn = ", ".join(f"{name} x{n}" for name, n in seen.operators.items()) or "none"
+        said = [f"A call of one image draws from the noise: {drawn}"]
         if seen.sources:
             said.append(f"other generators: {', '.join(sorted(seen.sources))}")
         if seen.whole:

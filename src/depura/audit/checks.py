@@ -211,7 +211,8 @@ def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
     for route in routes:
         value, other = subject.gradient(subject.inner, subject.noise, subject.weights, route)
         drift = max(drift, relative(value, logits), relative(other, gradient))
-    what = f"Stored states against {'the full graph' if isinstance(second, Direct) else 'checkpointing'} and other segments"
+    other_way = "the full graph" if isinstance(second, Direct) else "checkpointing"
+    what = f"Stored states against {other_way} and other segments"
     return _compare("second way", what, drift, subject, "Look for parts that do otherwise with a graph than without.")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from depura import _check
 from depura.defence import Defence
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.solvers import AncestralLearned
@@ -43,13 +42,13 @@ class _Counted(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer; (x, sigma) to x0, but for networks of wrapped callables, which take what they take."""
-        answer = cast("Callable[..., Any]", self.denoiser)(*args, **kwargs)
+        answer: Any = cast("Callable[..., Any]", self.denoiser)(*args, **kwargs)
         n = next((len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 0), 1)
         if recomputing():
             self.counts.recomputed += n
         else:
             self.counts.forward += n
-        x0 = _check.tensor_in(answer)
+        x0 = _first_tensor(answer)
         if x0 is not None and x0.requires_grad:
             x0.register_hook(self._pulled)
         return answer
@@ -57,6 +56,15 @@ class _Counted(nn.Module):
     def _pulled(self, gradient: Tensor) -> None:
         if not recomputing():
             self.counts.backward += len(gradient)
+
+
+def _first_tensor(answer: Any) -> Tensor | None:
+    """The answer, or the first tensor in a tuple, list or mapping of answers."""
+    if isinstance(answer, Tensor):
+        return answer
+    values = cast("Mapping[Any, Any]", answer).values() if isinstance(answer, Mapping) else answer
+    several = cast("Iterable[Any]", values) if isinstance(values, Iterable) else ()
+    return next((value for value in several if isinstance(value, Tensor)), None)
 
 
 def counted(defence: Defence) -> tuple[Defence, Counts]:

@@ -182,6 +182,10 @@ class Wrapped(IterativePurifier):
         """What calls were seen to do so far, in this process."""
         return self._observed
 
+    def forget(self) -> None:
+        """Begin to observe anew."""
+        self._observed, self._calls = Observed(), 0
+
     @property
     def network_name(self) -> str | None:
         """Dotted name of the network that is checkpointed and counted; "" for none, None: not yet looked for."""
