@@ -26,8 +26,6 @@ from depura.noise import Noise
 from depura.purifiers.fast import Fast, deviation
 from depura.purifiers.purifier import Purifier
 from depura.records.kinds import NOT_FINITE
-from depura.reports.pictures import LARGEST_TERMINAL as LARGEST
-from depura.reports.pictures import side_by_side
 
 AT_ONCE = 64
 """Images purified in one call."""
@@ -167,9 +165,6 @@ def _show(before: Tensor, after: Tensor, title: str, classifier: Any) -> None:
     if classifier is not None and len(before) == 1:
         seen, now = (_class(predicted(classifier(x))) for x in (before, after))
         out.print(f"the bundled classifier sees a {seen} before and a {now} after", highlight=False)
-    if len(before) == 1 and max(before.shape[2:]) <= LARGEST and out.is_terminal:
-        for line in side_by_side(before[0], after[0]):
-            out.print(line)
 
 
 def _class(prediction: Tensor) -> str:
