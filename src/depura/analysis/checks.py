@@ -39,14 +39,7 @@ CHECKS: list[Check] = []
 
 
 def verdicts(results: Results) -> tuple[Verdict, ...]:
-    """Every check of every defence of a run.
-
-    Args:
-        results: of the run.
-
-    Returns:
-        V1 to V21 of the defence; of a comparison, of each method, one method after another.
-    """
+    """V1 to V21 of the defence of a run; of a comparison, of each method, one method after another."""
     return tuple(check(its)._replace(method=method.name) for method, its in results.each() for check in CHECKS)
 
 

@@ -159,14 +159,7 @@ class Details(NamedTuple):
 
 
 def details(results: Results) -> Details:
-    """Work out the details of a complete run.
-
-    Args:
-        results: of the run.
-
-    Returns:
-        The details; parts that the run has no rows for are empty.
-    """
+    """The details of a complete run; parts that it has no rows for are empty."""
     rows = results.all_rows
     return Details(
         error_rates=tuple(_error_rates(method.name, its) for method, its in results.each() if its.attacks),

@@ -36,15 +36,7 @@ class Progress(NamedTuple):
 
 
 def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
-    """Where a run is.
-
-    Args:
-        header: of the run.
-        units: those that are done.
-
-    Returns:
-        One line for each row and radius, in the study's order.
-    """
+    """Where a run is by the units that are done: a line for each row and radius, in the study's order."""
     titles = {row.name: row.title for row in header.rows}
     groups: dict[tuple[str, float], list[UnitEntry]] = {}
     for entry in header.units:
@@ -69,14 +61,7 @@ def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
 
 
 def accuracy_so_far(units: Sequence[Unit]) -> Proportion | None:
-    """Accuracy of one draw over some units; None where nothing is predicted.
-
-    Args:
-        units: of one row at one radius.
-
-    Returns:
-        The accuracy, with its interval over the images of these units.
-    """
+    """Accuracy of one draw over some units of a row, with its interval; None where nothing is predicted."""
     predicted = tuple(unit for unit in units if "predictions" in unit.arrays)
     return mean_with_interval(RowResults(predicted).accuracies) if predicted else None
 

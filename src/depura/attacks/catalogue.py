@@ -175,15 +175,7 @@ def at_default(entry: Entry) -> Attack:
 
 
 def threat(norm: str, eps: float) -> Threat:
-    """A threat model by the name of its norm.
-
-    Args:
-        norm: of a `Ball`, or "flow".
-        eps: radius; of a flow, its bound in grid units.
-
-    Returns:
-        The threat model.
-    """
+    """A threat model by the norm of a `Ball`, or "flow", and its radius; of a flow, its bound in grid units."""
     return Flow(eps) if norm == "flow" else Ball(cast("Norm", norm), eps)
 
 

@@ -21,13 +21,7 @@ class Live:
     """Bars for the units to do, one for each row and radius; a context manager."""
 
     def __init__(self, study: Study, directory: RunDirectory, todo: Sequence[UnitKey]) -> None:
-        """Begin.
-
-        Args:
-            study: the study.
-            directory: where its units are committed.
-            todo: the units to do.
-        """
+        """Show the units to do of a study, which are committed in the directory."""
         self._directory, self._todo, self._all = directory, todo, study.units()
         self._done = 0
         self._bars = progress()

@@ -34,17 +34,7 @@ NAMES = f"<{'|'.join(BUILDS)}>"
 
 
 def named(name: str) -> str:
-    """The name of a method of the command line, for options.
-
-    Args:
-        name: any text.
-
-    Returns:
-        The name.
-
-    Raises:
-        ValueError: there is no such method.
-    """
+    """The name of a method of the command line, for options; a ValueError where there is no such method."""
     if name not in BUILDS:
         raise ValueError(f"{name!r} is not one of {', '.join(map(repr, BUILDS))}.")
     return name
@@ -84,11 +74,7 @@ class Listed:
 
 
 def listed() -> tuple[Listed, ...]:
-    """All settings, described and counted.
-
-    Returns:
-        In the order of the papers.
-    """
+    """All settings, described and counted, in the order of the papers."""
     return tuple(_listed(method, setting) for method in METHODS.values() for setting in method.settings)
 
 

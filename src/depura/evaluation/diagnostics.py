@@ -218,14 +218,7 @@ class Watched(nn.Module):
         return logits
 
     def coarser(self, share: int) -> Defence:
-        """The defence with one step for every `share` steps. What it answers is not noted, as nobody deploys it.
-
-        Args:
-            share: steps for each of the new walk.
-
-        Returns:
-            The surrogate.
-        """
+        """The defence with one step for every `share` steps. What it answers is not noted, as nobody deploys it."""
         return self.defence.coarser(share)
 
     def _note(self, at: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:

@@ -54,21 +54,13 @@ class AttackSuite:
 
 
 Profile = Callable[..., AttackSuite]
-"""(defence, ball, *, n_classes, n_values) -> ladder."""
+"""(defence, ball, *, n_classes, n_values) -> attack suite: of what is deployed, with a purifier, and the threat model.
+
+The suite depends on how many classes there are and how many values an image has."""
 
 
 def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """A minute's worth, for tests: every part runs once, no number is worth reading.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """A minute's worth, for tests: every part runs once, no number is worth reading. See `Profile`."""
     del n_classes, n_values
     few = SuiteRuns(defence, ball)
     rows = (
@@ -82,17 +74,7 @@ def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
 
 
 def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """For development; its numbers are not to be published.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """For development; its numbers are not to be published. See `Profile`."""
     runs = SuiteRuns(defence, ball)
     strong = APGD(ball, n_steps=20, eot=4)
     rows = (
@@ -117,17 +99,7 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
 
 
 def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """For ablations and internal tables.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """For ablations and internal tables. See `Profile`."""
     runs = SuiteRuns(defence, ball)
     strong, blind = APGD(ball, n_steps=50, eot=16), _deterministic(ball, 100, n_classes)
     rows = (
@@ -157,17 +129,7 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
 
 
 def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """For claims. One seed; run it with three.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """For claims. One seed; run it with three. See `Profile`."""
     runs = SuiteRuns(defence, ball)
     strong, blind = APGD(ball, n_steps=100, eot=20), _blind(ball, n_classes)
     targets = min(9, n_classes - 1)
@@ -249,15 +211,7 @@ def under(study: Study, profile: Profile) -> Study:
 
 
 def radii(ball: Ball, n_values: int) -> tuple[float, ...]:
-    """Radii for the accuracy-against-eps curve: half and twice the given one, then fourfold, to the whole box.
-
-    Args:
-        ball: threat model.
-        n_values: how many values an image has.
-
-    Returns:
-        In rising order, without the given radius. The last is `whole_box`.
-    """
+    """Radii for the accuracy-against-eps curve, rising: half and twice the ball's, fourfold, up to `whole_box`."""
     whole, found = whole_box(ball.norm, n_values), [ball.eps / 2, 2 * ball.eps]
     while found[-1] < whole / 4:
         found.append(4 * found[-1])

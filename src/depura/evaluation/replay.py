@@ -81,18 +81,9 @@ class Replay(NamedTuple):
 
 
 def as_recorded(directory: RunDirectory, source: StudySource) -> tuple[Study, tuple[str, ...]]:
-    """The study of a run, made anew, and what of the machine is not as recorded.
+    """The study of a run, made anew, and sentences about versions and code that are not as recorded.
 
-    Args:
-        directory: the run.
-        source: where its study comes from.
-
-    Returns:
-        The study; sentences about versions and code that differ.
-
-    Raises:
-        InputError: the study cannot be made.
-        RecordError: another study than the one on record.
+    A `RecordError` where it is another study than the one on record.
     """
     made, now = rebuilt_header(directory.header, source)
     other = header_differences(directory.header, now)

@@ -127,15 +127,7 @@ def _stages(
 
 
 def admit(study: Study, directory: RunDirectory) -> None:
-    """Refuse to go on where the audit of a defence's gradient is red.
-
-    Args:
-        study: the study.
-        directory: its run directory; all audits must be done.
-
-    Raises:
-        RefusedError: a red audit.
-    """
+    """Refuse (`RefusedError`) to go on where the audit of a defence's gradient is red; all audits must be done."""
     for key in study.units():
         if key.row in study.audits:
             audit = directory.load(key.name).facts.audit

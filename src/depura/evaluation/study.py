@@ -201,12 +201,7 @@ class AttackRun:
 def same_function(a: Defence, b: Defence) -> bool:
     """Whether two defences compute the same, however they are differentiated.
 
-    Args:
-        a: a defence.
-        b: another one.
-
-    Returns:
-        Whether purifier, classifier (the same object, or one of the same class and weights) and rule are the same.
+    They have the same purifier, classifier (the same object, or one of the same class and weights) and rule.
     """
     return a is b or (_same_purifier(a.purifier, b.purifier) and _same_rest(a, b))
 

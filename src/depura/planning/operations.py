@@ -38,17 +38,7 @@ class Estimate:
     )
 
     def seconds(self, defence: Defence, rows: int, counts: Counts, *, gradient: bool) -> float:
-        """Seconds per row, however many rows there are.
-
-        Args:
-            defence: without weights.
-            rows: without effect.
-            counts: evaluations of one row.
-            gradient: whether with the gradient by the images.
-
-        Returns:
-            Operations over the rate.
-        """
+        """Seconds per row, however many rows there are: operations of a row with these evaluations over the rate."""
         del rows
         key = (id(defence), gradient)
         if key not in self._known:
@@ -90,16 +80,7 @@ class Estimate:
 
 
 def shares(whole: Counts, first: Counts, middle: Counts) -> tuple[float, float]:
-    """How many steps of two kinds a walk consists of.
-
-    Args:
-        whole: evaluations of the walk.
-        first: of a step of one kind.
-        middle: of a step of the other kind.
-
-    Returns:
-        Of either kind; all of the first where the two are alike.
-    """
+    """How many steps of either kind sampling consists of, by evaluations; all of the first where they are alike."""
     alike = first.forward * middle.backward - first.backward * middle.forward
     if alike == 0:
         return whole.forward / max(1, first.forward), 0.0
@@ -109,13 +90,9 @@ def shares(whole: Counts, first: Counts, middle: Counts) -> tuple[float, float]:
 
 
 def operations(f: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and convolutions that a function makes.
+    """Floating-point operations of the matrix products and convolutions in a call of a function.
 
-    Args:
-        f: what to run; on the meta device nothing is computed.
-
-    Returns:
-        Their number, a multiplication and an addition counted as two.
+    A multiplication and an addition are two. On the meta device nothing is computed.
     """
     with _Counting() as counting:
         f()
@@ -141,16 +118,10 @@ class _Counting(TorchDispatchMode):
 
 
 def rate_of(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of one convolution of 128 features on 8 images of 32 x 32 pixels.
+    """Floating-point operations a second of one convolution of 128 features on 8 images of 32 x 32 pixels, the best of
+    a few.
 
     Networks, with their smaller operations in between, are somewhat slower.
-
-    Args:
-        device: where.
-        dtype: of the images.
-
-    Returns:
-        The rate, the best of a few.
     """
     x, weight = (torch.ones(shape, dtype=dtype, device=device) for shape in ((8, 128, 32, 32), (128, 128, 3, 3)))
     count = operations(lambda: F.conv2d(x, weight, padding=1))

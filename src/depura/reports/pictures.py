@@ -21,14 +21,7 @@ Pixels = NDArray[np.uint8]
 
 
 def image_grid(columns: Sequence[tuple[Pixels, Pixels]]) -> bytes:
-    """Pairs of pictures, one above the other, from left to right; line by line where there are many.
-
-    Args:
-        columns: pairs (above, below), at least one, of one size.
-
-    Returns:
-        A PNG file.
-    """
+    """A PNG file of pairs (above, below) of pictures of one size, from left to right, line by line."""
     lines = [_line(columns[k : k + COLUMNS]) for k in range(0, len(columns), COLUMNS)]
     width = max(line.shape[1] for line in lines)
     padded = [np.pad(line, ((0, 2 * GAP), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]

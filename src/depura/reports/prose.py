@@ -162,14 +162,9 @@ _ESCAPES = {
 
 
 def paragraph(summary: Summary, claim: Claim) -> str:
-    """A paragraph for a paper, in plain text.
+    """A paragraph of a claim on a defence for a paper, in plain text.
 
-    Args:
-        summary: of the run.
-        claim: on one of its defences.
-
-    Returns:
-        Sentences: the number with its interval, rule, null, attacks with their gradients, images, draws and seed.
+    Sentences: the number with its interval, rule, null, attacks with their gradients, images, draws and seed.
     """
     header, threat = summary.header, summary.header.threat_model
     software, n = header.versions, len(claim.attacks)
