@@ -56,11 +56,9 @@ def purifiers() -> dict[str, depura.Purifier]:
             "mimic-released": depura.mimicdiffusion(d, released=True, **mimic),
         },
         "agdm": {"agdm": depura.agdm(d, features=guide.features, scale=AGDM_SCALE, n_noise=INDEX, n_steps=10)},
-        "gdmp": {
-            "gdmp": depura.gdmp(d, n_noise=INDEX, n_steps=5, batch_ref=batch, start=released_start(INDEX)),
-        },
+        "gdmp": {"gdmp": depura.gdmp(d, n_noise=INDEX, n_steps=5, batch_ref=batch, start=released_start(INDEX))},
         "gradual": {
-            "gradual": depura.gradual(d, depths=(30,) * 4 + (50,) * 2 + (INDEX,) * 2, n_steps=(2,) * 4 + (5,) * 4),
+            "gradual": depura.gradual(d, depths=(30,) * 4 + (50,) * 2 + (INDEX,) * 2, n_steps=(2,) * 4 + (5,) * 4)
         },
         "baseline": {"noise": depura.noise_only(std=STD), "blur": depura.blur_only(std=0.5)},
     }

@@ -16,7 +16,6 @@ class Progress(NamedTuple):
 
     Attributes:
         name: of the row; null baselines and audits are rows too.
-        title: for people; empty of what is no attack.
         eps: radius.
         done: units that are there.
         total: units that it has.
@@ -26,7 +25,6 @@ class Progress(NamedTuple):
     """
 
     name: str
-    title: str
     eps: float
     done: int
     total: int
@@ -37,7 +35,6 @@ class Progress(NamedTuple):
 
 def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
     """Where a run is by the units that are done: a line for each row and radius, in the study's order."""
-    titles = {row.name: row.title for row in header.rows}
     groups: dict[tuple[str, float], list[UnitEntry]] = {}
     for entry in header.units:
         groups.setdefault((entry.row, entry.eps), []).append(entry)
@@ -48,7 +45,6 @@ def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
         lines.append(
             Progress(
                 name=row,
-                title=titles.get(row, ""),
                 eps=eps,
                 done=len(there),
                 total=len(entries),

@@ -19,13 +19,7 @@ from depura.statistics.precision import Spread, spread
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-GRADIENT_KINDS = (
-    AttackKind.ADAPTIVE,
-    AttackKind.RELAXED,
-    AttackKind.TARGETED,
-    AttackKind.SELECTIVE,
-    AttackKind.BUDGET,
-)
+GRADIENT_KINDS = (AttackKind.ADAPTIVE, AttackKind.RELAXED, AttackKind.TARGETED, AttackKind.SELECTIVE, AttackKind.BUDGET)
 """Attacks that differentiate the defence that is judged, as it is or through smooth stand-ins."""
 
 N_ANY, N_VOTE = 10, 21

@@ -96,8 +96,7 @@ def attack(
     to: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the attacked images go.")],
     classifier: Annotated[str, typer.Option(help=f"{FORMS}; the last returns a callable to logits.")] = DIGITS,
     label: Annotated[
-        list[int] | None,
-        typer.Option(help="True class of all images, or once for each; default: see above."),
+        list[int] | None, typer.Option(help="True class of all images, or once for each; default: see above.")
     ] = None,
     name: Annotated[str, typer.Option("--attack", help="As `depura attacks` lists them.")] = CATALOGUE[0].name,
     norm: Annotated[Norm, typer.Option(help="Norm of the change.")] = Norm.linf,
@@ -131,12 +130,7 @@ def attack(
     purifier = None
     if method is not None:
         purifier = purifier_of(
-            denoiser,
-            method,
-            where="attack",
-            t_star=t_star,
-            steps=purifier_steps,
-            steps_option="--purifier-steps",
+            denoiser, method, where="attack", t_star=t_star, steps=purifier_steps, steps_option="--purifier-steps"
         )
     defence = Defence(purifier, judge)
     radius = EPS[norm.value] if eps is None else eps
@@ -156,7 +150,8 @@ def attack(
     out.print(head, highlight=False, soft_wrap=True)
     out.print(f"labels   {whose}", highlight=False, soft_wrap=True)
     found = _attack_all(made, defence, loaded, labels, seed=seed, draws=draws if random else 1)
-    files.write_all({t: files.encode(_stack(f), t) for t, f in zip(targets, found, strict=True)}, where="attack")
+    attacked = [torch.cat([result.images for result in results]) for results in found]
+    files.write_all({t: files.encode(x, t) for t, x in zip(targets, attacked, strict=True)}, where="attack")
     for item, target, own, results in zip(loaded, targets, labels, found, strict=True):
         for k, result in enumerate(results):
             title = target.name if len(results) == 1 else f"{target.name}[{k}]"
@@ -271,10 +266,6 @@ def _row(judged: Judged, row: int) -> Judged:
     at = slice(row, row + 1)
     before, after, rounded = (Scores(*(values[at] for values in s)) for s in judged.scores)
     return Judged(judged.images[at], (before, after, rounded), None if judged.zero is None else judged.zero[at])
-
-
-def _stack(results: list[Judged]) -> Tensor:
-    return torch.cat([result.images for result in results])
 
 
 def _words(result: Judged, clean: Tensor, label: Tensor, ball: Threat, *, random: bool) -> str:

@@ -180,7 +180,8 @@ def resume(
     else:
         out.print("plan     nothing to do: every unit is done")
     begun = time.monotonic()
-    with Live(study, directory, todo) as live:
+    live = Live(study, directory, todo)
+    with live.bars:
         if machine.workers == 1 or not todo:
             compute(
                 study,

@@ -248,9 +248,13 @@ class SuiteRuns:
     def undefended(self, attack: Attack) -> AttackRun:
         return AttackRun("undefended", "no defence", attack, self.bare, self.bare, "undefended")
 
+    def judged(self, name: str, title: str, attack: Attack, kind: str, images: int | None = None) -> AttackRun:
+        """A row whose attack asks or differentiates the defence itself."""
+        return AttackRun(name, f"purified; {title}", attack, self.defence, self.defence, kind, images=images)
+
     def unchanged(self) -> AttackRun:
-        title = "purified; images as they are, scored like an attack's"
-        return AttackRun("unchanged", title, CleanImages(self.ball), self.defence, self.defence, "unchanged")
+        title = "images as they are, scored like an attack's"
+        return self.judged("unchanged", title, CleanImages(self.ball), "unchanged")
 
     def transfer(self, attack: Attack) -> AttackRun:
         title = "purified; examples made against the bare classifier"
@@ -270,29 +274,23 @@ class SuiteRuns:
         return AttackRun("surrogate", title, attack, surrogate(self.defence), self.defence, "surrogate")
 
     def adaptive(self, attack: Attack, *, name: str = "adaptive", title: str = "adaptive attack") -> AttackRun:
-        title = f"purified; {title} through the whole defence"
-        return AttackRun(name, title, attack, self.defence, self.defence, "adaptive")
+        return self.judged(name, f"{title} through the whole defence", attack, "adaptive")
 
     def targeted(self, attack: Attack, *, images: int) -> AttackRun:
-        title = "purified; towards one wrong class after the other"
-        return AttackRun("targeted", title, attack, self.defence, self.defence, "targeted", images=images)
+        return self.judged("targeted", "towards one wrong class after the other", attack, "targeted", images)
 
     def selective(self, attack: Attack) -> AttackRun:
-        title = "purified; along the draws that can be broken together"
-        return AttackRun("selective", title, attack, self.defence, self.defence, "selective")
+        return self.judged("selective", "along the draws that can be broken together", attack, "selective")
 
     def black_box(self, attack: Attack, *, images: int, name: str = "square", title: str = "Square") -> AttackRun:
-        title = f"purified; {title}, no gradients"
-        return AttackRun(name, title, attack, self.defence, self.defence, "black-box", images=images)
+        return self.judged(name, f"{title}, no gradients", attack, "black-box", images)
 
     def random(self, attack: RandomPoints, *, images: int) -> AttackRun:
-        title = f"purified; the worst of {attack.n_points:,} random corners"
-        return AttackRun("random", title, attack, self.defence, self.defence, "random", images=images)
+        return self.judged("random", f"the worst of {attack.n_points:,} random corners", attack, "random", images)
 
     def one_step(self, attack: APGD, *, images: int) -> AttackRun:
         single = PGD(self.ball, n_steps=1, step_size=self.ball.eps, eot=attack.eot, random_start=False)
-        title = "purified; one step of the full size"
-        return AttackRun("one-step", title, single, self.defence, self.defence, "one-step", images=images)
+        return self.judged("one-step", "one step of the full size", single, "one-step", images)
 
     def more(self, attack: APGD, *, images: int) -> tuple[AttackRun, ...]:
         """The adaptive attack with twice the steps, twice the draws, and one restart more."""
@@ -302,15 +300,7 @@ class SuiteRuns:
             "restart": ("one restart more", replace(attack, n_restarts=attack.n_restarts + 1)),
         }
         return tuple(
-            AttackRun(
-                name,
-                f"purified; the adaptive attack with {what}",
-                its,
-                self.defence,
-                self.defence,
-                "budget",
-                images=images,
-            )
+            self.judged(name, f"the adaptive attack with {what}", its, "budget", images)
             for name, (what, its) in variants.items()
         )
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from depura import _check
 from depura.attacks.apgd import APGD
 from depura.attacks.attack import Attack
 from depura.attacks.threat import Ball, Threat
+from depura.data.imageset import ImageSet
 from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.gradients import Relaxed, StoredState, StraightThrough
 from depura.noise import Noise, Stream
@@ -102,35 +103,6 @@ RESERVED = ("null-", "audit")
 
 AUDITED = 2
 """Images that gradients are audited on."""
-
-
-class LabelledImages(Protocol):
-    """What a study needs of a data set (`depura.data.imageset.ImageSet` is one)."""
-
-    @property
-    def name(self) -> str:
-        """What it is."""
-        ...
-
-    @property
-    def images(self) -> Tensor:
-        """(N, C, H, W), float in [0, 1]."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,), int64."""
-        ...
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """(N,), distinct; they address noise and records."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -307,7 +279,7 @@ class Study:
     """
 
     name: str
-    data: LabelledImages
+    data: ImageSet
     defence: Defence
     rows: tuple[AttackRun, ...]
     seed: int = 0
@@ -498,7 +470,7 @@ class Study:
         return [key for key in self.kept if (key.row, key.eps) == (row, eps) and key.last <= n]
 
 
-def _distinct(where: str, data: LabelledImages) -> None:
+def _distinct(where: str, data: ImageSet) -> None:
     """Refuse an image that is there twice: it would count twice, and intervals would be too narrow."""
     if data.images.is_meta:
         return

@@ -18,14 +18,7 @@ from torch import Tensor
 from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.guidance import State, mean_shift, minus_gradient
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps, respaced_steps
-from depura.diffusion.solvers import (
-    AncestralLarge,
-    AncestralLearned,
-    FromInputUnder,
-    Start,
-    from_input,
-    last_variance,
-)
+from depura.diffusion.solvers import AncestralLarge, AncestralLearned, FromInputUnder, Start, from_input, last_variance
 from depura.gradients import GradientRoute
 from depura.image_ops import minus_mse, ssim
 from depura.methods.entry import Method, Setting

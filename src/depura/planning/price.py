@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from depura.defence import Defence
 from depura.evaluation.counting import Counts, bytes_per_row, evaluations
@@ -43,14 +43,6 @@ class Price(NamedTuple):
     seconds: float
     memory: int
     rate: float | None = None
-
-
-class Clock(Protocol):
-    """What knows how long a call takes (`Stopwatch` measures, `Estimate` counts operations)."""
-
-    def seconds(self, defence: Defence, rows: int, counts: Counts, *, gradient: bool) -> float:
-        """Seconds per row of a call of so many rows, each with these evaluations."""
-        ...
 
 
 class _Rate(NamedTuple):
@@ -146,7 +138,7 @@ class _Probe:
 
     study: Study
     device: str
-    clock: Clock
+    clock: Stopwatch | Estimate
     known: dict[tuple[int, int, bool], _Rate] = field(default_factory=dict[tuple[int, int, bool], _Rate])
     graphs: list[tuple[Defence, int]] = field(default_factory=list[tuple[Defence, int]])
     counted: dict[tuple[int, bool], Counts] = field(default_factory=dict[tuple[int, bool], Counts])

@@ -83,7 +83,9 @@ class RunDirectory:
         file = path / "study.json"
         try:
             if not file.exists():
-                if path.exists() and (not path.is_dir() or any(not _ours(p.name) for p in path.iterdir())):
+                names = [p.name for p in path.iterdir()] if path.is_dir() else []
+                foreign = any(name != "units" and not name.endswith(".partial") for name in names)
+                if path.exists() and (foreign or not path.is_dir()):
                     raise RecordError(
                         f"run directory {path}: expected a new or empty folder or a run of this study, got a folder of "
                         "other files. Choose another --out."
@@ -253,10 +255,6 @@ def _digest(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> str
 
 def _text(header: Header) -> bytes:
     return (json.dumps(header.as_json(), indent=1, sort_keys=True) + "\n").encode()
-
-
-def _ours(name: str) -> bool:
-    return name == "units" or name.endswith(".partial")
 
 
 def _reason(error: Exception) -> str:

@@ -26,13 +26,10 @@ MODES = {
 }
 """Codes of layout 5 by gradient mode; G0, the bare classifier, depends on what was judged."""
 
-NEVER_TRANSFERRED = (
-    AttackKind.OTHER,
-    AttackKind.UNDEFENDED,
-    AttackKind.UNCHANGED,
-    AttackKind.TRANSFER,
-)
+NEVER_TRANSFERRED = (AttackKind.OTHER, AttackKind.UNDEFENDED, AttackKind.UNCHANGED, AttackKind.TRANSFER)
 """Kinds that a row keeps whatever it judges."""
+
+UNIT = ("unit", "row", "eps", "first", "last")
 
 WITHOUT_GRADIENTS = (AttackKind.UNCHANGED, AttackKind.RANDOM, AttackKind.BLACK_BOX)
 
@@ -50,7 +47,7 @@ def upgraded_header(raw: Mapping[str, Any], layout: int) -> dict[str, Any]:
         "methods": _methods(raw),
         "rows": [_of_another_rule(_row(row, raw), raw) for row in raw["rows"]],
         "draws": draws,
-        "units": [_entry(entry) for entry in raw["units"] if not entry.get("since")],
+        "units": [{key: entry[key] for key in UNIT} for entry in raw["units"] if not entry.get("since")],
         "published": raw.get("published", []),
         "left_out": raw.get("left_out", ""),
         "extensions": [{**step, "source": _source(step.get("source"))} for step in raw.get("extensions", [])],
@@ -92,10 +89,8 @@ def _source(raw: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _methods(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if raw["methods"]:
-        return [renamed_parts(method, ("defence", "rule")) for method in raw["methods"]]
-    one = {key: raw[key] for key in ("defence", "rule", "note")}
-    return [renamed_parts(one, ("defence", "rule"))]
+    methods = raw["methods"] or [{key: raw[key] for key in ("defence", "rule", "note")}]
+    return [renamed_parts(method, ("defence", "rule")) for method in methods]
 
 
 def _row(row: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,10 +120,6 @@ def _mode(row: Mapping[str, Any], raw: Mapping[str, Any]) -> GradientMode:
     judged = next((its for its in raw["methods"] if its["name"] == row["method"]), raw)["defence"]
     bare = row["judged"] == "bare" or (judged is not None and judged["purifier"] is None)
     return GradientMode.EXACT if bare else GradientMode.TRANSFER
-
-
-def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: entry[key] for key in ("unit", "row", "eps", "first", "last")}
 
 
 def renamed_parts(value: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:

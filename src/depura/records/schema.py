@@ -548,7 +548,8 @@ def read_header(raw: Any) -> Header:
             found = upgraded_header(found, layout)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise LayoutError(f"expected the header of a run of layout {layout}, got one without {error}") from error
-    return _checked(Header, {**found, "schema": LAYOUT, **_renamed_parts(found)}, "header")
+    parts = {key: renamed(found[key], current_name) for key in ("methods", "rows", "rescored_from") if key in found}
+    return _checked(Header, {**found, "schema": LAYOUT, **parts}, "header")
 
 
 def layout_of(raw: Mapping[str, Any]) -> int:
@@ -570,11 +571,6 @@ def read_facts(raw: Any, *, layout: int) -> UnitFacts:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise LayoutError(f"expected the facts of a unit of layout {layout}, got some without {error}") from error
     return _checked(UnitFacts, found, "unit")
-
-
-def _renamed_parts(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What describes objects, with every name as it is now."""
-    return {key: renamed(found[key], current_name) for key in ("methods", "rows", "rescored_from") if key in found}
 
 
 def _checked(part: Any, value: Any, what: str) -> Any:

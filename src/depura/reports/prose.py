@@ -8,16 +8,7 @@ from depura.analysis.claims import Claim
 from depura.analysis.comparison import STRONGEST, Comparison, Pair
 from depura.analysis.details import ErrorRates
 from depura.analysis.summary import Summary
-from depura.analysis.words import (
-    APPROXIMATE,
-    KINDS,
-    MODES,
-    attack_text,
-    capital,
-    p_value,
-    rule_text,
-    threat_text,
-)
+from depura.analysis.words import APPROXIMATE, KINDS, MODES, attack_text, capital, p_value, rule_text, threat_text
 from depura.records.kinds import AttackKind
 from depura.records.schema import Judged
 from depura.statistics.intervals import Proportion
@@ -67,11 +58,7 @@ def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
 def versions(summary: Summary) -> tuple[tuple[str, str], ...]:
     """Names and versions of what the numbers were made with, the devices and the seed."""
     header = summary.header
-    return (
-        *sorted(header.versions.items()),
-        ("device", ", ".join(summary.devices)),
-        ("seed", str(header.seed)),
-    )
+    return (*sorted(header.versions.items()), ("device", ", ".join(summary.devices)), ("seed", str(header.seed)))
 
 
 def modes(summary: Summary) -> str:

@@ -196,11 +196,7 @@ def _difference(difference: PairedDifference | None) -> Cell:
 def error_rate_table(summary: Summary) -> Table:
     """How many images are hardly ever, sometimes, and mostly misclassified, and when to expect an error."""
     rows = tuple(
-        (
-            f"{method}, {name}" if method else name,
-            *(percent(part) for part in metrics.shares),
-            str(metrics.submissions),
-        )
+        (f"{method}, {name}" if method else name, *(percent(part) for part in metrics.shares), str(metrics.submissions))
         for method, (null, attacked) in _judged(summary).items()
         for name, metrics in (("no attack", null), ("strongest attack", attacked))
     )
@@ -393,7 +389,7 @@ def gradient_table(summary: Summary) -> Table:
 
 def price_table(summary: Summary) -> Table:
     """Evaluations of the denoiser per prediction."""
-    rows = tuple((price.name, count(price.evaluations)) for price in summary.details.prices)
+    rows = tuple((name, count(evaluations)) for name, evaluations in summary.details.prices.items())
     note = (
         "Evaluations of the denoiser per prediction of the deployed rule, counted; beside them a prediction runs the "
         "classifier. Times are not in the records, since equal studies give equal bytes on any machine: "
