@@ -458,7 +458,7 @@ def last_step_breaks(results: Results) -> Verdict:
     """With the last step of the reverse process alone the attack breaks the defence as it breaks the classifier."""
     rows, bare = results.rows(AttackKind.TINY), results.rows(AttackKind.UNDEFENDED)
     if not rows:
-        return _not_run("No row attacks the defence with its walk cut to the last step.")
+        return _not_run("No row attacks the defence with its reverse process cut to the last step.")
     accuracies = results.accuracies(rows[0])
     null = results.null(rows[0], len(accuracies))
     if bare and null.mean() < results.null(bare[0], len(accuracies)).mean() - 0.2:

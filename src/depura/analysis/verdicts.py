@@ -168,7 +168,7 @@ def conclusion(verdicts: Sequence[Verdict], results: Results) -> Conclusion:
     not_run = {v.id for v in verdicts if v.status is Status.NOT_RUN}
     if {"V4", "V20"} <= not_run and not results.rows(AttackKind.BLACK_BOX):
         reason = (
-            "The attack was run at one radius, with no attack of depura's own and none without gradients beside it: "
+            "The attack was run at one radius, with no attack of depura's own and none without gradients: "
             "nothing says whether it is strong."
         )
         return Conclusion(method, HeadlineStatus.UNCHECKED, reason)

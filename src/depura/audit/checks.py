@@ -175,7 +175,7 @@ def _differences(subject: Subject, gradient: Tensor) -> Check:
 
 def _second_way(subject: Subject, logits: Tensor, gradient: Tensor) -> Check:
     if subject.defence.purifier is None:
-        return Check("second way", Light.GREEN, "There is no walk to differentiate in a second way.")
+        return Check("second way", Light.GREEN, "There is no reverse process to differentiate in a second way.")
     routes: list[GradientRoute] = [Checkpointed(), StoredState(), StoredState(segment=2), StoredState(segment=5)]
     own = subject.route
     if own is not None and own.mode == GradientMode.EXACT and not isinstance(own, (StoredState, Direct)):
@@ -228,7 +228,7 @@ def _randomness(subject: Subject, logits: Tensor) -> Check:
         other = subject.defence(subject.inner, subject.noise.draw(1))
     drift = relative(logits, other)
     if drift == 0:
-        sentence = f"{DETERMINISTIC}: the defence is deterministic, its noise pinned, or drawn from elsewhere."
+        sentence = f"{DETERMINISTIC}: the defence is deterministic, its noise fixed, or drawn from elsewhere."
         return Check("randomness", Light.GREEN, sentence, drift)
     return Check("randomness", Light.GREEN, f"Another draw moves the logits by {drift:.2g}.", drift)
 

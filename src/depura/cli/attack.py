@@ -113,7 +113,7 @@ def attack(
     ] = None,
     denoiser: Annotated[str, typer.Option(help=f"Of the purifier: {DENOISERS}.")] = DIGITS,
     t_star: Annotated[float | None, typer.Option(help="Of the purifier: how far to noise, in (0, 1].")] = None,
-    purifier_steps: Annotated[int | None, typer.Option(help="Of the purifier: steps of a walk.")] = None,
+    purifier_steps: Annotated[int | None, typer.Option(help="Of the purifier: steps of the reverse process.")] = None,
     draws: Annotated[int, typer.Option(help="Fresh draws to judge on, where the answer is random.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of all noise; the same seed gives the same result.")] = 0,
 ) -> None:
@@ -227,13 +227,13 @@ def _attack_all(
             for first in range(0, len(group), AT_ONCE):
                 part, before = group[first : first + AT_ONCE], len(found)
 
-                def told(share: float, before: int = before, n: int = len(part)) -> None:
+                def advance(share: float, before: int = before, n: int = len(part)) -> None:
                     bar.update(task, completed=before + share * n)
 
                 images = torch.stack([loaded[i].images[k] for i, k in part])
                 classes = torch.stack([labels[i][k] for i, k in part])
                 noise = Noise(seed, tuple(loaded[i].ids[k] for i, k in part))
-                result = _attacked(made, defence, images, classes, noise, draws, told)
+                result = _attacked(made, defence, images, classes, noise, draws, advance)
                 found |= {place: _row(result, row) for row, place in enumerate(part)}
     return [[found[i, k] for k in range(len(item.images))] for i, item in enumerate(loaded)]
 
@@ -245,11 +245,11 @@ def _attacked(
     labels: Tensor,
     noise: Noise,
     draws: int,
-    told: Callable[[float], None],
+    progress: Callable[[float], None],
 ) -> Judged:
     """Attack some images, choose the worst candidates on draws of their own, and judge them on others."""
     proposed = made(
-        defence, images, labels, init=noise.on(Stream.INIT), eot=noise.on(Stream.EOT), rows=ROWS, progress=told
+        defence, images, labels, init=noise.on(Stream.INIT), eot=noise.on(Stream.EOT), rows=ROWS, progress=progress
     )
     select = range(1 if draws == 1 else SELECT_DRAWS)
     worst = choose(defence, proposed.images, labels, noise.on(Stream.SELECT), draws=select).images
@@ -281,16 +281,16 @@ def _words(result: Judged, clean: Tensor, label: Tensor, ball: Threat, *, random
 
 
 def _sum_up(results: list[Judged], labels: Tensor, *, random: bool, draws: int) -> None:
-    """How much was wrong, and what the gradients told."""
-    said: list[str] = []
+    """How much was wrong, and whether gradients were zero."""
+    parts: list[str] = []
     for k, when in enumerate(("before", "after", "8-bit")):
         wrong = [
             float(r.scores[k].errors(labels[i : i + 1])) / r.scores[k].predictions.shape[1]
             for i, r in enumerate(results)
         ]
-        said.append(f"{when} {sum(wrong) / len(wrong):.0%}" if random else f"{when} {round(sum(wrong))}")
+        parts.append(f"{when} {sum(wrong) / len(wrong):.0%}" if random else f"{when} {round(sum(wrong))}")
     what = f"wrong of {draws} fresh draws" if random else f"wrong of {len(results)}"
-    out.print(f"\n{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
+    out.print(f"\n{what}: {', '.join(parts)}", highlight=False, soft_wrap=True)
     zero = [float(r.zero) for r in results if r.zero is not None]
     if zero and sum(zero) / len(zero) > 0.5:
         out.print(

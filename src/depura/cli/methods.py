@@ -49,7 +49,7 @@ class Listed:
         call: in Python, after `depura.` or `depura.methods.`.
         method: name of the method.
         paper: where it is from.
-        start: how a walk begins.
+        start: how the reverse process begins.
         steps: of each round, and where they start.
         solver: one step.
         guidance: what displaces it.
@@ -94,7 +94,7 @@ def purifier_of(
         method: which.
         where: the command, for messages.
         t_star: how far to noise; default the method's.
-        steps: of a walk; default the method's.
+        steps: of the reverse process; default the method's.
         steps_option: how the command calls `steps`.
 
     Returns:

@@ -63,7 +63,7 @@ def counted(defence: Defence) -> tuple[Defence, Counts]:
 
 
 def evaluations(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> Counts:
-    """Denoiser evaluations of one call, counted on the walk itself with an idle denoiser in the place of the real one.
+    """Denoiser evaluations of one call, counted in the call itself with an idle denoiser in the place of the real one.
 
     Args:
         defence: any defence.
@@ -110,7 +110,7 @@ class _Idle(nn.Module):
 
 
 def rows_within(defence: Defence, image: Tensor, memory: int) -> int:
-    """Rows that can be differentiated in one call if each holds the graph of one step of the walk.
+    """Rows that can be differentiated in one call if each holds the graph of one step.
 
     That is what `StoredState` needs at least; with `Direct` it is the graph of all steps. Measured on the first, the
     middle and the last step, for one row.

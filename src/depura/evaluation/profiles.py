@@ -1,4 +1,4 @@
-"""Profiles: ladders of attacks, from blind to exact, for four purposes. Each is a plain function.
+"""Profiles: suites of attacks, from blind to exact, for four purposes. Each is a plain function.
 
 `smoke` is for tests, `quick` for development, `standard` for internal tables, `paper` for claims. They differ in how
 many images, draws and steps they spend; the checks of a report are as good as the rows that its profile runs.
@@ -194,17 +194,15 @@ def under(study: Study, profile: Profile) -> Study:
         _check.fail(where, "a defence with a purifier", "a bare classifier")
     if not isinstance(study.ball, Ball):
         _check.fail(where, "an l_p ball", f"{study.ball}", "Give the study rows of its own.")
-    ladder = profile(
-        study.defence, study.ball, n_classes=len(study.data.classes), n_values=study.data.images[0].numel()
-    )
+    suite = profile(study.defence, study.ball, n_classes=len(study.data.classes), n_values=study.data.images[0].numel())
     return replace(
         study,
-        rows=ladder.rows,
-        select_draws=ladder.select_draws,
-        report_draws=ladder.report_draws,
-        curve_eps=tuple(eps for eps in ladder.curve_eps if f"{eps:.6g}" != f"{study.ball.eps:.6g}"),
-        curve_images=ladder.curve_images,
-        curve_rows=ladder.curve_rows,
+        rows=suite.rows,
+        select_draws=suite.select_draws,
+        report_draws=suite.report_draws,
+        curve_eps=tuple(eps for eps in suite.curve_eps if f"{eps:.6g}" != f"{study.ball.eps:.6g}"),
+        curve_images=suite.curve_images,
+        curve_rows=suite.curve_rows,
         # The profile's own adaptive attack is as strong; of a rule that somebody wrote the gradient may mislead.
         reference=study.reference and not isinstance(study.defence.rule, OWN_RULES),
     )
@@ -267,7 +265,7 @@ class SuiteRuns:
         )
 
     def surrogate(self, attack: Attack) -> AttackRun | None:
-        """None where the walk is too short to have a coarser one."""
+        """None where there are too few steps for a coarser table."""
         if self.purifier.n_steps < SHARE:
             return None
         title = f"purified; through a walk of one step for every {SHARE}"

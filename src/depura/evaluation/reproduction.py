@@ -170,8 +170,8 @@ class PublishedRow:
             images: how many.
             seed: of all noise.
             relaxed: width of the smoothed sign, where the exact gradient is zero.
-            further: rows beside the usual ones.
-            files: that are needed beside images, denoiser and classifier.
+            further: rows besides the usual ones.
+            files: that are needed besides images, denoiser and classifier.
 
         Returns:
             The study.

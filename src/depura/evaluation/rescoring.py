@@ -122,7 +122,7 @@ def rescore(
         recorded: where the examples are.
         directory: where the new scores go; units that are there are left alone.
         device: where to compute.
-        on_unit: told of each unit when it is committed.
+        on_unit: called with each unit when it is committed.
 
     Raises:
         RecordError: a unit of the recorded run is missing or damaged.

@@ -262,8 +262,8 @@ class Study:
         curve_eps: further radii for the accuracy-against-eps curve.
         curve_images: how many images the further radii are run on (the first ones).
         curve_rows: names of the rows that are run at the further radii; none given, all.
-        pictures: images per unit of work whose walk is kept for the report: those with the most errors, and half of
-            them (rounded down) those with the fewest.
+        pictures: images per unit of work whose trajectory is kept for the report: those with the most errors, and
+            half of them (rounded down) those with the fewest.
         memory: bytes of graph in one call of an attack; it decides how draws are split into calls, and so the last
             bits of sums, which is why it belongs to the study.
         baselines: methods that the others must beat to be worth their cost, by name.
@@ -520,7 +520,7 @@ def attack_suite(
         adaptive attack through the defence's own gradient route; relaxed, if asked for; defended, under BPDA.
 
     Raises:
-        InputError: a bare classifier, or kinds that are not in the ladder.
+        InputError: a bare classifier, or kinds that are not in the suite.
     """
     blind = attack if blind is None else blind
     bare = defence.with_(purifier=None, rule=Single())
@@ -565,7 +565,7 @@ def attack_suites(
         relaxed: widths of the smoothed sign, for methods whose exact gradient may be zero.
 
     Returns:
-        The `ladder` of each, one after another; the undefended row once, before all others.
+        The `attack_suite` of each, one after another; the undefended row once, before all others.
 
     Raises:
         InputError: no purifier, or widths for others than these.

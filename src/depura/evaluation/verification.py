@@ -55,8 +55,8 @@ def differences(recorded: Header, rebuilt: Header) -> tuple[Difference, ...]:
     if recorded.data.outputs is None:  # layout 5 did not say
         here["data"]["outputs"] = None
     parts = sorted(set(here) - set(NOT_OF_THE_STUDY))
-    told = ((part, difference(there[part], here[part], part)) for part in parts)
-    return tuple(Difference(part, sentence) for part, sentence in told if sentence)
+    texts = ((part, difference(there[part], here[part], part)) for part in parts)
+    return tuple(Difference(part, sentence) for part, sentence in texts if sentence)
 
 
 def faults(unit: Unit, study: Study, *, outputs: int) -> tuple[str, ...]:

@@ -48,8 +48,8 @@ class Estimate:
     def operations(self, defence: Defence, whole: Counts, *, gradient: bool) -> float:
         """Floating-point operations of one row, a multiplication and an addition counted as two.
 
-        Of a walk, a first and a middle step are counted and multiplied: steps are of one kind, or of two (guided and
-        not), and how many there are of either follows from the evaluations of the whole walk.
+        Of a reverse process, a first and a middle step are counted and multiplied: steps are of one kind, or of two
+        (guided and not), and how many there are of either follows from the evaluations of the whole process.
 
         Args:
             defence: without weights.
@@ -57,7 +57,7 @@ class Estimate:
             gradient: whether with the gradient by the images.
 
         Returns:
-            Their number, a fraction where a walk ends in a step of a third kind.
+            Their number, a fraction where the last step is of a third kind.
         """
         classified = self._counted(defence.with_(purifier=None, rule=Single()), gradient)
         if defence.purifier is None:
@@ -66,10 +66,10 @@ class Estimate:
         kinds = [step_at(once, where) for where in (0.0, 0.5)]
         counts = [self._evaluations(kind, gradient) for kind in kinds]
         many = shares(whole, counts[0], counts[1])
-        walk = sum(
+        sampling = sum(
             n * (self._counted(kind, gradient) - classified) for n, kind in zip(many, kinds, strict=True) if n > 0
         )
-        return walk + classified * defence.rule.n_draws
+        return sampling + classified * defence.rule.n_draws
 
     def _evaluations(self, defence: Defence, gradient: bool) -> Counts:
         return evaluations(defence, *rows_of(self.study, 1, device=META), gradient=gradient)

@@ -16,7 +16,7 @@ from depura.noise import Noise, Stream
 from depura.purifiers.purifier import Purifier
 
 PROBE_SECONDS = 1.0
-"""The probe's batches grow until one takes a quarter of this; a walk that takes longer is priced from one step."""
+"""The probe's batches grow until one takes a quarter of this; sampling that takes longer is priced from one step."""
 
 
 @dataclass(frozen=True)
