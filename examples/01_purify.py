@@ -21,6 +21,6 @@ with torch.no_grad():
 print(f"mean change {float((clean - data.images).abs().mean()):.3f}")
 print(f"image 2 alone and in the batch differ by {float((clean[2:3] - again).abs().max()):.1e}")
 
-# The walk, step by step.
+# The reverse process, step by step.
 for moment in purifier.trajectory(data.images, noise):
     print(f"sigma {moment.step.sigma:.3f} -> {moment.step.sigma_next:.3f}, estimate at {float(moment.x0.mean()):.3f}")

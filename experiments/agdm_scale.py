@@ -2,7 +2,7 @@
 
 The paper's scale s is not known. For a range of scales this prints accuracy on training digits, clean and under
 examples made against the bare classifier (PGD of 20 steps, linf 0.2), both after one purification; no test image and no
-adaptive attack takes part. s = 0 is the walk without guidance.
+adaptive attack takes part. s = 0 is the reverse process without guidance.
 """
 
 from __future__ import annotations

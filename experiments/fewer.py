@@ -1,4 +1,4 @@
-"""Fewer evaluations for the same answer: few-step walks as defences of their own, and an attack's levers.
+"""Fewer evaluations for the same answer: few-step purifiers as defences of their own, and an attack's levers.
 
     python -m experiments.fewer --out FILE.json --runs FOLDER
     python -m experiments.fewer --out FILE.json --runs FOLDER --images FILE --classifier FILE --denoiser FILE
@@ -320,7 +320,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=32, help="draws that a point is judged on")
     parser.add_argument("--unit", type=int, default=16, help="images at once")
     parser.add_argument(
-        "--lever-steps", type=int, default=10, help="steps of the walk that levers are tried on; 0: none"
+        "--lever-steps", type=int, default=10, help="steps of the purifier that levers are tried on; 0: none"
     )
     parser.add_argument("--images", help="data set file; default the bundled digits, with their networks")
     parser.add_argument("--classifier", help="checkpoint file, with --images")

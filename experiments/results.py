@@ -56,7 +56,7 @@ hand.
 
 The classifier is a published ResNet-20 ({weights:,} weights, Y. Idelbayev's) that nobody here trained. The
 [denoiser](../weights/cifar10-small.md) and the [adversarially trained network](../weights/cifar10-guide.md) are small
-and were trained on a processor, walks are shorter than published ones, and the images are the first of CIFAR-10's test
+and were trained on a processor, purifiers have few steps, and the images are the first of CIFAR-10's test
 images: **read it as methods under equal conditions, not as what they reach with large networks.** Every accuracy under
 attack is an upper bound. These records were made before depura ran an attack of its own beside a study's rows: most
 methods have nothing beside their adaptive attack that says whether it is strong, and are called unchecked. All that
@@ -68,7 +68,7 @@ CURVES = {"depths": ("depth t*", "t*"), "steps": ("number of steps", "S")}
 """Tables of the study that are curves: over what, in words and as a symbol."""
 
 UNTESTED = """Beyond what each record lists: large denoisers and WideResNets (studies for their published files are in
-[studies/published](published-rows.md)); walks of a hundred steps; more than the first
+[studies/published](published-rows.md)); purifiers of a hundred steps; more than the first
 images of the test set under adaptive attacks; AutoAttack as a whole on every method; a vote attacked as a vote; under
 l2 the methods that its table lacks; CIFAR-100 and ImageNet.
 """
@@ -116,7 +116,7 @@ def page(records: Sequence[Record]) -> str:
     curves = [record for record in records if record.table in CURVES]
     out = [INTRO.format(weights=sum(p.numel() for p in CifarResNet().parameters()))]
     for record in alone:
-        what = "the blind attack alone" if record.table == "transfer" else "a ladder of attacks"
+        what = "the blind attack alone" if record.table == "transfer" else "a suite of attacks"
         out += [f"## Few-step DiffPure under {what}, {record.ball}", "", *_alone(record)]
     for record in compared:
         out += [f"## All methods, {record.ball}", "", *_compared(record)]

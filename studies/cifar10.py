@@ -1,7 +1,7 @@
 """CIFAR-10: purification before a published ResNet-20, one method alone or all of them under one protocol.
 
     export DEPURA_CIFAR10=test.npz DEPURA_RESNET20=resnet20.th
-    depura run studies/cifar10.py --profile quick --out runs/few              # few-step DiffPure under a ladder
+    depura run studies/cifar10.py --profile quick --out runs/few              # few-step DiffPure under an attack suite
     depura run studies/cifar10.py -S table=transfer -S images=512 --out runs/t # it under the blind attack, all images
     depura plan studies/cifar10.py -S table=methods                           # the price of the comparison
     depura run studies/cifar10.py -S table=methods --out runs/m --workers 2   # all methods beside baselines, ranked
@@ -13,9 +13,9 @@ equal conditions, not about what large networks reach.
 
 `-S table=` chooses: `few` (few-step DiffPure, the default), `transfer` (the same under the blind attack alone, which is
 cheap enough for all images), `methods`, `depths` (few-step DiffPure from several t*), `steps` (with several numbers of
-steps). `-S threat=l2` judges at l2 0.5 instead of linf 8/255. Walks are shorter than published ones, and what noises
-the input noises it to one t*, chosen on training images. Strengths are as released; AGDM's, which is not known, was
-chosen on training images.
+steps). `-S threat=l2` judges at l2 0.5 instead of linf 8/255. Purifiers have fewer steps than published ones, and
+those that noise the input noise it to one t*, chosen on training images. Strengths are as released; AGDM's, which is
+not known, was chosen on training images.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def methods(d: depura.Denoiser, guide: Callable[..., object]) -> dict[str, depur
 
 
 def further(name: str, defence: Defence, attack: depura.PGD, images: int) -> tuple[AttackRun, ...]:
-    """Attacks on two of the methods besides those that all have: through a cheaper walk, and by queries alone."""
+    """Attacks on two of the methods besides those that all have: through a cheaper surrogate, and by queries alone."""
     square = depura.Square(attack.ball, n_queries=200, eot=4)
     title = "purified; adaptive attack through a fifth of the steps"
     before = f"{name}-" if name else ""

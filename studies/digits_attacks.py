@@ -25,7 +25,7 @@ from depura.evaluation.diagnostics import surrogate
 def rows(defence: Defence, ball: depura.Ball) -> tuple[AttackRun, ...]:
     """The attacks, by what they ask of the defence."""
     bare = defence.with_(purifier=None)
-    pinned = defence.with_(purifier=depura.FixedNoise(digits_purifier()))
+    fixed = defence.with_(purifier=depura.FixedNoise(digits_purifier()))
     routes = {
         "bpda": defence.with_(gradient=depura.StraightThrough()),
         "surrogate": surrogate(defence),
@@ -52,7 +52,7 @@ def rows(defence: Defence, ball: depura.Ball) -> tuple[AttackRun, ...]:
     found = [
         AttackRun("undefended", "no defence; PGD-100", blind, bare, bare, "undefended"),
         AttackRun(
-            "pinned", "purified with pinned noise; APGD-100", depura.APGD(ball, common=0), pinned, pinned, "pinned"
+            "pinned", "purified with pinned noise; APGD-100", depura.APGD(ball, common=0), fixed, fixed, "pinned"
         ),
         AttackRun("transfer", "purified; PGD-100 on the bare classifier", blind, bare, defence, "transfer"),
     ]

@@ -3,7 +3,7 @@
     depura run studies/digits_methods.py --out runs/methods --workers 2
 
 Every method has the same denoiser and classifier, one purification per prediction, and is attacked alike. All that
-noise the input noise it as far as the demo does (t* = 0.09); walks are shortened to the numbers of steps given here.
+noise the input noise it as far as the demo does (t* = 0.09); reverse processes have the numbers of steps given here.
 Strengths that their papers give per pixel of 32x32 colour images are kept per pixel; AGDM's, which is not known, was
 chosen on training digits (docs/deviations.md#agdm). Baselines: the adversarially trained classifier alone, and Gaussian
 noise or a blur before the plain one. 64 images, 32 report draws: sized to end well within an hour on two cores.
@@ -56,11 +56,9 @@ def purifiers() -> dict[str, depura.Purifier]:
             "mimic-released": depura.mimicdiffusion(d, released=True, **mimic),
         },
         "agdm": {"agdm": depura.agdm(d, features=guide.features, scale=AGDM_SCALE, n_noise=INDEX, n_steps=10)},
-        "gdmp": {
-            "gdmp": depura.gdmp(d, n_noise=INDEX, n_steps=5, batch_ref=batch, start=released_start(INDEX)),
-        },
+        "gdmp": {"gdmp": depura.gdmp(d, n_noise=INDEX, n_steps=5, batch_ref=batch, start=released_start(INDEX))},
         "gradual": {
-            "gradual": depura.gradual(d, depths=(30,) * 4 + (50,) * 2 + (INDEX,) * 2, n_steps=(2,) * 4 + (5,) * 4),
+            "gradual": depura.gradual(d, depths=(30,) * 4 + (50,) * 2 + (INDEX,) * 2, n_steps=(2,) * 4 + (5,) * 4)
         },
         "baseline": {"noise": depura.noise_only(std=STD), "blur": depura.blur_only(std=0.5)},
     }

@@ -8,12 +8,9 @@ from pathlib import Path
 
 
 def write(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write a temporary file in the same folder, flush it to the disk and rename it.
+    """Write a temporary file in the same folder, which is there, flush it to the disk and rename it.
 
-    Args:
-        path: the file; its folder is there.
-        data: its contents.
-        replace: whether a file that is there is replaced; else it is left alone.
+    Without `replace` a file that is there is left alone.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with temporary.open("wb") as file:

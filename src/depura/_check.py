@@ -23,31 +23,12 @@ class InputTypeError(InputError, TypeError):
 
 
 def fail(where: str, expected: str, got: str, advice: str = "") -> NoReturn:
-    """Raise an `InputError` in the house form.
-
-    Args:
-        where: the public name that was called.
-        expected: what it takes.
-        got: what came.
-        advice: what to do, a sentence.
-
-    Raises:
-        InputError: always.
-    """
+    """Raise an `InputError` in the house form: the public name that was called, what it takes, what came, advice."""
     raise InputError(f"{where}: expected {expected}, got {got}.{' ' + advice if advice else ''}")
 
 
 def image_shape(where: str, x: Tensor, shape: Sequence[int] | None) -> None:
-    """Check the shape of a batch's images.
-
-    Args:
-        where: the public name that was called.
-        x: the batch, (B, ...).
-        shape: (C, H, W) where the callee knows it, else any will do.
-
-    Raises:
-        InputError: another shape.
-    """
+    """Check the shape (C, H, W) of a batch's images, where the callee knows it."""
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         fail(
             where,
@@ -124,21 +105,7 @@ def tensor_in(answer: Any) -> Tensor | None:
 
 
 def labels(where: str, y: object, *, n_images: int, n_classes: int | None = None) -> Tensor:
-    """Check class labels: int64, shape (B,), in [0, n_classes).
-
-    Args:
-        where: the public name that was called.
-        y: the value to check.
-        n_images: how many labels there must be.
-        n_classes: the number of classes, where known.
-
-    Returns:
-        The same tensor.
-
-    Raises:
-        InputError: wrong number, or out of range.
-        InputTypeError: not an integer tensor.
-    """
+    """Check class labels: an int64 tensor of shape (n_images,), in [0, n_classes) where that number is known."""
     if not isinstance(y, Tensor) or y.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16):
         kind = str(y.dtype) if isinstance(y, Tensor) else type(y).__name__
         raise InputTypeError(f"{where}: expected labels as an integer tensor, got {kind}. Pass labels.long().")
@@ -161,23 +128,9 @@ def number(
     low_open: bool = False,
     advice: str = "",
 ) -> float:
-    """Check a real number against an interval (closed unless `low_open`).
+    """Check a real number and give it back as a float: finite, in [low, high], or in (low, high] if `low_open`.
 
-    Args:
-        where: the public name that was called.
-        name: the argument's name.
-        value: the value to check.
-        low: smallest value allowed.
-        high: largest value allowed.
-        low_open: whether `low` itself is excluded.
-        advice: what to do, a sentence.
-
-    Returns:
-        The value as a float.
-
-    Raises:
-        InputTypeError: not a number.
-        InputError: outside the interval, or not finite.
+    What is not a number is an `InputTypeError`.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputTypeError(f"{where}: expected {name} to be a number, got {type(value).__name__}.")
@@ -190,23 +143,7 @@ def number(
 
 
 def integer(where: str, name: str, value: object, *, low: int = 0, high: int | None = None, advice: str = "") -> int:
-    """Check a whole number, low <= value <= high.
-
-    Args:
-        where: the public name that was called.
-        name: the argument's name.
-        value: the value to check.
-        low: smallest value allowed.
-        high: largest value allowed, or None.
-        advice: what to do, a sentence.
-
-    Returns:
-        The value.
-
-    Raises:
-        InputTypeError: not a whole number.
-        InputError: outside the range.
-    """
+    """Check a whole number, low <= value <= high; what is not a whole number is an `InputTypeError`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputTypeError(f"{where}: expected {name} to be a whole number, got {type(value).__name__} {value!r}.")
     if value < low or (high is not None and value > high):
@@ -216,18 +153,7 @@ def integer(where: str, name: str, value: object, *, low: int = 0, high: int | N
 
 
 def device(where: str, name: str) -> str:
-    """Check that torch can compute on a device.
-
-    Args:
-        where: the public name that was called.
-        name: as torch names it: cpu, cuda, cuda:1, mps.
-
-    Returns:
-        The name.
-
-    Raises:
-        InputError: unknown, or not on this machine.
-    """
+    """Check that torch can compute on a device of this machine, as torch names it: cpu, cuda, cuda:1, mps."""
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -239,18 +165,7 @@ def device(where: str, name: str) -> str:
 
 
 def writable_folder(where: str, folder: Path) -> Path:
-    """Create a folder if need be and check that a file can be written in it.
-
-    Args:
-        where: the public name that was called.
-        folder: the folder.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
+    """Create a folder if need be and check that a file can be written in it."""
     probe = folder / ".write-test"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,12 +53,7 @@ ROWS = {
     ),
     "cifar10-l2": PublishedRow(CIFAR10, SCORE_SDE, WRN28, depura.Ball("l2", 0.5), (repeated(85.55),), setting=ROBUST),
     "cifar100": PublishedRow(
-        CIFAR100,
-        CIFAR100_DENOISER,
-        CIFAR100_CLASSIFIER,
-        depura.Ball("linf", 8 / 255),
-        (NOT_AT_HAND,),
-        setting=ROBUST,
+        CIFAR100, CIFAR100_DENOISER, CIFAR100_CLASSIFIER, depura.Ball("linf", 8 / 255), (NOT_AT_HAND,), setting=ROBUST
     ),
     "imagenet": PublishedRow(
         IMAGENET,

@@ -43,12 +43,7 @@ ROWS = {
         (CIFAR10, (30, 50, 125)),
     ),
     "cifar10-l2": PublishedRow(
-        reproduction.CIFAR10,
-        SCORE_SDE,
-        WRN28,
-        depura.Ball("l2", 0.5),
-        lee_kim(90.16, 83.59),
-        (CIFAR10, (30, 50, 125)),
+        reproduction.CIFAR10, SCORE_SDE, WRN28, depura.Ball("l2", 0.5), lee_kim(90.16, 83.59), (CIFAR10, (30, 50, 125))
     ),
     "imagenet": PublishedRow(
         reproduction.IMAGENET,

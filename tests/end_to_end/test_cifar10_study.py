@@ -127,7 +127,7 @@ def test_the_page_is_made_of_published_records(files: dict[str, str], tmp_path: 
     for name in ("noise", "jpeg", "trades", "likelihood"):
         assert f"| {name}" in text
     for heading in (
-        "Few-step DiffPure under a ladder of attacks, linf 8/255",
+        "Few-step DiffPure under a suite of attacks, linf 8/255",
         "All methods, linf 8/255",
         "by depth t*",
         "What surprised",

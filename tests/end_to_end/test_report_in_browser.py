@@ -159,8 +159,8 @@ def test_every_id_is_there_once_and_every_picture_is_told_in_words(chromium: Any
     assert chromium.execute_script(lost) == []
 
 
-VISIBLE = """return [...document.querySelectorAll('.walk')].map(
-  walk => [...walk.querySelectorAll('.frames figure')].map((f, k) => f.getBoundingClientRect().width ? k : -1)
+VISIBLE = """return [...document.querySelectorAll('.trajectory')].map(
+  its => [...its.querySelectorAll('.frames figure')].map((f, k) => f.getBoundingClientRect().width ? k : -1)
     .filter(k => k >= 0));"""
 
 
@@ -169,13 +169,13 @@ def test_the_slider_shows_one_frame_after_the_other(chromium: Any, reports: dict
     before = chromium.execute_script(VISIBLE)
     assert len(before) >= 4
     assert all(frames == [0] for frames in before)
-    slider = chromium.find_element("css selector", ".walk .slider input")
+    slider = chromium.find_element("css selector", ".trajectory .slider input")
     slider.send_keys("\ue014" * 2)  # arrow right, twice
     assert chromium.execute_script(VISIBLE) == [[2], *before[1:]]
     assert slider.get_attribute("aria-valuetext").startswith("noised, sigma")
     slider.send_keys("\ue010")  # end
     assert slider.get_attribute("aria-valuetext") == "purified"
-    chromium.find_element("css selector", ".walk .slider button").click()
+    chromium.find_element("css selector", ".trajectory .slider button").click()
     assert chromium.execute_script(VISIBLE)[0] == list(range(7))  # clean, adversarial, noised, 3 estimates, purified
 
 

@@ -116,7 +116,7 @@ def test_rows_without_a_loss_have_no_trace() -> None:
 
 def test_prices_and_audits() -> None:
     found = of()
-    assert [(p.name, p.evaluations) for p in found.prices] == [("no defence", 0), ("the defence", 7.5)]
+    assert found.prices == {"no defence": 0, "the defence": 7.5}
     (audit,) = found.audits
     assert (audit.method, audit.audit.light, audit.audit.verdict) == ("", "GREEN", "Sound.")
     assert audit.audit.checks == (CHECK,)
@@ -133,7 +133,7 @@ def test_error_rates_and_audits_of_a_comparison_are_of_each_method() -> None:
         ("two", (2 / 4, 0, 0, 0), (0, 0, 0, 0)),
     ]
     assert [(its.method, its.audit.verdict) for its in found.audits] == [("one", "Of one."), ("two", "Of two.")]
-    assert [(p.name, p.evaluations) for p in found.prices] == [("one", 1), ("two", 10)]
+    assert found.prices == {"one": 1, "two": 10}
 
 
 def test_progress_counts_units_and_images_and_shows_the_accuracy_so_far() -> None:
@@ -154,7 +154,6 @@ def test_progress_counts_units_and_images_and_shows_the_accuracy_so_far() -> Non
     ]
     found = {(p.name, p.eps): p for p in run_progress(header, done)}
     assert list(found) == [("audit", 0.1), ("null-defence", 0.1), ("adaptive", 0.1), ("adaptive", 0.05)]
-    assert [p.title for p in found.values()] == ["", "", "an attack", "an attack"]
     assert [(p.done, p.total, p.images, p.of) for p in found.values()] == [
         (1, 1, 2, 2), (0, 1, 0, 4), (2, 3, 8, 9), (0, 1, 0, 4),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from tests.records import ByHand, edited, method
 
-from depura.analysis.details import Audited, Budget, Details, ErrorRates, PredictionPrice, Trace
+from depura.analysis.details import Audited, Budget, Details, ErrorRates, Trace
 from depura.analysis.progress import Progress
 from depura.analysis.ranking import LeaderboardEntry, Ranking
 from depura.analysis.results import Metrics
@@ -87,7 +87,7 @@ DETAILS = Details(
     error_rates=(ErrorRates("", (0.0, 0.0, 0.049, 0.05, 0.9), (0.04, 0.05, 0.5, 0.51, 1.0)),),
     budgets=(Budget("more-steps", "adaptive", "steps", 10, 20, 20, about(0.33), about(0.32), (-0.01, 0.04)),),
     traces=(Trace("adaptive", tuple(range(1, 10)), tuple(float(k * k) for k in range(1, 10))),),
-    prices=(PredictionPrice("no defence", 0.0), PredictionPrice("the defence", 7.5)),
+    prices={"no defence": 0.0, "the defence": 7.5},
     audits=(Audited("", Audit(light=AuditLight.GREEN, verdict="Sound.", checks=(CHECK,))),),
 )
 VERDICTS = (
@@ -422,8 +422,8 @@ def test_what_is_said_of_an_image_cannot_become_part_of_the_page() -> None:
 
 def test_a_run_under_way_shows_what_is_done_and_no_headline() -> None:
     so_far = (
-        Progress("adaptive", "t", 0.1, 1, 3, 16, 40, about(0.4)),
-        Progress("bpda", "t", 0.1, 0, 3, 0, 40, None),
+        Progress("adaptive", 0.1, 1, 3, 16, 40, about(0.4)),
+        Progress("bpda", 0.1, 0, 3, 0, 40, None),
     )
     early = summary(
         done=1, total=6, headline="No headline: 1 of 6", progress=so_far, lines=(), strongest=None, curve={}

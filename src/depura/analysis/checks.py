@@ -39,14 +39,7 @@ CHECKS: list[Check] = []
 
 
 def verdicts(results: Results) -> tuple[Verdict, ...]:
-    """Every check of every defence of a run.
-
-    Args:
-        results: of the run.
-
-    Returns:
-        V1 to V21 of the defence; of a comparison, of each method, one method after another.
-    """
+    """V1 to V21 of the defence of a run; of a comparison, of each method, one method after another."""
     return tuple(check(its)._replace(method=method.name) for method, its in results.each() for check in CHECKS)
 
 
@@ -465,7 +458,7 @@ def last_step_breaks(results: Results) -> Verdict:
     """With the last step of the reverse process alone the attack breaks the defence as it breaks the classifier."""
     rows, bare = results.rows(AttackKind.TINY), results.rows(AttackKind.UNDEFENDED)
     if not rows:
-        return _not_run("No row attacks the defence with its walk cut to the last step.")
+        return _not_run("No row attacks the defence with its reverse process cut to the last step.")
     accuracies = results.accuracies(rows[0])
     null = results.null(rows[0], len(accuracies))
     if bare and null.mean() < results.null(bare[0], len(accuracies)).mean() - 0.2:

@@ -20,13 +20,7 @@ EXACT = (GradientMode.EXACT, GradientMode.DEVIATED)
 """Modes whose gradient is that of the defence as it is run."""
 
 OF_ANY_DEFENCE = (AttackKind.ADAPTIVE, AttackKind.TARGETED, AttackKind.BLACK_BOX)
-OF_PURIFIERS = (
-    AttackKind.UNDEFENDED,
-    AttackKind.TRANSFER,
-    AttackKind.BPDA,
-    AttackKind.SELECTIVE,
-    AttackKind.PINNED,
-)
+OF_PURIFIERS = (AttackKind.UNDEFENDED, AttackKind.TRANSFER, AttackKind.BPDA, AttackKind.SELECTIVE, AttackKind.PINNED)
 """Kinds of attack whose absence a reader of a claim should know."""
 
 
@@ -55,17 +49,10 @@ class Claim(NamedTuple):
 
 
 def claims(summary: Summary, *, method: str = "") -> tuple[Claim, ...]:
-    """What may be claimed of a run.
+    """What may be claimed of a run that has a headline: one claim for each defence, or for the named method, best
+    first.
 
-    Args:
-        summary: of a run that has a headline.
-        method: where methods are compared, only this one; empty: all, the best first.
-
-    Returns:
-        One claim for each defence.
-
-    Raises:
-        InputError: an unfinished run, one whose headline is refused or that judges no defence, or an unknown method.
+    An `InputError`: an unfinished run, one whose headline is refused or that judges no defence, or an unknown method.
     """
     header = summary.header
     names = [m.name for m in header.methods if m.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,18 +113,6 @@ class Trace(NamedTuple):
     loss: tuple[float, ...]
 
 
-class PredictionPrice(NamedTuple):
-    """What a prediction costs.
-
-    Attributes:
-        name: of what is judged.
-        evaluations: of the denoiser, per prediction of the deployed rule.
-    """
-
-    name: str
-    evaluations: float
-
-
 class Audited(NamedTuple):
     """The audit of a gradient.
 
@@ -143,7 +132,7 @@ class Details(NamedTuple):
         error_rates: one for each method, or one.
         budgets: of rows of kind "budget".
         traces: of rows that have a loss.
-        prices: of what is judged.
+        prices: evaluations of the denoiser per prediction of the deployed rule, by the name of what is judged.
         audits: of the gradients.
         searches: what attacks saw while they searched.
         indicators: those that need no gradient.
@@ -152,21 +141,14 @@ class Details(NamedTuple):
     error_rates: tuple[ErrorRates, ...] = ()
     budgets: tuple[Budget, ...] = ()
     traces: tuple[Trace, ...] = ()
-    prices: tuple[PredictionPrice, ...] = ()
+    prices: Mapping[str, float] = {}
     audits: tuple[Audited, ...] = ()
     searches: tuple[Search, ...] = ()
     indicators: tuple[Indicators, ...] = ()
 
 
 def details(results: Results) -> Details:
-    """Work out the details of a complete run.
-
-    Args:
-        results: of the run.
-
-    Returns:
-        The details; parts that the run has no rows for are empty.
-    """
+    """The details of a complete run; parts that it has no rows for are empty."""
     rows = results.all_rows
     return Details(
         error_rates=tuple(_error_rates(method.name, its) for method, its in results.each() if its.attacks),
@@ -281,12 +263,11 @@ def _trace(loss: NDArray[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple((kept + 1).tolist()), tuple(np.nanmean(held[:, kept], axis=0).tolist())
 
 
-def _prices(results: Results) -> tuple[PredictionPrice, ...]:
-    prices: dict[str, PredictionPrice] = {}
+def _prices(results: Results) -> dict[str, float]:
+    prices: dict[str, float] = {}
     names = {Judged.BARE: "no defence", Judged.DEFENCE: "the defence"}
     for row in results.all_rows:
         evaluations = results.null_of(row).evaluations_per_prediction
         if evaluations is not None:
-            name = row.method or names.get(row.judged, row.name)
-            prices.setdefault(name, PredictionPrice(name, evaluations))
-    return tuple(prices.values())
+            prices.setdefault(row.method or names.get(row.judged, row.name), evaluations)
+    return prices

@@ -16,7 +16,6 @@ class Progress(NamedTuple):
 
     Attributes:
         name: of the row; null baselines and audits are rows too.
-        title: for people; empty of what is no attack.
         eps: radius.
         done: units that are there.
         total: units that it has.
@@ -26,7 +25,6 @@ class Progress(NamedTuple):
     """
 
     name: str
-    title: str
     eps: float
     done: int
     total: int
@@ -36,16 +34,7 @@ class Progress(NamedTuple):
 
 
 def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
-    """Where a run is.
-
-    Args:
-        header: of the run.
-        units: those that are done.
-
-    Returns:
-        One line for each row and radius, in the study's order.
-    """
-    titles = {row.name: row.title for row in header.rows}
+    """Where a run is by the units that are done: a line for each row and radius, in the study's order."""
     groups: dict[tuple[str, float], list[UnitEntry]] = {}
     for entry in header.units:
         groups.setdefault((entry.row, entry.eps), []).append(entry)
@@ -56,7 +45,6 @@ def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
         lines.append(
             Progress(
                 name=row,
-                title=titles.get(row, ""),
                 eps=eps,
                 done=len(there),
                 total=len(entries),
@@ -69,14 +57,7 @@ def run_progress(header: Header, units: Sequence[Unit]) -> tuple[Progress, ...]:
 
 
 def accuracy_so_far(units: Sequence[Unit]) -> Proportion | None:
-    """Accuracy of one draw over some units; None where nothing is predicted.
-
-    Args:
-        units: of one row at one radius.
-
-    Returns:
-        The accuracy, with its interval over the images of these units.
-    """
+    """Accuracy of one draw over some units of a row, with its interval; None where nothing is predicted."""
     predicted = tuple(unit for unit in units if "predictions" in unit.arrays)
     return mean_with_interval(RowResults(predicted).accuracies) if predicted else None
 

@@ -95,15 +95,7 @@ RANKED = (HeadlineStatus.GIVEN, HeadlineStatus.UNCHECKED)
 
 
 def rank(results: Results, conclusions: Sequence[Conclusion]) -> Ranking | None:
-    """Rank the methods of a run.
-
-    Args:
-        results: of the run.
-        conclusions: on each of its methods.
-
-    Returns:
-        The ranking; None where the study compares no methods.
-    """
+    """The methods of a run in order, by a conclusion on each; None where the study compares no methods."""
     if not results.header.compares:
         return None
     by_method = {conclusion.method: conclusion for conclusion in conclusions}
@@ -141,14 +133,7 @@ def rank(results: Results, conclusions: Sequence[Conclusion]) -> Ranking | None:
 
 
 def ranking_headline(ranking: Ranking) -> str:
-    """The sentence on top of a comparison.
-
-    Args:
-        ranking: of its methods.
-
-    Returns:
-        What may be claimed of the best method that is ranked; where none is, why.
-    """
+    """The sentence on top of a comparison: what may be claimed of the best ranked method; where none is, why."""
     best, baseline, n = ranking.best, ranking.baseline, len(ranking.entries)
     if best is None:
         reasons = "; ".join(f"{entry.method}: {entry.conclusion.reason.partition(':')[0]}" for entry in ranking.apart)
@@ -177,14 +162,7 @@ def ranking_headline(ranking: Ranking) -> str:
 
 
 def ranking_warnings(ranking: Ranking) -> list[str]:
-    """What a comparison says against its own methods.
-
-    Args:
-        ranking: of its methods.
-
-    Returns:
-        Sentences.
-    """
+    """Sentences on what a comparison says against its own methods."""
     best, baseline, others, warnings = ranking.best, ranking.baseline, ranking.others, list[str]()
     if best is None:
         return warnings

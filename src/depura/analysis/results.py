@@ -19,13 +19,7 @@ from depura.statistics.precision import Spread, spread
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-GRADIENT_KINDS = (
-    AttackKind.ADAPTIVE,
-    AttackKind.RELAXED,
-    AttackKind.TARGETED,
-    AttackKind.SELECTIVE,
-    AttackKind.BUDGET,
-)
+GRADIENT_KINDS = (AttackKind.ADAPTIVE, AttackKind.RELAXED, AttackKind.TARGETED, AttackKind.SELECTIVE, AttackKind.BUDGET)
 """Attacks that differentiate the defence that is judged, as it is or through smooth stand-ins."""
 
 N_ANY, N_VOTE = 10, 21
@@ -186,17 +180,7 @@ class Results:
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Results:
-        """Read a finished run.
-
-        Args:
-            directory: the run.
-
-        Returns:
-            All of its results.
-
-        Raises:
-            RecordError: units are missing or damaged.
-        """
+        """All results of a finished run; a `RecordError` where units are missing or damaged."""
         missing = directory.missing
         if missing:
             raise RecordError(
@@ -207,15 +191,7 @@ class Results:
 
     @classmethod
     def of(cls, header: Header, units: Iterable[Unit]) -> Results:
-        """Results of some units.
-
-        Args:
-            header: of the run.
-            units: in the order of the images.
-
-        Returns:
-            The results.
-        """
+        """Results of some units of a run, in the order of the images."""
         groups: dict[tuple[str, float], list[Unit]] = {}
         for unit in units:
             groups.setdefault((unit.facts.row, unit.facts.eps), []).append(unit)

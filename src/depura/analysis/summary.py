@@ -225,14 +225,7 @@ class Summary:
 
 
 def summarise(directory: RunDirectory) -> Summary:
-    """Compute a report's numbers.
-
-    Args:
-        directory: a run.
-
-    Returns:
-        The summary; while units are missing it has only the accuracies so far, and its headline says so.
-    """
+    """The numbers of a run's report; while units are missing, only the accuracies so far, and the headline says so."""
     header = directory.header
     done, total = directory.done, len(header.units)
     units = list(directory.units())

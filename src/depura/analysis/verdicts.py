@@ -100,15 +100,7 @@ class VerdictGroup(NamedTuple):
 
 
 def grouped(verdicts: Sequence[Verdict], *statuses: Status) -> tuple[VerdictGroup, ...]:
-    """Verdicts of some statuses, those of one check and status together, in the order of the checks.
-
-    Args:
-        verdicts: of one or several methods.
-        *statuses: which; none given, all.
-
-    Returns:
-        One group for each check and status.
-    """
+    """Verdicts of some statuses, by default all: one group for each check and status, in the order of the checks."""
     groups: dict[tuple[str, Status], list[Verdict]] = {}
     for verdict in verdicts:
         if not statuses or verdict.status in statuses:
@@ -160,15 +152,10 @@ def of_method(verdicts: Sequence[Verdict], method: str) -> tuple[Verdict, ...]:
 
 
 def conclusion(verdicts: Sequence[Verdict], results: Results) -> Conclusion:
-    """Whether a defence has a headline, and why it has none.
+    """Whether a defence has a headline by the verdicts of its checks, and why it has none.
 
-    Args:
-        verdicts: of its checks.
-        results: of the same defence.
-
-    Returns:
-        Failed where a check failed or nothing judges it; withheld where the attack was not strong enough; unchecked
-        where nothing says whether it was; else given.
+    Failed where a check failed or nothing judges it; withheld where the attack was not strong enough; unchecked where
+    nothing says whether it was; else given.
     """
     method = results.method or ""
     if not results.attacks:
@@ -181,7 +168,7 @@ def conclusion(verdicts: Sequence[Verdict], results: Results) -> Conclusion:
     not_run = {v.id for v in verdicts if v.status is Status.NOT_RUN}
     if {"V4", "V20"} <= not_run and not results.rows(AttackKind.BLACK_BOX):
         reason = (
-            "The attack was run at one radius, with no attack of depura's own and none without gradients beside it: "
+            "The attack was run at one radius, with no attack of depura's own and none without gradients: "
             "nothing says whether it is strong."
         )
         return Conclusion(method, HeadlineStatus.UNCHECKED, reason)
@@ -191,16 +178,7 @@ def conclusion(verdicts: Sequence[Verdict], results: Results) -> Conclusion:
 def raised_flags(
     verdicts: Sequence[Verdict], results: Results, conclusion: Conclusion | None = None
 ) -> tuple[Flag, ...]:
-    """What a reader of the results of a defence must know first, each flag once.
-
-    Args:
-        verdicts: of its checks.
-        results: of the same defence.
-        conclusion: what follows from the checks, where that is known.
-
-    Returns:
-        The flags.
-    """
+    """What a reader of a defence's results must know first, each flag once."""
     flags = [f for v in verdicts if v.status in (Status.WARN, Status.FAIL) for f in v.flags]
     randomness = [audit.check("randomness") for audit, _ in results.audits]
     if randomness and all(check is not None and check.measured == 0 for check in randomness):

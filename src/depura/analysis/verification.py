@@ -25,13 +25,9 @@ PARTS = {
 
 
 def file_verdict(directory: RunDirectory) -> tuple[Verdict, tuple[Unit, ...]]:
-    """Whether every unit that is there can be read and is of this study, and nothing else lies among them.
+    """Whether every unit that is there can be read and is of this study, without other files among them.
 
-    Args:
-        directory: a run.
-
-    Returns:
-        The verdict, and the units that are sound.
+    The sound units are returned too.
     """
     sound: list[Unit] = []
     broken = [f"foreign file {file}" for file in directory.foreign()]
@@ -55,15 +51,7 @@ def completeness_verdict(done: int, total: int) -> Verdict:
 
 
 def report_verdict(present: Sequence[str], stale: Sequence[str]) -> Verdict:
-    """Whether the reports in the folder are those of its record.
-
-    Args:
-        present: names of the reports that are there.
-        stale: names of those that are not what the record gives now.
-
-    Returns:
-        The verdict.
-    """
+    """Whether the reports that are present are those of the record; stale ones differ from it."""
     if not present:
         return Verdict("report", "reports", Status.NOT_RUN, "no report is in the folder")
     if stale:
@@ -73,13 +61,10 @@ def report_verdict(present: Sequence[str], stale: Sequence[str]) -> Verdict:
 
 
 def study_verdicts(differences: Sequence[tuple[str, str]]) -> tuple[Verdict, ...]:
-    """Whether the study, built anew, is the one that was recorded.
+    """Whether the study, built anew, is the one that was recorded, from parts of the header that differ, each with a
+    sentence.
 
-    Args:
-        differences: parts of the header that differ, each with a sentence.
-
-    Returns:
-        A verdict on each of the parts that decide the numbers, and a warning at most on what computed them.
+    There is a verdict on each of the parts that decide the numbers, and a warning at most on what computed them.
     """
     differing = dict(differences)
     verdicts: list[Verdict] = []
@@ -113,14 +98,7 @@ def bounds_verdict(faults: Sequence[str], n_units: int) -> Verdict:
 
 
 def rescore_verdicts(recounts: Sequence[Recount]) -> tuple[Verdict, ...]:
-    """Whether fresh draws agree with those that were recorded.
-
-    Args:
-        recounts: one for each row and null baseline.
-
-    Returns:
-        A verdict for each, its p-value corrected for their number (Holm).
-    """
+    """Whether fresh draws agree with recorded ones, row by row; p-values are corrected for their number (Holm)."""
     verdicts: list[Verdict] = []
     for recount, p in zip(recounts, holm([r.p for r in recounts]), strict=True):
         n = len(recount.recorded)
@@ -135,15 +113,10 @@ def rescore_verdicts(recounts: Sequence[Recount]) -> tuple[Verdict, ...]:
 
 
 def remake_verdict(units: Sequence[Remade], why_none: str) -> Verdict:
-    """Whether attacks that were made again gave what is on record.
+    """Whether attacks that were made again gave what is on record; `why_none` is the reason where none was.
 
-    Args:
-        units: made again.
-        why_none: the reason where there is none.
-
-    Returns:
-        PASS where the bytes are equal; FAIL where the examples are not equally strong; a warning where they are and
-        some bits differ, as sums are rounded otherwise on another machine or by other versions.
+    PASS where the bytes are equal; FAIL where the examples are not equally strong; a warning where they are and some
+    bits differ, as sums are rounded otherwise on another machine or by other versions.
     """
     id, name = "remake", "the attack"
     if not units:
@@ -181,11 +154,7 @@ def required(verdict: Verdict, ids: Sequence[str]) -> Verdict:
 def verification(verdicts: Sequence[Verdict]) -> tuple[Verification, str]:
     """What all checks come to, and the last line of the command.
 
-    Args:
-        verdicts: of all checks.
-
-    Returns:
-        The numbers are checked where the study could be built and examples were scored again.
+    The numbers are checked where the study could be built and examples were scored again.
     """
     failed = sum(verdict.status is Status.FAIL for verdict in verdicts)
     if failed:

@@ -83,14 +83,7 @@ def capital(text: str) -> str:
 
 
 def attack_text(row: RowFacts) -> str:
-    """An attack in words: its name and its budget.
-
-    Args:
-        row: whose attack.
-
-    Returns:
-        Such as "PGD, 20 steps, 5 draws per gradient".
-    """
+    """The attack of a row in words: its name and its budget, such as "PGD, 20 steps, 5 draws per gradient"."""
     counts: list[str] = []
     for key, word in _BUDGETS.items():
         value = row.setting(key)

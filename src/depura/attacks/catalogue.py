@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 from depura import _check
@@ -50,10 +51,6 @@ class Entry:
     price: str
 
 
-def _momentum(ball: Ball) -> PGD:
-    return PGD(ball, momentum=Momentum())
-
-
 EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "flow": 0.05}
 """Usual sizes on CIFAR-10, by norm."""
 
@@ -73,7 +70,7 @@ CATALOGUE: tuple[Entry, ...] = (
         source="Dong et al. 2018, arXiv:1710.06081",
         needs="gradients",
         norms=("linf", "l2", "l1"),
-        build=_momentum,
+        build=partial(PGD, momentum=Momentum()),
         price="n_restarts x n_steps x eot gradients",
     ),
     Entry(
@@ -175,15 +172,7 @@ def at_default(entry: Entry) -> Attack:
 
 
 def threat(norm: str, eps: float) -> Threat:
-    """A threat model by the name of its norm.
-
-    Args:
-        norm: of a `Ball`, or "flow".
-        eps: radius; of a flow, its bound in grid units.
-
-    Returns:
-        The threat model.
-    """
+    """A threat model by the norm of a `Ball`, or "flow", and its radius; of a flow, its bound in grid units."""
     return Flow(eps) if norm == "flow" else Ball(cast("Norm", norm), eps)
 
 

@@ -9,39 +9,18 @@ followed. A loss that is not a number is smaller than any other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from depura.attacks.attack import History, Progress
-from depura.attacks.losses import Loss, comparable
-from depura.attacks.queries import EOT, Combine, Queries, common, mean
+from depura.attacks.losses import comparable
+from depura.attacks.queries import Queries, common, mean
 from depura.attacks.threat import Ball, per_image, signs_of_largest
 
-
-class StepRule(Protocol):
-    """Which step is made, and when points are compared."""
-
-    def checks(self) -> tuple[int, ...]:
-        """Steps after which points are compared and the step size is adapted, rising."""
-        ...
-
-    def begin(self, climb: Climb) -> None:
-        """Before the first step."""
-        ...
-
-    def propose(self, climb: Climb, i: int) -> Tensor:
-        """The next point, (R, C, H, W)."""
-        ...
-
-    def note(self, climb: Climb) -> None:
-        """After each step."""
-        ...
-
-    def adapt(self, climb: Climb, i: int) -> Tensor:
-        """After points were compared: adapt the step, and say which rows restart from the kept point, (R,) bool."""
-        ...
+if TYPE_CHECKING:
+    from depura.attacks.apgd import APGD
 
 
 @dataclass(frozen=True)
@@ -158,23 +137,15 @@ class Sparse:
         return fewer
 
 
-def rule_for(ball: Ball, *, n_steps: int, rho: float, released: bool) -> StepRule:
+def rule_for(ball: Ball, *, n_steps: int, rho: float, released: bool) -> Oscillation | Sparse:
     """The step rule of a norm."""
     if ball.norm == "l1":
         return Sparse(ball, n_steps)
     return Oscillation(ball, n_steps, rho, released)
 
 
-def run(climb: Climb, rule: StepRule, n_steps: int, *, progress: Progress, first: float = 1.0) -> None:
-    """Make all steps, or those until every image has finished.
-
-    Args:
-        climb: at its start.
-        rule: which steps.
-        n_steps: how many.
-        progress: called with the share of the steps that is done.
-        first: length of the first step, as a share of the rule's own.
-    """
+def run(climb: Climb, rule: Oscillation | Sparse, n_steps: int, *, progress: Progress, first: float = 1.0) -> None:
+    """Make all steps of a rule, the first one shortened to a share, or those until every image has finished."""
     rule.begin(climb)
     climb.own["step"] = first * climb.own["step"]
     checks = rule.checks()
@@ -188,21 +159,6 @@ def run(climb: Climb, rule: StepRule, n_steps: int, *, progress: Progress, first
         progress((i + 1) / n_steps)
     if n_steps - 1 not in checks:
         climb.compare()
-
-
-class Settings(Protocol):
-    """What a run reads of the attack that it belongs to (see `depura.attacks.apgd.APGD`)."""
-
-    @property
-    def eot(self) -> EOT: ...
-    @property
-    def loss(self) -> Loss: ...
-    @property
-    def common(self) -> int: ...
-    @property
-    def finish(self) -> float | None: ...
-    @property
-    def combine(self) -> Combine: ...
 
 
 class Climb:
@@ -227,7 +183,7 @@ class Climb:
     def __init__(
         self,
         queries: Queries,
-        settings: Settings,
+        settings: APGD,
         origin: Tensor,
         start: Tensor,
         *,

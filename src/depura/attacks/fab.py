@@ -1,7 +1,7 @@
 """FAB, the fast adaptive boundary attack: the smallest change that alters the class of a deterministic model.
 
-Croce and Hein 2020 (arXiv:1907.02044). Where the other attacks look for the largest loss in a ball, this one knows no
-radius while it walks: it follows the boundary between classes towards the image.
+Croce and Hein 2020 (arXiv:1907.02044). Where the other attacks look for the largest loss in a ball, this one uses no
+radius while it moves: it follows the boundary between classes towards the image.
 """
 
 from __future__ import annotations

@@ -70,11 +70,7 @@ def foolbox_source(
 
 
 def art_source(
-    attack: str,
-    options: Options | None = None,
-    *,
-    n_classes: int,
-    times_eps: Mapping[str, float] | None = None,
+    attack: str, options: Options | None = None, *, n_classes: int, times_eps: Mapping[str, float] | None = None
 ) -> Make:
     """An attack of the Adversarial Robustness Toolbox (Nicolae et al. 2018, arXiv:1807.01069), for `External`.
 

@@ -6,13 +6,5 @@ from depura.noise import Noise
 
 
 def numbered(noise: Noise, number: int) -> tuple[Noise, int]:
-    """The noise and step of an attack's draw of some number: each 65536 of them are a round.
-
-    Args:
-        noise: randomness of the attack.
-        number: of the draw, in [0, 2^23) and so up to 128 rounds later.
-
-    Returns:
-        The noise to draw from and the step to draw at.
-    """
+    """The noise and step of an attack's draw of some number in [0, 2^23): each 65536 of them are a round."""
     return noise.later(number >> 16), number & 0xFFFF

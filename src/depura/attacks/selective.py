@@ -249,12 +249,7 @@ class Selective(Attack):
         losses = torch.where(finite[:, None], draws.losses, 0.0)
         gradients = torch.where(per_image(finite)[..., None], draws.gradients, 0.0)
         shared = shared_step(
-            self.ball,
-            losses - border,
-            gradients,
-            size=size,
-            sharpness=self.sharpness,
-            n_rounds=self.n_rounds,
+            self.ball, losses - border, gradients, size=size, sharpness=self.sharpness, n_rounds=self.n_rounds
         )
         weights = shared.weights[:, :, None, None, None]
         return (weights * gradients.double()).sum(1).to(gradients.dtype), per_image(finite)

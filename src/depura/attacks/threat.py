@@ -185,16 +185,7 @@ class Ball:
 
 
 def only(where: str, ball: Ball, *norms: Norm) -> None:
-    """Refuse a ball of a norm that an attack does not know.
-
-    Args:
-        where: the attack's name.
-        ball: the ball.
-        *norms: those it knows.
-
-    Raises:
-        InputError: another norm.
-    """
+    """Refuse a ball of a norm other than those that an attack, named by `where`, knows."""
     if ball.norm not in norms:
         _check.fail(where, f"a ball in {' or '.join(norms)}", ball.norm, "For l1 take APGD or TargetedAPGD.")
 

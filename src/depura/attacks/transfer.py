@@ -21,13 +21,13 @@ class Transfer(Attack):
 
     Papernot et al. 2016 (arXiv:1605.07277). Sources of use are the bare classifier, the same defence with other steps
     or another strength, and another network. The model is asked for nothing but the ranking, if one is wanted; what
-    the attack spends on the source is `attack.cost`, and what its gradients told is about the source and left out.
+    the attack spends on the source is `attack.cost`, and statistics of its gradients are about the source and left out.
 
     Attributes:
         attack: what is run on the source.
         source: images to logits; called as source(images), or as source(images, noise) where `stream` is given.
         stream: of the source's noise, at the seed and image ids of `init`; default a source without noise. With the
-            model's own stream, `Stream.EOT`, a source that walks as the model does walks on the same noise.
+            model's own stream, `Stream.EOT`, a source with the model's step table meets the same noise.
         keep: how many candidates are kept, those of the largest mean loss on the model; default all, unranked.
         eot: common random numbers on which candidates are ranked.
         loss: by which.

@@ -256,7 +256,7 @@ def _randomness(subject: Subject, logits: Tensor) -> Check:
         other = subject.defence(subject.inner, subject.noise.draw(1))
     drift = relative(logits, other)
     if drift == 0:
-        sentence = f"{DETERMINISTIC}: the defence is deterministic, its noise pinned, or drawn from elsewhere."
+        sentence = f"{DETERMINISTIC}: the defence is deterministic, its noise fixed, or drawn from elsewhere."
         return Check("randomness", Light.GREEN, sentence, drift)
     return Check("randomness", Light.GREEN, f"Another draw moves the logits by {drift:.2g}.", drift)
 

@@ -28,7 +28,7 @@ def localise(defence: Defence, images: Tensor, noise: Noise, *, precision: Preci
         seed: of cotangents and directions.
 
     Returns:
-        One fault per part or module, in the order of the walk.
+        One fault per part or module, in the order of their calls.
     """
     faults: dict[str, Fault] = {}
     done: set[str] = set()

@@ -1,4 +1,4 @@
-"""The parts of a defence, each by itself, at states of a real walk.
+"""The parts of a defence, each by itself, at states of a real reverse process.
 
 Solver and guidance are given a smooth stand-in for the denoiser, so that a part is not blamed for what it calls.
 """
@@ -27,7 +27,7 @@ NO_SLOPE = (
 
 
 def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
-    """The parts of a defence at the first, middle and last step of a walk, then classifier and rule."""
+    """The parts of a defence at the first, middle and last step of a reverse process, then classifier and rule."""
     with torch.no_grad():
         purified = images if defence.purifier is None else defence.purifier(images, noise)
     if defence.purifier is not None:
@@ -81,7 +81,7 @@ def _at(
     core: DiffusionPurifier, seen: TrajectoryStep, x_in: Tensor, noise: Noise, before: Before | None
 ) -> Iterator[Probe]:
     n, step = len(x_in), seen.step
-    told = () if before is None else (before.x0,)
+    estimates = () if before is None else (before.x0,)
 
     def denoise(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
         return (core.denoiser(inputs[0], step.sigma),)
@@ -109,8 +109,8 @@ def _at(
     yield Probe(_label("denoiser", core.denoiser), denoise, (seen.x,), ("x",), n, core.denoiser)
     if not bool(seen.x0.isfinite().all()):  # nothing to stand in for
         return
-    names = ("x", "before.x0")[: 1 + len(told)]
-    yield Probe(_label("solver", core.solver), stepped, (seen.x, *told), names, n, core.solver)
+    names = ("x", "before.x0")[: 1 + len(estimates)]
+    yield Probe(_label("solver", core.solver), stepped, (seen.x, *estimates), names, n, core.solver)
     if core.guidance is not None:
         at = ("at.x", "at.x_in")
         yield Probe(_label("guidance", core.guidance), guide, (seen.x, x_in), at, n, core.guidance)

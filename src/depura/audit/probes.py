@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """A part at one point of a walk, as a function of tensors that begin with the images of a batch.
+    """A part at one point of a reverse process, as a function of tensors that begin with the images of a batch.
 
     Attributes:
         part: name for people.

@@ -96,8 +96,7 @@ def attack(
     to: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the attacked images go.")],
     classifier: Annotated[str, typer.Option(help=f"{FORMS}; the last returns a callable to logits.")] = DIGITS,
     label: Annotated[
-        list[int] | None,
-        typer.Option(help="True class of all images, or once for each; default: see above."),
+        list[int] | None, typer.Option(help="True class of all images, or once for each; default: see above.")
     ] = None,
     name: Annotated[str, typer.Option("--attack", help="As `depura attacks` lists them.")] = CATALOGUE[0].name,
     norm: Annotated[Norm, typer.Option(help="Norm of the change.")] = Norm.linf,
@@ -114,7 +113,7 @@ def attack(
     ] = None,
     denoiser: Annotated[str, typer.Option(help=f"Of the purifier: {DENOISERS}.")] = DIGITS,
     t_star: Annotated[float | None, typer.Option(help="Of the purifier: how far to noise, in (0, 1].")] = None,
-    purifier_steps: Annotated[int | None, typer.Option(help="Of the purifier: steps of a walk.")] = None,
+    purifier_steps: Annotated[int | None, typer.Option(help="Of the purifier: steps of the reverse process.")] = None,
     draws: Annotated[int, typer.Option(help="Fresh draws to judge on, where the answer is random.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of all noise; the same seed gives the same result.")] = 0,
 ) -> None:
@@ -131,12 +130,7 @@ def attack(
     purifier = None
     if method is not None:
         purifier = purifier_of(
-            denoiser,
-            method,
-            where="attack",
-            t_star=t_star,
-            steps=purifier_steps,
-            steps_option="--purifier-steps",
+            denoiser, method, where="attack", t_star=t_star, steps=purifier_steps, steps_option="--purifier-steps"
         )
     defence = Defence(purifier, judge)
     radius = EPS[norm.value] if eps is None else eps
@@ -156,7 +150,8 @@ def attack(
     out.print(head, highlight=False, soft_wrap=True)
     out.print(f"labels   {whose}", highlight=False, soft_wrap=True)
     found = _attack_all(made, defence, loaded, labels, seed=seed, draws=draws if random else 1)
-    files.write_all({t: files.encode(_stack(f), t) for t, f in zip(targets, found, strict=True)}, where="attack")
+    attacked = [torch.cat([result.images for result in results]) for results in found]
+    files.write_all({t: files.encode(x, t) for t, x in zip(targets, attacked, strict=True)}, where="attack")
     for item, target, own, results in zip(loaded, targets, labels, found, strict=True):
         for k, result in enumerate(results):
             title = target.name if len(results) == 1 else f"{target.name}[{k}]"
@@ -232,13 +227,13 @@ def _attack_all(
             for first in range(0, len(group), AT_ONCE):
                 part, before = group[first : first + AT_ONCE], len(found)
 
-                def told(share: float, before: int = before, n: int = len(part)) -> None:
+                def advance(share: float, before: int = before, n: int = len(part)) -> None:
                     bar.update(task, completed=before + share * n)
 
                 images = torch.stack([loaded[i].images[k] for i, k in part])
                 classes = torch.stack([labels[i][k] for i, k in part])
                 noise = Noise(seed, tuple(loaded[i].ids[k] for i, k in part))
-                result = _attacked(made, defence, images, classes, noise, draws, told)
+                result = _attacked(made, defence, images, classes, noise, draws, advance)
                 found |= {place: _row(result, row) for row, place in enumerate(part)}
     return [[found[i, k] for k in range(len(item.images))] for i, item in enumerate(loaded)]
 
@@ -250,11 +245,11 @@ def _attacked(
     labels: Tensor,
     noise: Noise,
     draws: int,
-    told: Callable[[float], None],
+    progress: Callable[[float], None],
 ) -> Judged:
     """Attack some images, choose the worst candidates on draws of their own, and judge them on others."""
     proposed = made(
-        defence, images, labels, init=noise.on(Stream.INIT), eot=noise.on(Stream.EOT), rows=ROWS, progress=told
+        defence, images, labels, init=noise.on(Stream.INIT), eot=noise.on(Stream.EOT), rows=ROWS, progress=progress
     )
     select = range(1 if draws == 1 else SELECT_DRAWS)
     worst = choose(defence, proposed.images, labels, noise.on(Stream.SELECT), draws=select).images
@@ -273,10 +268,6 @@ def _row(judged: Judged, row: int) -> Judged:
     return Judged(judged.images[at], (before, after, rounded), None if judged.zero is None else judged.zero[at])
 
 
-def _stack(results: list[Judged]) -> Tensor:
-    return torch.cat([result.images for result in results])
-
-
 def _words(result: Judged, clean: Tensor, label: Tensor, ball: Threat, *, random: bool) -> str:
     """One line about one image."""
     parts = [f"label {int(label)}"]
@@ -290,16 +281,16 @@ def _words(result: Judged, clean: Tensor, label: Tensor, ball: Threat, *, random
 
 
 def _sum_up(results: list[Judged], labels: Tensor, *, random: bool, draws: int) -> None:
-    """How much was wrong, and what the gradients told."""
-    said: list[str] = []
+    """How much was wrong, and whether gradients were zero."""
+    parts: list[str] = []
     for k, when in enumerate(("before", "after", "8-bit")):
         wrong = [
             float(r.scores[k].errors(labels[i : i + 1])) / r.scores[k].predictions.shape[1]
             for i, r in enumerate(results)
         ]
-        said.append(f"{when} {sum(wrong) / len(wrong):.0%}" if random else f"{when} {round(sum(wrong))}")
+        parts.append(f"{when} {sum(wrong) / len(wrong):.0%}" if random else f"{when} {round(sum(wrong))}")
     what = f"wrong of {draws} fresh draws" if random else f"wrong of {len(results)}"
-    out.print(f"\n{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
+    out.print(f"\n{what}: {', '.join(parts)}", highlight=False, soft_wrap=True)
     zero = [float(r.zero) for r in results if r.zero is not None]
     if zero and sum(zero) / len(zero) > 0.5:
         out.print(

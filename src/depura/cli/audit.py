@@ -39,11 +39,7 @@ def audit(
     out.print(f"study      {loaded.name}: {images} of {len(loaded.data.images)} images of {loaded.data.name}")
     with out.status("auditing"):
         found = audit_gradient(
-            defence,
-            loaded.data.images[:images],
-            ids=loaded.data.ids[:images],
-            seed=seed,
-            device=device,
+            defence, loaded.data.images[:images], ids=loaded.data.ids[:images], seed=seed, device=device
         )
     _show(found)
     if found.light is Light.RED:

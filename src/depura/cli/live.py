@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.progress import TaskID
 
@@ -18,35 +17,21 @@ LINES = 4
 
 
 class Live:
-    """Bars for the units to do, one for each row and radius; a context manager."""
+    """`bars` for the units to do, one for each row and radius, which are shown in their context."""
 
     def __init__(self, study: Study, directory: RunDirectory, todo: Sequence[UnitKey]) -> None:
-        """Begin.
-
-        Args:
-            study: the study.
-            directory: where its units are committed.
-            todo: the units to do.
-        """
+        """Show the units to do of a study, which are committed in the directory."""
         self._directory, self._todo, self._all = directory, todo, study.units()
         self._done = 0
-        self._bars = progress()
+        self.bars = progress()
         self._tasks: dict[tuple[str, float], TaskID] = {}
         self._units: dict[tuple[str, float], dict[str, Unit]] = {}
         self._finished: dict[tuple[str, float], int] = {}
         for key in todo:
-            self._total(key)
-
-    def __enter__(self) -> Live:
-        """Show the bars."""
-        self._bars.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leave them as they are."""
-        self._bars.__exit__(kind, error, traceback)
+            at = (key.row, key.eps)
+            if at not in self._tasks:
+                total = sum(1 for other in todo if (other.row, other.eps) == at)
+                self._tasks[at] = self.bars.add_task(_title(key), total=total)
 
     def unit(self, key: UnitKey) -> None:
         """A unit is committed."""
@@ -59,19 +44,14 @@ class Live:
             if new and self._directory.has(other.name):
                 units[other.name] = self._directory.read(other.name)
         text = f"{_title(key)}  {accuracy_text(list(units.values()))}"
-        self._bars.update(self._tasks[at], completed=self._finished[at], description=text)
+        self.bars.update(self._tasks[at], completed=self._finished[at], description=text)
         if not out.is_terminal and self._done * LINES // n > (self._done - 1) * LINES // n:
             out.print(f"running  {self._done} of {n} units done; {text}".rstrip())
 
     def share(self, key: UnitKey, share: float) -> None:
         """So much of a unit's attack is done."""
         at = (key.row, key.eps)
-        self._bars.update(self._tasks[at], completed=self._finished.get(at, 0) + share)
-
-    def _total(self, key: UnitKey) -> None:
-        if (key.row, key.eps) not in self._tasks:
-            total = sum(1 for other in self._todo if (other.row, other.eps) == (key.row, key.eps))
-            self._tasks[key.row, key.eps] = self._bars.add_task(_title(key), total=total)
+        self.bars.update(self._tasks[at], completed=self._finished.get(at, 0) + share)
 
 
 def accuracy_text(units: Sequence[Unit]) -> str:

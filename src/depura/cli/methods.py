@@ -34,17 +34,7 @@ NAMES = f"<{'|'.join(BUILDS)}>"
 
 
 def named(name: str) -> str:
-    """The name of a method of the command line, for options.
-
-    Args:
-        name: any text.
-
-    Returns:
-        The name.
-
-    Raises:
-        ValueError: there is no such method.
-    """
+    """The name of a method of the command line, for options; a ValueError where there is no such method."""
     if name not in BUILDS:
         raise ValueError(f"{name!r} is not one of {', '.join(map(repr, BUILDS))}.")
     return name
@@ -59,7 +49,7 @@ class Listed:
         call: in Python, after `depura.` or `depura.methods.`.
         method: name of the method.
         paper: where it is from.
-        start: how a walk begins.
+        start: how the reverse process begins.
         steps: of each round, and where they start.
         solver: one step.
         guidance: what displaces it.
@@ -84,11 +74,7 @@ class Listed:
 
 
 def listed() -> tuple[Listed, ...]:
-    """All settings, described and counted.
-
-    Returns:
-        In the order of the papers.
-    """
+    """All settings, described and counted, in the order of the papers."""
     return tuple(_listed(method, setting) for method in METHODS.values() for setting in method.settings)
 
 
@@ -108,7 +94,7 @@ def purifier_of(
         method: which.
         where: the command, for messages.
         t_star: how far to noise; default the method's.
-        steps: of a walk; default the method's.
+        steps: of the reverse process; default the method's.
         steps_option: how the command calls `steps`.
 
     Returns:

@@ -9,8 +9,7 @@ import typer
 
 from depura.cli.console import door, one_thread, out
 from depura.cli.recorded import StudyFile, Trust, source_of
-from depura.evaluation.rescoring import rebuilt_header
-from depura.evaluation.verification import CODE, differences
+from depura.evaluation.replay import as_recorded
 from depura.evaluation.without_images import publish, published_header
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports.page import write_reports
@@ -31,12 +30,9 @@ def publish_run(
     run = RunDirectory.open(directory)
     if run.header.left_out:
         raise RecordError(f"publish: expected a run with its images, got one without ({directory}). It can be copied.")
-    study_built, anew = rebuilt_header(run.header, source_of(run.header, study=study, trust=trust))
-    other = [part for part in differences(run.header, anew) if part.part not in CODE]
-    if other:
-        raise RecordError(f"publish: expected the study of {directory}, got another one ({other[0].sentence}).")
+    rebuilt, _ = as_recorded(run, source_of(run.header, study=study, trust=trust))
     target = RunDirectory.create(to, published_header(run))
-    publish(run, study_built, target)
+    publish(run, rebuilt, target)
     write_reports(target)
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     out.print(f"wrote {to}, {size / 1e6:.1f} MB, no image in it", highlight=False, soft_wrap=True)

@@ -28,19 +28,10 @@ Trust = Annotated[
 def source_of(
     header: Header, *, study: Path | None, trust: bool, settings: tuple[tuple[str, str], ...] = ()
 ) -> StudySource:
-    """Where the study of a record comes from.
+    """Where the study of a record comes from; `StudyNotGivenError` where neither --study nor --trust was given.
 
-    Args:
-        header: of the run.
-        study: as given with --study.
-        trust: whether --trust was given.
-        settings: that take the place of recorded ones, or come on top.
-
-    Returns:
-        The source. What the record names is printed, on standard error, before anybody can run it.
-
-    Raises:
-        StudyNotGivenError: neither was given.
+    Settings take the place of recorded ones, or come on top. What the record names is printed, on standard error,
+    before anybody can run it.
     """
     source = StudySource.of(header, path=study, trust=trust)
     if study is None and header.source is not None and header.source.file != DEMO:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from rich.text import Text
 from torch import Tensor
 
 from depura.cli.console import door, err, fraction, one_thread, out
@@ -19,11 +18,7 @@ from depura.evaluation.replay import Replay
 from depura.evaluation.replay import replay as replayed
 from depura.records.directory import RunDirectory
 from depura.records.schema import Data
-from depura.reports.pictures import LARGEST_TERMINAL as LARGEST
-from depura.reports.pictures import gif, image_grid, preview
-
-GAP = 2
-"""Columns between two drawings in a terminal."""
+from depura.reports.pictures import image_grid
 
 
 @door
@@ -37,7 +32,7 @@ def replay(
     clean: Annotated[bool, typer.Option("--clean", help="Put in the clean image, under the same noise.")] = False,
     study: StudyFile = None,
     trust: Trust = False,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures; default: DIR/replay.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder for the image grid; default: DIR/replay.")] = None,
 ) -> None:
     """Make a recorded decision again, picture its steps, and check that it comes out as recorded (or exit 1)."""
     one_thread()
@@ -51,12 +46,9 @@ def replay(
     columns = [(_pixels(a, result.given), _pixels(b, result.given)) for a, b in _columns(result)]
     folder = directory / "replay" if to is None else to
     stem = f"{result.row}-image-{image}-draw-{draw}{'-clean' if clean else ''}" + (f"-walk-{walk}" if walk else "")
-    pictures = {folder / f"{stem}.png": image_grid(columns), folder / f"{stem}.gif": gif(columns)}
-    files.write_all(pictures, where="replay")
-    if out.is_terminal and max(result.given.shape[1:]) <= LARGEST:
-        _draw(result)
-    for file in pictures:
-        out.print(f"wrote    {file}", highlight=False, soft_wrap=True)
+    file = folder / f"{stem}.png"
+    files.write_all({file: image_grid(columns)}, where="replay")
+    out.print(f"wrote    {file}", highlight=False, soft_wrap=True)
     if not result.agrees:
         err.print(
             f"Not the decision on record: {data.class_name(result.predicted)} now, "
@@ -116,16 +108,3 @@ def _levels(sigmas: list[float]) -> str:
 def _counted(names: list[str]) -> list[tuple[str, int]]:
     """Names with their counts, the most frequent first."""
     return sorted(((name, names.count(name)) for name in dict.fromkeys(names)), key=lambda pair: -pair[1])
-
-
-def _draw(result: Replay) -> None:
-    """As many columns as fit in the terminal, evenly chosen, drawn with half blocks."""
-    columns = _columns(result)
-    width = result.given.shape[2] + GAP
-    fit = max(2, min(len(columns), out.width // width))
-    shown = sorted({round(float(k)) for k in np.linspace(0, len(columns) - 1, fit)})
-    for part in (0, 1):
-        drawings = [preview(torch.from_numpy(_pixels(columns[k][part], result.given)) / 255) for k in shown]
-        for line in zip(*drawings, strict=True):
-            out.print(Text(" " * GAP).join(line), no_wrap=True)
-        out.print()

@@ -13,11 +13,10 @@ from depura import _check
 from depura.cli.console import door, one_thread, out, progress
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import write_report
-from depura.evaluation.header import header
+from depura.evaluation.replay import as_recorded
 from depura.evaluation.rescoring import rescore as rescore_units
 from depura.evaluation.rescoring import rescored_header, rule_named, under
 from depura.evaluation.study import UnitKey
-from depura.evaluation.verification import CODE, differences
 from depura.records.directory import RecordError, RunDirectory
 
 
@@ -61,10 +60,7 @@ def rescore(
     if draws is not None:
         _check.integer("rescore", "--draws", draws, low=1)
     source = source_of(recorded.header, study=study, trust=trust)
-    loaded = source.load()
-    other = [d for d in differences(recorded.header, header(loaded, command="")) if d.part not in CODE]
-    if other:
-        raise RecordError(f"rescore: expected the study of {directory}, got another one ({other[0].sentence}).")
+    loaded, _ = as_recorded(recorded, source)
     words = ["depura", "rescore", "DIR"]
     words += [] if rule is None else ["--rule", rule.value, "--k", str(k)]
     words += [] if draws is None else ["--draws", str(draws)]

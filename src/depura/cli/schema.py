@@ -13,9 +13,7 @@ from depura.records.schema import PARTS, json_schema
 
 
 @door
-def schema(
-    part: Annotated[str, typer.Argument(help=f"One of {', '.join(PARTS)}; default: all of them.")] = "",
-) -> None:
+def schema(part: Annotated[str, typer.Argument(help=f"One of {', '.join(PARTS)}; default: all of them.")] = "") -> None:
     """Print the layout of records as JSON Schema: of study.json, of a unit's facts, of an audit and of a plan."""
     whole = json_schema()
     if part and part not in PARTS:

@@ -174,18 +174,7 @@ def run_source(
 def resume(
     study: Study, source: StudySource, directory: RunDirectory, *, machine: Machine, despite_audit: bool = False
 ) -> Summary | None:
-    """Compute what is missing of a run, and report.
-
-    Args:
-        study: the study.
-        source: where it comes from.
-        directory: of the run.
-        machine: where to compute.
-        despite_audit: go on though the audit of a gradient is red.
-
-    Returns:
-        The summary, or None where units of other shards are missing.
-    """
+    """Compute what is missing of a run, and report. The summary is None where units of other shards are missing."""
     todo = missing(study, directory, machine.shard)
     out.print(f"study    {study.name}: {len(study.data.images)} images of {study.data.name}, {study.ball}")
     if todo:
@@ -193,7 +182,8 @@ def resume(
     else:
         out.print("plan     nothing to do: every unit is done")
     begun = time.monotonic()
-    with Live(study, directory, todo) as live:
+    live = Live(study, directory, todo)
+    with live.bars:
         if machine.workers == 1 or not todo:
             compute(
                 study,
@@ -238,16 +228,9 @@ def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey
 
 
 def write_report(directory: RunDirectory) -> Summary | None:
-    """Write the reports of a run and print its table, or its headline alone while units are missing.
+    """Write the reports of a run and print its table; exit with 1 where a check failed.
 
-    Args:
-        directory: the run.
-
-    Returns:
-        The summary; None while units are missing.
-
-    Raises:
-        Exit: a check failed.
+    While units are missing only the headline is printed, and the summary is None.
     """
     summary, written = write_reports(directory)
     if not summary.complete:
@@ -329,18 +312,7 @@ def _print_published(study: Study) -> None:
 
 
 def workers_of(asked: int | None, device: str) -> int:
-    """Processes: as asked, else one per core, or one where a GPU does the work.
-
-    Args:
-        asked: by the user, if at all.
-        device: where to compute.
-
-    Returns:
-        How many, at least 1.
-
-    Raises:
-        InputError: fewer than one.
-    """
+    """Processes, at least 1: as asked, else one per core, or one where a GPU does the work."""
     default = cores() if device == "cpu" else 1
     return _check.integer("run", "workers", default if asked is None else asked, low=1)
 

@@ -117,8 +117,7 @@ def denoiser(
         str | None, typer.Option(help="Measure what it makes of purified images too, at several t*.")
     ] = None,
     width: Annotated[
-        int | None,
-        typer.Option(help="Channels at the full resolution without --preset, a multiple of 8; default 24."),
+        int | None, typer.Option(help="Channels at the full resolution without --preset, a multiple of 8; default 24.")
     ] = None,
 ) -> None:
     """Train an EDM-style U-Net denoiser. Interrupted, the same command goes on."""

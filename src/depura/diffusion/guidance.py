@@ -15,14 +15,14 @@ R = TypeVar("R", bound="tuple[Any, ...]")
 
 
 class State(NamedTuple):
-    """What guidance may look at.
+    """What guidance is given.
 
     Attributes:
         x: state at step.sigma, (B, C, H, W), x0 + sigma n coordinates.
         x0: estimate of the clean image, attached to the graph of x.
         x_in: the image being purified, [-1, 1] units, attached to the graph of the input.
         step: row of the step table.
-        noise: randomness of this walk (draw with Kind.GUIDANCE).
+        noise: randomness of this purification (draw with Kind.GUIDANCE).
         variance: of the noise that the step adds, in x0 + sigma n coordinates; a tensor where the network learned it.
     """
 

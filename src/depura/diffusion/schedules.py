@@ -1,4 +1,4 @@
-"""Noise schedules, and the one table of numbers that a reverse process walks along.
+"""Noise schedules, and the one table of numbers that a reverse process follows.
 
 A schedule maps a paper's clock t to a noise level and back. Everything else in depura works in the coordinates
 
@@ -321,7 +321,7 @@ class Step:
         sigma_next: noise level at the end; 0 means clean.
         scale: factor to the paper's coordinates at the start, x_t = scale * x.
         scale_next: the same at the end.
-        label: what a network is told about the start level.
+        label: what a network is given for the start level.
     """
 
     index: int
@@ -528,10 +528,10 @@ def respaced_steps(
 
 
 def coarser(steps: Sequence[Step], n_steps: int) -> tuple[Step, ...]:
-    """The same walk in fewer steps: consecutive rows merged into one, as evenly as possible.
+    """The same reverse process in fewer steps: consecutive rows merged into one, as evenly as possible.
 
     A purifier `with_(steps=coarser(...))` is the surrogate of Lee and Kim 2023 (arXiv:2303.09051): a function of its
-    own, cheap to differentiate, whose gradient is used to attack the full walk.
+    own, cheap to differentiate, whose gradient is used to attack the full process.
 
     Args:
         steps: a step table, in order.

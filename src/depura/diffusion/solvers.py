@@ -1,8 +1,8 @@
 """The reverse process: how it starts, and one step sigma -> sigma_next, in x = x0 + sigma n coordinates.
 
-A solver is told the denoiser, the state, the row of the step table and the noise; it remembers nothing and does not
-know whether it is differentiated. A multistep solver is told what the step before estimated, too. Kernels are those of
-Song et al. 2021 (arXiv:2010.02502 and 2011.13456), Ho et al. 2020, Karras et al. 2022 and Lu et al. 2022
+A solver is given the denoiser, the state, the row of the step table and the noise; it remembers nothing and does not
+know whether it is differentiated. A multistep solver is given the estimate of the step before, too. Kernels are those
+of Song et al. 2021 (arXiv:2010.02502 and 2011.13456), Ho et al. 2020, Karras et al. 2022 and Lu et al. 2022
 (arXiv:2211.01095), written in these coordinates (a variance-preserving x_t is scale * x).
 """
 
@@ -133,7 +133,7 @@ class Solver(Protocol):
             denoise: the denoiser.
             x: state at step.sigma, (B, C, H, W).
             step: row of the step table.
-            noise: randomness of this walk; addressed by step.index.
+            noise: randomness of this purification; addressed by step.index.
 
         Returns:
             The next state and the estimate of x0.
@@ -142,10 +142,10 @@ class Solver(Protocol):
 
 
 class Before(NamedTuple):
-    """What a multistep solver is told of the step before.
+    """What a multistep solver is given of the step before.
 
     Attributes:
-        x0: the clean image as estimated at its start, (B, C, H, W), attached to the graph of the walk.
+        x0: the clean image as estimated at its start, (B, C, H, W), attached to the graph of the reverse process.
         sigma: noise level there, above that of the present step.
     """
 
@@ -184,7 +184,7 @@ class Differential(Protocol):
             denoise: the denoiser.
             x: state at step.sigma_next > 0, (B, C, H, W).
             step: row of the step table.
-            noise: randomness of this walk.
+            noise: randomness of this purification.
 
         Returns:
             x + h F(x, t') + g(t') dW in the solver's own coordinates, given in those of x; and by how much these
@@ -269,7 +269,7 @@ class DpmSolverPP:
 
     The first step has D' = D, and so has a step to sigma 0, which is infinitely long in lambda and gives D. A last step
     to a level above 0 is of second order, too: if it is far longer in lambda than the one before (as in `uniform_steps`
-    with t_end near 0 and few steps), D' is far from D, so such tables should end at 0. With guidance the walk is of
+    with t_end near 0 and few steps), D' is far from D, so such tables should end at 0. With guidance the process is of
     first order.
 
     Attributes:
@@ -320,7 +320,7 @@ class AncestralLarge:
     Ho et al. 2020, section 3.2 (sigma_t^2 = beta_t). The last step, to sigma 0, adds none.
 
     Attributes:
-        last: variance that guidance is told of at the step to sigma 0 (`DDPM` codes take the posterior variance of the
+        last: variance that guidance is given at the step to sigma 0 (`DDPM` codes take the posterior variance of the
             step before, see `last_variance`).
     """
 

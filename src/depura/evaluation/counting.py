@@ -68,13 +68,9 @@ def _first_tensor(answer: Any) -> Tensor | None:
 
 
 def counted(defence: Defence) -> tuple[Defence, Counts]:
-    """A copy of a defence whose denoiser evaluations are counted; weights are shared.
+    """A copy of a defence, with shared weights, and the counts that its denoiser evaluations are added to.
 
-    Args:
-        defence: any defence.
-
-    Returns:
-        The copy, and the counts that it adds to. The bare classifier has none to count.
+    The bare classifier has none to count.
     """
     counts = Counts()
     return defence.over_core(lambda core: core.over(lambda denoiser: _Counted(denoiser, counts))), counts
@@ -101,14 +97,7 @@ def evaluations(defence: Defence, images: Tensor, noise: Noise, *, gradient: boo
 
 
 def call(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> None:
-    """Call a defence once, with the gradient of its logits' sum by the images or without a graph.
-
-    Args:
-        defence: what is called.
-        images: (B, C, H, W).
-        noise: of B rows.
-        gradient: whether with the gradient.
-    """
+    """Call a defence on images (B, C, H, W) once, with the gradient of its logits' sum by them or without a graph."""
     if gradient and (defence.differentiable or defence.mode is GradientMode.BPDA):
         leaf = images.clone().requires_grad_()
         torch.autograd.grad(defence(leaf, noise).sum(), leaf)

@@ -16,15 +16,7 @@ EPS = 0.2
 
 
 def digits_purifier(*, t_star: float = T_STAR, n_steps: int = N_STEPS) -> DiffusionPurifier:
-    """DiffPure with ancestral steps around the bundled denoiser.
-
-    Args:
-        t_star: how far to noise, in (0, 1].
-        n_steps: reverse steps.
-
-    Returns:
-        The purifier, for images of shape (B, 1, 8, 8) in [0, 1].
-    """
+    """DiffPure with ancestral steps around the bundled denoiser, for images of shape (B, 1, 8, 8) in [0, 1]."""
     return few_steps(digits_denoiser(), t_star=t_star, steps=n_steps).with_(image_shape=SHAPE)
 
 

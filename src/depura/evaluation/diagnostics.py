@@ -1,4 +1,4 @@
-"""What a unit records beside its scores: the attack's query log, cosines of cheap gradients, auxiliary indicators.
+"""What a unit records besides its scores: the attack's query log, cosines of cheap gradients, auxiliary indicators.
 
 They judge nothing. An error during a search is no accuracy. A purifier may contract the distance that an attack made
 and still move the image over the border of its class (cf. arXiv:2505.22839), and a defence that errs at random looks
@@ -133,7 +133,7 @@ class Difference(TypedDict):
 
 
 def nothing() -> DiffusionPurifier:
-    """A walk whose denoiser answers with what it is given, so that no step moves: the identity, but for rounding."""
+    """A purifier whose denoiser returns its input, so that no step moves: the identity, but for rounding."""
     return DiffusionPurifier(
         _as_given, steps=uniform_steps(VP(), t_start=0.1, n_steps=2), solver=Euler(), start=_from_image
     )
@@ -146,7 +146,7 @@ def identity_difference(defence: Defence, images: Tensor, *, seed: int) -> Diffe
     Args:
         defence: whose classifier it is.
         images: (B, C, H, W) in [0, 1].
-        seed: of the noise that the walk is handed and does not use.
+        seed: of the noise that the purifier is given and does not use.
 
     Returns:
         The difference; none of a sound pipeline but the rounding of [0, 1] to [-1, 1] and back.
@@ -220,14 +220,7 @@ class Watched(nn.Module):
         return logits
 
     def coarser(self, share: int) -> Defence:
-        """The defence with one step for every `share` steps. What it answers is not noted, as nobody deploys it.
-
-        Args:
-            share: steps for each of the new walk.
-
-        Returns:
-            The surrogate.
-        """
+        """The defence with one step for every `share` steps. What it answers is not noted, as nobody deploys it."""
         return self.defence.coarser(share)
 
     def _note(self, at: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:

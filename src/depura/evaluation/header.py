@@ -106,16 +106,9 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
 
 @torch.no_grad()
 def n_outputs(study: Study) -> int:
-    """How many logits the classifiers of a study give, asked with its first image.
+    """The most logits that a classifier of a study gives, asked with its first image.
 
-    Args:
-        study: the study.
-
-    Returns:
-        The largest number.
-
-    Raises:
-        InputError: a classifier with fewer logits than the data have classes, which no prediction could name.
+    An `InputError`: a classifier with fewer logits than the data have classes, which no prediction could name.
     """
     n, known = len(study.data.classes), dict[int, int]()
     for row in study.all_rows:

@@ -22,14 +22,7 @@ def is_weightless(study: Study) -> bool:
 
 
 def without_weights(study: Study) -> Study:
-    """A copy of a study with all of its networks on the meta device; what they share stays shared.
-
-    Args:
-        study: the study; its own networks are left as they are.
-
-    Returns:
-        The copy.
-    """
+    """A copy of a study with all of its networks on the meta device; what they share stays shared."""
     empty: dict[int, object] = {}
     for defence in _defences(study):
         empty |= {id(weight): weight.to(META) for weight in _weights(defence)}
@@ -38,14 +31,7 @@ def without_weights(study: Study) -> Study:
 
 
 def refuse_weightless(study: Study) -> None:
-    """Refuse to compute what has no weights.
-
-    Args:
-        study: the study.
-
-    Raises:
-        InputError: networks or images on the meta device.
-    """
+    """Refuse to compute a study whose networks or images are on the meta device."""
     if is_weightless(study):
         _check.fail(
             f"Study {study.name!r}",

@@ -1,4 +1,4 @@
-"""Profiles: ladders of attacks, from blind to exact, for four purposes. Each is a plain function.
+"""Profiles: suites of attacks, from blind to exact, for four purposes. Each is a plain function.
 
 `smoke` is for tests, `quick` for development, `standard` for internal tables, `paper` for claims. They differ in how
 many images, draws and steps they spend; the checks of a report are as good as the rows that its profile runs.
@@ -55,21 +55,13 @@ class AttackSuite:
 
 
 Profile = Callable[..., AttackSuite]
-"""(defence, ball, *, n_classes, n_values) -> ladder."""
+"""(defence, ball, *, n_classes, n_values) -> attack suite: of what is deployed, with a purifier, and the threat model.
+
+The suite depends on how many classes there are and how many values an image has."""
 
 
 def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """A minute's worth, for tests: every part runs once, no number is worth reading.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """A minute's worth, for tests: every part runs once, no number is worth reading. See `Profile`."""
     del n_classes, n_values
     few = SuiteRuns(defence, ball)
     rows = (
@@ -83,17 +75,7 @@ def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
 
 
 def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """For development; its numbers are not to be published.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """For development; its numbers are not to be published. See `Profile`."""
     runs = SuiteRuns(defence, ball)
     strong = APGD(ball, n_steps=20, eot=4)
     rows = (
@@ -118,17 +100,7 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
 
 
 def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """For ablations and internal tables.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """For ablations and internal tables. See `Profile`."""
     runs = SuiteRuns(defence, ball)
     strong, blind = APGD(ball, n_steps=50, eot=16), _deterministic(ball, 100, n_classes)
     rows = (
@@ -158,17 +130,7 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
 
 
 def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 3072) -> AttackSuite:
-    """For claims. One seed; run it with three.
-
-    Args:
-        defence: what is deployed; with a purifier.
-        ball: threat model.
-        n_classes: how many classes there are.
-        n_values: how many values an image has.
-
-    Returns:
-        The ladder.
-    """
+    """For claims. One seed; run it with three. See `Profile`."""
     runs = SuiteRuns(defence, ball)
     strong, blind = APGD(ball, n_steps=100, eot=20), _blind(ball, n_classes)
     targets = min(9, n_classes - 1)
@@ -233,17 +195,15 @@ def under(study: Study, profile: Profile) -> Study:
         _check.fail(where, "a defence with a purifier", "a bare classifier")
     if not isinstance(study.ball, Ball):
         _check.fail(where, "an l_p ball", f"{study.ball}", "Give the study rows of its own.")
-    ladder = profile(
-        study.defence, study.ball, n_classes=len(study.data.classes), n_values=study.data.images[0].numel()
-    )
+    suite = profile(study.defence, study.ball, n_classes=len(study.data.classes), n_values=study.data.images[0].numel())
     return replace(
         study,
-        rows=ladder.rows,
-        select_draws=ladder.select_draws,
-        report_draws=ladder.report_draws,
-        curve_eps=tuple(eps for eps in ladder.curve_eps if f"{eps:.6g}" != f"{study.ball.eps:.6g}"),
-        curve_images=ladder.curve_images,
-        curve_rows=ladder.curve_rows,
+        rows=suite.rows,
+        select_draws=suite.select_draws,
+        report_draws=suite.report_draws,
+        curve_eps=tuple(eps for eps in suite.curve_eps if f"{eps:.6g}" != f"{study.ball.eps:.6g}"),
+        curve_images=suite.curve_images,
+        curve_rows=suite.curve_rows,
         # The profile's own adaptive attack is as strong; of a rule that somebody wrote the gradient may mislead.
         reference=study.reference and not isinstance(study.defence.rule, OWN_RULES),
     )
@@ -258,15 +218,7 @@ def _on_curve(*rows: AttackRun | None) -> tuple[str, ...]:
 
 
 def radii(ball: Ball, n_values: int) -> tuple[float, ...]:
-    """Radii for the accuracy-against-eps curve: half and twice the given one, then fourfold, to the whole box.
-
-    Args:
-        ball: threat model.
-        n_values: how many values an image has.
-
-    Returns:
-        In rising order, without the given radius. The last is `whole_box`.
-    """
+    """Radii for the accuracy-against-eps curve, rising: half and twice the ball's, fourfold, up to `whole_box`."""
     whole, found = whole_box(ball.norm, n_values), [ball.eps / 2, 2 * ball.eps]
     while found[-1] < whole / 4:
         found.append(4 * found[-1])
@@ -323,9 +275,13 @@ class SuiteRuns:
             return None
         return AttackRun("undefended", "no defence", attack, self.bare, self.bare, "undefended")
 
+    def judged(self, name: str, title: str, attack: Attack, kind: str, images: int | None = None) -> AttackRun:
+        """A row whose attack asks or differentiates the defence itself."""
+        return AttackRun(name, f"purified; {title}", attack, self.defence, self.defence, kind, images=images)
+
     def unchanged(self) -> AttackRun:
-        title = "purified; images as they are, scored like an attack's"
-        return AttackRun("unchanged", title, CleanImages(self.ball), self.defence, self.defence, "unchanged")
+        title = "images as they are, scored like an attack's"
+        return self.judged("unchanged", title, CleanImages(self.ball), "unchanged")
 
     def transfer(self, attack: Attack) -> AttackRun | None:
         """None of a whole defence."""
@@ -347,33 +303,27 @@ class SuiteRuns:
         """None where there are too few steps to have fewer."""
         if self.core.n_steps < SHARE or not self.core.shortens:
             return None
-        title = f"purified; through a reverse process of one step for every {SHARE}"
+        title = f"purified; through a walk of one step for every {SHARE}"
         return AttackRun("surrogate", title, attack, surrogate(self.defence), self.defence, "surrogate")
 
     def adaptive(self, attack: Attack, *, name: str = "adaptive", title: str = "adaptive attack") -> AttackRun:
-        title = f"purified; {title} through the whole defence"
-        return AttackRun(name, title, attack, self.defence, self.defence, "adaptive")
+        return self.judged(name, f"{title} through the whole defence", attack, "adaptive")
 
     def targeted(self, attack: Attack, *, images: int) -> AttackRun:
-        title = "purified; towards one wrong class after the other"
-        return AttackRun("targeted", title, attack, self.defence, self.defence, "targeted", images=images)
+        return self.judged("targeted", "towards one wrong class after the other", attack, "targeted", images)
 
     def selective(self, attack: Attack) -> AttackRun:
-        title = "purified; along the draws that can be broken together"
-        return AttackRun("selective", title, attack, self.defence, self.defence, "selective")
+        return self.judged("selective", "along the draws that can be broken together", attack, "selective")
 
     def black_box(self, attack: Attack, *, images: int, name: str = "square", title: str = "Square") -> AttackRun:
-        title = f"purified; {title}, no gradients"
-        return AttackRun(name, title, attack, self.defence, self.defence, "black-box", images=images)
+        return self.judged(name, f"{title}, no gradients", attack, "black-box", images)
 
     def random(self, attack: RandomPoints, *, images: int) -> AttackRun:
-        title = f"purified; the worst of {attack.n_points:,} random corners"
-        return AttackRun("random", title, attack, self.defence, self.defence, "random", images=images)
+        return self.judged("random", f"the worst of {attack.n_points:,} random corners", attack, "random", images)
 
     def one_step(self, attack: APGD, *, images: int) -> AttackRun:
         single = PGD(self.ball, n_steps=1, step_size=self.ball.eps, eot=attack.eot, random_start=False)
-        title = "purified; one step of the full size"
-        return AttackRun("one-step", title, single, self.defence, self.defence, "one-step", images=images)
+        return self.judged("one-step", "one step of the full size", single, "one-step", images)
 
     def more(self, attack: APGD, *, images: int) -> tuple[AttackRun, ...]:
         """The adaptive attack with twice the steps, twice the draws, and one restart more."""
@@ -383,15 +333,7 @@ class SuiteRuns:
             "restart": ("one restart more", replace(attack, n_restarts=attack.n_restarts + 1)),
         }
         return tuple(
-            AttackRun(
-                name,
-                f"purified; the adaptive attack with {what}",
-                its,
-                self.defence,
-                self.defence,
-                "budget",
-                images=images,
-            )
+            self.judged(name, f"the adaptive attack with {what}", its, "budget", images)
             for name, (what, its) in variants.items()
         )
 
@@ -411,5 +353,5 @@ class SuiteRuns:
         if not self.core.shortens:
             return None
         last = self._fixed(self.core.one_step(1.0))
-        title = "purified by the last step alone"
+        title = "purified by the last step of the walk alone"
         return AttackRun("tiny", title, attack, last, last, "tiny", images=images)

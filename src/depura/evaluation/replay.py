@@ -24,7 +24,7 @@ from depura.records.directory import RecordError, RunDirectory, Unit
 
 
 class Frame(NamedTuple):
-    """One step of a walk.
+    """One step of a reverse process.
 
     Attributes:
         sigma: noise level before the step.
@@ -81,18 +81,9 @@ class Replay(NamedTuple):
 
 
 def as_recorded(directory: RunDirectory, source: StudySource) -> tuple[Study, tuple[str, ...]]:
-    """The study of a run, made anew, and what of the machine is not as recorded.
+    """The study of a run, made anew, and sentences about versions and code that are not as recorded.
 
-    Args:
-        directory: the run.
-        source: where its study comes from.
-
-    Returns:
-        The study; sentences about versions and code that differ.
-
-    Raises:
-        InputError: the study cannot be made.
-        RecordError: another study than the one on record.
+    A `RecordError` where it is another study than the one on record.
     """
     made, now = rebuilt_header(directory.header, source)
     other = header_differences(directory.header, now)
@@ -130,27 +121,25 @@ def replay(
             record names.
 
     Returns:
-        The decision with its walk.
+        The decision with its trajectory.
 
     Raises:
-        InputError: unknown image, draw, row, radius or walk; the message says what there is.
+        InputError: unknown image, draw, row, radius or purification; the message says what there is.
         RecordError: the study cannot be rebuilt as recorded, or the unit is missing or damaged.
     """
     made, notes = as_recorded(directory, StudySource.of(directory.header) if source is None else source)
     chosen = _row(made, row)
     unit, place = _recorded(directory, chosen, image, made.ball.eps if eps is None else eps)
-    n_draws, n_walks = unit.arrays["predictions"].shape[1], chosen.evaluated.rule.n_draws
+    n_draws, k = unit.arrays["predictions"].shape[1], chosen.evaluated.rule.n_draws
     _check.integer("replay", "draw", draw, low=0, high=n_draws - 1, advice=f"Row {chosen.name} has {n_draws} draws.")
-    _check.integer("replay", "walk", walk, low=0, high=n_walks - 1, advice=f"The rule makes {n_walks} purifications.")
+    _check.integer("replay", "walk", walk, low=0, high=k - 1, advice=f"The rule makes {k} purifications.")
     position = made.data.ids.index(image)
     original, label = made.data.images[position : position + 1], made.data.labels[position : position + 1]
     given = original if clean else examples_of(unit, made)[place : place + 1]
     noise = made.noise(Stream.REPORT, (image,))
     decided = score(chosen.evaluated, given, label, noise, draws=range(draw, draw + 1))
-    alone = score(
-        chosen.evaluated.with_(rule=Single()), given, label, noise, draws=range(draw * n_walks, (draw + 1) * n_walks)
-    )
-    frames, purified = _walked(chosen.evaluated, given, noise.draw(draw * n_walks + walk))
+    alone = score(chosen.evaluated.with_(rule=Single()), given, label, noise, draws=range(draw * k, (draw + 1) * k))
+    frames, purified = _trajectory(chosen.evaluated, given, noise.draw(draw * k + walk))
     return Replay(
         row=chosen.name,
         image=image,
@@ -169,7 +158,7 @@ def replay(
     )
 
 
-def _walked(defence: Defence, given: Tensor, noise: Noise) -> tuple[tuple[Frame, ...], Tensor]:
+def _trajectory(defence: Defence, given: Tensor, noise: Noise) -> tuple[tuple[Frame, ...], Tensor]:
     """The steps of one purification, and its result."""
     assert defence.purifier is not None
     frames = tuple(
@@ -189,7 +178,7 @@ def _row(study: Study, name: str) -> AttackRun:
     """The row of a name; without one, the first adaptive row, or else the first that attacks a purified defence."""
     purified = [row for row in study.all_rows if row.evaluated.purifier is not None]
     if not purified:
-        _check.fail("replay", "a study that judges a defence with a purifier", "one without", "Nothing walks there.")
+        _check.fail("replay", "a study that judges a defence with a purifier", "one without", "There are no steps.")
     if not name:
         return next((row for row in purified if row.kind == "adaptive"), purified[0])
     found = next((row for row in purified if row.name == name), None)

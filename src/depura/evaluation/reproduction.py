@@ -43,28 +43,15 @@ T = TypeVar("T")
 def lee_kim_pgd(ball: Ball, *, n_steps: int = 200) -> PGD:
     """Lee and Kim's PGD on the mean gradient of 20 draws: steps of 0.007, from the image itself, on the cross entropy.
 
-    In l2 their step is 0.007 in the sign of every pixel's gradient; here it is the default of `PGD` along the gradient.
-
-    Args:
-        ball: threat model.
-        n_steps: 200 on CIFAR-10, 20 on ImageNet.
-
-    Returns:
-        The attack.
+    It makes 200 steps on CIFAR-10, 20 on ImageNet. In l2 their step is 0.007 in the sign of every pixel's gradient;
+    here it is the default of `PGD` along the gradient.
     """
     size = 0.007 if ball.norm == "linf" else None
     return PGD(ball, n_steps=n_steps, step_size=size, eot=20, loss=cross_entropy, random_start=False)
 
 
 def blind_apgd(ball: Ball) -> APGD:
-    """APGD on the bare classifier.
-
-    Args:
-        ball: threat model.
-
-    Returns:
-        The attack.
-    """
+    """APGD on the bare classifier."""
     return APGD(ball, common=0)
 
 
@@ -90,15 +77,7 @@ class Images(NamedTuple):
     denoised: int | None = None
 
     def load(self, path: Path | None, images: int) -> ImageSet:
-        """The first so many of them; without a path their shape alone, all of class 0.
-
-        Args:
-            path: the images, as published, or None.
-            images: how many.
-
-        Returns:
-            The images.
-        """
+        """The first so many of them, as published; without a path their shape alone, all of class 0."""
         rows = None if self.draw is None else self.draw(images)
         if path is not None:
             return load_images(path, rows=rows, images=images, **self.options)
@@ -167,15 +146,7 @@ class PublishedRow:
     blind: Callable[[Any], Attack] = blind_apgd
 
     def networks(self, denoiser: Path | None, classifier: str | None) -> tuple[Any, Any]:
-        """Denoiser and classifier from what is given, or their shapes.
-
-        Args:
-            denoiser: its file; None to plan.
-            classifier: its file, or its name in a library; None to plan, and for the library's own.
-
-        Returns:
-            The two.
-        """
+        """Denoiser and classifier from files, or names in a library; without the denoiser's file, their shapes."""
         return self.denoiser.ready(denoiser), self.classifier.ready(classifier, planned=denoiser is None)
 
     def study(
@@ -199,8 +170,8 @@ class PublishedRow:
             images: how many.
             seed: of all noise.
             relaxed: width of the smoothed sign, where the exact gradient is zero.
-            further: rows beside the usual ones.
-            files: that are needed beside images, denoiser and classifier.
+            further: rows besides the usual ones.
+            files: that are needed besides images, denoiser and classifier.
 
         Returns:
             The study.
@@ -220,33 +191,17 @@ class PublishedRow:
 
 
 def chosen(rows: Mapping[str, T], row: str) -> T:
-    """The row of this name.
-
-    Args:
-        rows: of a paper.
-        row: its name.
-
-    Returns:
-        The row.
-
-    Raises:
-        InputError: there is none of this name.
-    """
+    """The row of a paper by its name; an `InputError` where there is none of this name."""
     if row not in rows:
         _check.fail("-S row", f"one of {', '.join(rows)}", repr(row))
     return rows[row]
 
 
 def published(parameter: str, name: str, **options: Any) -> Network:
-    """A network of a published file.
+    """The network of a published file: of a denoiser, classifier or guide, which the study's parameter is called by.
 
-    Args:
-        parameter: of the study: denoiser, classifier or guide.
-        name: short name of the file (`depura.models.checkpoints.PUBLISHED`).
-        **options: of loading a denoiser, such as learned_variance=True.
-
-    Returns:
-        The network.
+    The name is one of `depura.models.checkpoints.PUBLISHED`; options are of loading a denoiser, as
+    learned_variance=True.
     """
     file = PUBLISHED[name]
     needed = NeededFile(parameter, file.file, file.address, file.licence, file.note)
@@ -259,15 +214,7 @@ def published(parameter: str, name: str, **options: Any) -> Network:
 
 
 def of_library(name: str, licence: str = "BSD-3-Clause (library); weights trained on ImageNet") -> Network:
-    """A classifier of ImageNet that another library fetches.
-
-    Args:
-        name: such as torchvision:resnet50.
-        licence: of its weights.
-
-    Returns:
-        The network; in a plan it costs nothing.
-    """
+    """A classifier of ImageNet that another library fetches, as torchvision:resnet50; in a plan it costs nothing."""
     library = name.partition(":")[0]
     address = {"torchvision": "pytorch/vision", "timm": "huggingface/pytorch-image-models"}[library]
     note = f"needs depura[{library}]; {_UNCOUNTED}"

@@ -28,18 +28,7 @@ RULES: Mapping[str, type[Single | Vote | MeanProb | MeanLogit]] = {
 
 
 def rule_named(name: str, k: int) -> Rule:
-    """A deployed rule.
-
-    Args:
-        name: one of `RULES`.
-        k: purifications per prediction, at least 1; 1 for single.
-
-    Returns:
-        The rule.
-
-    Raises:
-        InputError: an unknown name, or a number that the rule does not allow.
-    """
+    """A rule by its name in `RULES`, with k >= 1 purifications per prediction (single: 1); others are refused."""
     if name not in RULES:
         _check.fail("--rule", f"one of {', '.join(RULES)}", repr(name))
     return RULES[name](k)
@@ -133,7 +122,7 @@ def rescore(
         recorded: where the examples are.
         directory: where the new scores go; units that are there are left alone.
         device: where to compute.
-        on_unit: told of each unit when it is committed.
+        on_unit: called with each unit when it is committed.
 
     Raises:
         RecordError: a unit of the recorded run is missing or damaged.
@@ -173,35 +162,13 @@ def _again(study: Study, key: UnitKey, unit: Unit, *, device: str) -> Unit:
 
 
 def rebuilt(recorded: Header, source: StudySource) -> Study:
-    """The study of a run, built anew, as it is judged.
-
-    Args:
-        recorded: header of the run.
-        source: where its study comes from (see `StudySource.of`).
-
-    Returns:
-        The study.
-
-    Raises:
-        InputError: the study cannot be made.
-    """
+    """The study of a run, built anew, as it is judged; an `InputError` where it cannot be made."""
     study, derived = source.load(), recorded.rescored_from
     return study if derived is None else under(study, _rule_of(derived), report_draws=recorded.draws.report)
 
 
 def rebuilt_header(recorded: Header, source: StudySource) -> tuple[Study, Header]:
-    """As `rebuilt`, with what a run directory would say of the study; all weights are hashed for it.
-
-    Args:
-        recorded: header of the run.
-        source: where its study comes from.
-
-    Returns:
-        The study as it is judged, and its header.
-
-    Raises:
-        InputError: the study cannot be made.
-    """
+    """As `rebuilt`, with what a run directory would say of the study; all weights are hashed for it."""
     derived = recorded.rescored_from
     if derived is None:
         study = rebuilt(recorded, source)

@@ -31,10 +31,10 @@ class RefusedError(RecordError):
 
 
 OnUnit = Callable[[UnitKey], None]
-"""Told of each unit when it is committed."""
+"""Called with each unit when it is committed."""
 
 OnShare = Callable[[UnitKey, float], None]
-"""Told, while a unit is attacked, of the share of its attack that is done."""
+"""Called, while a unit is attacked, with the share of its attack that is done."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def run(
         command: how to repeat it, for the report.
         shard: which part of the units; default all.
         device: where to compute, as torch names it.
-        on_unit: told of each unit when it is committed.
+        on_unit: called with each unit when it is committed.
         despite_audit: go on though the audit of a gradient is red; there will be no headline.
 
     Returns:
@@ -101,8 +101,8 @@ def compute(
         directory: its run directory.
         todo: the units.
         device: where to compute.
-        on_unit: told of each unit when it is committed.
-        on_share: told of the progress within a unit.
+        on_unit: called with each unit when it is committed.
+        on_share: called with the progress within a unit.
         despite_audit: go on though the audit of a gradient is red; there will be no headline.
 
     Raises:
@@ -127,15 +127,7 @@ def _stages(
 
 
 def admit(study: Study, directory: RunDirectory) -> None:
-    """Refuse to go on where the audit of a defence's gradient is red.
-
-    Args:
-        study: the study.
-        directory: its run directory; all audits must be done.
-
-    Raises:
-        RefusedError: a red audit.
-    """
+    """Refuse (`RefusedError`) to go on where the audit of a defence's gradient is red; all audits must be done."""
     for key in study.units():
         if key.row in study.audits:
             audit = directory.load(key.name).facts.audit
@@ -169,7 +161,7 @@ def compute_parallel(
         todo: the units, at least one.
         workers: processes.
         device: where to compute.
-        on_unit: told of each unit when it is committed.
+        on_unit: called with each unit when it is committed.
         despite_audit: go on though the audit of a gradient is red; there will be no headline.
 
     Raises:

@@ -18,17 +18,7 @@ SCORING = (Stream.SELECT, Stream.REPORT, Stream.NULL, Stream.VERIFY)
 
 
 def for_scoring(noise: Noise) -> Noise:
-    """Refuse any noise but that of the scoring streams.
-
-    Args:
-        noise: what a score is about to be computed on.
-
-    Returns:
-        The same noise.
-
-    Raises:
-        InputError: it belongs to an attack or to deployment.
-    """
+    """The same noise, refused where it is of no scoring stream: where it belongs to an attack or to deployment."""
     if noise.stream not in SCORING:
         _check.fail(
             "score",

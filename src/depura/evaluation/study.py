@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from depura import _check
 from depura.attacks.apgd import APGD
 from depura.attacks.attack import Attack
 from depura.attacks.threat import Ball, Threat
+from depura.data.imageset import ImageSet
 from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.gradients import Relaxed, StoredState, StraightThrough
 from depura.noise import Noise, Stream
@@ -104,35 +105,6 @@ AUDITED = 2
 """Images that gradients are audited on."""
 
 
-class LabelledImages(Protocol):
-    """What a study needs of a data set (`depura.data.imageset.ImageSet` is one)."""
-
-    @property
-    def name(self) -> str:
-        """What it is."""
-        ...
-
-    @property
-    def images(self) -> Tensor:
-        """(N, C, H, W), float in [0, 1]."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,), int64."""
-        ...
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """(N,), distinct; they address noise and records."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        ...
-
-
 @dataclass(frozen=True)
 class AttackRun:
     """One line of the table: an attack, what it differentiates, and what is judged.
@@ -201,12 +173,7 @@ class AttackRun:
 def same_function(a: Defence, b: Defence) -> bool:
     """Whether two defences compute the same, however they are differentiated.
 
-    Args:
-        a: a defence.
-        b: another one.
-
-    Returns:
-        Whether purifier, classifier (the same object, or one of the same class and weights) and rule are the same.
+    They have the same purifier, classifier (the same object, or one of the same class and weights) and rule.
     """
     if a is b:
         return True
@@ -300,8 +267,8 @@ class Study:
         curve_eps: further radii for the accuracy-against-eps curve.
         curve_images: how many images the further radii are run on (the first ones).
         curve_rows: names of the rows that are run at the further radii; none given, all.
-        pictures: images per unit of work whose walk is kept for the report: those with the most errors, and half of
-            them (rounded down) those with the fewest.
+        pictures: images per unit of work whose trajectory is kept for the report: those with the most errors, and
+            half of them (rounded down) those with the fewest.
         memory: bytes of graph in one call of an attack; it decides how draws are split into calls, and so the last
             bits of sums, which is why it belongs to the study.
         baselines: methods that the others must beat to be worth their cost, by name.
@@ -317,7 +284,7 @@ class Study:
     """
 
     name: str
-    data: LabelledImages
+    data: ImageSet
     defence: Defence
     rows: tuple[AttackRun, ...]
     seed: int = 0
@@ -510,7 +477,7 @@ class Study:
         return [key for key in self.kept if (key.row, key.eps) == (row, eps) and key.last <= n]
 
 
-def _distinct(where: str, data: LabelledImages) -> None:
+def _distinct(where: str, data: ImageSet) -> None:
     """Refuse an image that is there twice: it would count twice, and intervals would be too narrow."""
     if data.images.is_meta:
         return
@@ -561,7 +528,7 @@ def attack_suite(
         whole defence (`depura.wrap_defence`) there is no bare classifier: adaptive, and relaxed, alone.
 
     Raises:
-        InputError: a bare classifier, or kinds that are not in the ladder.
+        InputError: a bare classifier, or kinds that are not in the suite.
     """
     blind = attack if blind is None else blind
     bare = defence.with_(purifier=None, rule=Single())
@@ -608,7 +575,7 @@ def attack_suites(
         relaxed: widths of the smoothed sign, for methods whose exact gradient may be zero.
 
     Returns:
-        The `ladder` of each, one after another; the undefended row once, before all others.
+        The `attack_suite` of each, one after another; the undefended row once, before all others.
 
     Raises:
         InputError: no purifier, or widths for others than these.

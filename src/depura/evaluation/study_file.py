@@ -108,13 +108,9 @@ class StudySource:
         )
 
     def load(self) -> Study:
-        """Run the file and call its function.
+        """Run the file and call its function for the study.
 
-        Returns:
-            The study.
-
-        Raises:
-            InputError: no such file, no such function, unknown or unreadable settings, or not a study.
+        An `InputError`: no such file or function, unknown or unreadable settings, or not a study.
         """
         build = self._function()
         made = build(**read_settings(build, dict(self.settings)))
@@ -194,20 +190,10 @@ def literal(text: str) -> Any:
 
 
 def read_settings(build: Callable[..., Any], settings: Mapping[str, str]) -> dict[str, Any]:
-    """Values for a function's parameters from texts, by their annotations (int, float, str, bool, Path, or tuples of
-    one).
+    """Values for a function's parameters from texts by name, read by the parameters' annotations.
 
-    Numbers may be written as fractions (8/255); tuples are separated by commas.
-
-    Args:
-        build: the function.
-        settings: texts by parameter name.
-
-    Returns:
-        Values by parameter name.
-
-    Raises:
-        InputError: an unknown name, or a text that its annotation does not allow.
+    These are int, float, str, bool, Path, or tuples of one. Numbers may be written as fractions (8/255); tuples are
+    separated by commas. Unknown names, and texts that an annotation does not allow, are refused.
     """
     known = inspect.signature(build).parameters
     hints = typing.get_type_hints(build)

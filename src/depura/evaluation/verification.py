@@ -50,21 +50,13 @@ class Difference(NamedTuple):
 
 
 def differences(recorded: Header, rebuilt: Header) -> tuple[Difference, ...]:
-    """Where the header of a run and the one of its study, built anew, differ.
-
-    Args:
-        recorded: of the run.
-        rebuilt: of the study.
-
-    Returns:
-        One difference for each part that differs, by name of the part.
-    """
+    """Parts in which the header of a run and that of its study, built anew, differ, in the order of their names."""
     there, here = recorded.as_json(), rebuilt.as_json()
     if recorded.data.outputs is None:  # layout 5 did not say
         here["data"]["outputs"] = None
     parts = sorted(set(here) - set(NOT_OF_THE_STUDY))
-    told = ((part, difference(there[part], here[part], part)) for part in parts)
-    return tuple(Difference(part, sentence) for part, sentence in told if sentence)
+    texts = ((part, difference(there[part], here[part], part)) for part in parts)
+    return tuple(Difference(part, sentence) for part, sentence in texts if sentence)
 
 
 def faults(unit: Unit, study: Study, *, outputs: int) -> tuple[str, ...]:
@@ -208,17 +200,7 @@ def _recounted(path: Path, source: StudySource, name: str, *, share: float, seed
 
 
 def remakes(run: RunDirectory, source: StudySource, names: Sequence[str], *, device: str) -> list[Remade]:
-    """Make units again, each in a process of its own.
-
-    Args:
-        run: the run.
-        source: where its study comes from.
-        names: of the units.
-        device: where to compute.
-
-    Returns:
-        How they compare with the record.
-    """
+    """Make units again, each in a process of its own, and compare them with the record."""
     return in_processes(partial(_remade_anew, run.path, source, device=device), names, 1)
 
 
@@ -230,18 +212,9 @@ def _remade_anew(path: Path, source: StudySource, name: str, *, device: str) -> 
 
 
 def in_processes(work: Callable[[str], T], names: Sequence[str], processes: int) -> list[T]:
-    """Do a piece of work for each name in a fresh process.
+    """The results of a piece of work, which can be pickled, for each name, each in a fresh process, so many at once.
 
-    Args:
-        work: what to do; it can be pickled, as can its result.
-        names: what it is done for.
-        processes: at once.
-
-    Returns:
-        The results, in the order of the names.
-
-    Raises:
-        RecordError: a process was killed.
+    A `RecordError` where a process was killed.
     """
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
@@ -263,16 +236,9 @@ def in_processes(work: Callable[[str], T], names: Sequence[str], processes: int)
 
 
 def remade(study: Study, unit: Unit, *, device: str = "cpu") -> Remade:
-    """Make a unit again: the attack, the choice among its candidates, and the scores.
+    """Make a recorded unit of an attack again: the attack, the choice among its candidates, and the scores.
 
-    Args:
-        study: the study.
-        unit: an attack's, as recorded.
-        device: where to compute.
-
-    Returns:
-        How it compares with the record. Pictures are not compared; of a record without images, the differences from
-        the images are.
+    Pictures are not compared; of a record without images, the differences from the images are.
     """
     facts, recorded = unit.facts, unit.arrays
     again = run_unit(study, UnitKey(facts.row, facts.eps, facts.first, facts.last), device=device)
@@ -285,17 +251,10 @@ def remade(study: Study, unit: Unit, *, device: str = "cpu") -> Remade:
 
 
 def to_remake(header: Header, entries: Sequence[UnitEntry], *, n: int, seed: int = 0) -> tuple[UnitEntry, ...]:
-    """Some units of the attacks that the headline rests on, drawn at random.
+    """Some of the units that are there, drawn at random from those of the attacks that the headline rests on.
 
-    Args:
-        header: of the run.
-        entries: units that are there.
-        n: how many.
-        seed: of the choice.
-
-    Returns:
-        Of adaptive attacks if there are any, else of any that attack what is judged; none of rescored runs, whose
-        attacks are in another run.
+    Of adaptive attacks if there are any, else of any that attack what is judged; none of rescored runs, whose attacks
+    are in another run.
     """
     if header.rescored_from is not None:
         return ()

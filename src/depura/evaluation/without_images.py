@@ -24,15 +24,7 @@ PICTURES = "picture_"
 
 
 def examples_of(unit: Unit, study: Study) -> Tensor:
-    """The adversarial examples of a unit, whether its record has images or not.
-
-    Args:
-        unit: of an attack.
-        study: that it is a unit of, with its data.
-
-    Returns:
-        (B, C, H, W), float32.
-    """
+    """The adversarial examples (B, C, H, W), float32, of a unit of an attack, whether its record has images or not."""
     if KEPT not in unit.arrays:
         return torch.from_numpy(unit.arrays[WHOLE])
     bits = _bits(study, unit) + unit.arrays[KEPT]
@@ -40,15 +32,7 @@ def examples_of(unit: Unit, study: Study) -> Tensor:
 
 
 def without_images(unit: Unit, study: Study) -> Unit:
-    """A unit without adversarial images and pictures.
-
-    Args:
-        unit: of any kind.
-        study: that it is a unit of, with its data.
-
-    Returns:
-        The rest; null baselines and audits as they are.
-    """
+    """A unit of a study without adversarial images and pictures; null baselines and audits as they are."""
     arrays: dict[str, Any] = {name: a for name, a in unit.arrays.items() if not name.startswith(PICTURES)}
     if WHOLE in arrays:
         arrays[KEPT] = np.ascontiguousarray(arrays.pop(WHOLE)).view(np.int32) - _bits(study, unit)
@@ -56,16 +40,7 @@ def without_images(unit: Unit, study: Study) -> Unit:
 
 
 def publish(run: RunDirectory, study: Study, to: RunDirectory) -> None:
-    """Copy a record, unit by unit, without its images.
-
-    Args:
-        run: complete.
-        study: of the run.
-        to: where to, made with `published_header`.
-
-    Raises:
-        RecordError: units are missing.
-    """
+    """Copy a complete record, unit by unit, without its images, to a directory made with `published_header`."""
     if run.missing:
         got = f"one without {run.missing[0]}"
         raise RecordError(f"publish: expected a complete run, got {got}. Finish {run.path} first.")

@@ -71,7 +71,7 @@ def adbm(
         n_noise: noising depth in indices.
         n_steps: DDIM steps, a divisor of n_noise.
         start: `released_start(n_noise)` for the released code's.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier; it clamps its result, as released.
@@ -81,7 +81,7 @@ def adbm(
 
 
 def released_start(n_noise: int) -> FromInputUnder:
-    """The released code's noising: to index n_noise, one more than the walk back starts from."""
+    """The released code's noising: to index n_noise, one more than the reverse process starts from."""
     return FromInputUnder(SCHEDULE, float(n_noise))
 
 

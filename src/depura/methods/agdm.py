@@ -58,7 +58,7 @@ class RobustGuide:
             input; None leaves the term out.
         label_scale: factor of the label term.
         sees: `on_estimate` or `on_state`.
-        remark: shown by reports beside every result.
+        remark: shown by reports with every result.
         weight: `mean_shift`, which for Euler-Maruyama in x_t (`EulerMaruyamaVP`) is the same as adding to the score, or
             `score_shift`, for Euler-Maruyama in sigma^2 (`EulerMaruyama`).
     """
@@ -108,7 +108,7 @@ def agdm(
         sees: what the features see: `on_estimate` or `on_state`.
         steps: another step table.
         solver: default `Ancestral()`; its noise variance weights the guidance (it must have some).
-        gradient: how the walk is differentiated; through the auxiliary network, of second order.
+        gradient: how the reverse process is differentiated; through the auxiliary network, of second order.
 
     Returns:
         The purifier.
@@ -144,7 +144,7 @@ def agdm_sde(
         t_star: how far to noise the input.
         n_steps: Euler-Maruyama steps.
         sees: what the features see.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier.

@@ -42,12 +42,12 @@ def diffpure(
         denoiser: D(x, sigma) -> x0.
         t_star: how far to noise the input, in (0, 1].
         n_steps: Euler-Maruyama steps; the published setting is 1000 t*.
-        t_end: time at which the walk ends, below t_star / n_steps.
+        t_end: time at which the reverse process ends, below t_star / n_steps.
         schedule: default beta(t) = 0.1 + 19.9 t.
         label: from noise level to network label, for the step table's record.
         solver: default `EulerMaruyamaVP`; with few steps `Ancestral` or `DpmSolverPP` and t_end = 0 are better choices.
         start: default the paper's; `released_start(t_star)` for the released code's.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
         image_shape: (C, H, W) that the denoiser takes.
 
     Returns:
@@ -83,7 +83,7 @@ def diffpure_ode(
         t_star: how far to noise the input, in (0, 1].
         n_steps: steps.
         start: default the paper's; `released_start(t_star)` for the released code's.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier; the noising is its only randomness.
@@ -100,15 +100,15 @@ def diffpure_random(
     above: int = 14,
     gradient: GradientRoute | None = None,
 ) -> Mixed:
-    """DiffPure with a random t*, drawn for each image and purification: noising and walk back both start from it.
+    """DiffPure with a random t*, drawn for each image and purification: noising and reverse process use the same one.
 
     Args:
         denoiser: D(x, sigma) -> x0.
         t_star: the middle.
-        n_steps: steps of every walk.
+        n_steps: steps of every reverse process.
         below: how far below t* at most, in thousandths.
         above: how far above.
-        gradient: how the walks are differentiated.
+        gradient: how the reverse processes are differentiated.
 
     Returns:
         The purifiers, one for each thousandth, equally likely.
@@ -118,7 +118,7 @@ def diffpure_random(
 
 
 def released_start(t_star: float) -> FromInputUnder:
-    """The released code's noising: the discrete schedule at index 1000 t* - 1, walked back on the continuous one."""
+    """The released code's noising: the discrete schedule at index 1000 t* - 1; it samples on the continuous one."""
     return FromInputUnder(DiscreteLinear(), float(round(1000 * t_star) - 1))
 
 
@@ -128,7 +128,7 @@ class Preset:
 
     Attributes:
         t_star: noising time.
-        label: how the published network is told the noise level: hand it to the network's adapter.
+        label: how the published network gets the noise level: hand it to the network's adapter.
         size: resolution of the denoiser where it is not the classifier's.
     """
 

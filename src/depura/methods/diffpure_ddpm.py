@@ -33,7 +33,7 @@ def diffpure_ddpm(
         n_noise: noising depth in indices, 1000 t*.
         n_steps: reverse steps, a divisor of n_noise; default n_noise.
         solver: default `Ancestral()`, the small variance; `AncestralLarge()` for the large one.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier.
@@ -48,7 +48,7 @@ def diffpure_adm(denoiser: Denoiser, *, n_noise: int = 150, gradient: GradientRo
     Args:
         denoiser: an `EpsVarianceDenoiser`.
         n_noise: noising depth in indices, 1000 t*.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier.
@@ -63,7 +63,7 @@ class Preset:
 
     Attributes:
         n_noise: noising depth in indices.
-        label: how the published network is told the noise level: hand it to the network's adapter.
+        label: how the published network gets the noise level: hand it to the network's adapter.
     """
 
     n_noise: int

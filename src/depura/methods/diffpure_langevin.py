@@ -61,7 +61,7 @@ def diffpure_langevin(
         rate: lambda.
         eta: factor of the noise.
         variance: sigma^2 of the anchor.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier.

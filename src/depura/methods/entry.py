@@ -38,7 +38,8 @@ class Method(NamedTuple):
         settings: the published ones.
         remark: what a reader must know.
         build: how the command line builds it: a function of a denoiser with those of the keywords `t_star` (how far to
-            noise, in (0, 1]) and `steps` (of a walk) that the method has. None: it takes more than a denoiser.
+            noise, in (0, 1]) and `steps` (of the reverse process) that the method has. None: it takes more than a
+            denoiser.
     """
 
     name: str

@@ -3,9 +3,9 @@
     x_{t-1} ~ N(mu_theta(x_t) + s_t Sigma_t grad_{x_t} S(x_t, ref_t), Sigma_t),     ref_t = x_adv diffused to t
 
 S is minus the mean squared error or the structural similarity, s_t = sigma_t / m with m = 2 ptb / (3 * 255 *
-guide_scale), where ptb is the attack's radius in pixel values: the defence is told it. Noising to 36 of 1000 indices
-and walking back, four times, toward the same input; DDPM's large variance. Constants: the released repository's
-configuration files. Deviations are in docs/deviations.md#gdmp.
+guide_scale), where ptb is the attack's radius in pixel values: the defence is given it. Noising to 36 of 1000
+indices and the reverse process, four times, toward the same input; DDPM's large variance. Constants: the
+released repository's configuration files. Deviations are in docs/deviations.md#gdmp.
 """
 
 from __future__ import annotations
@@ -18,14 +18,7 @@ from torch import Tensor
 from depura.diffusion.denoisers import Clipped, Denoiser
 from depura.diffusion.guidance import State, mean_shift, minus_gradient
 from depura.diffusion.schedules import DiscreteLinear, ddpm_steps, respaced_steps
-from depura.diffusion.solvers import (
-    AncestralLarge,
-    AncestralLearned,
-    FromInputUnder,
-    Start,
-    from_input,
-    last_variance,
-)
+from depura.diffusion.solvers import AncestralLarge, AncestralLearned, FromInputUnder, Start, from_input, last_variance
 from depura.gradients import GradientRoute
 from depura.image_ops import minus_mse, ssim
 from depura.methods.entry import Method, Setting
@@ -98,7 +91,7 @@ def gdmp(
         ptb: attack radius in pixel values that the strength is divided by.
         batch_ref: batch of the released strength, 100 there.
         start: default the paper's; `released_start(n_noise)` for the released code's.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier; it clamps its result, as released.
@@ -137,7 +130,7 @@ def gdmp_imagenet(
         guide_scale: strength.
         ptb: attack radius in pixel values.
         batch_ref: batch of the released strength, 60 there.
-        gradient: how the walk is differentiated.
+        gradient: how the reverse process is differentiated.
 
     Returns:
         The purifier, at the denoiser's resolution (wrap it in `Resized(..., size=256)`).
@@ -154,7 +147,7 @@ def gdmp_imagenet(
 
 
 def released_start(n_noise: int) -> FromInputUnder:
-    """The released CIFAR-10 code's noising: to index n_noise, one more than the walk back starts from."""
+    """The released CIFAR-10 code's noising: to index n_noise, one more than the reverse process starts from."""
     return FromInputUnder(DiscreteLinear(), float(n_noise))
 
 

@@ -46,7 +46,7 @@ def gradual(
         depths: noising depth of each round, in indices.
         n_steps: reverse steps of each round, divisors of the depths; default all indices.
         solver: default `Ancestral()` (DDPM); `Euler()` is DDIM.
-        gradient: how the walks are differentiated.
+        gradient: how the reverse processes are differentiated.
 
     Returns:
         The rounds, one after another.

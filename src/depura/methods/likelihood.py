@@ -1,4 +1,4 @@
-"""Purification by optimising the image under a diffusion model; no reverse process is walked.
+"""Purification by optimising the image under a diffusion model; there is no reverse process.
 
 Likelihood maximisation (Chen et al. 2023, arXiv:2305.15241), section 3.2:  minimise over z, from z = x_adv,
 

@@ -85,7 +85,7 @@ class Mimic:
         if not low <= at.step.sigma <= high:
             return torch.zeros_like(at.x)
         unit = self.rho / (self.batch_ref * math.prod(at.x.shape[2:]))
-        # A step of x_t is 1 / scale(sigma') as long in x: of a variance-preserving x_t, also where the walk is EDM's.
+        # A step of x_t is 1 / scale(sigma') as long in x: of a variance-preserving x_t, also along EDM's steps.
         return self.jacobian(at, lambda x0: self._distance(x0, at.x_in)) * (unit / vp_scale(at.step.sigma_next))
 
     def _distance(self, x0: Tensor, x_in: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ def mimicdiffusion(
 
     Args:
         denoiser: D(x, sigma) -> x0.
-        steps: step table from pure noise; default 100 DDPM steps at indices 999, 989 .. 9. For an EDM walk
+        steps: step table from pure noise; default 100 DDPM steps at indices 999, 989 .. 9. For EDM's steps
             `karras_steps(sigma_max=80, n_steps=...)`.
-        solver: default `Ancestral()`; `Heun()` for the EDM walk.
+        solver: default `Ancestral()`; `Heun()` for EDM's steps.
         projection: U: `Upsampled`, `Blurred`, `unprojected` or any linear map; default bilinear x4, or with `released`
             nearest x4, which repeats the long-range term.
         released: the guidance's Jacobian as the released code has it (constant) instead of the paper's.
@@ -123,7 +123,7 @@ def mimicdiffusion(
         batch_ref: the batch whose strength every image gets, 16 in the released script.
         window: noise levels that are guided.
         start: default x_T ~ N(0, I) for the default steps, sigma n (`from_noise`) along others.
-        gradient: how the walk is differentiated; the exact gradient is zero.
+        gradient: how the reverse process is differentiated; the exact gradient is zero.
 
     Returns:
         The purifier.

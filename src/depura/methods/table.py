@@ -17,13 +17,7 @@ from depura.methods import (
 )
 from depura.methods.entry import Method
 
-_FURTHER = (
-    diffpure_ddpm.CELEBA_SETTING,
-    diffpure.ODE,
-    diffpure_ddpm.ADM,
-    diffpure_langevin.LANGEVIN,
-    diffpure.RANDOM,
-)
+_FURTHER = (diffpure_ddpm.CELEBA_SETTING, diffpure.ODE, diffpure_ddpm.ADM, diffpure_langevin.LANGEVIN, diffpure.RANDOM)
 
 METHODS: dict[str, Method] = {
     method.name: method

@@ -38,17 +38,7 @@ class Estimate:
     )
 
     def seconds(self, defence: Defence, rows: int, counts: Counts, *, gradient: bool) -> float:
-        """Seconds per row, however many rows there are.
-
-        Args:
-            defence: without weights.
-            rows: without effect.
-            counts: evaluations of one row.
-            gradient: whether with the gradient by the images.
-
-        Returns:
-            Operations over the rate.
-        """
+        """Seconds per row, however many rows there are: operations of a row with these evaluations over the rate."""
         del rows
         key = (id(defence), gradient)
         if key not in self._known:
@@ -58,8 +48,8 @@ class Estimate:
     def operations(self, defence: Defence, whole: Counts, *, gradient: bool) -> float:
         """Floating-point operations of one row, a multiplication and an addition counted as two.
 
-        Of a walk, a first and a middle step are counted and multiplied: steps are of one kind, or of two (guided and
-        not), and how many there are of either follows from the evaluations of the whole walk.
+        Of a reverse process, a first and a middle step are counted and multiplied: steps are of one kind, or of two
+        (guided and not), and how many there are of either follows from the evaluations of the whole process.
 
         Args:
             defence: without weights.
@@ -67,7 +57,7 @@ class Estimate:
             gradient: whether with the gradient by the images.
 
         Returns:
-            Their number, a fraction where a walk ends in a step of a third kind.
+            Their number, a fraction where the last step is of a third kind.
         """
         classified = self._counted(defence.with_(purifier=None, rule=Single()), gradient)
         if defence.purifier is None:
@@ -76,10 +66,10 @@ class Estimate:
         kinds = [step_at(once, where) for where in (0.0, 0.5)]
         counts = [self._evaluations(kind, gradient) for kind in kinds]
         many = shares(whole, counts[0], counts[1])
-        walk = sum(
+        sampling = sum(
             n * (self._counted(kind, gradient) - classified) for n, kind in zip(many, kinds, strict=True) if n > 0
         )
-        return walk + classified * defence.rule.n_draws
+        return sampling + classified * defence.rule.n_draws
 
     def _evaluations(self, defence: Defence, gradient: bool) -> Counts:
         return evaluations(defence, *rows_of(self.study, 1, device=META), gradient=gradient)
@@ -90,16 +80,7 @@ class Estimate:
 
 
 def shares(whole: Counts, first: Counts, middle: Counts) -> tuple[float, float]:
-    """How many steps of two kinds a walk consists of.
-
-    Args:
-        whole: evaluations of the walk.
-        first: of a step of one kind.
-        middle: of a step of the other kind.
-
-    Returns:
-        Of either kind; all of the first where the two are alike.
-    """
+    """How many steps of either kind sampling consists of, by evaluations; all of the first where they are alike."""
     alike = first.forward * middle.backward - first.backward * middle.forward
     if alike == 0:
         return whole.forward / max(1, first.forward), 0.0
@@ -109,13 +90,9 @@ def shares(whole: Counts, first: Counts, middle: Counts) -> tuple[float, float]:
 
 
 def operations(f: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and convolutions that a function makes.
+    """Floating-point operations of the matrix products and convolutions in a call of a function.
 
-    Args:
-        f: what to run; on the meta device nothing is computed.
-
-    Returns:
-        Their number, a multiplication and an addition counted as two.
+    A multiplication and an addition are two. On the meta device nothing is computed.
     """
     with _Counting() as counting:
         f()
@@ -141,16 +118,10 @@ class _Counting(TorchDispatchMode):
 
 
 def rate_of(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of one convolution of 128 features on 8 images of 32 x 32 pixels.
+    """Floating-point operations a second of one convolution of 128 features on 8 images of 32 x 32 pixels, the best of
+    a few.
 
     Networks, with their smaller operations in between, are somewhat slower.
-
-    Args:
-        device: where.
-        dtype: of the images.
-
-    Returns:
-        The rate, the best of a few.
     """
     x, weight = (torch.ones(shape, dtype=dtype, device=device) for shape in ((8, 128, 32, 32), (128, 128, 3, 3)))
     count = operations(lambda: F.conv2d(x, weight, padding=1))

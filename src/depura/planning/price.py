@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from depura.defence import Defence
 from depura.evaluation.counting import Counts, bytes_per_row, evaluations
@@ -45,14 +45,6 @@ class Price(NamedTuple):
     rate: float | None = None
 
 
-class Clock(Protocol):
-    """What knows how long a call takes (`Stopwatch` measures, `Estimate` counts operations)."""
-
-    def seconds(self, defence: Defence, rows: int, counts: Counts, *, gradient: bool) -> float:
-        """Seconds per row of a call of so many rows, each with these evaluations."""
-        ...
-
-
 class _Rate(NamedTuple):
     """Cost of one draw of one image: denoiser evaluations (forward, backward) and seconds."""
 
@@ -66,8 +58,8 @@ class _Rates(NamedTuple):
     gradient of the surrogate where cheap routes are compared with the exact one; a gradient and a forward draw of each
     surrogate that the attack goes through; and bytes of a call's graph."""
 
-    pull: _Rate
-    look: _Rate
+    gradient: _Rate
+    forward: _Rate
     judge: _Rate
     surrogate: _Rate | None
     attacked: tuple[tuple[_Rate, _Rate], ...]
@@ -119,17 +111,17 @@ def _price(study: Study, row: AttackRun, rates: _Rates, name: str, eps: float, k
     again = k if null else len(study.rounded_draws)
     work: list[tuple[int, _Rate]] = [(n * (row.attack.n_candidates * s + k + again), rates.judge)]
     if not null:
-        work += [(n * cost.gradients, rates.pull), (n * cost.forwards, rates.look)]
-        for cheap, (pull, look) in zip(cost.surrogates, rates.attacked, strict=True):
-            work += [(n * cheap.gradients, pull), (n * cheap.forwards, look)]
+        work += [(n * cost.gradients, rates.gradient), (n * cost.forwards, rates.forward)]
+        for cheap, (gradient, forward) in zip(cost.surrogates, rates.attacked, strict=True):
+            work += [(n * cheap.gradients, gradient), (n * cheap.forwards, forward)]
     if not null and main and compares(row):
         draws = n * cost.at_once
-        work += [(draws, rates.pull), (draws if row.attacked.purifier is not None else 0, rates.look)]
+        work += [(draws, rates.gradient), (draws if row.attacked.purifier is not None else 0, rates.forward)]
         work += [] if rates.surrogate is None else [(draws, rates.surrogate)]
     if not null and main and row.evaluated.purifier is not None:
-        walks = sum(2 * min(study.pictures, key.last - key.first) for key in keys)
+        shown = sum(2 * min(study.pictures, key.last - key.first) for key in keys)
         one = rates.judge._replace(forward=rates.judge.forward // row.evaluated.rule.n_draws, seconds=0.0)
-        work += [(walks + 4 * n, one), (2 * n, rates.judge)]
+        work += [(shown + 4 * n, one), (2 * n, rates.judge)]
     return Price(
         row=name,
         eps=eps,
@@ -147,7 +139,7 @@ class _Probe:
 
     study: Study
     device: str
-    clock: Clock
+    clock: Stopwatch | Estimate
     known: dict[tuple[int, int, bool], _Rate] = field(default_factory=dict[tuple[int, int, bool], _Rate])
     graphs: list[tuple[Defence, int]] = field(default_factory=list[tuple[Defence, int]])
     counted: dict[tuple[int, bool], Counts] = field(default_factory=dict[tuple[int, bool], Counts])
@@ -159,9 +151,9 @@ class _Probe:
         graph = self.graph(row.attacked)
         at_once = min(n * row.attack.cost.at_once, max(1, self.study.memory // max(1, graph)))
         gradients = row.attack.cost.gradients > 0
-        look = self.rate(row.attacked, rows=at_once, gradient=False)
-        pull = self.rate(row.attacked, rows=at_once, gradient=True) if gradients else look
-        judge = look
+        forward = self.rate(row.attacked, rows=at_once, gradient=False)
+        gradient = self.rate(row.attacked, rows=at_once, gradient=True) if gradients else forward
+        judge = forward
         if row.evaluated is not row.attacked:
             judge = self.rate(row.evaluated, rows=n * max(1, ROWS_PER_CALL // n), gradient=False)
         shortens = row.attacked.core is not None and row.attacked.core.shortens
@@ -172,7 +164,7 @@ class _Probe:
             (self.rate(its, rows=at_once, gradient=True), self.rate(its, rows=at_once, gradient=False))
             for its in others
         ]
-        return _Rates(pull, look, judge, coarse, tuple(attacked), at_once * graph if gradients else 0)
+        return _Rates(gradient, forward, judge, coarse, tuple(attacked), at_once * graph if gradients else 0)
 
     def graph(self, defence: Defence) -> int:
         """Bytes of a row's graph; measured once for defences that differ only in how they are differentiated."""

@@ -16,7 +16,7 @@ from depura.noise import Noise, Stream
 from depura.purifiers.purifier import Purifier
 
 PROBE_SECONDS = 1.0
-"""The probe's batches grow until one takes a quarter of this; a walk that takes longer is priced from one step."""
+"""The probe's batches grow until one takes a quarter of this; sampling that takes longer is priced from one step."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,7 @@ class Stopwatch:
     device: str
 
     def seconds(self, defence: Defence, rows: int, counts: object, *, gradient: bool) -> float:
-        """Seconds per row.
-
-        Args:
-            defence: what is called; it is moved to the device.
-            rows: the largest batch.
-            counts: without effect.
-            gradient: whether with the gradient by the images.
-
-        Returns:
-            Of the largest batch up to `rows` that fits into the probe's time.
-        """
+        """Seconds per row of the largest batch, up to `rows`, that fits into the probe's time."""
         del counts
         defence.to(self.device)
         if defence.core is None or defence.core.n_steps == 1:
@@ -71,16 +61,7 @@ class Stopwatch:
 
 
 def rows_of(study: Study, rows: int, *, device: str) -> tuple[Tensor, Noise]:
-    """Images and noise of a call of so many rows, as an attack makes it.
-
-    Args:
-        study: whose images.
-        rows: how many.
-        device: where the images are wanted.
-
-    Returns:
-        (rows, C, H, W), and the noise.
-    """
+    """Images (rows, C, H, W) on a device, and noise, of a call of so many rows, as an attack makes it."""
     n = min(study.unit_images, len(study.data.images))
     copies = -(-rows // n)
     images = study.data.images[:n].to(device).repeat_interleave(copies, dim=0)[:rows]
@@ -89,15 +70,7 @@ def rows_of(study: Study, rows: int, *, device: str) -> tuple[Tensor, Noise]:
 
 
 def step_at(defence: Defence, where: float) -> Defence:
-    """One step alone (of each purifier, where several are composed), differentiated as one of many is.
-
-    Args:
-        defence: with a purifier.
-        where: 0 first .. 1 last.
-
-    Returns:
-        The short defence.
-    """
+    """One step of each purifier alone, from the first (0) to the last (1), differentiated as one of many is."""
     single = defence.over_core(lambda core: core.one_step(where))
     return single.with_(gradient=StoredState(segment=1)) if _stores(single.core) else single
 

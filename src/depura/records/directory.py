@@ -83,7 +83,9 @@ class RunDirectory:
         file = path / "study.json"
         try:
             if not file.exists():
-                if path.exists() and (not path.is_dir() or any(not _ours(p.name) for p in path.iterdir())):
+                names = [p.name for p in path.iterdir()] if path.is_dir() else []
+                foreign = any(name != "units" and not name.endswith(".partial") for name in names)
+                if path.exists() and (foreign or not path.is_dir()):
                     raise RecordError(
                         f"run directory {path}: expected a new or empty folder or a run of this study, got a folder of "
                         "other files. Choose another --out."
@@ -111,14 +113,7 @@ class RunDirectory:
     def open(cls, path: Path) -> RunDirectory:
         """Open a directory that is there. Nothing that the record names is run.
 
-        Args:
-            path: folder.
-
-        Returns:
-            The directory.
-
-        Raises:
-            RecordError: no run there, or one of a layout that is not known.
+        A `RecordError`: no run there, or one of a layout that is not known.
         """
         try:
             raw = json.loads((path / "study.json").read_text(encoding="utf-8"))
@@ -134,29 +129,12 @@ class RunDirectory:
         return cls(path, header, raw)
 
     def extend(self, header: Header) -> RunDirectory:
-        """Let the directory speak of a larger study, in one move; whatever was recorded stays where it is.
-
-        Args:
-            header: of the larger study.
-
-        Returns:
-            The directory.
-        """
+        """Let the directory speak of a larger study, in one move; whatever was recorded stays where it is."""
         _atomic.write(self.path / "study.json", _text(header))
         return self.open(self.path)
 
     def file(self, name: str) -> Path:
-        """Where a unit is kept.
-
-        Args:
-            name: of the unit.
-
-        Returns:
-            A file of this directory.
-
-        Raises:
-            RecordError: the name would lead to another folder.
-        """
+        """Where the unit of a name is kept; a name that would lead to another folder is a `RecordError`."""
         if "/" in name or "\\" in name:
             raise RecordError(
                 f"run directory {self.path}: expected names of units without / and \\, got {name!r}. "
@@ -169,11 +147,7 @@ class RunDirectory:
         return self.file(name).exists()
 
     def commit(self, unit: Unit) -> None:
-        """Keep a unit, whole or not at all, under its name.
-
-        Args:
-            unit: its results.
-        """
+        """Keep a unit, whole or not at all, under its name."""
         buffer = io.BytesIO()
         meant = {**unit.facts.model_dump(mode="json", exclude_none=True), "study": self._identity(unit.facts.row)}
         signed = {**meant, "sha256": _digest(unit.arrays, meant)}
@@ -183,17 +157,7 @@ class RunDirectory:
         _atomic.write(self.file(unit.facts.unit), buffer.getvalue())
 
     def load(self, name: str) -> Unit:
-        """Read a unit back; of a record of layout 5 with the further draws of its examples, if its whole row has them.
-
-        Args:
-            name: of the unit.
-
-        Returns:
-            Its results.
-
-        Raises:
-            RecordError: missing, truncated or damaged, or filed under another name.
-        """
+        """Read a unit back (see `read`); of layout 5, with further draws of its examples if its whole row has them."""
         unit = self.read(name)
         if layout_of(self.raw) != OLDEST:
             return unit
@@ -205,16 +169,9 @@ class RunDirectory:
         return _joined([unit, *(self.read(other) for other in more[facts.first])])
 
     def read(self, name: str) -> Unit:
-        """Read a unit as it was committed.
+        """Read a unit as it was committed, by its name.
 
-        Args:
-            name: of the unit.
-
-        Returns:
-            Its results.
-
-        Raises:
-            RecordError: missing, truncated or damaged, or filed under another name.
+        A `RecordError`: missing, truncated or damaged, or filed under another name.
         """
         file = self.file(name)
         try:
@@ -300,10 +257,6 @@ def _text(header: Header) -> bytes:
     return (json.dumps(header.as_json(), indent=1, sort_keys=True) + "\n").encode()
 
 
-def _ours(name: str) -> bool:
-    return name == "units" or name.endswith(".partial")
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
@@ -311,16 +264,7 @@ def _reason(error: Exception) -> str:
 
 
 def difference(found: Any, wanted: Any, where: str = "") -> str:
-    """The first place where two JSON values differ.
-
-    Args:
-        found: one value, "there" in the sentence.
-        wanted: the other, "here".
-        where: name of the place that both come from.
-
-    Returns:
-        The place and both values, in words; empty where they do not differ.
-    """
+    """The first place where two JSON values differ, and both values, in words; empty where they do not differ."""
     first = next(differences(found, wanted, where), None)
     return "" if first is None else f"{first.where} is {first.found} there and {first.wanted} here"
 
@@ -340,16 +284,7 @@ class Differing(NamedTuple):
 
 
 def differences(found: Any, wanted: Any, where: str = "") -> Iterator[Differing]:
-    """Every place where two JSON values differ, in the order of their keys.
-
-    Args:
-        found: one value.
-        wanted: the other.
-        where: name of the place that both come from.
-
-    Yields:
-        The places.
-    """
+    """Every place where two JSON values differ, in the order of their keys; `where` is the path to both values."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         a, b = cast("dict[str, Any]", found), cast("dict[str, Any]", wanted)
         for key in sorted({*a, *b}):

@@ -52,14 +52,7 @@ def recorded_as(name: str) -> Callable[[T], T]:
 
 
 def record_name(thing: Any) -> str:
-    """The name of a class or function in records.
-
-    Args:
-        thing: a class or a function.
-
-    Returns:
-        Its name.
-    """
+    """The name of a class or function in records."""
     own = cast("dict[str, Any]", getattr(thing, "__dict__", {})).get("record_name")  # functions in C have none
     if isinstance(own, str):
         return own
@@ -70,25 +63,14 @@ def record_name(thing: Any) -> str:
 
 
 def current_name(recorded: str) -> str:
-    """What is called so in a record, by the name that it has now.
-
-    Args:
-        recorded: a name as `record_name` gave it; other texts come back as they are.
-
-    Returns:
-        The name that `record_name` gives now.
-    """
+    """The name now of what records call by a name of `record_name`; other texts come back as they are."""
     return ALIASES.get(recorded, recorded)
 
 
 def name_of_path(recorded: str) -> str:
-    """What records of layout 5 and before call by its file and name, such as "depura.defence.Vote", by its name now.
+    """The name now of what records up to layout 5 call by its file and name, such as "depura.defence.Vote".
 
-    Args:
-        recorded: any text of a description; texts that are no such names come back as they are.
-
-    Returns:
-        The name that `record_name` gives now.
+    Texts that are no such names come back as they are.
     """
     if recorded in ALIASES or not _PATH.fullmatch(recorded):
         return current_name(recorded)
@@ -106,15 +88,7 @@ def _first_of_name(parts: list[str]) -> int:
 
 
 def renamed(described: Any, name: Callable[[str], str]) -> Any:
-    """A description with other names in it.
-
-    Args:
-        described: a JSON value, as `describe` makes it.
-        name: from a text to the text that takes its place.
-
-    Returns:
-        The same otherwise, without settings that are `GONE`.
-    """
+    """A description, a JSON value as `describe` makes it, with other names in it and without `GONE` settings."""
     if isinstance(described, str):
         return name(described)
     if isinstance(described, dict):
@@ -127,13 +101,9 @@ def renamed(described: Any, name: Callable[[str], str]) -> Any:
 
 
 def short_name(described: Any) -> str:
-    """The last part of the name of a described object: "Vote" of {"type": "depura.Vote", ...}.
+    """The last part of the name of a described object: "Vote" of {"type": "depura.Vote", ...} or of the name itself.
 
-    Args:
-        described: a description, or the name itself.
-
-    Returns:
-        The word; empty where there is none.
+    Empty where there is none.
     """
     name = cast("dict[str, Any]", described).get("type", "") if isinstance(described, dict) else described
     return str(name).rpartition(".")[2] if isinstance(name, str) else ""

@@ -26,27 +26,16 @@ MODES = {
 }
 """Codes of layout 5 by gradient mode; G0, the bare classifier, depends on what was judged."""
 
-NEVER_TRANSFERRED = (
-    AttackKind.OTHER,
-    AttackKind.UNDEFENDED,
-    AttackKind.UNCHANGED,
-    AttackKind.TRANSFER,
-)
+NEVER_TRANSFERRED = (AttackKind.OTHER, AttackKind.UNDEFENDED, AttackKind.UNCHANGED, AttackKind.TRANSFER)
 """Kinds that a row keeps whatever it judges."""
+
+UNIT = ("unit", "row", "eps", "first", "last")
 
 WITHOUT_GRADIENTS = (AttackKind.UNCHANGED, AttackKind.RANDOM, AttackKind.BLACK_BOX)
 
 
 def upgraded_header(raw: Mapping[str, Any], layout: int) -> dict[str, Any]:
-    """The header of a layout before, as it would be written now.
-
-    Args:
-        raw: the JSON value of study.json.
-        layout: its layout, `OLDEST` or later.
-
-    Returns:
-        The value in the layout that is written now.
-    """
+    """The JSON value of study.json of an older layout, `OLDEST` or later, as it would be written now."""
     assert layout == OLDEST
     threat = dict(raw["threat_model"])
     threat["family"] = threat.pop("class")
@@ -58,7 +47,7 @@ def upgraded_header(raw: Mapping[str, Any], layout: int) -> dict[str, Any]:
         "methods": _methods(raw),
         "rows": [_of_another_rule(_row(row, raw), raw) for row in raw["rows"]],
         "draws": draws,
-        "units": [_entry(entry) for entry in raw["units"] if not entry.get("since")],
+        "units": [{key: entry[key] for key in UNIT} for entry in raw["units"] if not entry.get("since")],
         "published": raw.get("published", []),
         "left_out": raw.get("left_out", ""),
         "extensions": [{**step, "source": _source(step.get("source"))} for step in raw.get("extensions", [])],
@@ -70,14 +59,7 @@ def upgraded_header(raw: Mapping[str, Any], layout: int) -> dict[str, Any]:
 
 
 def upgraded_facts(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a unit of layout 5, as they would be written now.
-
-    Args:
-        raw: the JSON value, without its digests.
-
-    Returns:
-        The value in the layout that is written now.
-    """
+    """The facts of a unit of layout 5, a JSON value without its digests, as they would be written now."""
     found = {key: value for key, value in raw.items() if key != "since"}
     if "audit" in found:
         audit = dict(found["audit"])
@@ -91,14 +73,7 @@ def upgraded_facts(raw: Mapping[str, Any]) -> dict[str, Any]:
 def further_draws(raw: Mapping[str, Any], row: str, eps: float, first: int) -> list[str]:
     """Names of the units of layout 5 that hold further draws of a unit's examples, in the order of the draws.
 
-    Args:
-        raw: the JSON value of study.json.
-        row: of the unit.
-        eps: of the unit.
-        first: position of its first image.
-
-    Returns:
-        The names; none where there are none.
+    `raw` is the JSON value of study.json; the unit is known by its row, its radius and the position of its first image.
     """
     own = [e for e in raw["units"] if e.get("since") and (e["row"], e["eps"], e["first"]) == (row, eps, first)]
     return [entry["unit"] for entry in sorted(own, key=lambda entry: entry["since"])]
@@ -114,10 +89,8 @@ def _source(raw: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _methods(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if raw["methods"]:
-        return [renamed_parts(method, ("defence", "rule")) for method in raw["methods"]]
-    one = {key: raw[key] for key in ("defence", "rule", "note")}
-    return [renamed_parts(one, ("defence", "rule"))]
+    methods = raw["methods"] or [{key: raw[key] for key in ("defence", "rule", "note")}]
+    return [renamed_parts(method, ("defence", "rule")) for method in methods]
 
 
 def _row(row: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,18 +122,6 @@ def _mode(row: Mapping[str, Any], raw: Mapping[str, Any]) -> GradientMode:
     return GradientMode.EXACT if bare else GradientMode.TRANSFER
 
 
-def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: entry[key] for key in ("unit", "row", "eps", "first", "last")}
-
-
 def renamed_parts(value: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object in which some parts call things by the names that they have now.
-
-    Args:
-        value: the object.
-        parts: keys of the descriptions in it.
-
-    Returns:
-        The object.
-    """
+    """A JSON object in which descriptions, under the keys `parts`, call things by the names that they have now."""
     return {key: renamed(its, name_of_path) if key in parts else its for key, its in value.items()}

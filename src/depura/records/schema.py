@@ -110,14 +110,7 @@ class Data(_Part):
     outputs: int | None = None
 
     def class_name(self, label: int) -> str:
-        """Name of a class; its number where it has no name, and words where a prediction is not finite.
-
-        Args:
-            label: number of the class, or `depura.records.kinds.NOT_FINITE`.
-
-        Returns:
-            The word.
-        """
+        """Name of a class by its number; the number where it has none, and words where a prediction is not finite."""
         if label < 0:
             return "not finite"
         return self.classes[label] if label < len(self.classes) else f"class {label}"
@@ -537,25 +530,14 @@ PARTS: dict[str, type[_Part]] = {"header": Header, "unit": UnitFacts, "audit": A
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of all parts of a record.
-
-    Returns:
-        {"layout": version, "header": ..., "unit": ..., "audit": ..., "plan": ...}.
-    """
+    """JSON Schema (2020-12) of a record: {"layout": version, "header": ..., "unit": ..., "audit": ..., "plan": ...}."""
     return {"layout": LAYOUT, **{name: part.model_json_schema(by_alias=True) for name, part in PARTS.items()}}
 
 
 def read_header(raw: Any) -> Header:
-    """A header from the JSON value of study.json, of this layout or one before.
+    """A header from the JSON value of study.json, of this layout or one before, with every name as it is now.
 
-    Args:
-        raw: the value.
-
-    Returns:
-        The header, with every name as it is now.
-
-    Raises:
-        LayoutError: a newer layout, one too old, or no header.
+    A `LayoutError`: a newer layout, one too old, or no header.
     """
     if not isinstance(raw, dict):
         raise LayoutError("expected a JSON object with the header of a run, got another value")
@@ -566,21 +548,12 @@ def read_header(raw: Any) -> Header:
             found = upgraded_header(found, layout)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise LayoutError(f"expected the header of a run of layout {layout}, got one without {error}") from error
-    return _checked(Header, {**found, "schema": LAYOUT, **_renamed_parts(found)}, "header")
+    parts = {key: renamed(found[key], current_name) for key in ("methods", "rows", "rescored_from") if key in found}
+    return _checked(Header, {**found, "schema": LAYOUT, **parts}, "header")
 
 
 def layout_of(raw: Mapping[str, Any]) -> int:
-    """The layout that a header says it has.
-
-    Args:
-        raw: the JSON value of study.json.
-
-    Returns:
-        Its number, between `OLDEST` and `LAYOUT`.
-
-    Raises:
-        LayoutError: none, a newer one, or one too old.
-    """
+    """The layout that study.json says it has, from `OLDEST` to `LAYOUT`; any other raises `LayoutError`."""
     layout = raw.get("schema")
     if not isinstance(layout, int) or isinstance(layout, bool):
         raise LayoutError(f"expected the header of a run with its layout ('schema'), got {layout!r}")
@@ -592,28 +565,12 @@ def layout_of(raw: Mapping[str, Any]) -> int:
 
 
 def read_facts(raw: Any, *, layout: int) -> UnitFacts:
-    """The facts of a unit from the JSON value in its file.
-
-    Args:
-        raw: the value, without its digests.
-        layout: of the run.
-
-    Returns:
-        The facts.
-
-    Raises:
-        LayoutError: not of that layout.
-    """
+    """The facts of a unit from the JSON value in its file, without digests; `LayoutError` if not of the layout."""
     try:
         found = upgraded_facts(raw) if layout < LAYOUT else raw
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise LayoutError(f"expected the facts of a unit of layout {layout}, got some without {error}") from error
     return _checked(UnitFacts, found, "unit")
-
-
-def _renamed_parts(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What describes objects, with every name as it is now."""
-    return {key: renamed(found[key], current_name) for key in ("methods", "rows", "rescored_from") if key in found}
 
 
 def _checked(part: Any, value: Any, what: str) -> Any:

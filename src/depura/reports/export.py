@@ -58,16 +58,9 @@ COLUMNS = {
 
 
 def run_columns(directory: RunDirectory) -> Columns:
-    """All attacks of a finished run, image by image.
+    """All attacks of a finished run: the columns of `COLUMNS`, in the order of rows, radii and images.
 
-    Args:
-        directory: the run.
-
-    Returns:
-        The columns of `COLUMNS`, in the order of rows, radii and images.
-
-    Raises:
-        RecordError: units are missing or damaged.
+    A `RecordError` where units are missing or damaged.
     """
     results = Results.read(directory)
     columns: Columns = {name: [] for name in COLUMNS}

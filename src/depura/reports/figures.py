@@ -46,14 +46,7 @@ class Figure(NamedTuple):
 
 
 def figures(summary: Summary) -> dict[str, tuple[Figure, ...]]:
-    """The figures of a complete run.
-
-    Args:
-        summary: of the run.
-
-    Returns:
-        By the title of their section; those that cannot be drawn are left out.
-    """
+    """The figures of a complete run by the title of their section; those that cannot be drawn are left out."""
     ranking, details = summary.ranking, summary.details
     each = "row" if ranking is None else "method"
     drawn = (
@@ -109,14 +102,9 @@ class SuitePoint(NamedTuple):
 
 
 def suite_points(summary: Summary) -> tuple[SuitePoint, ...]:
-    """The attack suite of a study of one defence.
+    """The attack suite of a study of one defence; nothing where methods are compared or nothing judges the defence.
 
-    Args:
-        summary: of a run.
-
-    Returns:
-        Null, random corner, then the attacks on the defence from blind to exact, the strongest for each image last;
-        nothing where methods are compared or nothing judges the defence.
+    Null, random corner, then the attacks on the defence from blind to exact, the strongest for each image last.
     """
     on_defence = {row.name for row in summary.header.rows if row.judged is Judged.DEFENCE}
     lines = [line for line in summary.lines if line.name in on_defence and line.kind in ORDER]

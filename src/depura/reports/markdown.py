@@ -8,14 +8,7 @@ from depura.reports.sections import sections
 
 
 def markdown(summary: Summary) -> str:
-    """The report in Markdown.
-
-    Args:
-        summary: of a run, complete or not.
-
-    Returns:
-        The text; equal summaries give equal texts.
-    """
+    """The report of a run, complete or not, in Markdown; equal summaries give equal texts."""
     header = summary.header
     lines = [f"# {header.name}", "", f"**{'⚠ ' if summary.refused else ''}{summary.headline}**", ""]
     if summary.complete:

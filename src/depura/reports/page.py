@@ -19,14 +19,7 @@ from depura.reports.sections import LONG, sections
 
 
 def html(summary: Summary) -> str:
-    """The page of a summary.
-
-    Args:
-        summary: of a run.
-
-    Returns:
-        A complete HTML document; equal summaries give equal text.
-    """
+    """The page of a run, a complete HTML document; equal summaries give equal text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_file("page.html.j2")).render(
         summary=summary,
@@ -48,26 +41,12 @@ def html(summary: Summary) -> str:
 
 
 def reports(summary: Summary) -> dict[str, str]:
-    """The reports of a summary.
-
-    Args:
-        summary: of a run.
-
-    Returns:
-        Texts by file name; equal summaries give equal ones.
-    """
+    """The reports of a run, texts by file name; equal summaries give equal ones."""
     return {"report.md": markdown(summary), "report.html": html(summary)}
 
 
 def write_reports(directory: RunDirectory) -> tuple[Summary, tuple[Path, ...]]:
-    """Write report.md and report.html into a run directory, each in one move.
-
-    Args:
-        directory: a run, complete or not.
-
-    Returns:
-        The summary, and the files written.
-    """
+    """Write report.md and report.html into a run directory, each in one move; the summary, and the files written."""
     _check.writable_folder("report", directory.path)
     summary = summarise(directory)
     texts = {directory.path / name: text for name, text in reports(summary).items()}

@@ -1,64 +1,32 @@
-"""Images of a report and of a terminal: image grids, GIFs, previews, and the gallery of the page."""
+"""Images of a report: image grids, and the gallery of the page."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.text import Text
-from torch import Tensor
 
 from depura.analysis.summary import Picture, Summary
 
 CELL, COLUMNS, GAP = 64, 12, 4
 """Least height of a picture in pixels (small ones are enlarged by a whole number), steps to a line, pixels between."""
 
-MILLISECONDS, PAUSE = 150, 1500
-"""How long a step of a GIF is seen, and the last one."""
-
-MOST = 100
-"""Steps of a GIF; of longer trajectories some are left out."""
-
 Pixels = NDArray[np.uint8]
 """(C, H, W), C being 1 or 3."""
 
 
 def image_grid(columns: Sequence[tuple[Pixels, Pixels]]) -> bytes:
-    """Pairs of pictures, one above the other, from left to right; line by line where there are many.
-
-    Args:
-        columns: pairs (above, below), at least one, of one size.
-
-    Returns:
-        A PNG file.
-    """
+    """A PNG file of pairs (above, below) of pictures of one size, from left to right, line by line."""
     lines = [_line(columns[k : k + COLUMNS]) for k in range(0, len(columns), COLUMNS)]
     width = max(line.shape[1] for line in lines)
     padded = [np.pad(line, ((0, 2 * GAP), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
     buffer = io.BytesIO()
     _image(np.concatenate(padded)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def gif(columns: Sequence[tuple[Pixels, Pixels]]) -> bytes:
-    """Pairs of pictures side by side, one pair after another.
-
-    Args:
-        columns: pairs (left, right), at least one, of one size.
-
-    Returns:
-        An animated GIF that repeats.
-    """
-    shown = sorted({round(float(k)) for k in np.linspace(0, len(columns) - 1, min(MOST, len(columns)))})
-    frames = [_image(_side_by_side(columns[k])) for k in shown]
-    buffer = io.BytesIO()
-    times = [MILLISECONDS] * (len(frames) - 1) + [PAUSE]
-    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
     return buffer.getvalue()
 
 
@@ -76,36 +44,6 @@ def _side_by_side(pictures: Sequence[Pixels]) -> Pixels:
 
 def _image(pixels: Pixels) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-
-
-LARGEST_TERMINAL = 40
-"""Images wider or higher than this are not drawn."""
-
-
-def preview(image: Tensor) -> list[Text]:
-    """Draw an image.
-
-    Args:
-        image: (C, H, W) in [0, 1], C being 1 or 3; H and W at most LARGEST_TERMINAL.
-
-    Returns:
-        One line of text for two rows of pixels.
-    """
-    levels = (image.clamp(0, 1) * 255).round().int().expand(3, -1, -1).permute(1, 2, 0)
-    pixels = cast("list[list[list[int]]]", levels.tolist())
-    pixels += [[[0, 0, 0]] * len(pixels[0])] * (len(pixels) % 2)
-    lines: list[Text] = []
-    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
-        line = Text()
-        for a, b in zip(upper, lower, strict=True):
-            line.append("▀", style=f"rgb({a[0]},{a[1]},{a[2]}) on rgb({b[0]},{b[1]},{b[2]})")
-        lines.append(line)
-    return lines
-
-
-def side_by_side(before: Tensor, after: Tensor) -> list[Text]:
-    """Two images of the same size next to each other (see `preview`)."""
-    return [Text("   ").join([a, b]) for a, b in zip(preview(before), preview(after), strict=True)]
 
 
 LARGEST = 96

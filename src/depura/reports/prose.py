@@ -8,16 +8,7 @@ from depura.analysis.claims import Claim
 from depura.analysis.comparison import STRONGEST, Comparison, Pair
 from depura.analysis.details import ErrorRates
 from depura.analysis.summary import Summary
-from depura.analysis.words import (
-    APPROXIMATE,
-    KINDS,
-    MODES,
-    attack_text,
-    capital,
-    p_value,
-    rule_text,
-    threat_text,
-)
+from depura.analysis.words import APPROXIMATE, KINDS, MODES, attack_text, capital, p_value, rule_text, threat_text
 from depura.records.kinds import AttackKind
 from depura.records.schema import Judged
 from depura.statistics.intervals import Proportion
@@ -67,11 +58,7 @@ def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
 def versions(summary: Summary) -> tuple[tuple[str, str], ...]:
     """Names and versions of what the numbers were made with, the devices and the seed."""
     header = summary.header
-    return (
-        *sorted(header.versions.items()),
-        ("device", ", ".join(summary.devices)),
-        ("seed", str(header.seed)),
-    )
+    return (*sorted(header.versions.items()), ("device", ", ".join(summary.devices)), ("seed", str(header.seed)))
 
 
 def modes(summary: Summary) -> str:
@@ -162,14 +149,9 @@ _ESCAPES = {
 
 
 def paragraph(summary: Summary, claim: Claim) -> str:
-    """A paragraph for a paper, in plain text.
+    """A paragraph of a claim on a defence for a paper, in plain text.
 
-    Args:
-        summary: of the run.
-        claim: on one of its defences.
-
-    Returns:
-        Sentences: the number with its interval, rule, null, attacks with their gradients, images, draws and seed.
+    Sentences: the number with its interval, rule, null, attacks with their gradients, images, draws and seed.
     """
     header, threat = summary.header, summary.header.threat_model
     software, n = header.versions, len(claim.attacks)

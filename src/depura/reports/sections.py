@@ -36,14 +36,7 @@ class Section(NamedTuple):
 
 
 def sections(summary: Summary) -> tuple[Section, ...]:
-    """The sections of a complete run that have something to show.
-
-    Args:
-        summary: of the run.
-
-    Returns:
-        In the order of the report.
-    """
+    """The sections of a complete run that have something to show, in the order of the report."""
     ranking, rates, curve = summary.ranking, summary.details.error_rates, summary.header.curve
     under = "" if ranking is None else " under the strongest attack for each image"
     every = (

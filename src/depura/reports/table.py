@@ -90,15 +90,10 @@ class Table:
 
 
 def terminal(table: Table, *, wrap: bool = True, tight: bool = False) -> Group:
-    """The table for a terminal, with legend, remarks and notes below it.
+    """What rich prints for a table in a terminal, with legend, remarks and notes below it.
 
-    Args:
-        table: the table.
-        wrap: break cells that are too wide for the terminal into lines; else they are cut.
-        tight: leave no space around cells, and break them between words only.
-
-    Returns:
-        What rich prints.
+    Cells that are too wide are broken into lines, or cut without `wrap`. A `tight` table has no space around cells, and
+    breaks them between words only.
     """
     align = table.align or "l" * len(table.columns)
     shown = [k for k, letter in enumerate(align) if letter in "lr"]

@@ -196,11 +196,7 @@ def _difference(difference: PairedDifference | None) -> Cell:
 def error_rate_table(summary: Summary) -> Table:
     """How many images are hardly ever, sometimes, and mostly misclassified, and when to expect an error."""
     rows = tuple(
-        (
-            f"{method}, {name}" if method else name,
-            *(percent(part) for part in metrics.shares),
-            str(metrics.submissions),
-        )
+        (f"{method}, {name}" if method else name, *(percent(part) for part in metrics.shares), str(metrics.submissions))
         for method, (null, attacked) in _judged(summary).items()
         for name, metrics in (("no attack", null), ("strongest attack", attacked))
     )
@@ -385,17 +381,17 @@ def gradient_table(summary: Summary) -> Table:
     note = (
         "zero, not finite: share of draws over steps and images. zero entries: of the mean gradients. halves agree: "
         "cosine of the mean gradients of two halves of the draws, median over images, at the first, middle and last "
-        "step. largest norm: over the median of its image. BPDA, surrogate (a walk of a fifth of the steps): cosine to "
-        "the exact gradient on clean images, median; near 1 means that this cheaper gradient would do for this defence."
+        "step. largest norm: over the median of its image. BPDA, surrogate (a fifth of the steps): cosine to the exact "
+        "gradient on clean images, median; near 1 means that this cheaper gradient would do for this defence."
     )
     return Table(columns, rows, (note,))
 
 
 def price_table(summary: Summary) -> Table:
     """Evaluations of the denoiser per prediction."""
-    rows = tuple((price.name, count(price.evaluations)) for price in summary.details.prices)
+    rows = tuple((name, count(evaluations)) for name, evaluations in summary.details.prices.items())
     note = (
-        "Evaluations of the denoiser per prediction of the deployed rule, counted; beside them a prediction runs the "
+        "Evaluations of the denoiser per prediction of the deployed rule, counted; a prediction also runs the "
         "classifier. Times are not in the records, since equal studies give equal bytes on any machine: "
         "'depura plan' measures them on yours."
     )

@@ -87,9 +87,9 @@ class Spread(NamedTuple):
         if self.draws == 1:
             return "One draw of each image: between images and between draws cannot be told apart."
         now, more = 100 * self.half_width(), 100 * self.half_width(images=2 * self.images)
-        settled = 100 * Z95 * math.sqrt(self.between / self.images)
-        known = f"±{now:.1f} points; twice the images would make it ±{more:.1f}, draws without end ±{settled:.1f}"
-        return f"{known}: {'more draws' if settled < more else 'more images'} would narrow it most."
+        limit = 100 * Z95 * math.sqrt(self.between / self.images)
+        known = f"±{now:.1f} points; twice the images would make it ±{more:.1f}, draws without end ±{limit:.1f}"
+        return f"{known}: {'more draws' if limit < more else 'more images'} would narrow it most."
 
 
 def spread(outcomes: NDArray[np.float64]) -> Spread:

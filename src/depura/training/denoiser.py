@@ -43,8 +43,8 @@ class EdmLoss:
             network: raw network, takes (c_in x, ln(sigma) / 4).
             sigma_data: standard deviation of the data in [-1, 1] units.
             flip: mirror every second image, left to right.
-            sources: kinds of images there are. With more than one, the network is told which by (None, marks) after the
-                label: (B, sources - 1), 1 for the source, and all 0 for the first, which a network that is told nothing
+            sources: kinds of images there are. With more than one, the network gets which by (None, marks) after the
+                label: (B, sources - 1), 1 for the source, and all 0 for the first, which a network without marks
                 therefore serves (the non-leaking augmentation of Karras et al. 2022, appendix F.2, with the defects of
                 the other sources as augmentation).
         """
@@ -120,7 +120,7 @@ def train_denoiser(
 
     Args:
         data: training images of a height and width that the network's levels halve; of several sources, the first is
-            the one that the denoiser is to serve, and the network is told of the others (`SongUNet` only).
+            the one that the denoiser is to serve, and the network is given marks of the others (`SongUNet` only).
         recipe: how.
         design: the network; default a `SmallUNet` of width 24.
         checkpoint: file to save to and go on from.

@@ -68,7 +68,7 @@ UNDECIDED = 10**9
 """Steps of a recipe whose time budget is to say how many."""
 
 ASKED_EVERY = 10
-"""Steps between looks at the clock."""
+"""Steps between readings of the clock."""
 
 
 class Report(NamedTuple):
@@ -140,11 +140,11 @@ class Recipe:
     def rate_at(self, step: int, n_steps: int | None = None) -> float:
         """Learning rate of a step, from 0, of `n_steps` where a time budget has set them, else as the recipe says."""
         total = self.n_steps if n_steps is None else n_steps
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        warmup = min(1.0, (step + 1) / max(1, self.warmup))
         if self.schedule == COSINE:
-            return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+            return self.rate * warmup * 0.5 * (1 + math.cos(math.pi * step / total))
         last = max(1.0, self.decay * total)
-        return self.rate * warm * min(1.0, (total - step) / last)
+        return self.rate * warmup * min(1.0, (total - step) / last)
 
     def decided(self, step: int, seconds: float) -> int | None:
         """The number of steps if the time budget now says one, after `step` of them at the constant rate."""

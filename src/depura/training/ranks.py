@@ -65,11 +65,7 @@ class Ranks(NamedTuple):
 
 
 def started() -> str:
-    """Join the process group where torchrun started this process; nothing happens where it did not.
-
-    Returns:
-        The device of this process: its own GPU if there are some, else the CPU.
-    """
+    """Join the process group where torchrun started this process; the device is its own GPU, else the CPU."""
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     if not torch.cuda.is_available():

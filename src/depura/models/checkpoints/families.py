@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -71,14 +72,12 @@ def _ddpm(network: nn.Module) -> nn.Module:
     return EpsDenoiser(network, label=IndexLabel(DiscreteLinear()))
 
 
-def _adm(label: IndexLabel) -> Callable[..., nn.Module]:
+def _adm(
+    label: IndexLabel, network: adm.AdmUNet, *, learned_variance: bool = False, class_index: int | None = None
+) -> EpsDenoiser:
     """Ready under the labels of its schedule."""
-
-    def ready(network: adm.AdmUNet, *, learned_variance: bool = False, class_index: int | None = None) -> EpsDenoiser:
-        kind = EpsVarianceDenoiser if learned_variance else EpsDenoiser
-        return kind(_conditioned(network, class_index), label=label)
-
-    return ready
+    kind = EpsVarianceDenoiser if learned_variance else EpsDenoiser
+    return kind(_conditioned(network, class_index), label=label)
 
 
 def _conditioned(network: adm.AdmUNet, class_index: int | None) -> nn.Module:
@@ -125,17 +124,6 @@ def _as_it_is(network: nn.Module, *, mean: Sequence[float] = (), std: Sequence[f
     return Normalised(network, mean=mean, std=std) if mean or std else network
 
 
-def _normalised(constants: tuple[Sequence[float], Sequence[float]]) -> Callable[..., nn.Module]:
-    """Ready by normalisation with published constants, or others that are given."""
-
-    def ready(
-        network: nn.Module, *, mean: Sequence[float] = constants[0], std: Sequence[float] = constants[1]
-    ) -> nn.Module:
-        return _as_it_is(network, mean=mean, std=std)
-
-    return ready
-
-
 def _dm_wide_resnet(
     network: wide_resnet.DmWideResNet, *, mean: Sequence[float] = (), std: Sequence[float] = ()
 ) -> nn.Module:
@@ -147,14 +135,12 @@ def _attribute(network: nn.Module) -> nn.Module:
     return Normalised(TwoLogits(network), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _adm_settings(*, residual_resampling: bool) -> Callable[..., dict[str, Any] | None]:
+def _adm_settings(
+    residual_resampling: bool, shapes: Shapes, *, heads: int = 4, head_width: int | None = None
+) -> dict[str, Any] | None:
     """Settings of those that change resolutions in one way: inside residual blocks (ADM), or by convolutions."""
-
-    def settings_of(shapes: Shapes, *, heads: int = 4, head_width: int | None = None) -> dict[str, Any] | None:
-        settings = adm.settings_of(shapes, heads=heads, head_width=head_width)
-        return settings if settings is not None and settings["residual_resampling"] == residual_resampling else None
-
-    return settings_of
+    settings = adm.settings_of(shapes, heads=heads, head_width=head_width)
+    return settings if settings is not None and settings["residual_resampling"] == residual_resampling else None
 
 
 PRECONDITIONERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -218,18 +204,18 @@ FAMILIES: tuple[Family, ...] = (
         "adm",
         "ADM U-Net of guided-diffusion",
         True,
-        _adm_settings(residual_resampling=True),
+        partial(_adm_settings, True),
         adm.AdmUNet,
-        _adm(IndexLabel(DiscreteLinear())),
+        partial(_adm, IndexLabel(DiscreteLinear())),
         "MIT, code and weights",
     ),
     Family(
         "improved-diffusion",
         "U-Net of improved-diffusion (cosine schedule, 4000 levels)",
         True,
-        _adm_settings(residual_resampling=False),
+        partial(_adm_settings, False),
         adm.AdmUNet,
-        _adm(IndexLabel(Cosine(4000), factor=0.25)),
+        partial(_adm, IndexLabel(Cosine(4000), factor=0.25)),
         "MIT, code and weights",
     ),
     Family(
@@ -276,7 +262,7 @@ FAMILIES: tuple[Family, ...] = (
         False,
         resnet.cifar_bottleneck_settings,
         resnet.CifarBottleneckResNet,
-        _normalised(CIFAR10),
+        partial(_as_it_is, mean=CIFAR10[0], std=CIFAR10[1]),
         "NVIDIA Source Code License (non-commercial), code and weights",
         COUNTERS,
     ),
@@ -286,7 +272,7 @@ FAMILIES: tuple[Family, ...] = (
         False,
         resnet.cifar_resnet_settings,
         resnet.CifarResNet,
-        _normalised(IMAGENET),
+        partial(_as_it_is, mean=IMAGENET[0], std=IMAGENET[1]),
         "BSD-2-Clause, code and weights (akamaster)",
         COUNTERS,
     ),

@@ -11,7 +11,7 @@ from depura import _check
 
 
 class OfClass(nn.Module):
-    """A class-conditional network told the same class for all images."""
+    """A class-conditional network that is given the same class for all images."""
 
     def __init__(self, network: nn.Module, class_index: int) -> None:
         """Wrap the network.

@@ -248,12 +248,7 @@ class DhariwalUNet(_UNet):
     rescale = 1.0
     adaptive = True
 
-    def __init__(
-        self,
-        *,
-        head_width: int = 64,
-        **common: Any,
-    ) -> None:
+    def __init__(self, *, head_width: int = 64, **common: Any) -> None:
         """Build with torch's initial weights.
 
         Args:

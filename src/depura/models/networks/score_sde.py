@@ -258,9 +258,9 @@ def _indices(shapes: Shapes, name: str) -> list[int]:
 def _read(shapes: Shapes, first: int) -> dict[str, Any] | None:
     """What both classes have in common; `first` is the number of the first residual block."""
     stem = shapes.get(f"all_modules.{first - 1}.weight", ())
-    walked = _way_down(shapes, first, *stem[:1]) if len(stem) == 4 else []
+    blocks_down = _way_down(shapes, first, *stem[:1]) if len(stem) == 4 else []
     widths, counts, attention = [0], [0], set[int]()
-    for kind, gives in walked:
+    for kind, gives in blocks_down:
         if kind == "block":
             widths[-1] = gives
             counts[-1] += 1

@@ -132,12 +132,7 @@ def unet_settings(shapes: Shapes) -> dict[str, Any] | None:
     if not {"stem.weight", "down.weight", "up.weight", "leave.film.weight"} <= set(shapes):
         return None
     width, channels = shapes["stem.weight"][:2]
-    return {
-        "channels": channels,
-        "width": width,
-        "inner": shapes["down.weight"][0],
-        "embed": shapes["mlp.0.weight"][0],
-    }
+    return {"channels": channels, "width": width, "inner": shapes["down.weight"][0], "embed": shapes["mlp.0.weight"][0]}
 
 
 def classifier_settings(shapes: Shapes) -> dict[str, Any] | None:
