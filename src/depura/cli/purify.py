@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,18 +15,21 @@ from torch import Tensor
 from depura import _check
 from depura.cli.console import door, one_thread, out, progress
 from depura.cli.methods import NAMES, named, purifier_of
+from depura.cli.studies import pairs
 from depura.data import files
 from depura.data.digits import SHAPE
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
 from depura.data.table import Request
 from depura.defence import all_finite, predicted
-from depura.models.by_name import DENOISERS, DIGITS
+from depura.evaluation.study_file import literal
+from depura.models.by_name import DENOISERS, DIGITS, foreign
 from depura.models.digits import digits_classifier
 from depura.noise import Noise
 from depura.purifiers.fast import Fast, deviation
 from depura.purifiers.purifier import Purifier
 from depura.records.kinds import NOT_FINITE
+from depura.wrapping import wrap
 
 AT_ONCE = 64
 """Images purified in one call."""
@@ -57,6 +61,14 @@ def purify(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="With --fast: compile the network, too. Takes minutes; for many images.")
     ] = False,
+    own: Annotated[
+        str,
+        typer.Option("--purifier", metavar="FILE.py:NAME", help="A purifier of your own, in the place of a method."),
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-S", metavar="NAME=VALUE", help="With --purifier: a setting of depura.wrap, e.g. -S range=-1,1."),
+    ] = None,
     images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     split: Annotated[str | None, typer.Option(help="Part of a data set: train, test, ...")] = None,
     labels: Annotated[
@@ -68,8 +80,14 @@ def purify(
 ) -> None:
     """Clean images with a diffusion model, and say how much each changed."""
     one_thread()
-    bundled = denoiser == DIGITS
-    purifier = purifier_of(denoiser, method, where="purify", t_star=t_star, steps=steps)
+    bundled = denoiser == DIGITS and not own
+    if settings and not own:
+        _check.fail("purify", "-S with --purifier", "-S alone")
+    purifier = (
+        named_purifier(own, {name: literal(value) for name, value in pairs(settings)})
+        if own
+        else purifier_of(denoiser, method, where="purify", t_star=t_star, steps=steps)
+    )
     if compiled and not fast:
         _check.fail("purify", "--compiled with --fast", "--compiled alone")
     if fast:
@@ -93,6 +111,27 @@ def purify(
         out.print(f"fast network: {deviation(purifier, first.images, Noise(seed, first.ids))}", highlight=False)
     for item, after, target in zip(loaded, cleaned, targets, strict=True):
         _show(item.images, after, f"{item.path} -> {target}", classifier)
+
+
+def named_purifier(name: str, settings: Mapping[str, Any]) -> Purifier:
+    """Somebody's own purifier by name: depura's as it is, anything else wrapped.
+
+    Args:
+        name: MODULE:NAME or FILE.py:NAME.
+        settings: arguments of `depura.wrap`.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        InputError: nothing of the name, or a setting that `wrap` does not have.
+    """
+    thing = foreign("--purifier", name)
+    known = list(inspect.signature(wrap).parameters)[1:]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        _check.fail("-S", f"a name among {', '.join(known)}", ", ".join(map(repr, unknown)))
+    return thing if isinstance(thing, Purifier) else wrap(thing, **settings)
 
 
 class _Chosen(NamedTuple):
