@@ -1,26 +1,31 @@
 """Every example runs as it stands."""
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from depura.cli import command_named
+from depura.cli import app, command_named
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_examples_run(script: Path, tmp_path: Path) -> None:
-    small = ["-S", "images=3", "-S", "votes=3"]
-    words = ["-m", "depura", "run", str(script), "--out", str(tmp_path / "r"), "--workers", "1", *small]
-    command = [sys.executable, *(words if "study" in script.stem else [str(script)])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    judged = "study" in script.stem  # three images may be too few for a headline
-    assert done.returncode in ((0, 1) if judged else (0,)), done.stderr
-    assert done.stdout.strip()
+@pytest.mark.usefixtures("without_figures", "without_clock")
+def test_examples_run(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "study" in script.stem:
+        words = ["run", str(script), "--out", "r", "--workers", "1", "-S", "images=3", "-S", "votes=3"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code in (0, 1), done.output  # three images may be too few for a headline
+        assert done.stdout.strip()
+    else:
+        runpy.run_path(str(script), run_name="__main__")
+        assert capsys.readouterr().out.strip()
 
 
 def test_examples_are_short() -> None:
