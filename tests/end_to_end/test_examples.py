@@ -6,22 +6,32 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import depura
+from depura.attacks.pgd import PGD
 from depura.cli import app, command_named
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
+@pytest.fixture
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four images and attacks of two steps, whatever is asked for."""
+    first = depura.ImageSet.first
+    monkeypatch.setattr(depura.ImageSet, "first", lambda data, n: first(data, min(n, 4)))
+    monkeypatch.setattr(depura, "PGD", lambda ball, n_steps, **settings: PGD(ball, n_steps=min(n_steps, 2), **settings))
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-@pytest.mark.usefixtures("without_figures", "without_clock")
+@pytest.mark.usefixtures("smaller", "without_figures", "without_clock")
 def test_examples_run(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "study" in script.stem:
-        words = ["run", str(script), "--out", "r", "--workers", "1", "-S", "images=3", "-S", "votes=3"]
+        words = ["run", str(script), "--out", "r", "--workers", "1", "-S", "images=2", "-S", "votes=3"]
         done = CliRunner().invoke(app, words)
-        assert done.exit_code in (0, 1), done.output  # three images may be too few for a headline
+        assert done.exit_code in (0, 1), done.output  # two images may be too few for a headline
         assert done.stdout.strip()
     else:
         runpy.run_path(str(script), run_name="__main__")
@@ -41,6 +51,7 @@ def test_the_readme_names_files_that_exist() -> None:
                 assert (ROOT / word.rstrip(".,:;")).exists(), word
 
 
+@pytest.mark.usefixtures("smaller")
 def test_the_readme_code_runs() -> None:
     text = (ROOT / "README.md").read_text()
     blocks = [part.split("```")[0] for part in text.split("```python")[1:]]
