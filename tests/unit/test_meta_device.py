@@ -170,8 +170,8 @@ def test_a_run_without_weights_is_refused(tmp_path: Path, part: str) -> None:
 def test_the_command_says_what_it_estimates(tmp_path: Path) -> None:
     file = tmp_path / "study.py"
     file.write_text(
-        "import test_weightless\n\n\ndef study():\n"
-        "    return test_weightless.small(test_weightless.purifiers()['diffpure'], device='meta')\n"
+        "import test_meta_device\n\n\ndef study():\n"
+        "    return test_meta_device.small(test_meta_device.purifiers()['diffpure'], device='meta')\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
