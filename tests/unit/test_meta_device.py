@@ -72,7 +72,8 @@ def small(purifier: depura.Purifier, *, device: str = "cpu", relaxed: float | No
     data = ImageSet("grey", images, torch.zeros(3, dtype=torch.int64), (0, 1, 2), tuple("0123456789"))
     attack = depura.PGD(depura.Ball("linf", 0.1), n_steps=2, eot=2)
     rows = depura.attack_suite(defence, attack, relaxed=relaxed, without=("transfer", "bpda"))
-    return depura.Study(name="small", data=data, defence=defence, rows=rows, report_draws=4, select_draws=2)
+    draws = {"report_draws": 4, "select_draws": 2}
+    return depura.Study(name="small", data=data, defence=defence, rows=rows, reference=False, **draws)
 
 
 @pytest.fixture(autouse=True, scope="module")
