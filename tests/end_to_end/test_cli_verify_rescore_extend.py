@@ -9,7 +9,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 import zipfile
 from collections import Counter
@@ -28,6 +27,7 @@ from depura.evaluation.extending import extended
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory, Unit
+from processes import DEPURA
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
@@ -570,7 +570,7 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
 def test_a_killed_extension_goes_on(run: Path) -> None:
     """Killed by the system after its first new unit, with no chance to clean up."""
     before = {name: data for name, data in contents(run).items() if name.startswith("units/")}
-    words = [sys.executable, "-m", "depura", "extend", str(run), "-S", "images=9", "--workers", "1"]
+    words = [*DEPURA, "extend", str(run), "-S", "images=9", "--workers", "1"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
             time.sleep(0.01)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from depura.evaluation.study import UnitKey
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
+from processes import DEPURA
 from toys import Streams
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
@@ -594,7 +594,7 @@ def start(out: Path, workers: int, said: Path | None = None) -> subprocess.Popen
     """That run in a process of its own."""
     with (said or Path(os.devnull)).open("wb") as sink:
         return subprocess.Popen(
-            [sys.executable, "-m", "depura", *BRIEF, "--out", str(out), "--workers", str(workers)],
+            [*DEPURA, *BRIEF, "--out", str(out), "--workers", str(workers)],
             cwd=ROOT,
             start_new_session=True,
             stdout=sink,
@@ -604,6 +604,7 @@ def start(out: Path, workers: int, said: Path | None = None) -> subprocess.Popen
 
 
 def until_some_are_done(out: Path) -> None:
+    """Three units, or as many as there are after two minutes."""
     deadline = time.monotonic() + 120
     while len(units_in(out)) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -611,11 +612,6 @@ def until_some_are_done(out: Path) -> None:
 
 def units_in(out: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (out / "units").glob("[!.]*.npz")} if out.exists() else {}
-
-
-def records(out: Path) -> dict[str, bytes]:
-    """All but the reports, which have no figures where this process writes them."""
-    return {name: data for name, data in contents(out).items() if not name.endswith((".partial", ".md", ".html"))}
 
 
 def alive(group: int) -> list[int]:
@@ -652,7 +648,8 @@ def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, mon
     assert {"report.html", "report.md", "study.json"} < set(contents(whole))
     assert len(kept) < len(units_in(whole))
     assert {name: units_in(out)[name] for name in kept} == kept, "a finished unit was made again"
-    assert records(out) == records(whole)
+    left_behind = {name: data for name, data in contents(out).items() if not name.endswith(".partial")}
+    assert left_behind == contents(whole)
 
 
 @pytest.mark.slow
