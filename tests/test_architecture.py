@@ -1,9 +1,8 @@
 """The direction of imports, and where grad mode may be touched."""
 
 import ast
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "depura"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -76,19 +75,32 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
 
 
+def name_of(file: Path) -> str:
+    return file.relative_to(SOURCE).as_posix()
+
+
 def room_of(module: str) -> str:
     return module.partition(".")[0] or "__init__"
+
+
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def imports_of(file: Path) -> list[str]:
     """Names that a file imports of depura, without the leading "depura."."""
     found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(file)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.split(".")[0] == "depura"]
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "depura":
             found += [f"{node.module}.{alias.name}" for alias in node.names]
     return [name.removeprefix("depura").lstrip(".") for name in found]
+
+
+def attributes_of(file: Path) -> set[str]:
+    return {node.attr for node in ast.walk(tree_of(file)) if isinstance(node, ast.Attribute)}
 
 
 def floor_of(room: str) -> int:
@@ -104,55 +116,56 @@ def test_few_files_stand_outside_a_room() -> None:
     assert len(list(SOURCE.glob("*.py"))) <= 8
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
-def test_imports_go_one_way(file: Path) -> None:
-    room = room_of(module_of(file))
-    others = {room_of(name) for name in imports_of(file)} - {room}
-    upward = {other for other in others if floor_of(other) >= floor_of(room)}
-    assert not upward, f"{room} may not import {upward}: they are not on a lower floor"
-    assert room not in ONLY or others <= ONLY[room], f"{room} may import {ONLY[room]} only"
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for file in FILES:
+        room = room_of(module_of(file))
+        others = {room_of(name) for name in imports_of(file)} - {room}
+        upward = {other for other in others if floor_of(other) >= floor_of(room)}
+        if upward:
+            wrong.append(f"{name_of(file)}: {room} may not import {upward}, which are not on a lower floor")
+        if not others <= ONLY.get(room, others):
+            wrong.append(f"{name_of(file)}: {room} may import {ONLY[room]} only, got {others}")
+    assert not wrong
 
 
-@pytest.mark.parametrize("file", sorted((SOURCE / "methods").glob("[a-z]*.py")), ids=lambda f: f.stem)
-def test_methods_do_not_import_each_other(file: Path) -> None:
+def test_methods_do_not_import_each_other() -> None:
     """All may import what an entry is; the table imports them all."""
-    others = {name.split(".")[1] for name in imports_of(file) if name.startswith("methods.")}
-    assert others <= {"entry"} or file.stem == "table"
+    files = [file for file in (SOURCE / "methods").glob("[a-z]*.py") if file.stem != "table"]
+    others = {
+        file.stem: {name.split(".")[1] for name in imports_of(file) if name.startswith("methods.")} for file in files
+    }
+    assert others
+    assert {name: found for name, found in others.items() if not found <= {"entry"}} == {}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
-def test_grad_mode_is_touched_in_few_places(file: Path) -> None:
-    name = file.relative_to(SOURCE).as_posix()
-    if name in GRAD_MODE or name.split("/")[0] in {"training", "cli"}:
-        return
-    words = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
-    assert not words & {"no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "detach", "detach_"}
+def test_grad_mode_is_touched_in_few_places() -> None:
+    words = {"no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "detach", "detach_"}
+    touching = {name_of(file) for file in FILES if attributes_of(file) & words}
+    assert {name for name in touching - GRAD_MODE if name.split("/")[0] not in {"training", "cli"}} == set()
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
-def test_randomness_is_drawn_in_one_place(file: Path) -> None:
+def test_randomness_is_drawn_in_one_place() -> None:
     """torch.randint seeds Noise.fresh, manual_seed initial weights and, on a fork of the generator, attacks of other
     libraries and wrapped code, whose unseeded generators numpy's randint seeds; nothing else draws from a global
     generator."""
     drawing = {"randn", "randn_like", "rand", "rand_like", "randint", "randperm", "normal_", "uniform_", "manual_seed"}
-    found = {n.attr for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Attribute)} & drawing
-    expected = {
+    found = {name_of(file): attributes_of(file) & drawing for file in FILES}
+    assert {name: words for name, words in found.items() if words} == {
         "noise.py": {"randint"},
         "training/loop.py": {"manual_seed"},
         "attacks/external.py": {"manual_seed"},
         "purifiers/addressed.py": {"manual_seed", "randint"},
     }
-    assert found == expected.get(file.relative_to(SOURCE).as_posix(), set())
 
 
 def test_nothing_is_unpickled() -> None:
     """One file reads pickles, by a list of what they may name; torch reads tensors only."""
     for file in FILES:
-        text = file.read_text(encoding="utf-8")
-        assert "allow_pickle=True" not in text
-        names = {alias.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for alias in n.names}
-        assert "pickle" not in names or file.relative_to(SOURCE).as_posix() == "data/pickles.py"
-        for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+        assert "allow_pickle=True" not in file.read_text(encoding="utf-8")
+        names = {alias.name for n in ast.walk(tree_of(file)) if isinstance(n, ast.Import) for alias in n.names}
+        assert "pickle" not in names or name_of(file) == "data/pickles.py"
+        for call in (node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)):
             if ast.unparse(call.func) == "torch.load":
                 assert {k.arg: ast.unparse(k.value) for k in call.keywords}["weights_only"] == "True"
 

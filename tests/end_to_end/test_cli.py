@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from depura.evaluation.study_file import StudySource
 from depura.models.weights import read_safetensors
 from depura.purifiers.fast import deviation
 
+pytestmark = pytest.mark.usefixtures("without_clock")
 TINY = [
     "-S",
     "images=2",
@@ -67,12 +69,20 @@ def tree(folder: Path) -> set[str]:
 # demo, run, plan, report
 
 
-def test_demo_runs_reports_and_leaves_pictures_to_try(tmp_path: Path) -> None:
-    result = depura_("demo", "--out", tmp_path / "d", "--workers", 1, *TINY)
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a demo, and what was said."""
+    folder = tmp_path_factory.mktemp("demo") / "d"
+    result = depura_("demo", "--out", folder, "--workers", 1, *TINY)
     assert result.exit_code == 0, result.output
-    assert {"report.html", "report.md", "study.json"} < tree(tmp_path / "d")
-    assert "robust accuracy at most" in result.output
-    page = (tmp_path / "d" / "report.html").read_text()
+    return folder, result.output
+
+
+def test_demo_runs_reports_and_leaves_pictures_to_try(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder, said = demo
+    assert {"report.html", "report.md", "study.json"} < tree(folder)
+    assert "robust accuracy at most" in said
+    page = (folder / "report.html").read_text()
     for word in (
         "robust accuracy at most",
         "95 % CI",
@@ -82,27 +92,26 @@ def test_demo_runs_reports_and_leaves_pictures_to_try(tmp_path: Path) -> None:
         "data:image/png",
     ):
         assert word in page
-    again = depura_("purify", tmp_path / "d" / "adversarial", "--out", tmp_path / "p")
+    again = depura_("purify", folder / "adversarial", "--out", tmp_path / "p")
     assert again.exit_code == 0, again.output
-    assert tree(tmp_path / "p") == tree(tmp_path / "d" / "adversarial") != set()
+    assert tree(tmp_path / "p") == tree(folder / "adversarial") != set()
 
 
-def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
-    depura_("demo", "--out", tmp_path / "d", "--workers", 1, *TINY)
-    page = (tmp_path / "d" / "report.html").read_text()
+def test_the_page_needs_nothing_from_outside(demo: tuple[Path, str]) -> None:
+    page = (demo[0] / "report.html").read_text()
     assert "<script src" not in page
     for attribute in ('src="http', 'href="http', "url(http", "@import"):
         assert attribute not in page
     assert page.count('src="data:image/png;base64,') == page.count("<img ")
 
 
-def test_report_is_a_function_of_the_folder(tmp_path: Path) -> None:
-    depura_("demo", "--out", tmp_path / "d", "--workers", 1, *TINY)
-    first = {n: (tmp_path / "d" / n).read_bytes() for n in ("report.html", "report.md")}
+def test_report_is_a_function_of_the_folder(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo[0], tmp_path / "d"))
+    first = {n: (folder / n).read_bytes() for n in ("report.html", "report.md")}
     for name in first:
-        (tmp_path / "d" / name).unlink()
-    assert depura_("report", tmp_path / "d").exit_code == 0
-    assert {n: (tmp_path / "d" / n).read_bytes() for n in first} == first
+        (folder / name).unlink()
+    assert depura_("report", folder).exit_code == 0
+    assert {n: (folder / n).read_bytes() for n in first} == first
 
 
 def test_a_run_that_is_not_complete_has_no_headline(tmp_path: Path) -> None:
@@ -187,7 +196,8 @@ def test_labels_that_are_no_classes(tmp_path: Path, workers: int) -> None:
     (tmp_path / "s.py").write_text(
         "import torch, depura\nfrom dataclasses import replace\n"
         "from depura.evaluation.demo import study as digits\n\n\n"
-        "def study() -> depura.Study:\n    made = digits(images=64, curve=())\n"
+        "def study() -> depura.Study:\n"
+        "    made = digits(images=64, curve=(), attack_steps=1, eot=1, report_draws=2, n_steps=1)\n"
         "    return replace(made, data=made.data._replace(labels=made.data.labels + 1))\n"
     )
     result = depura_("run", tmp_path / "s.py", "--out", tmp_path / "r", "--workers", workers)

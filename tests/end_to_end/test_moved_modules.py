@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
+from depura.cli import app
 from experiments import results
 
 ROOT = Path(__file__).parents[2]
@@ -54,51 +56,78 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return moved(tmp_path_factory.mktemp("moved"))
 
 
-def verified(source: Path, record: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    """The exit code of `depura verify` by the code of the copy, and what it says."""
-    command = [sys.executable, "-m", "depura", "verify", str(record), "--remake", "0", "--json", *words]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("{"), done.stderr
-    return done.returncode, json.loads(done.stdout)
+SETTINGS = [f"-S{word}" for word in ("images=2", "attack_steps=1", "eot=1", "report_draws=4", "curve=")]
+MADE_BEFORE = ("compared", "old_compared.py"), ("rescored", "old_one.py"), ("extended", "old_one.py")
+PUBLISHED = results.RECORDS if HAS_DATA else results.RECORDS[:1]
+
+VERIFY = """
+import json, sys
+from typer.testing import CliRunner
+import depura.decision
+from depura.cli import app
+
+found = {name: CliRunner().invoke(app, words) for name, words in json.load(sys.stdin).items()}
+json.dump([depura.decision.__file__, {name: (done.exit_code, done.stdout) for name, done in found.items()}], sys.stdout)
+"""
+"""What is run in the copy: several commands in one process."""
 
 
-def test_the_copy_is_what_is_run(copy: Path) -> None:
-    said = subprocess.run(
-        [sys.executable, "-c", "import depura.decision as d; print(d.__file__)"],
-        env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, check=True,
+class Said(NamedTuple):
+    """The file of a moved module, and exit code and output of `depura verify` by record."""
+
+    file: Path
+    codes: dict[str, tuple[int, str]]
+
+    def of(self, record: str) -> tuple[int, dict[str, Any]]:
+        code, text = self.codes[record]
+        assert text.startswith("{"), text
+        return code, json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def said(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
+    """Records of older code, published ones, and one of a run of this code, read by the code of the copy."""
+    now = tmp_path_factory.mktemp("now") / "r"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        words = ["run", "studies/digits.py", "--out", str(now), "--workers", "1", *SETTINGS]
+        assert CliRunner().invoke(app, words).exit_code in (0, 1)
+    records = {name: [OLDER / name, "--study", OLDER / study] for name, study in MADE_BEFORE}
+    records |= {name: [results.FOLDER / name, *["--study", "studies/cifar10.py"][: 2 * HAS_DATA]] for name in PUBLISHED}
+    records["now"] = [now, "--study", "studies/digits.py"]
+    asked = {name: ["verify", *map(str, words), "--remake", "0", "--json"] for name, words in records.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", VERIFY], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(copy)}, input=json.dumps(asked),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert said.stdout.strip() == str(copy / "depura" / "decision.py")
+    assert done.returncode == 0, done.stderr
+    file, codes = json.loads(done.stdout)
+    return Said(Path(file), codes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("record", "study"),
-    [("compared", "old_compared.py"), ("rescored", "old_one.py"), ("extended", "old_one.py")],
-)
-def test_an_older_record_holds_after_modules_were_moved(copy: Path, record: str, study: str) -> None:
-    code, told = verified(copy, OLDER / record, "--study", str(OLDER / study))
-    failed = [check for check in told["checks"] if check["status"] == "FAIL"]
-    assert (code, told["outcome"], failed) == (0, "holds", [])
+def failed(told: dict[str, Any]) -> list[Any]:
+    return [check for check in told["checks"] if check["status"] == "FAIL"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("record", results.RECORDS if HAS_DATA else results.RECORDS[:1])
-def test_a_published_record_holds_after_modules_were_moved(copy: Path, record: str) -> None:
+def test_the_copy_is_what_is_run(copy: Path, said: Said) -> None:
+    assert said.file == copy / "depura" / "decision.py"
+
+
+@pytest.mark.parametrize("record", [name for name, _ in MADE_BEFORE])
+def test_an_older_record_holds_after_modules_were_moved(said: Said, record: str) -> None:
+    code, told = said.of(record)
+    assert (code, told["outcome"], failed(told)) == (0, "holds", [])
+
+
+@pytest.mark.parametrize("record", PUBLISHED)
+def test_a_published_record_holds_after_modules_were_moved(said: Said, record: str) -> None:
     """With the data at hand all of it; else what the record says is read in names as they are, and the report is the
     same."""
-    words = ["--study", "studies/cifar10.py"] if HAS_DATA else []
-    code, told = verified(copy, results.FOLDER / record, *words)
-    failed = [check for check in told["checks"] if check["status"] == "FAIL"]
-    assert (code, failed) == (0 if HAS_DATA else 3, [])
+    code, told = said.of(record)
+    assert (code, failed(told)) == (0 if HAS_DATA else 3, [])
 
 
-@pytest.mark.slow
-def test_a_record_made_before_the_move_is_gone_on_with_where_only_names_changed(copy: Path, tmp_path: Path) -> None:
-    """A run of this code, read by the code of the copy: the study built there has the same names."""
-    words = ["-S", "images=2", "-S", "attack_steps=1", "-S", "eot=1", "-S", "report_draws=4", "-S", "curve="]
-    run = [sys.executable, "-m", "depura", "run", "studies/digits.py", "--out", str(tmp_path / "r"), "--workers", "1"]
-    subprocess.run([*run, *words], cwd=ROOT, capture_output=True, check=False)
-    code, told = verified(copy, tmp_path / "r", "--study", "studies/digits.py")
-    failed = [check for check in told["checks"] if check["status"] == "FAIL"]
-    assert (code, failed) == (0, []), told
+def test_a_record_made_before_the_move_is_gone_on_with_where_only_names_changed(said: Said) -> None:
+    """A run of this code: the study built by the code of the copy has the same names."""
+    code, told = said.of("now")
+    assert (code, failed(told)) == (0, []), told

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
 import depura
 from depura.analysis.summary import summarise
+from depura.cli import app
 from depura.evaluation.counting import bytes_per_row
 from depura.evaluation.demo import digits_purifier, study
 from depura.evaluation.runner import Shard, missing, run
@@ -26,10 +27,11 @@ from depura.evaluation.study import UnitKey
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
+from processes import DEPURA
 from toys import Streams
 
+pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
 SMALL = {"images": 6, "attack_steps": 3, "eot": 2, "report_draws": 8, "curve": (0.1,), "n_steps": 2}
-SETTINGS = [w for k, v in SMALL.items() for w in ("-S", f"{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}")]
 
 
 def small(**changes: object) -> depura.Study:
@@ -39,6 +41,10 @@ def small(**changes: object) -> depura.Study:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run(small(), tmp_path_factory.mktemp("run") / "a", command="depura run x")
+
+
+def depura_(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -131,11 +137,9 @@ def test_missing_units_alone_are_made_again_and_are_the_same(finished: RunDirect
     assert contents(copy.path) == contents(finished.path)
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_two_shards_into_one_folder_make_the_whole(
-    finished: RunDirectory, tmp_path: Path, order: tuple[int, int]
-) -> None:
-    for k, index in enumerate(order):
+def test_two_shards_into_one_folder_make_the_whole(finished: RunDirectory, tmp_path: Path) -> None:
+    """The second first; test_zoo.py has three, and test_interruptions.py has them in processes of their own."""
+    for k, index in enumerate((1, 0)):
         part = run(small(), tmp_path / "b", command="depura run x", shard=Shard(index, 2))
         assert summarise(part).complete == (k == 1)
     for directory in (finished.path, tmp_path / "b"):
@@ -337,7 +341,8 @@ def test_classes_that_have_no_name_are_numbers(tmp_path: Path) -> None:
     more = lambda images: torch.cat([s.defence.classifier(images), torch.full((len(images), 3), 40.0)], dim=1)  # noqa: E731
     wide = depura.Defence(s.defence.purifier, more)
     attack = s.row("adaptive").attack
-    made = replace(s, defence=wide, rows=depura.attack_suite(wide, attack), curve_eps=(), pictures=2)
+    rows = depura.attack_suite(wide, attack)
+    made = replace(s, data=s.data.first(2), defence=wide, rows=rows, curve_eps=(), pictures=2, reference=False)
     directory = run(made, tmp_path / "r", despite_audit=True)
     assert directory.header.data.outputs == 13
     summary, written = page.write_reports(directory)
@@ -371,22 +376,6 @@ def test_a_study_may_do_without_pictures(tmp_path: Path) -> None:
     assert summary.complete
     assert not summary.pictures
     assert all(file.exists() for file in written)
-
-
-def test_a_defence_that_votes_can_be_judged(tmp_path: Path) -> None:
-    defence = depura.Defence(digits_purifier(n_steps=2), depura.digits_classifier(), rule=depura.Vote(3))
-    attack = depura.PGD(depura.Ball("linf", 0.2), n_steps=2, eot=2)
-    s = replace(
-        small(images=3), defence=defence, rows=depura.attack_suite(defence, attack), curve_eps=(), report_draws=4
-    )
-    directory = run(s, tmp_path / "v", command="x")
-    assert summarise(directory).complete
-    planned = {p.row: (p.forward, p.backward) for p in depura.plan(s)}
-    for unit in directory.units():
-        if unit.facts.row == "audit":
-            continue
-        parts = (unit.facts.evaluations.attack, unit.facts.evaluations.score)
-        assert planned[unit.facts.row] == tuple(sum(p[i] for p in parts) for i in (0, 1))
 
 
 # Several methods in one study.
@@ -593,26 +582,32 @@ def test_an_unusable_comparison_is_refused(what: str, said: str) -> None:
         unusable(what)
 
 
-# Whole processes, as a user has them.
+# Runs as a user has them.
+
+ROOT = Path(__file__).parents[2]
+BRIEF = ["run", "studies/digits.py"]
+BRIEF += [f"-S{word}" for word in ("images=17", "attack_steps=2", "eot=1", "report_draws=4", "curve=", "n_steps=2")]
+"""A run of fourteen units."""
 
 
-def start(
-    out: Path,
-    *extra: str,
-    said: Path | None = None,
-    study: str = "studies/digits.py",
-    settings: tuple[str, ...] = tuple(SETTINGS),
-) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "depura", "run", study, "--out", str(out), *settings, *extra]
+def start(out: Path, workers: int, said: Path | None = None) -> subprocess.Popen[bytes]:
+    """That run in a process of its own."""
     with (said or Path(os.devnull)).open("wb") as sink:
         return subprocess.Popen(
-            words,
-            cwd=Path(__file__).parents[2],
+            [*DEPURA, *BRIEF, "--out", str(out), "--workers", str(workers)],
+            cwd=ROOT,
             start_new_session=True,
             stdout=sink,
             stderr=sink,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a shell in the foreground has it
         )
+
+
+def until_some_are_done(out: Path) -> None:
+    """Three units, or as many as there are after two minutes."""
+    deadline = time.monotonic() + 120
+    while len(units_in(out)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def units_in(out: Path) -> dict[str, int]:
@@ -632,40 +627,36 @@ def alive(group: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, workers: str) -> None:
-    more = ("-S", "images=24")
-    assert start(tmp_path / "whole", "--workers", "1", *more).wait(120) == 0
-    whole = contents(tmp_path / "whole")
-    assert {"report.html", "report.md", "study.json"} < set(whole)
-
-    out = tmp_path / "killed"
-    process = start(out, "--workers", workers, *more)
-    deadline = time.monotonic() + 120
-    while len(units_in(out)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers end with it. Workers of killed process groups and shards are in test_interruptions.py."""
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(out, workers=2)
+    until_some_are_done(out)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + 120
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(process.pid), "workers outlive a killed run"
     kept = units_in(out)
-    n_units = sum(name.startswith("units/") for name in whole)
-    assert 3 <= len(kept) < n_units
+    assert len(kept) >= 3
     assert not (out / "report.html").exists()
 
-    assert start(out, "--workers", workers, *more).wait(120) == 0
+    monkeypatch.chdir(ROOT)
+    for folder in (out, whole):
+        assert depura_(*BRIEF, "--out", folder, "--workers", 1).exit_code in (0, 1)
+    assert {"report.html", "report.md", "study.json"} < set(contents(whole))
+    assert len(kept) < len(units_in(whole))
     assert {name: units_in(out)[name] for name in kept} == kept, "a finished unit was made again"
     left_behind = {name: data for name, data in contents(out).items() if not name.endswith(".partial")}
-    assert left_behind == whole
+    assert left_behind == contents(whole)
 
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
-    out, deadline = tmp_path / "r", time.monotonic() + 120
-    process = start(out, "--workers", "2", "-S", "images=48", said=tmp_path / "said")
-    while len(units_in(out)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    out = tmp_path / "r"
+    process = start(out, workers=2, said=tmp_path / "said")
+    until_some_are_done(out)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
     said = (tmp_path / "said").read_text()
@@ -673,15 +664,6 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert len(units_in(out)) >= 3
     assert not (out / "report.html").exists()
-
-
-@pytest.mark.slow
-def test_two_processes_with_a_shard_each_make_the_whole(tmp_path: Path) -> None:
-    both = [start(tmp_path / "b", "--workers", "1", "--shard", f"{i}/2") for i in range(2)]
-    assert [p.wait(120) for p in both] == [0, 0]
-    assert start(tmp_path / "a", "--workers", "1").wait(120) == 0
-    assert start(tmp_path / "b", "--workers", "1").wait(120) == 0
-    assert contents(tmp_path / "b") == contents(tmp_path / "a")
 
 
 def test_the_record_says_how_many_rows_were_differentiated_at_once() -> None:
@@ -715,23 +697,24 @@ def study():
     d = depura.digits_denoiser()
     purifiers = {name: depura.diffpure(it, t_star=0.02, n_steps=2) for name, it in (("whole", d), ("cut", Detached(d)))}
     rows = depura.attack_suites(purifiers, depura.digits_classifier(), depura.PGD(depura.Ball("linf", 0.1), n_steps=1))
-    data = depura.load_digits("test").first(4)
-    return depura.Study(name="cut", data=data, defence=rows[1].evaluated, rows=rows, select_draws=1, report_draws=2)
+    return depura.Study(
+        name="cut", data=depura.load_digits("test").first(4), defence=rows[1].evaluated, rows=rows, select_draws=1,
+        report_draws=2, reference=False,
+    )
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_nothing_is_attacked_where_an_audit_is_red(tmp_path: Path, workers: str) -> None:
+def test_nothing_is_attacked_where_an_audit_is_red(tmp_path: Path) -> None:
     """All audits are recorded, whoever computes them, and the run is refused until it is told to go on despite."""
-    file, out, said = tmp_path / "cut.py", tmp_path / "run", tmp_path / "said"
+    file, out = tmp_path / "cut.py", tmp_path / "run"
     file.write_text(CUT, encoding="utf-8")
-    for _ in range(2):
-        more = ("--workers", workers, "--yes")
-        assert start(out, *more, said=said, study=str(file), settings=()).wait(120) == 1
-        assert "run refused" in said.read_text(encoding="utf-8")
-        assert "audit-cut" in said.read_text(encoding="utf-8")
+    words = ("run", file, "--out", out, "--yes")
+    for workers in (2, 1):
+        refused = depura_(*words, "--workers", workers)
+        assert refused.exit_code == 1
+        assert "run refused" in refused.output
+        assert "audit-cut" in refused.output
         assert sorted(name.split("_")[0] for name in units_in(out)) == ["audit-cut", "audit-whole"]
-    start(out, *more, "--despite-audit", said=said, study=str(file), settings=()).wait(120)
-    assert "No headline" in said.read_text(encoding="utf-8")
+    assert "No headline" in depura_(*words, "--workers", 1, "--despite-audit").output
     assert len(units_in(out)) > 2

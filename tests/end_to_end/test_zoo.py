@@ -82,8 +82,9 @@ def judged(
     curve: tuple[float, ...] = (),
     despite_audit: bool = False,
     draws: int = 32,
+    reference: bool = False,
 ) -> Summary:
-    """A run of a few rows, and what is said of it."""
+    """A run of a few rows, and what is said of it; without depura's own attack unless it is asked for."""
     rows = attack_suite(defence) if rows is None else rows
     study = depura.Study(
         name="zoo",
@@ -96,6 +97,7 @@ def judged(
         curve_images=16,
         curve_rows=("adaptive",) if curve else (),
         pictures=0,
+        reference=reference,
     )
     return summarise(run(study, folder / "run", despite_audit=despite_audit))
 
@@ -225,7 +227,7 @@ def test_z4_nothing_but_randomness(tmp_path: Path) -> None:
     """An attack of 0.01 moves the decision by a hundredth of the noise: attack and null are the same, N times too."""
     defence, data = loud()
     rows = tuple(r for r in attack_suite(defence, eps=0.01) if r.kind != "black-box")
-    found = judged(tmp_path, defence, data, rows, draws=64)
+    found = judged(tmp_path, defence, data, rows, draws=64, reference=True)
     line = next(line for line in found.lines if line.name == "adaptive")
     assert null(found) == pytest.approx(0.7, abs=0.05)
     assert line.metrics.single.value == pytest.approx(null(found), abs=0.05)

@@ -72,7 +72,8 @@ def small(purifier: depura.Purifier, *, device: str = "cpu", relaxed: float | No
     data = ImageSet("grey", images, torch.zeros(3, dtype=torch.int64), (0, 1, 2), tuple("0123456789"))
     attack = depura.PGD(depura.Ball("linf", 0.1), n_steps=2, eot=2)
     rows = depura.attack_suite(defence, attack, relaxed=relaxed, without=("transfer", "bpda"))
-    return depura.Study(name="small", data=data, defence=defence, rows=rows, report_draws=4, select_draws=2)
+    draws = {"report_draws": 4, "select_draws": 2}
+    return depura.Study(name="small", data=data, defence=defence, rows=rows, reference=False, **draws)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -170,8 +171,8 @@ def test_a_run_without_weights_is_refused(tmp_path: Path, part: str) -> None:
 def test_the_command_says_what_it_estimates(tmp_path: Path) -> None:
     file = tmp_path / "study.py"
     file.write_text(
-        "import test_weightless\n\n\ndef study():\n"
-        "    return test_weightless.small(test_weightless.purifiers()['diffpure'], device='meta')\n"
+        "import test_meta_device\n\n\ndef study():\n"
+        "    return test_meta_device.small(test_meta_device.purifiers()['diffpure'], device='meta')\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))

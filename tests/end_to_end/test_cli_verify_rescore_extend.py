@@ -9,11 +9,9 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +26,10 @@ from depura.evaluation.demo import study
 from depura.evaluation.extending import extended
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
-from depura.planning import timing
 from depura.records.directory import RecordError, RunDirectory, Unit
+from processes import DEPURA
 
+pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
 SETTINGS = [word for text in TINY for word in ("-S", text)]
 ADAPTIVE = "adaptive_eps0.2_00000-00004"
@@ -42,14 +41,6 @@ JUDGED = (0, 1)
 
 def depura_(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def short_probe() -> Iterator[None]:
-    """No test here looks at a price in seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "PROBE_SECONDS", 0.001)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -511,8 +502,8 @@ def with_(*changes: str) -> list[str]:
 def test_more_images_are_those_of_a_run_of_all_of_them(tmp_path: Path) -> None:
     """The boundaries agree: units have 16 images."""
     few, all_ = (
-        with_("images=16", "attack_steps=1", "report_draws=4"),
-        with_("images=19", "attack_steps=1", "report_draws=4"),
+        with_("images=16", "attack_steps=1", "report_draws=4", "n_steps=1"),
+        with_("images=19", "attack_steps=1", "report_draws=4", "n_steps=1"),
     )
     for name, settings in (("few", few), ("all", all_)):
         assert depura_("demo", "--out", tmp_path / name, "--workers", 1, *settings).exit_code in JUDGED
@@ -579,7 +570,7 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
 def test_a_killed_extension_goes_on(run: Path) -> None:
     """Killed by the system after its first new unit, with no chance to clean up."""
     before = {name: data for name, data in contents(run).items() if name.startswith("units/")}
-    words = [sys.executable, "-m", "depura", "extend", str(run), "-S", "images=9", "--workers", "1"]
+    words = [*DEPURA, "extend", str(run), "-S", "images=9", "--workers", "1"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
             time.sleep(0.01)
