@@ -115,6 +115,35 @@ def test_a_seeded_generator_gives_the_same_path_again() -> None:
         assert torch.equal(path(1, (1, 8))[0], first[2])
 
 
+def test_a_backward_pass_goes_along_the_same_path() -> None:
+    """Code that asks its generator again in its backward pass, as an adjoint does, is given the same numbers."""
+    asked: list[Tensor] = []
+
+    class Path(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, seed: int) -> Tensor:
+            ctx.seed = seed
+            asked.append(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)))
+            return x * asked[-1]
+
+        @staticmethod
+        def backward(ctx: Any, *grad_outputs: Any) -> Any:
+            asked.append(torch.randn(X[:1].shape, generator=torch.Generator().manual_seed(ctx.seed)))
+            return grad_outputs[0] * asked[-1], None
+
+    def purify(x: Tensor) -> Tensor:
+        apply: Any = Path.apply
+        return apply(x, int(np.random.randint(0, 2**31 - 1)))
+
+    purifier = wrap(purify)
+    purified = purifier(X, NOISE)
+    asked.clear()
+    found = gradient(purifier)
+    expected = 2 * purified * torch.where(X > 0, purified / X, 0)
+    assert torch.allclose(torch.where(X > 0, found, 0), expected, rtol=1e-4, atol=1e-5)
+    assert len({tuple(numbers[:1].flatten().tolist()) for numbers in asked}) == len(X)
+
+
 def test_code_that_seeds_torch_itself_draws_the_same_every_time() -> None:
     def fixed(x: Tensor) -> Tensor:
         torch.manual_seed(7)

@@ -16,8 +16,10 @@ from depura.audit.probes import Probe, Tensors
 from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
 from depura.diffusion.guidance import State, recorded
 from depura.diffusion.solvers import AncestralLearned, Before, Denoise, Multistep, Solver
+from depura.gradients import Direct
 from depura.noise import Noise
 from depura.purifiers.purifier import DiffusionPurifier, Stage, TrajectoryStep
+from depura.purifiers.wrapped import Wrapped
 
 NO_SCORES = "Give it scores with a gradient, such as logits or probabilities, in the place of labels."
 NO_SLOPE = (
@@ -34,6 +36,11 @@ def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
         for stage in defence.purifier.stages_of(images, noise):
             if isinstance(stage.purifier, DiffusionPurifier):
                 yield from _of_purifier(stage.purifier, stage)
+            elif isinstance(stage.purifier, Wrapped):
+                yield _of_wrapped("purifier", stage.purifier, stage.images, stage.noise)
+    if isinstance(defence.classifier, Wrapped):
+        yield _of_wrapped("defence", defence.classifier, images, noise)
+        return
     n = len(images)
 
     def classify(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
@@ -51,6 +58,17 @@ def parts(defence: Defence, images: Tensor, noise: Noise) -> Iterator[Probe]:
             return (defence.rule.scores(inputs[0]),)
 
         yield Probe(_label("rule", defence.rule), score, (logits,), ("logits",), n, advice=NO_SLOPE)
+
+
+def _of_wrapped(role: str, core: Wrapped, images: Tensor, noise: Noise) -> Probe:
+    """Somebody's own code: as a whole, and the modules inside it."""
+
+    whole = core.with_(gradient=Direct())
+
+    def call(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
+        return (whole.purify(inputs[0], noise.take(rows)),)
+
+    return Probe(f"{role} {core.title}", call, (images,), ("images",), len(images), core.thing)
 
 
 def _of_purifier(core: DiffusionPurifier, stage: Stage) -> Iterator[Probe]:

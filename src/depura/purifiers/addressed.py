@@ -121,6 +121,7 @@ class AddressedDraws(TorchDispatchMode):
         """
         super().__init__()
         self.noise, self.observed, self.by_draw, self.number = noise, observed, by_draw, number
+        self.paths: dict[int, Noise] = {}  # by the digest of a generator's state, what its numbers came from
 
     @contextmanager
     def again(self, number: int) -> Generator[None, None, None]:
@@ -158,20 +159,18 @@ class AddressedDraws(TorchDispatchMode):
             number, self.number = self.number, self.number + 1
             return replace(self.noise, round=(self.noise.round + (number >> 16)) % 256, _ahead=()), number & 0xFFFF
         self.observed.sources.add("torch.manual_seed" if generator is None else "torch.Generator")
-        state = (torch.default_generator if generator is None else generator).get_state()
-        seed = int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:8], "little")
-        if self.by_draw:
-            return replace(self.noise, seed=seed ^ self.noise.seed, _ahead=()), 0
-        return Noise(seed, self.noise.images), 0
+        seed = _state_digest(torch.default_generator if generator is None else generator)
+        if seed not in self.paths:
+            its = Noise(seed, self.noise.images)
+            self.paths[seed] = replace(self.noise, seed=seed ^ self.noise.seed, _ahead=()) if self.by_draw else its
+        return self.paths[seed], 0
 
     def _draw(self, noise: Noise, step: int, out: Tensor, name: str) -> _Draw:
         """The numbers of an operator, divided by image where that is possible."""
-        if len(noise) > 1 and out.ndim > 0 and len(out) == len(noise):
-            return _Draw(noise, step, tuple(out.shape), out)
-        if len(noise) > 1:
+        draw = _divided(noise, step, out)
+        if len(noise) > 1 and len(draw.noise) == 1:
             self.observed.whole.add(name)
-            noise = replace(noise, seed=_digest(noise), images=(0,), draws=0)
-        return _Draw(noise, step, (1, out.numel()), out)
+        return draw
 
     def _dropout(self, given: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         x, p = cast(Tensor, given["input"]), float(given["p"])
@@ -199,6 +198,51 @@ class AddressedDraws(TorchDispatchMode):
             if len(self.noise) > 1:
                 self.observed.whole.add(name)
         return out
+
+
+class PathsAgain(TorchDispatchMode):
+    """In a backward pass: generators that are asked at a state that a call asked before give the same numbers again.
+
+    So an adjoint pass of torchsde, which queries its Brownian tree once more, goes back along the same path.
+    """
+
+    def __init__(self, paths: Mapping[int, Noise]) -> None:
+        """Answer along some paths.
+
+        Args:
+            paths: what the numbers came from, by the digest of the generator's state.
+        """
+        super().__init__()
+        self.paths = paths
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer a random operator of a known generator; let any other one pass."""
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(str(func._schema.name).removeprefix("aten::").rstrip("_"))
+        noise = None
+        if formula is not None and kwargs.get("generator") is not None:
+            noise = self.paths.get(_state_digest(kwargs["generator"]))
+        out = func(*args, **kwargs)
+        if formula is None or noise is None:
+            return out
+        arguments = func._schema.arguments
+        given = {its.name: its.default_value for its in arguments if its.has_default_value()}
+        given |= dict(zip([its.name for its in arguments], args, strict=False)) | kwargs
+        return out.copy_(formula(_divided(noise, 0, out), given))
+
+
+def _state_digest(generator: torch.Generator) -> int:
+    """64 bits of a generator's seed and offset."""
+    return int.from_bytes(hashlib.sha256(generator.get_state().numpy().tobytes()).digest()[:8], "little")
+
+
+def _divided(noise: Noise, step: int, out: Tensor) -> _Draw:
+    """The numbers of an operator: by image, where its first dimension is the batch; else of the whole call."""
+    if len(noise) > 1 and out.ndim > 0 and len(out) == len(noise):
+        return _Draw(noise, step, tuple(out.shape), out)
+    if len(noise) > 1:
+        noise = replace(noise, seed=_digest(noise), images=(0,), draws=0)
+    return _Draw(noise, step, (1, out.numel()), out)
 
 
 def _bounds(given: Mapping[str, Any]) -> tuple[int, int]:

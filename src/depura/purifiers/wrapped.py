@@ -28,7 +28,7 @@ from depura.diffusion.schedules import Step
 from depura.gradients import ChainState, FromEnd, GradientRoute, StoredState, StraightThrough
 from depura.gradients.stored import recomputation
 from depura.noise import BLOCK, Noise
-from depura.purifiers.addressed import AddressedDraws, Observed, addressed
+from depura.purifiers.addressed import AddressedDraws, Observed, PathsAgain, addressed
 from depura.purifiers.purifier import EXACT, FixedNoiseSteps, IterativePurifier, Stage, TrajectoryStep
 from depura.records.describe import describe, source_sha256, weights_sha256
 from depura.records.kinds import GradientMode
@@ -176,6 +176,11 @@ class Wrapped(IterativePurifier):
     def shortens(self) -> bool:
         """Whether it has copies of fewer steps."""
         return bool(self.steps_argument)
+
+    @property
+    def title(self) -> str:
+        """Name of what is wrapped."""
+        return _title(self.thing)
 
     @property
     def observed(self) -> Observed:
@@ -340,15 +345,24 @@ class Wrapped(IterativePurifier):
         before = _state(self.thing) if look else {}
         low, high = self.pixels
         given = images.clone() if self.pixels == (0.0, 1.0) else images * (high - low) + low
+        recorded = torch.is_grad_enabled() and given.requires_grad
+        along = recorded and "torch.Generator" in self._observed.sources
+        leaf = given.detach().requires_grad_() if along else given
         draws = addressed(noise, seen, by_draw=self.isolate is False)
         with _quiet(seen, drop=self.quiet), _scratch(seen, used=self.scratch), draws as mode, self._watched(mode):
-            answer = self._answer(given)
+            answer = self._answer(leaf)
         if look:
             after = _state(self.thing)
             seen.state |= {name for name, value in before.items() if after.get(name) != value}
             self._calls += 1
         self._observed.add(seen)
-        return self._checked(answer, images), seen
+        if recorded and not along and "torch.Generator" in seen.sources:
+            return self._run(images, noise)  # once more: its backward pass must go along the generators' paths
+        result = self._checked(answer, images)
+        if along and result.requires_grad:
+            along_paths: Any = _AlongPaths
+            result = along_paths.apply(given, leaf, result, mode.paths)
+        return result, seen
 
     def _answer(self, images: Tensor) -> Any:
         thing = _opened(self.thing)
@@ -443,6 +457,22 @@ class Wrapped(IterativePurifier):
         inner.known = True
         if any(weights.values()):
             inner.network = max(calls, key=lambda m: (calls[m] > 1 and weights[m] > 0, weights[m]))
+
+
+class _AlongPaths(torch.autograd.Function):
+    """A result whose backward pass goes along the paths of the generators that its call asked."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, leaf: Tensor, result: Tensor, paths: Mapping[int, Noise]) -> Tensor:
+        ctx.graph = leaf, result, paths
+        return result.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        leaf, result, paths = ctx.graph
+        with PathsAgain(paths):
+            found = torch.autograd.grad(result, leaf, grad_outputs[0], retain_graph=True)
+        return cast(Tensor, found[0]), None, None, None
 
 
 class NetworkCall(nn.Module):
