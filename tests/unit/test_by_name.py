@@ -69,7 +69,8 @@ def test_other_functions_are_refused(mine: str, name: str, message: str) -> None
 
 @pytest.mark.parametrize("name", ["resnet50", "timm:", ":resnet50", ""])
 def test_other_forms_are_refused(name: str) -> None:
-    forms = "'digits', a checkpoint file, torchvision:NAME, timm:NAME, robustbench:NAME or MODULE:FUNCTION"
+    libraries = "torchvision:NAME, timm:NAME, robustbench:NAME"
+    forms = f"'digits', a checkpoint file, {libraries}, MODULE:FUNCTION or FILE.py:FUNCTION"
     with pytest.raises(InputError, match=f"^classifier: expected {forms}, got '{name}'"):
         classifier(name)
     with pytest.raises(InputError, match=r"^--classifier: expected"):

@@ -24,10 +24,13 @@ from depura.models.networks.wrappers import Normalised
 DIGITS = "digits"
 """The bundled classifier and denoiser, and, on the command line, the bundled data set."""
 
-FORMS = "'digits', a checkpoint file, torchvision:NAME, timm:NAME, robustbench:NAME or MODULE:FUNCTION"
+OWN = "MODULE:FUNCTION or FILE.py:FUNCTION"
+"""How somebody's own function is named, for messages."""
+
+FORMS = f"'digits', a checkpoint file, torchvision:NAME, timm:NAME, robustbench:NAME, {OWN}"
 """What a classifier's name may be, for messages and help."""
 
-DENOISERS = "'digits', a checkpoint file, a diffusers folder, diffusers:NAME or MODULE:FUNCTION"
+DENOISERS = f"'digits', a checkpoint file, a diffusers folder, diffusers:NAME, {OWN}"
 """What a denoiser's name may be."""
 
 ENDINGS = (".pt", ".pth", ".th", ".ckpt", ".pkl", ".safetensors")
@@ -76,7 +79,7 @@ def classifier(name: str, *, where: str = "classifier") -> Callable[[Tensor], Te
         if at and not choice:
             _check.fail(where, "a word after the @", repr(name))
         return _SOURCES[source](where, model, choice)
-    made = named(where, name, instead=FORMS.removesuffix("MODULE:FUNCTION"))()
+    made = named(where, name, instead=FORMS.removesuffix(OWN))()
     if not callable(made):
         _check.fail(where, f"{name} to return a callable from images to logits", type(made).__name__)
     if isinstance(made, nn.Module):
@@ -103,7 +106,7 @@ def denoiser(name: str, *, where: str = "denoiser") -> Denoiser:
         return digits_denoiser()
     if is_diffusers(name) or _is_file(where, name):
         return load_denoiser(name)
-    return named(where, name, instead=DENOISERS.removesuffix("MODULE:FUNCTION"))()
+    return named(where, name, instead=DENOISERS.removesuffix(OWN))()
 
 
 def _is_file(where: str, name: str) -> bool:
@@ -139,7 +142,7 @@ def imported(option: str, name: str, *, instead: str = "") -> Any:
     """
     module, colon, attribute = name.rpartition(":")
     if not (module and colon and attribute):
-        _check.fail(option, f"{instead}MODULE:FUNCTION or FILE.py:FUNCTION", repr(name))
+        _check.fail(option, f"{instead}{OWN}", repr(name))
     try:
         if module.endswith(".py"):
             source: Any = _run_file(option, Path(module))
