@@ -247,7 +247,8 @@ class Defence(nn.Module):
                 does not.
         """
         _check.images("Defence", images)
-        n = 1 if self.core is None else self.rule.n_draws
+        bare = self.purifier is None and not isinstance(self.classifier, Purifier)
+        n = 1 if bare else self.rule.n_draws
         if n > 1:
             noise = (Noise.fresh(len(images)) if noise is None else noise).split(n)
         purified = images.repeat_interleave(n, dim=0) if n > 1 else images
@@ -256,12 +257,15 @@ class Defence(nn.Module):
         answer: Any = (
             self.classifier(purified, noise)
             if isinstance(self.classifier, Purifier)
-            else self.classifier(_copied(purified, self._half))
+            else self.classifier(
+                # A copy, which a classifier may change in place; in half precision for one of half precision.
+                purified.clone() if self._half is None or purified.dtype == torch.float64 else purified.to(self._half)
+            )
         )
         logits = _answer("a classifier giving logits", answer, len(purified))
         if self._half is not None:
             logits = logits.to(images.dtype)
-        if self.core is None:
+        if bare:
             return logits
         finite = all_finite(purified) & all_finite(logits)
         # Zeros in the place of what is not finite: a rule computes with numbers only, and so does its derivative.
@@ -279,14 +283,9 @@ class Defence(nn.Module):
         return f"rule={self.rule}"
 
 
-def _copied(images: Tensor, half: torch.dtype | None) -> Tensor:
-    """A copy, which a classifier may change in place; in half precision for one of half precision."""
-    return images.clone() if half is None or images.dtype == torch.float64 else images.to(half)
-
-
 def _answer(who: str, answer: object, n: int) -> Tensor:
     """An answer to n images, if it is one: (n, K), floating point, K at least 2."""
-    found = _check.tensor_in(answer)
+    found = answer if isinstance(answer, Tensor) else _check.tensor_in(answer)
     if found is None:
         _check.fail("Defence", f"{who} ({n}, K)", type(answer).__name__)
     if found.ndim != 2 or len(found) != n:

@@ -471,7 +471,7 @@ class _AlongPaths(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         leaf, result, paths = ctx.graph
         with PathsAgain(paths):
-            found: Any = torch.autograd.grad(result, leaf, grad_outputs[0], retain_graph=True)
+            found = cast("tuple[Tensor, ...]", torch.autograd.grad(result, leaf, grad_outputs[0], retain_graph=True))
         return found[0], None, None, None
 
 
