@@ -371,6 +371,16 @@ def test_classifiers_in_half_precision_and_in_place() -> None:
     assert torch.equal(X, before)
 
 
+def test_probabilities_are_noticed() -> None:
+    plain = depura.digits_classifier()
+    names = [
+        {check.name for check in depura.audit_gradient(Defence(None, classify), X[:2]).checks}
+        for classify in (plain, lambda x: plain.to(x.dtype)(x).softmax(1))
+    ]
+    assert "probabilities" not in names[0]
+    assert "probabilities" in names[1]
+
+
 def test_one_score_is_no_classification() -> None:
     with pytest.raises(InputError, match="of at least two classes"):
         Defence(None, lambda x: x.flatten(1)[:, :1])(X)

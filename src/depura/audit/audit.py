@@ -103,7 +103,15 @@ def audit_gradient(
     with watched(torch.device(device)):  # a defence that draws from a global generator leaves it as it was
         subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
         quick = _fast(defence, images, noise, device)
-        checks = [_modes(defence), made, *quick, _route(defence), *run(subject), *_foreign(subject)]
+        checks = [
+            _modes(defence),
+            made,
+            *quick,
+            _route(defence),
+            *_probabilities(subject),
+            *run(subject),
+            *_foreign(subject),
+        ]
         faults: tuple[Fault, ...] = ()
         red = [check.name for check in checks if check.light is Light.RED]
         if red or any(check.name in ("differences", "zeros") and check.light is Light.AMBER for check in checks):
@@ -191,6 +199,19 @@ def _modes(defence: Defence) -> Check:
     if not said:
         return Check("modes", Light.GREEN, "All modules are in evaluation mode and all weights are frozen.")
     return Check("modes", Light.AMBER, " ".join(f"{text[0].upper()}{text[1:]}." for text in said))
+
+
+def _probabilities(subject: Subject) -> list[Check]:
+    """Whether the answers are probabilities, on which losses of logits are weak; nothing where they are not."""
+    answers = _logits(subject.defence, subject.inner, subject.noise)
+    sums = (answers.sum(1) - 1).abs()
+    if not bool(((answers >= 0) & (answers <= 1)).all()) or not bool((sums < 1e-3).all()):
+        return []
+    sentence = (
+        "Expected logits, got answers that are probabilities (within [0, 1], of sum 1). Leave the softmax out, or take "
+        "its logarithm: losses of logits have small gradients where it saturates."
+    )
+    return [Check("probabilities", Light.AMBER, sentence)]
 
 
 def _foreign(subject: Subject) -> list[Check]:
