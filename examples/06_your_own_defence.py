@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 import depura
+from depura.reports.page import write_reports
 
 
 class MyPurifier(nn.Module):
@@ -24,31 +28,20 @@ class MyPurifier(nn.Module):
 
 
 def main() -> None:
-    """Audit the gradient, attack through it, and run a small study."""
+    """Audit the gradient, run a small study, and write its report."""
     purifier = depura.wrap(MyPurifier().eval(), network="unet", n_steps=4)
     defence = depura.Defence(purifier, depura.digits_classifier())
     data = depura.load_digits("test").first(4)
-
     audit = depura.audit_gradient(defence, data.images[:2])
     print(audit.verdict)
     print(next(check.sentence for check in audit.checks if check.name == "wrapped code"))
 
-    ball = depura.Ball("linf", 0.2)
-    attack = depura.APGD(ball, n_steps=5, eot=2)
-    study = depura.Study(
-        name="my-purifier",
-        data=data,
-        defence=defence,
-        rows=depura.attack_suite(defence, attack),
-        report_draws=8,
-    )
-    for row in study.rows:
-        print(f"{row.name}: {row.title}")
-    found = attack(
-        defence, data.images, data.labels, init=depura.Noise(0, data.ids), eot=depura.Noise(1, data.ids)
-    ).images[0]
-    wrong = defence(found, depura.Noise(2, data.ids)).argmax(1) != data.labels
-    print(f"{int(wrong.sum())} of {len(data.labels)} images are misclassified on fresh noise after five steps")
+    attack = depura.PGD(depura.Ball("linf", 0.2), n_steps=5, eot=2)
+    rows = depura.attack_suite(defence, attack)
+    study = depura.Study(name="my-purifier", data=data, defence=defence, rows=rows, report_draws=8)
+    with tempfile.TemporaryDirectory() as folder:  # give it a folder of your own to keep the record
+        summary, _ = write_reports(depura.run(study, Path(folder) / "run"))
+    print(summary.headline)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,13 @@ def wrap(
     """
     return _wrapped(
         thing,
+        "images",
         network=network,
         n_steps=n_steps,
-        arguments=set,
+        set=set,
         call=call,
-        pixels=range,
-        pixels_out=range_out,
+        range=range,
+        range_out=range_out,
         n_results=n_results,
         combine=combine,
         isolate=isolate,
@@ -84,24 +86,7 @@ def wrap(
     )
 
 
-def wrap_defence(
-    thing: Callable[..., Any],
-    *,
-    rule: Rule | None = None,
-    network: str | None = None,
-    n_steps: int | str | None = None,
-    set: Mapping[str, Any] | None = None,
-    call: str = "",
-    range: tuple[float, float] = (0.0, 1.0),
-    n_results: int = 1,
-    combine: str = "mean",
-    isolate: bool | None = None,
-    gradient: GradientRoute | None = None,
-    differentiable: bool = True,
-    quiet: bool = True,
-    scratch: bool = True,
-    image_shape: tuple[int, int, int] | None = None,
-) -> Defence:
+def wrap_defence(thing: Callable[..., Any], *, rule: Rule | None = None, **settings: Any) -> Defence:
     """Make a `Defence` of somebody's own module, function or object that purifies and classifies, as it is.
 
     Nothing of it can be taken out: there is no undefended classifier, no transfer from it, and no BPDA.
@@ -109,53 +94,62 @@ def wrap_defence(
     Args:
         thing: what takes images (B, C, H, W) and gives logits (B, K).
         rule: how a prediction is made from several calls; default one call.
-        network: as for `wrap`.
-        n_steps: as for `wrap`.
-        set: as for `wrap`.
-        call: as for `wrap`.
-        range: as for `wrap`.
-        n_results: as for `wrap`; rows of logits that come back for each image.
-        combine: as for `wrap`.
-        isolate: as for `wrap`.
-        gradient: as for `wrap`, but BPDA, for which there is no image to take it by.
-        differentiable: as for `wrap`; without a gradient path only scores are left to attacks.
-        quiet: as for `wrap`.
-        scratch: as for `wrap`.
-        image_shape: as for `wrap`.
+        **settings: as for `wrap`, but `range_out`. Without a gradient path (`differentiable=False`) only scores are
+            left to attacks.
 
     Returns:
         The defence.
 
     Raises:
-        InputError: as of `wrap`.
+        InputError: as of `wrap`, or a setting that it does not have.
     """
-    core = _wrapped(
-        thing,
-        gives="logits",
-        network=network,
-        n_steps=n_steps,
-        arguments=set,
-        call=call,
-        pixels=range,
-        n_results=n_results,
-        combine=combine,
-        isolate=isolate,
-        gradient=gradient,
-        differentiable=differentiable,
-        quiet=quiet,
-        scratch=scratch,
-        image_shape=image_shape,
-    )
-    return Defence(None, core, rule=rule)
+    check_settings("wrap_defence", settings, without=("range_out",))
+    return Defence(None, _wrapped(thing, "logits", **settings), rule=rule)
 
 
-def _wrapped(thing: Any, *, n_steps: int | str | None, arguments: Mapping[str, Any] | None, **others: Any) -> Wrapped:
-    """A `Wrapped` whose number of steps is a number, or the name of one of its arguments."""
-    if not callable(thing) and not others["call"]:
+def check_settings(where: str, settings: Iterable[str], *, without: Sequence[str] = ()) -> None:
+    """Check that names are settings of `wrap`.
+
+    Args:
+        where: who asks, for messages.
+        settings: the names.
+        without: settings that cannot be had here.
+
+    Raises:
+        InputError: another name.
+    """
+    known = [name for name in list(inspect.signature(wrap).parameters)[1:] if name not in without]
+    unknown = sorted(name for name in settings if name not in known)
+    if unknown:
+        _check.fail(where, f"settings among {', '.join(known)}", ", ".join(map(repr, unknown)))
+
+
+def _wrapped(
+    thing: Any,
+    gives: str,
+    *,
+    n_steps: int | str | None = None,
+    set: Mapping[str, Any] | None = None,
+    range: tuple[float, float] = (0.0, 1.0),
+    range_out: tuple[float, float] | None = None,
+    call: str = "",
+    **others: Any,
+) -> Wrapped:
+    """A `Wrapped`, by the names of `wrap`; its number of steps is a number, or the name of one of its arguments."""
+    if not callable(thing) and not call:
         advice = "Name the method that takes images: call='purify'." if not isinstance(thing, (str, Path)) else ""
         _check.fail("wrap", "a module, a function or an object that can be called", type(thing).__name__, advice)
-    settings = dict(arguments or {})
+    arguments = dict(set or {})
     if isinstance(n_steps, int):
-        settings["n_steps"] = n_steps
-    name = n_steps if isinstance(n_steps, str) else "n_steps" if "n_steps" in settings else ""
-    return Wrapped(thing, arguments=settings, steps_argument=name, **others)
+        arguments["n_steps"] = n_steps
+    name = n_steps if isinstance(n_steps, str) else "n_steps" if "n_steps" in arguments else ""
+    return Wrapped(
+        thing,
+        gives=gives,
+        call=call,
+        arguments=arguments,
+        steps_argument=name,
+        pixels=range,
+        pixels_out=range_out,
+        **others,
+    )

@@ -12,7 +12,7 @@ import typer
 import depura.evaluation.judge
 from depura import _check
 from depura.cli.console import door, seconds
-from depura.cli.studies import Budget, Device, Machine, Workers, pairs, run_source, workers_of
+from depura.cli.studies import Budget, DespiteAudit, Device, Machine, Workers, Yes, pairs, run_source, workers_of
 from depura.evaluation.profiles import PROFILES
 from depura.evaluation.runner import Shard
 from depura.evaluation.study_file import StudySource, literal
@@ -53,10 +53,8 @@ def judge(
     workers: Workers = None,
     device: Device = "cpu",
     budget: Budget = "1h",
-    yes: Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")] = False,
-    despite_audit: Annotated[
-        bool, typer.Option("--despite-audit", help="Run though the gradient is wrong; there will be no headline.")
-    ] = False,
+    yes: Yes = False,
+    despite_audit: DespiteAudit = False,
 ) -> None:
     """Judge a purifier or a whole defence of your own, as it is, and write a report. No study file is needed.
 

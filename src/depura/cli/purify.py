@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from depura.noise import Noise
 from depura.purifiers.fast import Fast, deviation
 from depura.purifiers.purifier import Purifier
 from depura.records.kinds import NOT_FINITE
-from depura.wrapping import wrap
+from depura.wrapping import check_settings, wrap
 
 AT_ONCE = 64
 """Images purified in one call."""
@@ -83,6 +82,11 @@ def purify(
     bundled = denoiser == DIGITS and not own
     if settings and not own:
         _check.fail("purify", "-S with --purifier", "-S alone")
+    if own and (t_star is not None or steps is not None or method != "diffpure" or denoiser != DIGITS):
+        got = "it with --method, --denoiser, --t-star or --steps"
+        _check.fail(
+            "purify", "--purifier alone", got, "Give settings of your purifier with -S set=..., or leave it out."
+        )
     purifier = (
         named_purifier(own, {name: literal(value) for name, value in pairs(settings)})
         if own
@@ -127,10 +131,7 @@ def named_purifier(name: str, settings: Mapping[str, Any]) -> Purifier:
         InputError: nothing of the name, or a setting that `wrap` does not have.
     """
     thing = foreign("--purifier", name)
-    known = list(inspect.signature(wrap).parameters)[1:]
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        _check.fail("-S", f"a name among {', '.join(known)}", ", ".join(map(repr, unknown)))
+    check_settings("-S", settings)
     return thing if isinstance(thing, Purifier) else wrap(thing, **settings)
 
 

@@ -44,6 +44,12 @@ Profile = Annotated[
 Budget = Annotated[str, typer.Option(help="Time that needs no further word, e.g. 30min or 12h.", metavar="TIME")]
 
 
+Yes = Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")]
+DespiteAudit = Annotated[
+    bool, typer.Option("--despite-audit", help="Run though the gradient is wrong; there will be no headline.")
+]
+
+
 class Machine(NamedTuple):
     """Where a run is computed; no part of its study.
 
@@ -107,10 +113,8 @@ def run(
     device: Device = "cpu",
     profile: Profile = "",
     budget: Budget = "1h",
-    yes: Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")] = False,
-    despite_audit: Annotated[
-        bool, typer.Option("--despite-audit", help="Run though the gradient is wrong; there will be no headline.")
-    ] = False,
+    yes: Yes = False,
+    despite_audit: DespiteAudit = False,
 ) -> None:
     """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on.
 

@@ -11,11 +11,11 @@ from depura import _check
 from depura.attacks.apgd import APGD
 from depura.attacks.threat import Ball, Norm
 from depura.data.digits import load_digits
-from depura.data.imageset import ImageSet
 from depura.data.sources import load_images
-from depura.defence import Defence, MeanLogit, MeanProb, Rule, Single, Vote
+from depura.defence import Defence, Rule
 from depura.evaluation import profiles
 from depura.evaluation.demo import EPS
+from depura.evaluation.rescoring import rule_named
 from depura.evaluation.study import Study, attack_suite
 from depura.models.by_name import DIGITS, foreign
 from depura.models.by_name import classifier as classifier_named
@@ -23,9 +23,6 @@ from depura.noise import Noise, Stream
 from depura.purifiers.purifier import Purifier
 from depura.purifiers.wrapped import Wrapped
 from depura.wrapping import wrap, wrap_defence
-
-RULES = {"vote": Vote, "mean-probability": MeanProb, "mean-logit": MeanLogit}
-"""Rules of several draws by name."""
 
 
 def study(
@@ -78,7 +75,7 @@ def study(
         n_results: results for each image.
         combine: "mean" or "apart".
         isolate: whether images go through it one by one.
-        rule: "single", "vote", "mean-probability" or "mean-logit".
+        rule: "single", "vote", "mean-prob" or "mean-logit".
         draws: purifications per prediction, of a rule of several.
         attack_steps: gradient steps of the adaptive attack.
         eot: draws per gradient.
@@ -102,11 +99,6 @@ def study(
         "combine": combine,
         "isolate": isolate,
     }
-    deployed: Rule = Single()
-    if rule != "single":
-        if rule not in RULES:
-            _check.fail(where, f"a rule among single, {', '.join(RULES)}", repr(rule))
-        deployed = RULES[rule](draws)
     labelled = (
         load_digits("train" if split == "train" else "test").first(images)
         if data == DIGITS
@@ -122,17 +114,15 @@ def study(
     )
     if isinstance(thing, Defence):
         defence = thing
-    elif not classifier:
-        if isinstance(thing, Purifier):
-            _check.fail(where, "a classifier for a purifier", "none", "Name one with --classifier.")
-        defence = wrap_defence(thing, rule=deployed, **arguments)
-        if _blind(defence.core, labelled):
-            defence = wrap_defence(thing, rule=deployed, differentiable=False, **arguments)
     else:
-        made = thing if isinstance(thing, Purifier) else wrap(thing, **arguments)
-        if not isinstance(thing, Purifier) and _blind(made, labelled):
-            made = wrap(thing, differentiable=False, **arguments)
-        defence = Defence(made, _classifier(classifier), rule=deployed)
+        if isinstance(thing, Purifier) and not classifier:
+            _check.fail(where, "a classifier for a purifier", "none", "Name one with --classifier.")
+        behind = classifier_named(classifier, where="--classifier") if classifier else None
+        defence = _defence(thing, behind, rule_named(rule, draws), arguments)
+        core = defence.core
+        noise = Noise(0, labelled.ids[:1], stream=Stream.PROBE)
+        if isinstance(core, Wrapped) and core is not thing and core.why_no_gradient(labelled.images[:1], noise):
+            defence = _defence(thing, behind, rule_named(rule, draws), arguments | {"differentiable": False})
     default = EPS if data == DIGITS else 8 / 255
     radius = eps if eps is not None else 0.5 if norm == "l2" else default
     if norm not in get_args(Norm):
@@ -153,10 +143,11 @@ def study(
     )
 
 
-def _blind(core: Purifier | None, data: ImageSet) -> bool:
-    """Whether a wrapped callable has no gradient path from its results to the images."""
-    noise = Noise(0, data.ids[:1], stream=Stream.PROBE)
-    return isinstance(core, Wrapped) and bool(core.why_no_gradient(data.images[:1], noise))
+def _defence(thing: Any, classifier: Any, rule: Rule, settings: dict[str, Any]) -> Defence:
+    """A defence of what was named: whole where there is no classifier."""
+    if classifier is None:
+        return wrap_defence(thing, rule=rule, **settings)
+    return Defence(thing if isinstance(thing, Purifier) else wrap(thing, **settings), classifier, rule=rule)
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -166,11 +157,3 @@ def _arguments(text: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         _check.fail("judge", 'set as a JSON object, such as {"n_steps": 20}', repr(text))
     return cast("dict[str, Any]", arguments)
-
-
-def _classifier(name: str) -> Any:
-    """A classifier by a name of depura's, or somebody's own object."""
-    source = name.partition(":")[0]
-    if ":" in name and source not in ("torchvision", "timm", "robustbench"):
-        return foreign("--classifier", name)
-    return classifier_named(name, where="--classifier")

@@ -212,9 +212,8 @@ def under(study: Study, profile: Profile) -> Study:
 def _on_curve(*rows: AttackRun | None) -> tuple[str, ...]:
     """Rows of the curve: the undefended one, and the adaptive one or what takes its place."""
     names = [row.name for row in _there(*rows)]
-    return tuple(name for name in ("undefended", "adaptive") if name in names) + (
-        () if "adaptive" in names else tuple(name for name in ("bpda",) if name in names)
-    )
+    strong = "adaptive" if "adaptive" in names else "bpda"
+    return tuple(name for name in ("undefended", strong) if name in names)
 
 
 def radii(ball: Ball, n_values: int) -> tuple[float, ...]:

@@ -6,8 +6,6 @@ A study is code. What a record names is run only where it is asked for (`StudySo
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import inspect
 import re
 import types
@@ -22,8 +20,8 @@ from depura import _check
 from depura.attacks.catalogue import CATALOGUE, built
 from depura.evaluation.profiles import PROFILES, under
 from depura.evaluation.study import AttackRun, Study, UnitKey
+from depura.models.by_name import module_named, module_of
 from depura.records.kinds import AttackKind
-from depura.records.names import STUDY_MODULE
 from depura.records.schema import AddedAttack, Header, Source
 
 DEMO, JUDGE = "depura demo", "depura judge"
@@ -131,11 +129,11 @@ class StudySource:
         if self.path.is_file() or in_file is not None or imported is None:
             file = self.path if in_file is None or self.path.is_file() else Path(in_file["file"])
             name = name if in_file is None or self.path.is_file() else in_file["function"]
-            module = _module_of(file)
+            module = module_of("study", file)
         else:
             name = imported["function"]
             try:
-                module = importlib.import_module(imported["module"])
+                module = module_named(imported["module"])
             except ImportError as error:
                 got = f"{imported['module']}, which cannot be imported ({error})"
                 raise _check.InputError(f"study: expected a module that can be imported, got {got}.") from error
@@ -143,18 +141,6 @@ class StudySource:
         if not callable(build):
             _check.fail("study", f"a function named {name} in {text}", "none", "See examples/04_study.py.")
         return build
-
-
-def _module_of(file: Path) -> types.ModuleType:
-    """A Python file, run."""
-    if not file.is_file():
-        _check.fail("study", "a Python file", f"{file}, which is not there", "Check the path.")
-    spec = importlib.util.spec_from_file_location(f"{STUDY_MODULE}{file.stem}", file)
-    if spec is None or spec.loader is None:
-        _check.fail("study", "a Python file (.py)", f"{file}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, cast
 
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from depura.models.checkpoints import load_classifier, load_denoiser
 from depura.models.checkpoints.diffusers_models import is_diffusers
 from depura.models.digits import digits_classifier, digits_denoiser
 from depura.models.networks.wrappers import Normalised
+from depura.records.names import STUDY_MODULE
 
 DIGITS = "digits"
 """The bundled classifier and denoiser, and, on the command line, the bundled data set."""
@@ -51,8 +53,8 @@ def classifier(name: str, *, where: str = "classifier") -> Callable[[Tensor], Te
       board, else Linf;
     - `digits`, the bundled classifier;
     - a checkpoint file, as `load_classifier` takes it;
-    - `my.module:factory`, a function of your own, which is called without arguments and returns a module or any other
-      callable.
+    - `my.module:name` or `file.py:name`: a class, or a function without required arguments, is called to make the
+      classifier; anything else is it.
 
     `@none` gives models of torchvision and timm random weights. They get the normalisation of their own published
     preprocessing around them, and nothing else of it: images are neither resized nor cropped (see `ResizedInput`).
@@ -79,7 +81,7 @@ def classifier(name: str, *, where: str = "classifier") -> Callable[[Tensor], Te
         if at and not choice:
             _check.fail(where, "a word after the @", repr(name))
         return _SOURCES[source](where, model, choice)
-    made = named(where, name, instead=FORMS.removesuffix(OWN))()
+    made = _made(where, name, named(where, name, instead=FORMS.removesuffix(OWN)))
     if not callable(made):
         _check.fail(where, f"{name} to return a callable from images to logits", type(made).__name__)
     if isinstance(made, nn.Module):
@@ -145,10 +147,9 @@ def imported(option: str, name: str, *, instead: str = "") -> Any:
         _check.fail(option, f"{instead}{OWN}", repr(name))
     try:
         if module.endswith(".py"):
-            source: Any = _run_file(option, Path(module))
+            source: Any = _file_once(option, Path(module))
         else:
-            _on_path(Path.cwd())
-            source = importlib.import_module(module)
+            source = module_named(module)
         return getattr(source, attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"{option}: expected something importable, got {name!r} ({error}).") from error
@@ -168,7 +169,11 @@ def foreign(option: str, name: str) -> Any:
     Raises:
         InputError: nothing that can be imported, or a class that needs arguments.
     """
-    found = imported(option, name)
+    return _made(option, name, imported(option, name))
+
+
+def _made(option: str, name: str, found: Any) -> Any:
+    """What a class, or a function without required arguments, makes; anything else is it."""
     if not (isinstance(found, type) or inspect.isfunction(found)):
         return found
     needed = [
@@ -182,22 +187,42 @@ def foreign(option: str, name: str) -> Any:
     return found if needed else found()
 
 
-def _run_file(option: str, file: Path) -> Any:
-    """A Python file as a module; the files beside it can be imported by it."""
+def module_named(name: str) -> ModuleType:
+    """A module by its dotted name; those of the current folder can be imported, too. An ImportError as Python's own."""
+    _on_path(Path.cwd())
+    return importlib.import_module(name)
+
+
+def module_of(where: str, file: Path) -> ModuleType:
+    """A Python file, run as a module of a name of its own; records call what it defines "study.NAME".
+
+    Args:
+        where: who asks, for messages.
+        file: the file.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: there is no such file, or it is no Python file.
+    """
     if not file.is_file():
-        _check.fail(option, "a Python file", f"{file}, which is not there", "Check the path.")
-    path = file.resolve()
-    _on_path(path.parent)
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
+        _check.fail(where, "a Python file", f"{file}, which is not there", "Check the path.")
+    spec = importlib.util.spec_from_file_location(f"{STUDY_MODULE}{file.stem}", file)
+    if spec is None or spec.loader is None:
+        _check.fail(where, "a Python file (.py)", f"{file}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module
+
+
+def _file_once(where: str, file: Path) -> ModuleType:
+    """A Python file, run once, so that two names in it are of one module; the files beside it can be imported by it."""
+    path = file.resolve()
+    _on_path(path.parent)
+    known = sys.modules.get(f"{STUDY_MODULE}{path.stem}")
+    return known if known is not None and known.__file__ == str(path) else module_of(where, path)
 
 
 def _on_path(folder: Path) -> None:

@@ -134,10 +134,7 @@ class AddressedDraws(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        arguments = func._schema.arguments
-        given = {its.name: its.default_value for its in arguments if its.has_default_value()}
-        given |= dict(zip([its.name for its in arguments], args, strict=False)) | kwargs
-        name = str(func._schema.name).removeprefix("aten::")
+        name, given = _asked(func, args, kwargs)
         formula = _FORMULAS.get(name.rstrip("_"))
         if name == "native_dropout":
             # Where it is trained it is a product with a random mask; else the identity, without a number.
@@ -218,17 +215,22 @@ class PathsAgain(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer a random operator of a known generator; let any other one pass."""
         kwargs = kwargs or {}
-        formula = _FORMULAS.get(str(func._schema.name).removeprefix("aten::").rstrip("_"))
-        noise = None
-        if formula is not None and kwargs.get("generator") is not None:
-            noise = self.paths.get(_state_digest(kwargs["generator"]))
+        generator = kwargs.get("generator")
+        noise = None if generator is None else self.paths.get(_state_digest(generator))
         out = func(*args, **kwargs)
+        name, given = _asked(func, args, kwargs)
+        formula = _FORMULAS.get(name.rstrip("_"))
         if formula is None or noise is None:
             return out
-        arguments = func._schema.arguments
-        given = {its.name: its.default_value for its in arguments if its.has_default_value()}
-        given |= dict(zip([its.name for its in arguments], args, strict=False)) | kwargs
         return out.copy_(formula(_divided(noise, 0, out), given))
+
+
+def _asked(func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An operator's name, and its arguments by name; those that are their defaults are not handed to a mode."""
+    arguments = func._schema.arguments
+    given = {its.name: its.default_value for its in arguments if its.has_default_value()}
+    given |= dict(zip([its.name for its in arguments], args, strict=False)) | dict(kwargs)
+    return str(func._schema.name).removeprefix("aten::"), given
 
 
 def _state_digest(generator: torch.Generator) -> int:

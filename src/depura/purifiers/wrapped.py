@@ -147,21 +147,13 @@ class Wrapped(IterativePurifier):
             A few words; empty where there is a path.
         """
         blind: list[str] = []
-        handles: list[Any] = []
-        for name, module in cast("Iterable[tuple[str, nn.Module]]", self.thing.named_modules()):
 
-            def look(module: nn.Module, args: Any, name: str = name) -> None:
-                if not torch.is_grad_enabled():
-                    blind.append(name)
+        def look(name: str, module: nn.Module) -> None:
+            if not torch.is_grad_enabled():
+                blind.append(name)
 
-            if name:
-                handles.append(module.register_forward_pre_hook(look))
-        try:
-            with torch.enable_grad():
-                result = self._called(images.detach().clone().requires_grad_(), noise)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with _each_call(self.thing, look), torch.enable_grad():
+            result = self._called(images.detach().clone().requires_grad_(), noise)
         if result.requires_grad:
             return ""
         where = f"grad mode is off when {blind[0]} is called" if blind else "a detach, a conversion or no_grad inside"
@@ -343,13 +335,11 @@ class Wrapped(IterativePurifier):
         seen = Observed()
         look = self._calls < LOOKED_AT
         before = _state(self.thing) if look else {}
-        low, high = self.pixels
-        given = images.clone() if self.pixels == (0.0, 1.0) else images * (high - low) + low
+        given = self._scaled(images)
         recorded = torch.is_grad_enabled() and given.requires_grad
         along = recorded and "torch.Generator" in self._observed.sources
         leaf = given.detach().requires_grad_() if along else given
-        draws = addressed(noise, seen, by_draw=self.isolate is False)
-        with _quiet(seen, drop=self.quiet), _scratch(seen, used=self.scratch), draws as mode, self._watched(mode):
+        with self._surroundings(noise, seen) as draws, self._watched(draws):
             answer = self._answer(leaf)
         if look:
             after = _state(self.thing)
@@ -361,8 +351,20 @@ class Wrapped(IterativePurifier):
         result = self._checked(answer, images)
         if along and result.requires_grad:
             along_paths: Any = _AlongPaths
-            result = along_paths.apply(given, leaf, result, mode.paths)
+            result = along_paths.apply(given, leaf, result, draws.paths)
         return result, seen
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        """A copy of images in [0, 1], in the range that the thing takes."""
+        low, high = self.pixels
+        return images.clone() if self.pixels == (0.0, 1.0) else images * (high - low) + low
+
+    @contextmanager
+    def _surroundings(self, noise: Noise, seen: Observed) -> Generator[AddressedDraws, None, None]:
+        """Where a call is made: its numbers from the noise, its printing and its files dropped."""
+        draws = addressed(noise, seen, by_draw=self.isolate is False)
+        with _quiet(seen, drop=self.quiet), _scratch(seen, used=self.scratch), draws as mode:
+            yield mode
 
     def _answer(self, images: Tensor) -> Any:
         thing = _opened(self.thing)
@@ -439,20 +441,11 @@ class Wrapped(IterativePurifier):
             return
         calls: Counter[nn.Module] = Counter()
 
-        def count(module: nn.Module, args: Any) -> None:
+        def count(name: str, module: nn.Module) -> None:
             calls[module] += 1
 
-        modules = [m for m in self.thing.modules() if m is not self.thing]
-        handles = [module.register_forward_pre_hook(count) for module in modules]
-        try:
-            low, high = self.pixels
-            seen = Observed()
-            draws = addressed(noise.take([0]), seen, by_draw=self.isolate is False)
-            with torch.no_grad(), _quiet(seen, drop=self.quiet), _scratch(seen, used=self.scratch), draws:
-                self._answer(images[:1].detach() * (high - low) + low)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with _each_call(self.thing, count), torch.no_grad(), self._surroundings(noise.take([0]), Observed()):
+            self._answer(self._scaled(images[:1]))
         weights = {m: sum(p.numel() for p in m.parameters()) for m in calls}
         inner.known = True
         if any(weights.values()):
@@ -625,6 +618,22 @@ class _MadeAgain:
 
     def __exit__(self, *error: Any) -> None:
         self.entered.pop().__exit__(*error)
+
+
+@contextmanager
+def _each_call(thing: nn.Module, look: Callable[[str, nn.Module], None]) -> Generator[None, None, None]:
+    """Calls of the modules inside are seen, before they are made: name and module."""
+    names = {module: name for name, module in cast("Iterable[tuple[str, nn.Module]]", thing.named_modules()) if name}
+
+    def hook(module: nn.Module, args: Any) -> None:
+        look(names[module], module)
+
+    handles = [module.register_forward_pre_hook(hook) for module in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
