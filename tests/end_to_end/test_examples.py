@@ -70,3 +70,24 @@ def test_the_readme_commands_are_there() -> None:
         options = {option for parameter in command_named(name).params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options, (name, words)
         assert all((ROOT / word).exists() for word in words if word.startswith(("studies/", "records/")))
+
+
+def test_a_defence_of_ones_own_is_judged_and_its_record_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one command; what the record names as code is said, and run only where it is trusted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("import torch\ndef purify(x): return x + 0.1 * torch.randn(x.shape)\n")
+    words = ["judge", "mine.py:purify", "--classifier", "digits", "--out", "r", "--images", "2", "--workers", "1"]
+    done = CliRunner().invoke(app, [*words, "--profile", "smoke"])
+    assert done.exit_code == 1, done.output  # of one radius: unchecked
+    assert "Unchecked" in done.stdout
+    assert (
+        "depura judge of mine.py:purify and digits, which was not run"
+        in CliRunner().invoke(app, ["verify", "r"]).stdout
+    )
+    trusted = CliRunner().invoke(app, ["verify", "r", "--trust", "--share", "1"])
+    assert trusted.exit_code == 0, trusted.output
+    refused = CliRunner().invoke(
+        app, ["purify", "x.png", "--out", "y.png", "--purifier", "mine.py:purify", "--steps", "3"]
+    )
+    assert refused.exit_code == 2
+    assert "expected --purifier alone" in refused.stderr

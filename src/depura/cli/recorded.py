@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from depura.cli.console import err
-from depura.evaluation.study_file import DEMO, StudySource
+from depura.evaluation.study_file import DEMO, JUDGE, StudySource, code_named
 from depura.records.schema import Header
 
 StudyFile = Annotated[
@@ -35,6 +35,7 @@ def source_of(
     """
     source = StudySource.of(header, path=study, trust=trust)
     if study is None and header.source is not None and header.source.file != DEMO:
-        text = f"study    runs {source.path.absolute()}, as the record says"
+        its = source.path.absolute() if header.source.file != JUDGE else code_named(header.source)
+        text = f"study    runs {its}, as the record says"
         err.print(text, markup=False, highlight=False, soft_wrap=True)
     return replace(source, settings=tuple({**dict(source.settings), **dict(settings)}.items()))

@@ -83,7 +83,7 @@ class StudySource:
         if path is None and said is not None:
             if said.file != DEMO and not trust:
                 raise StudyNotGivenError(
-                    f"The record names the study {said.file}, which was not run, since a study is code. "
+                    f"The record names the study {code_named(said)}, which was not run, since a study is code. "
                     f"Give your own copy with --study, or --trust to run that file."
                 )
             path = _own(said.file) if said.file in (DEMO, JUDGE) else Path(said.file)
@@ -161,6 +161,14 @@ def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:
         rows.append(AttackRun(added.row, title, attack, study.defence, study.defence, kind))
     curve_rows = study.curve_rows or tuple(row.name for row in study.rows)
     return replace(study, rows=tuple(rows), curve_rows=curve_rows)
+
+
+def code_named(said: Source) -> str:
+    """What is run when the study of a record is built: its file; of `depura judge`, what its settings name."""
+    if said.file != JUDGE:
+        return said.file
+    named = [value for name, value in said.settings if name in ("purifier", "classifier")]
+    return f"{JUDGE} of {' and '.join(named)}"
 
 
 def _own(name: str) -> Path:

@@ -150,9 +150,11 @@ def imported(option: str, name: str, *, instead: str = "") -> Any:
             source: Any = _file_once(option, Path(module))
         else:
             source = module_named(module)
-        return getattr(source, attribute)
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         raise InputError(f"{option}: expected something importable, got {name!r} ({error}).") from error
+    if not hasattr(source, attribute):
+        _check.fail(option, "something importable", f"{name!r} ({module} has no {attribute!r})")
+    return getattr(source, attribute)
 
 
 def foreign(option: str, name: str) -> Any:

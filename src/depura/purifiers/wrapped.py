@@ -388,6 +388,10 @@ class Wrapped(IterativePurifier):
         if result.ndim != (2 if self.gives == "logits" else 4) or len(result) != n:
             several = len(result) if result.ndim > 0 and len(images) == 1 and len(result) > 1 else 0
             advice = f"If it gives {several} results for each image, say n_results={several}." if several else ""
+            if self.gives == "logits" and result.ndim == 4:
+                advice = (
+                    "If it gives images, it is a purifier: take depura.wrap, and name a classifier to stand behind it."
+                )
             _check.fail(where, f"{self.gives} of shape {expected}", f"{tuple(result.shape)}", advice)
         if not result.is_floating_point():
             _check.fail(where, "results of floating point", f"{result.dtype}")
@@ -568,7 +572,8 @@ def _at(module: nn.Module, path: str) -> nn.Module:
         else:
             found = getattr(found, name, None)
     if not isinstance(found, nn.Module):
-        near = [name for name, _ in module.named_children()]
+        held = getattr(module.held, "__dict__", {}) if isinstance(module, _Holder) else dict(module.named_children())
+        near = [name for name, its in cast("dict[str, Any]", held).items() if isinstance(its, nn.Module)]
         _check.fail("wrap", f"network to name a module inside ({', '.join(near) or 'there is none'})", repr(path))
     return found
 
