@@ -20,6 +20,7 @@ from tests.records import DEFENCE, ByHand, edited, method
 
 import depura
 from depura.methods import mimicdiffusion
+from depura.models.by_name import module_of
 from depura.records import names
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.kinds import NOT_FINITE, AttackKind, GradientMode
@@ -382,13 +383,11 @@ def test_things_are_called_by_their_names_and_not_by_their_files() -> None:
 
 def test_what_a_study_file_defines_does_not_name_the_file(tmp_path: Path) -> None:
     """Loaded as `depura run` loads it."""
-    from depura.evaluation.study_file import _module_of  # noqa: PLC0415 (only here)
-
     made: dict[str, list[str]] = {}
     for name in ("first.py", "another-name.py"):
         file = tmp_path / name
         file.write_text("class Mine: pass\n\ndef study():\n    return lambda: 0\n")
-        module = _module_of(file)
+        module = module_of("--study", file)
         made[name] = [record_name(its) for its in (module.Mine, module.study, module.study())]
     assert made["first.py"] == made["another-name.py"]
     assert made["first.py"] == ["study.Mine", "study.study", "study.study.<locals>.<lambda>"]
