@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,38 @@ class Sde(nn.Module):
         sde = _Reverse(self.model, tuple(x.shape[1:]))
         times = torch.tensor([0.0, 0.4])
         end = torchsde.sdeint(sde, x.flatten(1), times, dt=0.1, method="euler")[-1]
+        return (end.reshape(x.shape) + 1) / 2
+
+
+class _ReverseVp(_Reverse):
+    """The reverse VP-SDE in the clock 1 - t, beta(t) = 0.1 + 19.9 t."""
+
+    def _at(self, clock: Tensor) -> tuple[float, float]:
+        t = 1 - float(clock)
+        return 0.1 + 19.9 * t, math.exp(-(0.1 * t + 9.95 * t * t))  # beta, abar
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        beta, abar = self._at(t)
+        clean = self.network(y.reshape(-1, *self.shape) / abar**0.5, noise_level=(1 / abar - 1) ** 0.5)["clean"]
+        score = (abar**0.5 * clean.flatten(1) - y) / (1 - abar)
+        return beta / 2 * y + beta * score
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        return torch.full_like(y, self._at(t)[0] ** 0.5)
+
+
+class VpSde(nn.Module):
+    """DiffPure as its users write it: noise to t*, then the reverse VP-SDE by torchsde."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Digits()
+
+    def forward(self, x: Tensor, t: float = 0.1, n: int = 5) -> Tensor:
+        abar = math.exp(-(0.1 * t + 9.95 * t * t))
+        x_t = abar**0.5 * (2 * x - 1) + (1 - abar) ** 0.5 * torch.randn_like(x)
+        sde = _ReverseVp(self.model, tuple(x.shape[1:]))
+        end = torchsde.sdeint(sde, x_t.flatten(1), torch.tensor([1 - t, 1 - 1e-5]), dt=t / n, method="euler")[-1]
         return (end.reshape(x.shape) + 1) / 2
 
 
@@ -239,6 +272,10 @@ def diffusers() -> Diffusers:
 
 def sde() -> Sde:
     return Sde().eval()
+
+
+def vp_sde() -> VpSde:
+    return VpSde().eval()
 
 
 def langevin() -> Langevin:

@@ -24,6 +24,7 @@ def wrap(
     range_out: tuple[float, float] | None = None,
     n_results: int = 1,
     combine: str = "mean",
+    result: int | None = None,
     isolate: bool | None = None,
     gradient: GradientRoute | None = None,
     differentiable: bool = True,
@@ -50,6 +51,8 @@ def wrap(
         n_results: results for each image that come back stacked in the batch; images are then purified one by one.
         combine: "mean": their mean is the purified image. "apart": each is a draw of its own; with the rule
             `depura.Vote(n_results)` one call makes one prediction.
+        result: which of several is the result, where it gives a tuple or list: 0 the first, -1 the last. Default: the
+            only batch of images in it; the first of a defence's.
         isolate: whether images go through it one by one. Default: where it draws numbers that cannot be divided by
             image. False: never; numpy and Python's `random` then are the same for all images of a batch.
         gradient: how it is differentiated; default exact, in constant memory where the network is known. `Direct()`
@@ -77,6 +80,7 @@ def wrap(
         range_out=range_out,
         n_results=n_results,
         combine=combine,
+        result=result,
         isolate=isolate,
         gradient=gradient,
         differentiable=differentiable,

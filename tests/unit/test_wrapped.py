@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchsde
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -158,6 +160,7 @@ PURIFIERS = {
     "loop": (foreign.loop, {}),
     "diffusers": (foreign.diffusers, {"range": (-1, 1), "network": "unet"}),
     "sde": (foreign.sde, {}),
+    "vp sde": (foreign.vp_sde, {}),
     "langevin": (foreign.langevin, {}),
     "random depth": (foreign.random_depth, {}),
     "chatty": (foreign.chatty, {"call": "image_editing_sample", "range": (-1, 1), "n_results": 3}),
@@ -218,6 +221,36 @@ def test_our_chain_and_the_foreign_one_are_one_function() -> None:
     assert torch.allclose(gradient(ours), gradient(theirs), rtol=1e-3, atol=1e-4)
 
 
+class OurVpSde(nn.Module):
+    """DiffPure of depura's own parts, on the numbers that `foreign.VpSde` draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.denoiser = depura.digits_denoiser()
+        self.steps = depura.diffpure(self.denoiser, t_star=0.1, n_steps=5).steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        start, clock = torch.randn_like(x), torch.tensor([0.9, 1 - 1e-5])
+        path = torchsde.BrownianInterval(clock[0], clock[1], tuple(x.flatten(1).shape), dtype=x.dtype)
+        times = [*itertools.accumulate([0.02] * 4, lambda at, step: at + step, initial=clock[0]), clock[1]]
+        moves = [path(a, b).reshape(x.shape) / (b - a) ** 0.5 for a, b in itertools.pairwise(times)]
+
+        def drawn(like: Tensor, *, kind: Any, step: int = 0) -> Tensor:
+            return start if kind is depura.Kind.FORWARD else moves[step]
+
+        state = depura.from_input(2 * x - 1, self.steps[0], drawn)  # type: ignore[arg-type]
+        for step in self.steps:
+            state = depura.EulerMaruyamaVP().step(self.denoiser, state, step, drawn).x_next  # type: ignore[arg-type]
+        return (self.steps[-1].scale_next * state + 1) / 2
+
+
+def test_our_reverse_sde_and_that_of_torchsde_are_one_function() -> None:
+    """The same Brownian path: value and gradient agree to rounding."""
+    ours, theirs = wrap(OurVpSde(), network="denoiser"), wrap(foreign.vp_sde(), network="model")
+    assert torch.allclose(ours(X, NOISE), theirs(X, NOISE), atol=1e-5)
+    assert torch.allclose(gradient(ours), gradient(theirs), rtol=1e-3, atol=1e-4)
+
+
 def test_network_calls_are_counted_and_checkpointed() -> None:
     defence = Defence(wrap(foreign.loop(), n_steps=4), depura.digits_classifier())
     model, counts = counted(defence)
@@ -267,6 +300,19 @@ def test_results_are_averaged_or_taken_apart() -> None:
     calls = module.calls
     Defence(apart, depura.digits_classifier(), rule=depura.Vote(3))(X, NOISE)
     assert module.calls == calls + len(X), "one call makes one vote of three"
+
+
+def test_one_of_several_results_is_said() -> None:
+    """Code that gives the image of every round, or something besides."""
+
+    def rounds(x: Tensor) -> list[Tensor]:
+        return [x, x / 2, x / 4]
+
+    assert torch.equal(wrap(rounds, result=-1)(X, NOISE), X / 4)
+    assert torch.equal(wrap(lambda x: ("info", x / 2, x.mean()))(X, NOISE), X / 2)
+    logits = depura.digits_classifier()
+    last = wrap_defence(lambda x: (x.flatten(1), logits(x)), result=1)
+    assert torch.equal(last(X, NOISE), logits(X))
 
 
 def test_printing_files_and_state_are_seen(capsys, tmp_path, monkeypatch) -> None:
@@ -336,6 +382,8 @@ def test_records_say_what_was_wrapped_and_how() -> None:
         (lambda: wrap(foreign.loop(), set={"steps": 3})(X, NOISE), r"set= to name arguments \(x, n_steps\)"),
         (lambda: wrap(lambda x: x[:2])(X, NOISE), r"expected images of shape \(5, C, H, W\), got \(2, 1, 8, 8\)"),
         (lambda: wrap(lambda x: torch.cat([x, x]))(X[:1], NOISE.take([0])), "say n_results=2"),
+        (lambda: wrap(lambda x: [x, x])(X, NOISE), "expected one batch of images, got 2 in a list. Say which"),
+        (lambda: wrap(lambda x: [x, x], result=2)(X, NOISE), "expected at least 3 results, got 2"),
         (lambda: wrap(lambda x: "picture")(X, NOISE), "expected a tensor of results, got str"),
         (lambda: wrap(lambda x: x.to("cuda"))(X, NOISE), "got code that asks for CUDA"),
         (lambda: wrap(lambda x: x + np.load("w.npy"))(X, NOISE), "say scratch=False, or give it an absolute path"),

@@ -45,6 +45,7 @@ def study(
     range: tuple[float, ...] = (0.0, 1.0),
     n_results: int = 1,
     combine: str = "mean",
+    result: int | None = None,
     isolate: bool | None = None,
     rule: str = "single",
     draws: int = 1,
@@ -74,6 +75,7 @@ def study(
         range: of the pixels that it takes and gives.
         n_results: results for each image.
         combine: "mean" or "apart".
+        result: which of several, where it gives a tuple or list: -1 the last.
         isolate: whether images go through it one by one.
         rule: "single", "vote", "mean-prob" or "mean-logit".
         draws: purifications per prediction, of a rule of several.
@@ -97,6 +99,7 @@ def study(
         "range": (range[0], range[-1]),
         "n_results": n_results,
         "combine": combine,
+        "result": result,
         "isolate": isolate,
     }
     labelled = (

@@ -64,6 +64,7 @@ class Wrapped(IterativePurifier):
         gives: str = "images",
         n_results: int = 1,
         combine: str = "mean",
+        result: int | None = None,
         isolate: bool | None = None,
         gradient: GradientRoute | None = None,
         differentiable: bool = True,
@@ -85,6 +86,7 @@ class Wrapped(IterativePurifier):
             gives: "images" or "logits".
             n_results: results for each image, stacked in the batch.
             combine: "mean" or "apart".
+            result: which of several, where it gives a tuple or list.
             isolate: one image at a time.
             gradient: how it is differentiated.
             differentiable: whether its results have a gradient path to the images.
@@ -108,7 +110,7 @@ class Wrapped(IterativePurifier):
                 _check.fail(where, f"{name} among {', '.join(allowed)}", repr(value))
         self.gives, self.combine = gives, combine
         self.n_results = _check.integer(where, "n_results", n_results, low=1)
-        self.isolate, self.quiet, self.scratch = isolate, quiet, scratch
+        self.result, self.isolate, self.quiet, self.scratch = result, isolate, quiet, scratch
         self._differentiable = differentiable
         blind = not differentiable and gives == "images"
         self.gradient = gradient if gradient is not None else StraightThrough() if blind else EXACT
@@ -380,8 +382,8 @@ class Wrapped(IterativePurifier):
 
     def _checked(self, answer: Any, images: Tensor) -> Tensor:
         """The results, one for each image (or n_results), in [0, 1] if they are images."""
-        result = _check.tensor_in(answer)
         where, n = _title(self.thing), len(images) * self.n_results
+        result = _check.tensor_in(self._one_of(answer, n, where))
         if result is None:
             _check.fail(where, "a tensor of results", type(answer).__name__)
         expected = f"({n}, K)" if self.gives == "logits" else f"({n}, C, H, W)"
@@ -400,6 +402,25 @@ class Wrapped(IterativePurifier):
             return result
         low, high = self.pixels_out
         return (result - low) / (high - low)
+
+    def _one_of(self, answer: Any, n: int, where: str) -> Any:
+        """The answer, or of a tuple or list the one that is the result: as told, or the only one that it can be."""
+        if not isinstance(answer, (tuple, list)):
+            return answer
+        held = cast("Sequence[Any]", answer)
+        fitting = [its for its in held if isinstance(its, Tensor) and its.ndim == 4 and len(its) == n]
+        if self.result is not None:
+            if not -len(held) <= self.result < len(held):
+                _check.fail(
+                    where, f"at least {self.result + 1 if self.result >= 0 else -self.result} results", f"{len(held)}"
+                )
+            return held[self.result]
+        if self.gives == "logits":
+            return answer
+        if len(fitting) > 1:
+            advice = "Say which is the result: result=-1 for the last, 0 for the first."
+            _check.fail(where, "one batch of images", f"{len(fitting)} in a {type(answer).__name__}", advice)
+        return fitting[0] if fitting else answer
 
     @contextmanager
     def _watched(self, draws: AddressedDraws) -> Generator[None, None, None]:
