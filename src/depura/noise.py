@@ -314,6 +314,9 @@ class Noise:
             _check.fail("Noise", rows, f"{shape[0]}", "Use Noise.take or expand.")
         for step in steps:
             _check.integer("Noise", "step", step, high=65535)
+        if device.type == "meta":  # shapes alone, which a hundred operations would take long to find
+            words = torch.empty(len(steps), shape[0], (math.prod(shape[1:]) + 3) // 4, dtype=torch.int64, device=device)
+            return words, words, words, words
         if device.type == "mps":  # which has no float64
             device = torch.device("cpu")
         block = torch.arange((math.prod(shape[1:]) + 3) // 4, device=device)
