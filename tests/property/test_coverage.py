@@ -18,6 +18,8 @@ from experiments.coverage import N_ANY, POPULATIONS, Cell, error_rates, simulate
 RUNS, DRAWS = 2000, 64
 MAIN = ("right or wrong", "Beta(0.5, 1.5)", "robust, borderline, broken", "nearly all robust")
 METRICS = tuple(truths(POPULATIONS[MAIN[0]], DRAWS))
+SIZES = [*((name, 64) for name in MAIN), *((name, 256) for name in MAIN[:2])]
+"""Populations and numbers of images; those of 256 take four times as long."""
 
 
 @cache
@@ -32,8 +34,7 @@ def at_an_end(cell: Cell) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("n", [64, 256])
-@pytest.mark.parametrize("population", MAIN)
+@pytest.mark.parametrize(("population", "n"), SIZES)
 def test_the_interval_covers_the_truth_as_often_as_it_says(population: str, n: int, metric: str) -> None:
     cell = cells(population, n)[metric]
     assert cell.covered >= 0.93
@@ -48,8 +49,7 @@ def test_most_of_them_are_not_at_an_end() -> None:
     assert {cell.metric for cell in found if not at_an_end(cell)} >= set(METRICS[:3])
 
 
-@pytest.mark.parametrize("n", [64, 256])
-@pytest.mark.parametrize("population", MAIN)
+@pytest.mark.parametrize(("population", "n"), SIZES)
 def test_estimates_of_means_are_unbiased(population: str, n: int) -> None:
     """Within 3.5 standard errors each, as some seventy are compared."""
     for cell in cells(population, n).values():
