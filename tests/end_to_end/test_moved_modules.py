@@ -56,7 +56,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return moved(tmp_path_factory.mktemp("moved"))
 
 
-SETTINGS = [f"-S{word}" for word in ("images=2", "attack_steps=1", "eot=1", "report_draws=4", "curve=")]
+SETTINGS = [f"-S{word}" for word in ("images=2", "attack_steps=1", "eot=1", "report_draws=4", "curve=", "n_steps=2")]
 MADE_BEFORE = ("compared", "old_compared.py"), ("rescored", "old_one.py"), ("extended", "old_one.py")
 PUBLISHED = results.RECORDS if HAS_DATA else results.RECORDS[:1]
 
@@ -85,7 +85,7 @@ class Said(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def said(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
+def said(copy: Path, without_clock: None, tmp_path_factory: pytest.TempPathFactory) -> Said:
     """Records of older code, published ones, and one of a run of this code, read by the code of the copy."""
     now = tmp_path_factory.mktemp("now") / "r"
     with pytest.MonkeyPatch.context() as patch:
