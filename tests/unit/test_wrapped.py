@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from typing import Any
@@ -382,8 +383,8 @@ def test_records_say_what_was_wrapped_and_how() -> None:
         (lambda: wrap(foreign.loop(), set={"steps": 3})(X, NOISE), r"set= to name arguments \(x, n_steps\)"),
         (lambda: wrap(lambda x: x[:2])(X, NOISE), r"expected images of shape \(5, C, H, W\), got \(2, 1, 8, 8\)"),
         (lambda: wrap(lambda x: torch.cat([x, x]))(X[:1], NOISE.take([0])), "say n_results=2"),
-        (lambda: wrap(lambda x: [x, x])(X, NOISE), "expected one batch of images, got 2 in a list. Say which"),
-        (lambda: wrap(lambda x: [x, x], result=2)(X, NOISE), "expected at least 3 results, got 2"),
+        (lambda: wrap(lambda x: [x, x])(X, NOISE), "expected one batch of images, got 2 of them. Say which"),
+        (lambda: wrap(lambda x: [x, x], result=2)(X, NOISE), "expected a result of number 2, got 2 results"),
         (lambda: wrap(lambda x: "picture")(X, NOISE), "expected a tensor of results, got str"),
         (lambda: wrap(lambda x: x.to("cuda"))(X, NOISE), "got code that asks for CUDA"),
         (lambda: wrap(lambda x: x + np.load("w.npy"))(X, NOISE), "say scratch=False, or give it an absolute path"),
@@ -432,3 +433,22 @@ def test_probabilities_are_noticed() -> None:
 def test_one_score_is_no_classification() -> None:
     with pytest.raises(InputError, match="of at least two classes"):
         Defence(None, lambda x: x.flatten(1)[:, :1])(X)
+
+
+def test_networks_behind_functions_are_called_by_their_class() -> None:
+    """As released code has it: a function, a configuration, and an object that is no module."""
+
+    class Diffusion:
+        def __init__(self) -> None:
+            self.model = foreign.Digits()
+
+    @torch.no_grad()
+    def purify(x: Tensor, diffusion: Diffusion) -> Tensor:
+        for sigma in (0.3, 0.2):
+            x = diffusion.model(x + sigma * torch.randn_like(x), noise_level=sigma)["clean"]
+        return x
+
+    purifier = wrap(functools.partial(purify, diffusion=Diffusion()), differentiable=False)
+    purifier(X, NOISE)
+    assert purifier.network_name == "Digits"
+    assert purifier.why_no_gradient(X, NOISE).startswith("grad mode is off when Digits is called")

@@ -191,14 +191,9 @@ class Wrapped(IterativePurifier):
         call = _network_call(self.denoiser)
         if call is None or not call.known:
             return None
-        thing = _opened(self.thing)
-        held: dict[str, Any] = getattr(thing, "__dict__", {}) if isinstance(self.thing, _Holder) else {}
-        roots: dict[str, Any] = {name: its for name, its in held.items() if isinstance(its, nn.Module)}
-        for root, its in (roots or {"": self.thing}).items():
-            for name, module in cast("Iterable[tuple[str, nn.Module]]", its.named_modules()):
-                if module is call.network:
-                    return f"{root}.{name}".strip(".")
-        return type(call.network).__name__ if call.network is not None else ""
+        if call.network is None:
+            return ""
+        return _names(self.thing).get(call.network, type(call.network).__name__)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -407,20 +402,18 @@ class Wrapped(IterativePurifier):
         """The answer, or of a tuple or list the one that is the result: as told, or the only one that it can be."""
         if not isinstance(answer, (tuple, list)):
             return answer
-        held = cast("Sequence[Any]", answer)
-        fitting = [its for its in held if isinstance(its, Tensor) and its.ndim == 4 and len(its) == n]
+        held = tuple(cast("Sequence[Any]", answer))
         if self.result is not None:
             if not -len(held) <= self.result < len(held):
-                _check.fail(
-                    where, f"at least {self.result + 1 if self.result >= 0 else -self.result} results", f"{len(held)}"
-                )
+                _check.fail(where, f"a result of number {self.result}", f"{len(held)} results")
             return held[self.result]
         if self.gives == "logits":
-            return answer
+            return held
+        fitting = [its for its in held if isinstance(its, Tensor) and its.ndim == 4 and len(its) == n]
         if len(fitting) > 1:
             advice = "Say which is the result: result=-1 for the last, 0 for the first."
-            _check.fail(where, "one batch of images", f"{len(fitting)} in a {type(answer).__name__}", advice)
-        return fitting[0] if fitting else answer
+            _check.fail(where, "one batch of images", f"{len(fitting)} of them", advice)
+        return fitting[0] if fitting else held
 
     @contextmanager
     def _watched(self, draws: AddressedDraws) -> Generator[None, None, None]:
@@ -581,6 +574,20 @@ def _modules_of(thing: Any, depth: int = 3) -> tuple[nn.Module, ...]:
     return tuple(dict.fromkeys(module for value in inner for module in _modules_of(value, depth - 1)))
 
 
+def _names(module: nn.Module) -> dict[nn.Module, str]:
+    """Names of the modules inside: dotted; what an object does not have as an attribute begins with its class."""
+    roots: dict[str, nn.Module] = {"": module}
+    if isinstance(module, _Holder):
+        held = cast("dict[str, Any]", getattr(module.held, "__dict__", {}))
+        own = {name: its for name, its in held.items() if isinstance(its, nn.Module)}
+        roots = {**{type(part).__name__: part for part in module.parts}, **own}
+    found: dict[nn.Module, str] = {}
+    for root, its in roots.items():
+        for name, inner in cast("Iterable[tuple[str, nn.Module]]", its.named_modules()):
+            found[inner] = f"{root}.{name}".strip(".")
+    return found
+
+
 def _at(module: nn.Module, path: str) -> nn.Module:
     """The module of a dotted name."""
     found: Any = _opened(module)
@@ -649,7 +656,7 @@ class _MadeAgain:
 @contextmanager
 def _each_call(thing: nn.Module, look: Callable[[str, nn.Module], None]) -> Generator[None, None, None]:
     """Calls of the modules inside are seen, before they are made: name and module."""
-    names = {module: name for name, module in cast("Iterable[tuple[str, nn.Module]]", thing.named_modules()) if name}
+    names = {module: name for module, name in _names(thing).items() if name}
 
     def hook(module: nn.Module, args: Any) -> None:
         look(names[module], module)
