@@ -6,9 +6,7 @@ import io
 import json
 import random
 import shutil
-import signal
 import struct
-import subprocess
 import time
 import zipfile
 from collections import Counter
@@ -27,7 +25,7 @@ from depura.evaluation.extending import extended
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory, Unit
-from processes import DEPURA
+from processes import Depura
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
@@ -570,12 +568,10 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
 def test_a_killed_extension_goes_on(run: Path) -> None:
     """Killed by the system after its first new unit, with no chance to clean up."""
     before = {name: data for name, data in contents(run).items() if name.startswith("units/")}
-    words = [*DEPURA, "extend", str(run), "-S", "images=9", "--workers", "1"]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = Depura(["extend", run, "-S", "images=9", "--workers", 1], run)
+    while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
+        time.sleep(0.01)
+    process.kill()
     stopped = contents(run)
     assert {name: stopped[name] for name in before} == before
     assert depura_("report", run).exit_code == 0

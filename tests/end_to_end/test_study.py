@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from depura.evaluation.study import UnitKey
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
-from processes import DEPURA
+from processes import STUDY, Depura
 from toys import Streams
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
@@ -584,23 +583,11 @@ def test_an_unusable_comparison_is_refused(what: str, said: str) -> None:
 
 # Runs as a user has them.
 
-ROOT = Path(__file__).parents[2]
-BRIEF = ["run", "studies/digits.py"]
-BRIEF += [f"-S{word}" for word in ("images=17", "attack_steps=2", "eot=1", "report_draws=4", "curve=", "n_steps=2")]
-"""A run of fourteen units."""
 
-
-def start(out: Path, workers: int, said: Path | None = None) -> subprocess.Popen[bytes]:
-    """That run in a process of its own."""
-    with (said or Path(os.devnull)).open("wb") as sink:
-        return subprocess.Popen(
-            [*DEPURA, *BRIEF, "--out", str(out), "--workers", str(workers)],
-            cwd=ROOT,
-            start_new_session=True,
-            stdout=sink,
-            stderr=sink,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a shell in the foreground has it
-        )
+def start(study: Path, out: Path, workers: int, said: Path | None = None, *, forked: bool = False) -> Depura:
+    """A run in a process of its own."""
+    study.write_text(STUDY, encoding="utf-8")
+    return Depura(["run", study, "--out", out, "--workers", workers], study.parent, said=said, forked=forked)
 
 
 def until_some_are_done(out: Path) -> None:
@@ -627,13 +614,12 @@ def alive(group: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path) -> None:
     """Its workers end with it. Workers of killed process groups and shards are in test_interruptions.py."""
-    out, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(out, workers=2)
+    study, out, whole = tmp_path / "study.py", tmp_path / "killed", tmp_path / "whole"
+    process = start(study, out, workers=2)
     until_some_are_done(out)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     deadline = time.monotonic() + 120
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -642,9 +628,8 @@ def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, mon
     assert len(kept) >= 3
     assert not (out / "report.html").exists()
 
-    monkeypatch.chdir(ROOT)
     for folder in (out, whole):
-        assert depura_(*BRIEF, "--out", folder, "--workers", 1).exit_code in (0, 1)
+        assert depura_("run", study, "--out", folder, "--workers", 1).exit_code in (0, 1)
     assert {"report.html", "report.md", "study.json"} < set(contents(whole))
     assert len(kept) < len(units_in(whole))
     assert {name: units_in(out)[name] for name in kept} == kept, "a finished unit was made again"
@@ -655,7 +640,7 @@ def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path, mon
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    process = start(out, workers=2, said=tmp_path / "said")
+    process = start(tmp_path / "study.py", out, workers=2, said=tmp_path / "said", forked=True)
     until_some_are_done(out)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
