@@ -568,7 +568,7 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
 def test_a_killed_extension_goes_on(run: Path) -> None:
     """Killed by the system after its first new unit, with no chance to clean up."""
     before = {name: data for name, data in contents(run).items() if name.startswith("units/")}
-    process = Depura(["extend", run, "-S", "images=9", "--workers", 1], run)
+    process = Depura(["extend", run, "-S", "images=6", "--workers", 1], run)
     while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
         time.sleep(0.01)
     process.kill()
