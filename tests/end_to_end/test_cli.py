@@ -21,6 +21,7 @@ from depura.data import files
 from depura.evaluation.study_file import StudySource
 from depura.models.weights import read_safetensors
 from depura.purifiers.fast import deviation
+from processes import Depura
 
 pytestmark = pytest.mark.usefixtures("without_clock")
 TINY = [
@@ -200,8 +201,15 @@ def test_labels_that_are_no_classes(tmp_path: Path, workers: int) -> None:
         "    made = digits(images=64, curve=(), attack_steps=1, eot=1, report_draws=2, n_steps=1)\n"
         "    return replace(made, data=made.data._replace(labels=made.data.labels + 1))\n"
     )
-    result = depura_("run", tmp_path / "s.py", "--out", tmp_path / "r", "--workers", workers)
-    fails(result, "labels from 0 to 9, got labels from")
+    words = ("run", tmp_path / "s.py", "--out", tmp_path / "r", "--workers", workers)
+    said = "labels from 0 to 9, got labels from"
+    if workers == 1:
+        fails(depura_(*words), said)
+    else:
+        assert Depura(words, tmp_path, said=tmp_path / "said", forked=True).wait() == 2
+        told = (tmp_path / "said").read_text()
+        assert said in " ".join(told.split())
+        assert "Traceback" not in told
     assert len(list((tmp_path / "r" / "units").iterdir())) < 12
 
 

@@ -34,7 +34,7 @@ from depura.reports.pictures import CELL, COLUMNS, GAP, image_grid
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
 STUDY = """
-from depura import MeanProb
+from depura import MeanProb, empirical_denoiser, load_digits
 from depura.evaluation.demo import study as demo
 from depura.evaluation.study import Study, attack_suite
 from depura.attacks.threat import Ball
@@ -43,7 +43,8 @@ from depura.attacks.pgd import PGD
 
 def study(*, n_steps: int = 2, votes: int = 1, images: int = 6, seed: int = 0) -> Study:
     small = demo(images=images, attack_steps=2, eot=2, report_draws=6, curve=(0.1,), curve_images=4, n_steps=n_steps)
-    defence = small.defence if votes == 1 else small.defence.with_(rule=MeanProb(votes))
+    defence = small.defence.with_(denoiser=empirical_denoiser(2 * load_digits("train").first(40).images - 1))
+    defence = defence if votes == 1 else defence.with_(rule=MeanProb(votes))
     rows = attack_suite(defence, PGD(Ball("linf", 0.2), n_steps=2, eot=2), without=("bpda",))
     return Study(
         name="tiny", data=small.data, defence=defence, rows=rows, seed=seed, report_draws=6, select_draws=2,

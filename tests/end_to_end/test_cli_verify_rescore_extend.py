@@ -6,9 +6,7 @@ import io
 import json
 import random
 import shutil
-import signal
 import struct
-import subprocess
 import time
 import zipfile
 from collections import Counter
@@ -27,7 +25,7 @@ from depura.evaluation.extending import extended
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory, Unit
-from processes import DEPURA
+from processes import Depura
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
@@ -493,26 +491,24 @@ def test_an_unfinished_run_cannot_be_rescored(run: Path, tmp_path: Path) -> None
 # extend
 
 
-def with_(*changes: str) -> list[str]:
-    """The settings with some of them changed."""
-    named = {text.partition("=")[0]: text for text in (*TINY, *changes)}
-    return [word for text in named.values() for word in ("-S", text)]
-
-
 def test_more_images_are_those_of_a_run_of_all_of_them(tmp_path: Path) -> None:
-    """The boundaries agree: units have 16 images."""
-    few, all_ = (
-        with_("images=16", "attack_steps=1", "report_draws=4", "n_steps=1"),
-        with_("images=19", "attack_steps=1", "report_draws=4", "n_steps=1"),
+    """The boundaries agree: units have 2 images."""
+    file = tmp_path / "study.py"
+    file.write_text(
+        "from dataclasses import replace\n\nfrom depura.evaluation.demo import study as demo\n\n\n"
+        "def study(*, images: int = 2) -> object:\n"
+        "    made = demo(images=images, attack_steps=1, eot=1, report_draws=4, curve=(0.1,), n_steps=1)\n"
+        "    return replace(made, unit_images=2)\n"
     )
-    for name, settings in (("few", few), ("all", all_)):
-        assert depura_("demo", "--out", tmp_path / name, "--workers", 1, *settings).exit_code in JUDGED
+    for name, images in (("few", 2), ("all", 3)):
+        words = ("--out", tmp_path / name, "-S", f"images={images}", "--workers", 1)
+        assert depura_("run", file, *words).exit_code in JUDGED
     before = contents(tmp_path / "few")
-    result = depura_("extend", tmp_path / "few", "-S", "images=19", "--workers", 1)
+    result = depura_("extend", tmp_path / "few", "--trust", "-S", "images=3", "--workers", 1)
     assert result.exit_code in JUDGED, result.output
     extended, whole = RunDirectory.open(tmp_path / "few"), RunDirectory.open(tmp_path / "all")
     new = [unit.unit for unit in extended.header.units if f"units/{unit.unit}.npz" not in before]
-    assert {name.partition("_eps0.2_")[2] for name in new if "eps0.2" in name} == {"00016-00019"}
+    assert {name.partition("_eps0.2_")[2] for name in new if "eps0.2" in name} == {"00002-00003"}
     shared = {unit.unit for unit in whole.header.units} & {unit.unit for unit in extended.header.units}
     compared = 0
     for name in sorted(shared - {"audit_eps0.2_00000-00002"}):
@@ -523,8 +519,8 @@ def test_more_images_are_those_of_a_run_of_all_of_them(tmp_path: Path) -> None:
     assert compared >= 12
     old = {name: data for name, data in before.items() if name.startswith("units/")}
     assert {name: data for name, data in contents(tmp_path / "few").items() if name in old} == old
-    assert (tmp_path / "few" / "report.md").read_text().count("depura extend DIR -S images=19") == 1
-    held = depura_("verify", tmp_path / "few")
+    assert (tmp_path / "few" / "report.md").read_text().count("depura extend DIR -S images=3") == 1
+    held = depura_("verify", tmp_path / "few", "--trust")
     assert held.exit_code == 0, held.output
 
 
@@ -570,12 +566,10 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
 def test_a_killed_extension_goes_on(run: Path) -> None:
     """Killed by the system after its first new unit, with no chance to clean up."""
     before = {name: data for name, data in contents(run).items() if name.startswith("units/")}
-    words = [*DEPURA, "extend", str(run), "-S", "images=9", "--workers", "1"]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = Depura(["extend", run, "-S", "images=6", "--workers", 1], run)
+    while process.poll() is None and len(list((run / "units").glob("*.npz"))) == len(before):
+        time.sleep(0.01)
+    process.kill()
     stopped = contents(run)
     assert {name: stopped[name] for name in before} == before
     assert depura_("report", run).exit_code == 0

@@ -16,9 +16,15 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 @pytest.fixture
 def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four images and attacks of two steps, whatever is asked for."""
-    first = depura.ImageSet.first
-    monkeypatch.setattr(depura.ImageSet, "first", lambda data, n: first(data, min(n, 4)))
+    """Three images, attacks of two steps, shorter walks and few draws, whatever is asked for."""
+    first, study, wrap, ddpm = depura.ImageSet.first, depura.Study, depura.wrap, depura.ddpm_steps
+    few = {"select_draws": 2, "report_draws": 2, "reference": False}
+    monkeypatch.setattr(
+        depura, "wrap", lambda code, **its: wrap(code, **its | ({"n_steps": 1} if "n_steps" in its else {}))
+    )
+    monkeypatch.setattr(depura, "ddpm_steps", lambda schedule, **its: ddpm(schedule, **its | {"n_steps": 10}))
+    monkeypatch.setattr(depura.ImageSet, "first", lambda data, n: first(data, min(n, 3)))
+    monkeypatch.setattr(depura, "Study", lambda **settings: study(**settings | few))
     monkeypatch.setattr(depura, "PGD", lambda ball, n_steps, **settings: PGD(ball, n_steps=min(n_steps, 2), **settings))
 
 

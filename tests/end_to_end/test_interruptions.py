@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,38 +14,28 @@ import pytest
 from typer.testing import CliRunner
 
 from depura.cli import app
-from processes import DEPURA
+from processes import STUDY, Depura
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
-ROOT = Path(__file__).parents[2]
 N_RUNS = int(os.environ.get("DEPURA_KILLS", "1"))
-SETTINGS = [
-    f"-S{name}={value}"
-    for name, value in {
-        "images": 17, "attack_steps": 2, "eot": 1, "report_draws": 4, "curve": "", "n_steps": 2,
-    }.items()
-]  # fmt: skip
-
 Whole = tuple[dict[str, bytes], float]
 
 
-def start(out: Path, shard: str) -> subprocess.Popen[bytes]:
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("study") / "study.py"
+    file.write_text(STUDY, encoding="utf-8")
+    return file
+
+
+def start(study: Path, out: Path, shard: str) -> Depura:
     """A shard in a process of its own, with two workers."""
-    return subprocess.Popen(
-        [*DEPURA, "run", "studies/digits.py", "--out", str(out), "--shard", shard, "--workers", "2", *SETTINGS],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return Depura(["run", study, "--out", out, "--shard", shard, "--workers", 2], study.parent, forked=True)
 
 
-def here(out: Path) -> int:
+def here(study: Path, out: Path) -> int:
     """The whole in this process: the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        words = ["run", "studies/digits.py", "--out", str(out), "--workers", "1", *SETTINGS]
-        return CliRunner().invoke(app, words).exit_code
+    return CliRunner().invoke(app, ["run", str(study), "--out", str(out), "--workers", "1"]).exit_code
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -56,10 +44,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """An undisturbed run, and how long it took."""
     out, begun = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
-    assert here(out) in (0, 1)
+    assert here(study, out) in (0, 1)
     return contents(out), time.monotonic() - begun
 
 
@@ -67,23 +55,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @pytest.mark.skipif(os.name != "posix", reason="kills process groups")
 @pytest.mark.parametrize("number", range(N_RUNS))
 def test_a_killed_run_ends_in_the_same_bytes(
-    number: int, whole: tuple[dict[str, bytes], float], tmp_path: Path
+    number: int, study: Path, whole: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
     expected, took = whole
     moment = random.Random(number)
     out = tmp_path / "run"
     for _ in range(2):
-        running = [start(out, f"{i}/2") for i in range(2)]
+        running = [start(study, out, f"{i}/2") for i in range(2)]
         while not (out / "study.json").exists() and all(process.poll() is None for process in running):
             time.sleep(0.01)
-        time.sleep(moment.uniform(0.2, 1.5) * took)
+        time.sleep(moment.uniform(0.1, 0.7) * took)
         for process in running:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill(group=True)
     before = {name: data for name, data in contents(out).items() if name.startswith("units/")} if out.exists() else {}
-    finishing = [start(out, f"{i}/2") for i in range(2)]
+    finishing = [start(study, out, f"{i}/2") for i in range(2)]
     assert all(process.wait(600) in (0, 1) for process in finishing)
-    assert here(out) in (0, 1)
+    assert here(study, out) in (0, 1)
     after = contents(out)
     assert {name: after[name] for name in before} == before, "what was recorded is kept"
     assert after == expected

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import depura
 from depura import InputError, load_digits
+from depura.cli import app
 from depura.models.networks.small import SmallClassifier
 from depura.models.weights import read_safetensors
 from depura.noise import Kind, Noise, Stream
@@ -29,6 +29,7 @@ from depura.training.denoiser import Design, EdmLoss, data_std, train_denoiser
 from depura.training.guide import Trades
 from depura.training.loop import Recipe, Report, save_weights, seeded
 from depura.training.mixture import Mixture
+from processes import Depura
 
 RECIPE = Recipe(n_steps=12, batch=8, seed=3)
 
@@ -143,14 +144,11 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str) 
         fit(**{"recipe": {"seed": 4}, "loss": {"eps": 0.2}, "network": {"width": 16}}[change])  # type: ignore[arg-type]
 
 
-def start_guide(out: Path) -> subprocess.Popen[bytes]:
+def guide(folder: Path) -> list[str]:
     """Of a few digits, as measuring takes longer than training here."""
-    data = load_digits("test").first(20)
-    np.savez(out.parent / "few.npz", image=data.images.numpy(), label=data.labels.numpy())
-    words = shlex.split("train guide --data few.npz --steps 200 --batch 16 --attack-steps 2 --every 3 --out")
-    return subprocess.Popen(
-        [sys.executable, "-m", "depura", *words, str(out)], cwd=out.parent, stdout=subprocess.DEVNULL
-    )
+    data = load_digits("test").first(12)
+    np.savez(folder / "few.npz", image=data.images.numpy(), label=data.labels.numpy())
+    return shlex.split("train guide --data few.npz --steps 60 --batch 8 --attack-steps 2 --every 3 --out")
 
 
 def card(path: Path) -> list[str]:
@@ -161,20 +159,22 @@ def card(path: Path) -> list[str]:
     return rest
 
 
-def undisturbed_and_killed(start: Callable[[Path], subprocess.Popen[bytes]], folder: Path, name: str) -> list[Path]:
+def undisturbed_and_killed(words: list[str], folder: Path, name: str) -> list[Path]:
     """A command that was left alone, and one that was killed after its first checkpoint and given again: folders whose
     weights, cards (but for the clock) and files are equal."""
     whole, killed = folder / "whole", folder / "killed"
-    assert start(whole).wait(120) == 0
-    process, deadline = start(killed), time.monotonic() + 120
     checkpoint = killed / f"{name}.checkpoint.safetensors"
+    process, deadline = Depura([*words, killed], folder), time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    assert process.poll() == -signal.SIGKILL
     assert json.loads(read_safetensors(checkpoint)[1]["story"])["step"] >= 3
     assert not (killed / f"{name}.safetensors").exists()
-    assert start(killed).wait(120) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for out in (whole, killed):
+            assert CliRunner().invoke(app, [*words, str(out)]).exit_code == 0
     assert (killed / f"{name}.safetensors").read_bytes() == (whole / f"{name}.safetensors").read_bytes()
     assert card(killed / f"{name}.md") == card(whole / f"{name}.md")
     assert {p.name for p in killed.iterdir() if not p.name.endswith(".partial")} == {p.name for p in whole.iterdir()}
@@ -183,7 +183,7 @@ def undisturbed_and_killed(start: Callable[[Path], subprocess.Popen[bytes]], fol
 
 @pytest.mark.slow
 def test_a_guide_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    undisturbed_and_killed(start_guide, tmp_path, "few-guide")
+    undisturbed_and_killed(guide(tmp_path), tmp_path, "few-guide")
 
 
 def test_the_loss_is_edms_weighted_denoising_error() -> None:
@@ -289,24 +289,22 @@ def test_names_of_no_classifier(name: str) -> None:
         model(name, Mixture.of([load_digits("train")]), seed=0)
 
 
-def start_denoiser(out: Path) -> subprocess.Popen[bytes]:
+def denoiser(folder: Path) -> list[str]:
     """On two sources with held-out images, by the constant schedule."""
     data = load_digits("test").first(60)
     for name, images in (("exact", data.images), ("rough", (4 * data.images).round() / 4)):
-        np.savez(out.parent / f"{name}.npz", image=images.numpy(), label=data.labels.numpy())
+        np.savez(folder / f"{name}.npz", image=images.numpy(), label=data.labels.numpy())
     words = "train denoiser --data exact.npz --weight 2 --data rough.npz --weight 1 --held-out 8 --width 8"
-    more = "--schedule constant-then-decay --steps 120 --batch 8 --every 20 --out"
-    command = [sys.executable, "-m", "depura", *shlex.split(words), *shlex.split(more), str(out)]
-    return subprocess.Popen(command, cwd=out.parent, stdout=subprocess.DEVNULL)
+    return shlex.split(f"{words} --schedule constant-then-decay --steps 60 --batch 8 --every 10 --out")
 
 
 def test_a_denoiser_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    _, killed = undisturbed_and_killed(start_denoiser, tmp_path, "exact-denoiser")
+    _, killed = undisturbed_and_killed(denoiser(tmp_path), tmp_path, "exact-denoiser")
     said = card(killed / "exact-denoiser.md")
     assert any("52 images" in line and "67% of each batch" in line for line in said)
     assert any("held-out" in line and "sigma 0.3" in line for line in said)
     curve = json.loads((killed / "exact-denoiser.curve.json").read_text())["curve"]
-    assert [point["step"] for point in curve] == list(range(20, 121, 20))
+    assert [point["step"] for point in curve] == list(range(10, 61, 10))
     assert curve[-1]["sigma 0.3"] < curve[0]["sigma 0.3"]
     with Image.open(killed / "denoiser.samples.png") as picture:
         assert picture.size == (8 * 8, 4 * 8)
