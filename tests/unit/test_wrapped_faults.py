@@ -100,3 +100,17 @@ def test_a_fault_is_named(fault: str, red: str) -> None:
     assert audit.light.name == "RED"
     assert red in {check.name for check in audit.checks if check.light.name == "RED"}
     assert any("block" in found.part for found in audit.faults)
+
+
+def test_code_that_mixes_its_batch_may_go_one_by_one() -> None:
+    """Guidance by a mean over the batch, as in released code: the audit says what to do, and that helps."""
+
+    def guided(x: Tensor) -> Tensor:
+        return x - 0.1 * (x - x.mean())
+
+    def audited_with(**settings: bool) -> depura.Audit:
+        return depura.audit_gradient(Defence(wrap(guided, **settings), depura.digits_classifier()), DIGITS.images)
+
+    (fault,) = audited_with().faults
+    assert fault.sentence.endswith("Or say isolate=True: images then go through it one by one.")
+    assert not audited_with(isolate=True).faults
