@@ -452,3 +452,20 @@ def test_networks_behind_functions_are_called_by_their_class() -> None:
     purifier(X, NOISE)
     assert purifier.network_name == "Digits"
     assert purifier.why_no_gradient(X, NOISE).startswith("grad mode is off when Digits is called")
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"), [(foreign.loop, {}), (foreign.diffusers, {"range": (-1, 1)})], ids=["loop", "diffusers"]
+)
+def test_its_network_runs_in_fewer_bits(make, settings) -> None:
+    """`Fast` around the network of somebody's own code, whatever that takes and gives."""
+    plain = wrap(make(), network="unet", **settings)
+    fast = plain.over(functools.partial(depura.Fast, compiled=False))
+    difference = (fast(X, NOISE) - plain(X, NOISE)).abs().max()
+    assert 1e-5 < float(difference) < 0.1
+    assert fast(X, NOISE).dtype == X.dtype
+    cosine = F.cosine_similarity(gradient(fast).flatten(), gradient(plain).flatten(), dim=0)
+    assert float(cosine) > 0.95
+    assert fast.remarks == ("The network runs in bfloat16, channels-last",)
+    with pytest.raises(InputError, match=r"of wrapped code, name it: depura.wrap\(..., network=...\)"):
+        wrap(make(), **settings).over(depura.Fast)

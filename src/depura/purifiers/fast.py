@@ -11,9 +11,9 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,11 +79,10 @@ class Fast(nn.Module):
         self._quick: nn.Module | None = None
         self._made_of: list[tuple[int, int, torch.dtype, torch.device]] = []
 
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
-        """Estimate x0 from x."""
-        if x.is_meta or x.dtype == torch.float64:
-            return self.denoiser(x, sigma)
-        return self._made()(x, sigma)
+    def forward(self, x: Tensor, *others: Any, **more: Any) -> Any:
+        """Estimate x0 from x at a noise level; of wrapped code, whatever its network takes and gives."""
+        plain = x.is_meta or x.dtype == torch.float64
+        return (self.denoiser if plain else self._made())(x, *others, **more)
 
     @property
     def network_alone(self) -> nn.Module:
@@ -180,15 +179,15 @@ class Door(nn.Module):
         else:
             self.quick = torch.compile(self.network, mode="reduce-overhead" if self.graphs else None)
 
-    def forward(self, x: Tensor, *labels: Any, **more: Any) -> Tensor:
-        """What the network says, in the dtype of x."""
+    def forward(self, x: Tensor, *labels: Any, **more: Any) -> Any:
+        """What the network gives, its floating-point tensors in the dtype of x."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not None, cache_enabled=False):
             out = self._run(x, *labels, **more)
-        return out.to(x.dtype, memory_format=torch.contiguous_format)
+        return _as_given(out, x.dtype)
 
-    def _run(self, *inputs: Any, **more: Any) -> Tensor:
+    def _run(self, *inputs: Any, **more: Any) -> Any:
         if self.quick is None:
             return self.network(*inputs, **more)
         try:
@@ -203,6 +202,18 @@ class Door(nn.Module):
             self.quick = None
             _say_not_compiled(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
             return out
+
+
+def _as_given(answer: Any, dtype: torch.dtype) -> Any:
+    """An answer, or a mapping or tuple of answers, with its floating-point tensors in a dtype."""
+    if isinstance(answer, Tensor):
+        return answer.to(dtype, memory_format=torch.contiguous_format) if answer.is_floating_point() else answer
+    if isinstance(answer, Mapping):
+        held = cast("Mapping[str, Any]", answer)
+        return cast(Any, type(held))(**{name: _as_given(its, dtype) for name, its in held.items()})
+    if type(answer) in (tuple, list):
+        return type(answer)(_as_given(its, dtype) for its in answer)
+    return answer
 
 
 def _has_compiler() -> bool:
@@ -231,7 +242,8 @@ def _path_to_network(denoiser: Denoiser | nn.Module) -> tuple[str, ...]:
             "Fast",
             "a denoiser with a torch module as its `network`",
             f"{type(inner).__name__}",
-            "Wrap the network in EpsDenoiser, ScoreDenoiser, VDenoiser or EdmDenoiser.",
+            "Put the network into EpsDenoiser, ScoreDenoiser, VDenoiser or EdmDenoiser; of wrapped code, name it: "
+            "depura.wrap(..., network=...).",
         )
     return (*path, name)
 

@@ -424,7 +424,14 @@ class Wrapped(IterativePurifier):
             yield
             return
         constant = isinstance(self.gradient, StoredState)
-        evaluate = cast("Callable[..., Any]", self.denoiser)
+
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
+            watched = network.__dict__.pop("forward", None)  # a copy of the network must not come back here
+            try:
+                return cast("Callable[..., Any]", self.denoiser)(*args, **kwargs)
+            finally:
+                if watched is not None:
+                    network.__dict__["forward"] = watched
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
@@ -509,12 +516,7 @@ class NetworkCall(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network gives."""
         assert self.network is not None
-        watched = self.network.__dict__.pop("forward", None)
-        try:
-            return self.network.forward(*args, **kwargs)
-        finally:
-            if watched is not None:
-                self.network.__dict__["forward"] = watched
+        return self.network.forward(*args, **kwargs)
 
 
 def _network_call(denoiser: Any) -> NetworkCall | None:
