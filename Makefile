@@ -6,16 +6,21 @@ MODELS := .venv-models/bin
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 # Small networks on busy cores run many times slower with more than one thread per process.
 export OMP_NUM_THREADS := 1
+# Many tests start processes, which would compile every file again.
+export PYTHONDONTWRITEBYTECODE :=
 # Processes of the test suite; a file's tests stay together, the long ones come first.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test lint bench test-attacks test-models test-browser clean
+.PHONY: demo test test-slow lint bench test-attacks test-models test-browser clean
 
 demo: .venv/demo.stamp  ## purify, attack, judge and report on the bundled digits
 	$(BIN)/depura demo --out runs/demo
 
 test: .venv/test.stamp  ## the test suite
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test-slow: .venv/test.stamp  ## what `make test` leaves out: benchmarks, simulations, the study of all methods, random kills
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp  ## style, types, docstrings
 	$(BIN)/ruff check

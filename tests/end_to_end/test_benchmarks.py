@@ -16,6 +16,7 @@ from depura import Direct, Kind, StoredState, StraightThrough
 from depura.gradients import Adjoint
 from depura.records.kinds import GradientMode
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 EXACT = ("full graph", "StoredState(segment=1)", "StoredState(budget=half)", "StoredState(budget=all)")
 OTHERS = ("Adjoint", "StraightThrough", "torchsde sdeint_adjoint")

@@ -109,6 +109,7 @@ def test_files_may_be_named_by_the_environment(files: dict[str, str], monkeypatc
     assert torch.equal(StudySource(STUDY, tuple(own.items())).load().data.images, load_npz(files["data"]).images)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_the_page_is_made_of_published_records(files: dict[str, str], tmp_path: Path) -> None:
     """Of one record of each table; with every method in the table and every record's headline."""

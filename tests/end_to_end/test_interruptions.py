@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from depura.cli import app
 from processes import STUDY, Depura
 
-pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures", "without_clock")]
 N_RUNS = int(os.environ.get("DEPURA_KILLS", "1"))
 Whole = tuple[dict[str, bytes], float]
 
@@ -51,7 +51,6 @@ def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return contents(out), time.monotonic() - begun
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills process groups")
 @pytest.mark.parametrize("number", range(N_RUNS))
 def test_a_killed_run_ends_in_the_same_bytes(

@@ -24,6 +24,7 @@ from depura.records.kinds import AttackKind
 from depura.reports import markdown, page
 from toys import tanh_edm
 
+pytestmark = pytest.mark.slow
 STUDY = Path(__file__).parents[2] / "studies" / "digits_methods.py"
 SMALL = (("images", "1"), ("attack_steps", "1"), ("eot", "1"), ("draws", "2"))
 

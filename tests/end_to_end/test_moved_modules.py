@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from depura.cli import app
 from experiments import results
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 OLDER = ROOT / "tests" / "data" / "records" / "layout5"
 HAS_DATA = "DEPURA_CIFAR10" in os.environ and "DEPURA_RESNET20" in os.environ

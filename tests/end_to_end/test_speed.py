@@ -19,6 +19,7 @@ from benchmarks.rows import Row, compared, rounds
 from depura import VP, Direct, EpsDenoiser, Kind, Noise, TimeLabel, diffpure
 from toys import TanhNet, rand
 
+pytestmark = pytest.mark.slow
 SMALL = "--width 8 --blocks 1 --steps 2 --batch 2 --repeats 1 --threads 1 --no-compile"
 
 

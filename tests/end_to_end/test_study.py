@@ -613,7 +613,6 @@ def alive(group: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path) -> None:
     """Its workers end with it. Workers of killed process groups and shards are in test_interruptions.py."""
@@ -638,7 +637,6 @@ def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path) -> 
     assert left_behind == contents(whole)
 
 
-@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
     out = tmp_path / "r"
     process = start(tmp_path / "study.py", out, workers=2, said=tmp_path / "said", forked=True)
@@ -690,7 +688,6 @@ def study():
 """
 
 
-@pytest.mark.slow
 def test_nothing_is_attacked_where_an_audit_is_red(tmp_path: Path) -> None:
     """All audits are recorded, whoever computes them, and the run is refused until it is told to go on despite."""
     file, out = tmp_path / "cut.py", tmp_path / "run"

@@ -181,7 +181,6 @@ def undisturbed_and_killed(words: list[str], folder: Path, name: str) -> list[Pa
     return [whole, killed]
 
 
-@pytest.mark.slow
 def test_a_guide_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
     undisturbed_and_killed(guide(tmp_path), tmp_path, "few-guide")
 

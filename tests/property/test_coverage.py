@@ -43,12 +43,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(population: str, n: i
         assert 0.005 < cell.below < 0.05, "neither side has all the misses"
 
 
+@pytest.mark.slow
 def test_most_of_them_are_not_at_an_end() -> None:
     found = [cell for population in MAIN for cell in cells(population, 64).values()]
     assert sum(not at_an_end(cell) for cell in found) >= len(found) / 2
     assert {cell.metric for cell in found if not at_an_end(cell)} >= set(METRICS[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("population", "n"), SIZES)
 def test_estimates_of_means_are_unbiased(population: str, n: int) -> None:
     """Within 3.5 standard errors each, as some seventy are compared."""
