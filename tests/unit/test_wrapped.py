@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import depura
 import foreign
+from benchmarks.memory import peak_bytes
 from depura import Defence, Direct, InputError, Noise, StoredState, StraightThrough, wrap, wrap_defence
 from depura.evaluation.counting import counted
 from depura.purifiers.addressed import Observed, addressed
@@ -262,16 +263,23 @@ def test_network_calls_are_counted_and_checkpointed() -> None:
     assert defence.core.network_name == "unet"
 
 
-def test_the_graph_is_that_of_one_call() -> None:
-    """With a known network a gradient of 20 steps holds little more than that of 2; the full graph grows tenfold."""
+def test_peak_memory_is_that_of_one_call_and_the_states() -> None:
+    """By the allocator: of 20 steps, against the graph of one call of the network and an image for each step."""
+    module, cpu = foreign.diffusers(), torch.device("cpu")
+    x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = Noise(0, tuple(range(16)))
 
-    def held(n_steps: int, route: Any) -> int:
-        purifier = wrap(foreign.diffusers(), network="unet", range=(-1, 1), n_steps=n_steps, gradient=route)
-        return depura.graph_bytes(lambda: gradient(purifier))
+    def one_call() -> None:
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(module.unet(leaf, torch.full((16,), 10)).sample.sum(), leaf)
 
-    constant, full = [[held(n, route) for n in (2, 20)] for route in (StoredState(segment=1), Direct())]
-    assert full[1] > 8 * full[0]
-    assert constant[1] < 0.2 * full[1]
+    wrapped = wrap(module, network="unet", range=(-1, 1), n_steps=20)
+    gradient(wrapped, x, noise)  # what is made once
+    whole = peak_bytes(lambda: gradient(wrapped, x, noise), device=cpu)
+    states = 20 * x.numel() * x.element_size()
+    assert whole <= 1.3 * (peak_bytes(one_call, device=cpu) + states)
+    full = wrapped.with_(gradient=Direct())
+    assert peak_bytes(lambda: gradient(full, x, noise), device=cpu) > 5 * whole
 
 
 def test_surrogates_of_fewer_steps_where_there_is_a_number_of_steps() -> None:
