@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import depura
 import foreign
 from benchmarks.memory import peak_bytes
-from depura import Defence, Direct, InputError, Noise, StoredState, StraightThrough, wrap, wrap_defence
+from depura import Defence, Direct, InputError, Noise, StraightThrough, wrap, wrap_defence
 from depura.evaluation.counting import counted
 from depura.purifiers.addressed import Observed, addressed
 from depura.records.describe import describe
