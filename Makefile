@@ -19,7 +19,7 @@ demo: .venv/demo.stamp  ## purify, attack, judge and report on the bundled digit
 test: .venv/test.stamp  ## the test suite
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test-slow: .venv/test.stamp  ## what `make test` leaves out: benchmarks, simulations, the study of all methods, random kills
+test-slow: .venv/test.stamp  ## what `make test` leaves out: benchmarks, simulations, published codes, records verified and extended
 	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp  ## style, types, docstrings

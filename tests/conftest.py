@@ -23,6 +23,14 @@ NEEDS = {
 collect_ignore = [file for file, libraries in NEEDS.items() if any(find_spec(name) is None for name in libraries)]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Comparisons with recorded runs of published codes change seldom: they are slow tests."""
+    for item in items:
+        if item.path.parent.name == "reference":
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_report_header() -> list[str]:
     """Say what is left out."""
     return [f"LEFT OUT: tests/{file} needs {' and '.join(NEEDS[file])}" for file in collect_ignore]

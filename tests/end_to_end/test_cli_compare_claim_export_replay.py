@@ -32,7 +32,7 @@ from depura.records.schema import Header
 from depura.reports.export import COLUMNS as EXPORT_COLUMNS
 from depura.reports.pictures import CELL, COLUMNS, GAP, image_grid
 
-pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures", "without_clock")]
 STUDY = """
 from depura import MeanProb, empirical_denoiser, load_digits
 from depura.evaluation.demo import study as demo

@@ -27,7 +27,7 @@ from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory, Unit
 from processes import Depura
 
-pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_figures", "without_clock")]
 TINY = ("images=4", "attack_steps=2", "eot=1", "report_draws=16", "curve=0.1", "n_steps=2")
 SETTINGS = [word for text in TINY for word in ("-S", text)]
 ADAPTIVE = "adaptive_eps0.2_00000-00004"

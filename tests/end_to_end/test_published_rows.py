@@ -19,7 +19,7 @@ from depura.evaluation.study_file import StudySource
 
 FOLDER = Path(__file__).parents[2] / "studies" / "published"
 QUICK = {("gdmp", "cifar10")}
-"""Planned in the default run: the smallest networks."""
+"""Planned without being asked for: the smallest networks."""
 ALL = pytest.mark.skipif("all" not in os.environ.get("DEPURA_PLANS", ""), reason="minutes: set DEPURA_PLANS=all")
 N_STEPS = {
     ("diffpure", "cifar10-linf-wrn28"): 100,
@@ -106,7 +106,7 @@ def test_an_attribute_is_of_celeba_hq_only() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(row, marks=[] if row in QUICK else ALL, id="-".join(row)) for row in N_STEPS],
+    [pytest.param(row, marks=pytest.mark.slow if row in QUICK else ALL, id="-".join(row)) for row in N_STEPS],
 )
 def test_studies_are_planned_without_files(row: tuple[str, str]) -> None:
     """Evaluations, memory and price are printed; the evaluations of the null by hand."""

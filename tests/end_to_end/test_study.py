@@ -613,6 +613,7 @@ def alive(group: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path) -> None:
     """Its workers end with it. Workers of killed process groups and shards are in test_interruptions.py."""

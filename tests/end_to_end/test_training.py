@@ -181,6 +181,7 @@ def undisturbed_and_killed(words: list[str], folder: Path, name: str) -> list[Pa
     return [whole, killed]
 
 
+@pytest.mark.slow
 def test_a_guide_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
     undisturbed_and_killed(guide(tmp_path), tmp_path, "few-guide")
 
@@ -297,6 +298,7 @@ def denoiser(folder: Path) -> list[str]:
     return shlex.split(f"{words} --schedule constant-then-decay --steps 60 --batch 8 --every 10 --out")
 
 
+@pytest.mark.slow
 def test_a_denoiser_killed_and_given_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
     _, killed = undisturbed_and_killed(denoiser(tmp_path), tmp_path, "exact-denoiser")
     said = card(killed / "exact-denoiser.md")
