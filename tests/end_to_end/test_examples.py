@@ -78,6 +78,7 @@ def test_the_readme_commands_are_there() -> None:
         assert all((ROOT / word).exists() for word in words if word.startswith(("studies/", "records/")))
 
 
+@pytest.mark.slow
 def test_a_defence_of_ones_own_is_judged_and_its_record_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one command; what the record names as code is said, and run only where it is trusted."""
     monkeypatch.chdir(tmp_path)

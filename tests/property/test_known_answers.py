@@ -206,6 +206,7 @@ ATTACKS: dict[str, Callable[[Ball], Attack]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("ball", [Ball("linf", 0.1), Ball("l2", 0.15)], ids=str)
 @pytest.mark.parametrize(("solver", "guided", "n_draws"), WALKS)

@@ -288,6 +288,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(out, Fast(unet(), compiled=False)(x, SIGMA))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_it_is_the_same_function() -> None:
     plain = EpsDenoiser(TanhNet(3).float(), label=TimeLabel(VP()))

@@ -115,12 +115,14 @@ def of_copy(copy: Path, *words: str | Path) -> str:
     return subprocess.run(command, env=told, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_the_method_on_the_page_is_short_and_runs(page: tuple[str, str, str], with_one_more: Path) -> None:
     file, script, shown = page
     assert code_lines(file) < 40
     assert of_copy(with_one_more, "-c", script) == shown
 
 
+@pytest.mark.slow
 def test_a_method_of_one_line_is_listed_and_compared(with_one_more: Path) -> None:
     lines = json.loads(of_copy(with_one_more, "-m", "depura", "methods", "--json"))
     (line,) = [line for line in lines if line["method"] == "blur guidance"]
@@ -135,6 +137,7 @@ def test_a_method_of_one_line_is_listed_and_compared(with_one_more: Path) -> Non
     assert len(compared) == 17
 
 
+@pytest.mark.slow
 def test_a_method_of_one_line_purifies_by_its_name(
     page: tuple[str, str, str], with_one_more: Path, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_two_of_them_are_compared() -> None:
     assert not same.detectable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_it_verifies_against_its_study(name: str) -> None:
     """What computed it was other code, and says so; nothing else differs, though every name is another one."""

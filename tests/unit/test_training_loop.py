@@ -162,6 +162,7 @@ def _rank(number: int, n: int, port: int, recipe: Recipe, path: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     """Each on half of every batch: the same weights up to the order of sums, and in both the same bits."""
     recipe = Recipe(15, batch=8)
