@@ -477,3 +477,17 @@ def test_its_network_runs_in_fewer_bits(make, settings) -> None:
     assert fast.remarks == ("The network runs in bfloat16, channels-last",)
     with pytest.raises(InputError, match=r"of wrapped code, name it: depura.wrap\(..., network=...\)"):
         wrap(make(), **settings).over(depura.Fast)
+
+
+def test_of_two_networks_of_one_class_the_repeated_one_is_found() -> None:
+    """Both behind a function: one is called at every step, the other once."""
+    often, once = foreign.Digits(), foreign.Digits()
+
+    def purify(x: Tensor) -> Tensor:
+        for sigma in (0.3, 0.2):
+            x = often(x + sigma * torch.randn_like(x), noise_level=sigma)["clean"]
+        return once(x, noise_level=0.1)["clean"]
+
+    defence, counts = counted(Defence(wrap(purify), depura.digits_classifier()))
+    defence(X, NOISE)
+    assert counts.forward == 2 * len(X)

@@ -578,15 +578,15 @@ def _modules_of(thing: Any, depth: int = 3) -> tuple[nn.Module, ...]:
 
 def _names(module: nn.Module) -> dict[nn.Module, str]:
     """Names of the modules inside: dotted; what an object does not have as an attribute begins with its class."""
-    roots: dict[str, nn.Module] = {"": module}
+    roots: list[tuple[str, nn.Module]] = [("", module)]
     if isinstance(module, _Holder):
         held = cast("dict[str, Any]", getattr(module.held, "__dict__", {}))
-        own = {name: its for name, its in held.items() if isinstance(its, nn.Module)}
-        roots = {**{type(part).__name__: part for part in module.parts}, **own}
+        roots = [(name, its) for name, its in held.items() if isinstance(its, nn.Module)]
+        roots += [(type(part).__name__, part) for part in module.parts]
     found: dict[nn.Module, str] = {}
-    for root, its in roots.items():
+    for root, its in roots:
         for name, inner in cast("Iterable[tuple[str, nn.Module]]", its.named_modules()):
-            found[inner] = f"{root}.{name}".strip(".")
+            found.setdefault(inner, f"{root}.{name}".strip("."))
     return found
 
 
