@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -491,3 +491,30 @@ def test_of_two_networks_of_one_class_the_repeated_one_is_found() -> None:
     defence, counts = counted(Defence(wrap(purify), depura.digits_classifier()))
     defence(X, NOISE)
     assert counts.forward == 2 * len(X)
+
+
+def test_a_network_in_fewer_bits_answers_in_the_form_and_the_dtype_of_the_plain_one() -> None:
+    class Answer(NamedTuple):
+        clean: Tensor
+        steps: Tensor
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Answer:
+            return Answer(self.layer(x), torch.arange(3))
+
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            answer = self.net(x)
+            assert isinstance(answer, Answer)
+            assert (answer.clean.dtype, answer.steps.dtype) == (x.dtype, torch.int64)
+            return answer.clean
+
+    wrap(Mine(), network="net").over(functools.partial(depura.Fast, compiled=False))(X, NOISE)

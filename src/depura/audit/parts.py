@@ -68,8 +68,8 @@ def _of_wrapped(role: str, core: Wrapped, images: Tensor, noise: Noise) -> Probe
     def call(inputs: Tensors, rows: tuple[int, ...]) -> Tensors:
         return (whole.purify(inputs[0], noise.take(rows)),)
 
-    apart = "Or say isolate=True: images then go through it one by one."
-    return Probe(f"{role} {core.title}", call, (images,), ("images",), len(images), core.thing, apart=apart)
+    advice = "Or say isolate=True: images then go through it one by one."
+    return Probe(f"{role} {core.title}", call, (images,), ("images",), len(images), core.thing, batch_advice=advice)
 
 
 def _of_purifier(core: DiffusionPurifier, stage: Stage) -> Iterator[Probe]:

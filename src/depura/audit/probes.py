@@ -46,7 +46,7 @@ class Probe:
         strict: whether a batch of one image must be accepted.
         together: whether it is several parts, to be tried where none of them fails by itself.
         advice: what to do where nothing connects its outputs with its inputs, a sentence; empty where that may be.
-        apart: what else to do where an output depends on the batch, a sentence or nothing.
+        batch_advice: what else to do where an output depends on the batch, a sentence or nothing.
     """
 
     part: str
@@ -58,7 +58,7 @@ class Probe:
     strict: bool = True
     together: bool = False
     advice: str = ""
-    apart: str = ""
+    batch_advice: str = ""
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -128,7 +128,7 @@ def _mixed(probe: Probe, precision: Precision) -> str | None:
     return (
         "expected an image's output to be the same alone and in a batch, got a relative difference of "
         f"{drift:.2g}. Look for a mean over the batch (F.mse_loss, .mean()), batch norm in training mode, or noise "
-        f"that is not addressed by image. {probe.apart}"
+        f"that is not addressed by image. {probe.batch_advice}"
     ).rstrip()
 
 

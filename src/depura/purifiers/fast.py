@@ -205,14 +205,16 @@ class Door(nn.Module):
 
 
 def _as_given(answer: Any, dtype: torch.dtype) -> Any:
-    """An answer, or a mapping or tuple of answers, with its floating-point tensors in a dtype."""
+    """An answer, or a mapping, tuple or list of answers, with its floating-point tensors in a dtype."""
     if isinstance(answer, Tensor):
         return answer.to(dtype, memory_format=torch.contiguous_format) if answer.is_floating_point() else answer
     if isinstance(answer, Mapping):
         held = cast("Mapping[str, Any]", answer)
         return cast(Any, type(held))(**{name: _as_given(its, dtype) for name, its in held.items()})
-    if type(answer) in (tuple, list):
-        return type(answer)(_as_given(its, dtype) for its in answer)
+    if isinstance(answer, (tuple, list)):
+        several = cast("tuple[Any, ...] | list[Any]", answer)
+        made, kind = [_as_given(its, dtype) for its in several], cast(Any, type(several))
+        return kind(*made) if hasattr(kind, "_fields") else kind(made)
     return answer
 
 
