@@ -392,7 +392,7 @@ def test_records_say_what_was_wrapped_and_how() -> None:
         (lambda: wrap(lambda x: x[:2])(X, NOISE), r"expected images of shape \(5, C, H, W\), got \(2, 1, 8, 8\)"),
         (lambda: wrap(lambda x: torch.cat([x, x]))(X[:1], NOISE.take([0])), "say n_results=2"),
         (lambda: wrap(lambda x: [x, x])(X, NOISE), "expected one batch of images, got 2 of them. Say which"),
-        (lambda: wrap(lambda x: [x, x], result=2)(X, NOISE), "expected a result of number 2, got 2 results"),
+        (lambda: wrap(lambda x: [x, x], result=2)(X, NOISE), "expected result= from -2 to 1, got 2"),
         (lambda: wrap(lambda x: "picture")(X, NOISE), "expected a tensor of results, got str"),
         (lambda: wrap(lambda x: x.to("cuda"))(X, NOISE), "got code that asks for CUDA"),
         (lambda: wrap(lambda x: x + np.load("w.npy"))(X, NOISE), "say scratch=False, or give it an absolute path"),

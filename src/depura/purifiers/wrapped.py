@@ -405,7 +405,7 @@ class Wrapped(IterativePurifier):
         held = tuple(cast("Sequence[Any]", answer))
         if self.result is not None:
             if not -len(held) <= self.result < len(held):
-                _check.fail(where, f"a result of number {self.result}", f"{len(held)} results")
+                _check.fail(where, f"result= from {-len(held)} to {len(held) - 1}", f"{self.result}")
             return held[self.result]
         if self.gives == "logits":
             return held
