@@ -8,10 +8,11 @@ from pathlib import Path
 
 
 def write(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write a temporary file in the same folder, which is there, flush it to the disk and rename it.
+    """Write a temporary file in the same folder, which is made if need be, flush it to the disk and rename it.
 
     Without `replace` a file that is there is left alone.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with temporary.open("wb") as file:
         file.write(data)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from depura import _check
 from depura.noise import Noise
-from depura.purifiers.purifier import Purifier, freeze
+from depura.purifiers.purifier import Purifier
 from depura.records.kinds import NOT_FINITE, GradientMode
 
 
@@ -165,7 +165,7 @@ class Defence(nn.Module):
         self.purifier = purifier
         self.classifier = classifier
         self.rule: Rule = Single() if rule is None else rule
-        freeze(self)
+        self.requires_grad_(False).eval()
         weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
         halves = {p.dtype for p in weights} & {torch.float16, torch.bfloat16}
         self._half = next(iter(halves), None) if len(halves) == 1 else None

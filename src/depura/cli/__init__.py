@@ -116,9 +116,10 @@ class LazyGroup(TyperGroup):
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name].summary)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command itself."""
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, None if command is None or name is None else command_named(name), rest
+        """The command itself; what is no command's name is refused."""
+        if args[0] not in COMMANDS:
+            return super().resolve_command(ctx, args)
+        return args[0], command_named(args[0]), args[1:]
 
 
 def command_named(name: str) -> Any:

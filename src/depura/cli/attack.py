@@ -17,7 +17,7 @@ from depura import _check
 from depura.attacks.attack import Attack
 from depura.attacks.catalogue import CATALOGUE, EOT, EPS, at_default, built, threat
 from depura.attacks.threat import Threat
-from depura.cli.console import door, fraction, one_thread, out, progress
+from depura.cli.console import door, fraction, out, progress
 from depura.cli.methods import NAMES, named, purifier_of
 from depura.data import files
 from depura.data.digits import SHAPE
@@ -122,7 +122,6 @@ def attack(
     The true class of an image is --label; else the array label of an NPZ file; else what the classifier takes the clean
     image for, without a purifier. Pictures are written as 8-bit PNG, arrays as they are.
     """
-    one_thread()
     _check.integer("attack", "--draws", draws, low=1)
     if method is None:
         _need_a_method({"--t-star": t_star, "--purifier-steps": purifier_steps})

@@ -11,7 +11,7 @@ from rich.text import Text
 from depura import _check
 from depura.audit.audit import Audit, audit_gradient
 from depura.audit.checks import Light
-from depura.cli.console import door, one_thread, out
+from depura.cli.console import door, out
 from depura.cli.studies import Device, Settings, pairs
 from depura.evaluation.study_file import StudySource
 
@@ -28,7 +28,6 @@ def audit(
     device: Device = "cpu",
 ) -> None:
     """Check that the gradient of a study's defence is its derivative; exit code 1 and the guilty part if it is not."""
-    one_thread()
     _check.device("--device", device)
     loaded = StudySource(study, pairs(settings)).load()
     if method is not None and method not in loaded.methods:

@@ -26,7 +26,8 @@ err = Console(stderr=True)
 def door(command: Callable[P, None]) -> Callable[P, None]:
     """Turn the errors of public doors into one sentence on standard error and exit code 2; 1 where a run is refused.
 
-    Any other exception is a defect of depura or of the user's own code and keeps its traceback.
+    Any other exception is a defect of depura or of the user's own code and keeps its traceback. A command computes
+    with one thread, as small networks on busy cores run many times slower with more.
 
     Args:
         command: the command's function.
@@ -37,6 +38,7 @@ def door(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        torch.set_num_threads(1)
         try:
             command(*args, **kwargs)
         except (InputError, RecordError) as error:
@@ -61,11 +63,6 @@ def progress() -> Progress:
         console=out,
         disable=not out.is_terminal,
     )
-
-
-def one_thread() -> None:
-    """Use one thread per process: small networks on busy cores run many times slower with more."""
-    torch.set_num_threads(1)
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.cli.console import door, duration, one_thread, out, seconds
+from depura.cli.console import door, duration, out, seconds
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Budget, Device, Machine, Settings, Workers, pairs, resume, workers_of
 from depura.evaluation.extending import extended
@@ -43,7 +43,6 @@ def extend(
     What was recorded stays and is not computed again. Kill it at any time; the same command, or `depura extend DIR`,
     goes on. More draws of the same examples are made by `depura rescore --draws`. Exit code 1: there is no headline.
     """
-    one_thread()
     _check.device("--device", device)
     n_workers = workers_of(workers, device)
     allowed = None if yes else seconds("--budget", budget)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from depura.cli.console import door, one_thread, out
+from depura.cli.console import door, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.evaluation.replay import as_recorded
 from depura.evaluation.without_images import publish, published_header
@@ -26,7 +26,6 @@ def publish_run(
 
     Who has the data can verify, rescore and replay the copy as the run itself; who has not sees all numbers, no image.
     """
-    one_thread()
     run = RunDirectory.open(directory)
     if run.header.left_out:
         raise RecordError(f"publish: expected a run with its images, got one without ({directory}). It can be copied.")

@@ -12,7 +12,7 @@ import typer
 from torch import Tensor
 
 from depura import _check
-from depura.cli.console import door, one_thread, out, progress
+from depura.cli.console import door, out, progress
 from depura.cli.methods import NAMES, named, purifier_of
 from depura.cli.studies import pairs
 from depura.data import files
@@ -20,14 +20,13 @@ from depura.data.digits import SHAPE
 from depura.data.pictures import Frame
 from depura.data.sources import is_data_set, load_images
 from depura.data.table import Request
-from depura.defence import all_finite, predicted
+from depura.defence import predicted
 from depura.evaluation.study_file import literal
 from depura.models.by_name import DENOISERS, DIGITS, foreign
 from depura.models.digits import digits_classifier
 from depura.noise import Noise
 from depura.purifiers.fast import Fast, deviation
 from depura.purifiers.purifier import Purifier
-from depura.records.kinds import NOT_FINITE
 from depura.wrapping import check_settings, wrap
 
 AT_ONCE = 64
@@ -68,17 +67,20 @@ def purify(
         list[str] | None,
         typer.Option("-S", metavar="NAME=VALUE", help="With --purifier: a setting of depura.wrap, e.g. -S range=-1,1."),
     ] = None,
-    images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    images: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
     split: Annotated[str | None, typer.Option(help="Part of a data set: train, test, ...")] = None,
     labels: Annotated[
         str | None, typer.Option(help="Labels of a data set that has several: coarse_label, a column, an attribute.")
     ] = None,
-    channels: Annotated[int | None, typer.Option(help="Repeat grey images, or make RGB grey (1).")] = None,
-    resize: Annotated[int | None, typer.Option(help="Short side of pictures in pixels; 256 for ImageNet.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the middle cut out of pictures; 224 for ImageNet.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Repeat grey images, or make RGB grey (1).", min=1)] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Short side of pictures in pixels; 256 for ImageNet.", min=1)
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the middle cut out of pictures; 224 for ImageNet.", min=1)
+    ] = None,
 ) -> None:
     """Clean images with a diffusion model, and say how much each changed."""
-    one_thread()
     bundled = denoiser == DIGITS and not own
     if settings and not own:
         _check.fail("purify", "-S with --purifier", "-S alone")
@@ -96,7 +98,7 @@ def purify(
         _check.fail("purify", "--compiled with --fast", "--compiled alone")
     if fast:
         purifier = purifier.over(partial(Fast, compiled=compiled))
-    chosen = _Chosen(images, split, labels, Frame(resize, crop, channels).checked("purify"))
+    chosen = _Chosen(images, split, labels, Frame(resize, crop, channels))
     one_set = labels is not None or is_data_set(source)
     loaded = [_data_set(source, chosen)] if one_set else _files(source, chosen)
     for item in loaded:
@@ -155,7 +157,7 @@ def _files(source: Path, chosen: _Chosen) -> list[files.Loaded]:
     paths = files.find(source)
     if chosen.images is None:
         return [files.load(path, frame=chosen.frame) for path in paths]
-    left = _check.integer("purify", "images", chosen.images, low=1)
+    left = chosen.images
     loaded: list[files.Loaded] = []
     for path in paths:
         if left > 0:
@@ -181,7 +183,7 @@ def _purified(purifier: Purifier, item: files.Loaded, seed: int, advance: Callab
     parts: list[Tensor] = []
     for k in range(0, len(item.images), AT_ONCE):
         cleaned = purifier(item.images[k : k + AT_ONCE], Noise(seed, item.ids[k : k + AT_ONCE]))
-        broken = int((~all_finite(cleaned)).sum())
+        broken = int((~cleaned.isfinite().flatten(1).all(1)).sum())
         if broken:
             got, advice = f"{broken} with NaN or infinite pixels", "Try other --steps, or leave --fast out."
             _check.fail(f"purify: {item.path.name}", "finite purified images", got, advice)
@@ -200,6 +202,5 @@ def _show(before: Tensor, after: Tensor, title: str, classifier: Any) -> None:
         soft_wrap=True,
     )
     if classifier is not None and len(before) == 1:
-        found = (int(predicted(classifier(x))) for x in (before, after))
-        seen, now = ("nothing it knows" if digit == NOT_FINITE else str(digit) for digit in found)
+        seen, now = (int(predicted(classifier(x))) for x in (before, after))
         out.print(f"the bundled classifier sees a {seen} before and a {now} after", highlight=False)

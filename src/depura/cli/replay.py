@@ -11,7 +11,7 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depura.cli.console import door, err, fraction, one_thread, out
+from depura.cli.console import door, err, fraction, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.data import files
 from depura.evaluation.replay import Replay
@@ -35,7 +35,6 @@ def replay(
     to: Annotated[Path | None, typer.Option("--out", help="Folder for the image grid; default: DIR/replay.")] = None,
 ) -> None:
     """Make a recorded decision again, picture its steps, and check that it comes out as recorded (or exit 1)."""
-    one_thread()
     run = RunDirectory.open(directory)
     source = source_of(run.header, study=study, trust=trust)
     result = replayed(run, image=image, draw=draw, row=row, eps=eps, walk=walk, clean=clean, source=source)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from depura import _check
-from depura.cli.console import door, one_thread, out, progress
+from depura.cli.console import door, out, progress
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import write_report
 from depura.evaluation.replay import as_recorded
@@ -48,7 +48,6 @@ def rescore(
 
     Examples were not made against another rule, and the report says so. Kill it at any time; the same command goes on.
     """
-    one_thread()
     _check.device("--device", device)
     recorded = RunDirectory.open(directory)
     if recorded.header.rescored_from is not None:

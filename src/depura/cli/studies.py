@@ -17,7 +17,7 @@ import depura.evaluation.demo
 from depura import _check
 from depura.analysis.summary import Summary
 from depura.analysis.verdicts import Status, grouped
-from depura.cli.console import compact, cores, door, duration, one_thread, out, seconds
+from depura.cli.console import compact, cores, door, duration, out, seconds
 from depura.cli.live import Live
 from depura.data import files
 from depura.evaluation.header import header
@@ -142,7 +142,6 @@ def plan(
 
     Exit code 1: it is beyond the budget.
     """
-    one_thread()
     _check.device("--device", device)
     allowed = None if budget is None else seconds("--budget", budget)
     loaded, n_workers = StudySource(study, pairs(settings), profile).load(), workers_of(workers, device)
@@ -169,7 +168,6 @@ def run_source(
     source: StudySource, to: Path, *, command: str, machine: Machine, despite_audit: bool = False
 ) -> Summary | None:
     """Run and report; the summary, or None where units of other shards are missing."""
-    one_thread()
     study = source.load()
     directory = RunDirectory.create(to, header(study, command=command, source=source))
     return resume(study, source, directory, machine=machine, despite_audit=despite_audit)

@@ -14,7 +14,7 @@ from depura.analysis import verification as words
 from depura.analysis.summary import summarise
 from depura.analysis.verdicts import Status, Verdict
 from depura.analysis.verification import IDS, Verification
-from depura.cli.console import cores, door, one_thread, out
+from depura.cli.console import cores, door, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Settings, pairs
 from depura.evaluation import verification
@@ -54,7 +54,6 @@ def verify(
     A study is code: it is run only if it is given (--study) or trusted (--trust). Exit code 0: the record holds. 1: it
     does not. 3: its files hold, its numbers were not checked.
     """
-    one_thread()
     _check.device("--device", device)
     _check.number("verify", "--share", share, low=0.0, high=1.0, low_open=True)
     _check.integer("verify", "--seed", seed)

@@ -123,8 +123,9 @@ def encode(images: Tensor, path: Path, *, labels: Tensor | None = None, numbers:
 def write_all(contents: dict[Path, bytes], *, where: str = "purify") -> None:
     """Write files, bytes by path, each in one move, after all have been made; folders are created."""
     for path, data in contents.items():
-        _check.writable_folder(where, path.parent)
         try:
             _atomic.write(path, data)
         except OSError as error:
-            _check.fail(where, "a place that can be written", f"{path} ({error.strerror})", "Choose another --out.")
+            _check.fail(
+                where, "a place that can be written", f"{path} ({error.strerror})", "Choose another with --out."
+            )

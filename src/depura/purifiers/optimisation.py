@@ -16,7 +16,7 @@ from depura.diffusion.guidance import minus_gradient, recorded
 from depura.diffusion.schedules import Step
 from depura.gradients import ChainState, FromEnd, GradientRoute, StoredState
 from depura.noise import Kind, Noise, Stream
-from depura.purifiers.purifier import IterativePurifier, freeze
+from depura.purifiers.purifier import IterativePurifier
 
 MIN_SQUARE = 1e-30
 """Least second moment under Adam's square root, so that its derivative stays finite where a gradient is zero."""
@@ -112,7 +112,7 @@ class Optimised(IterativePurifier):
         self.proximity = _check.number("Optimised", "proximity", proximity, low=0.0)
         self.gradient = StoredState() if gradient is None else gradient
         self.clamp = clamp
-        freeze(self)
+        self.requires_grad_(False).eval()
 
     @property
     def n_steps(self) -> int:

@@ -504,7 +504,7 @@ class DiffusionPurifier(IterativePurifier):
         guides = modules_in(guidance)
         if guides:  # as children, so that they are frozen, moved to a device and described with their weights
             self.guides = nn.ModuleList(guides)
-        freeze(self)
+        self.requires_grad_(False).eval()
 
     def first(self, image: Tensor, noise: Noise) -> ChainState:
         """The start's state; beside it nothing is estimated yet."""
@@ -590,12 +590,6 @@ def modules_in(part: Any) -> tuple[nn.Module, ...]:
     elif isinstance(part, MethodType):
         inner = [part.__self__]
     return tuple(dict.fromkeys(module for value in inner for module in modules_in(value)))
-
-
-def freeze(module: nn.Module) -> None:
-    """Weights without gradients, in evaluation mode."""
-    module.requires_grad_(False)
-    module.eval()
 
 
 def _levels_before(steps: Sequence[Step]) -> dict[float, float]:
