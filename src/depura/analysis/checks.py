@@ -1,7 +1,7 @@
-"""The checks V1 to V21 of an evaluation, in order: of each its rule, its threshold and its sentences.
+"""The checks V1 to V24 of an evaluation, in order: of each its rule, its threshold and its sentences.
 
-V1 to V3, V11 to V17, V19 and V21 are of the pipeline: do its parts do what they are taken to do? V4 to V10, V14, V18
-and V20 are of the attacks: would a better one find more?
+V1 to V3, V11 to V17, V19 and V21 to V23 are of the pipeline: do its parts do what they are taken to do? V4 to V10, V14,
+V18, V20 and V24 are of the attacks: would a better one find more?
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from scipy import stats
 from depura.analysis.results import GRADIENT_KINDS, Floats, Results, longest
 from depura.analysis.verdicts import Flag, Status, Verdict
 from depura.analysis.words import percent
-from depura.records.kinds import NOT_FINITE, AttackKind
-from depura.records.schema import AuditLight, Header, RowFacts
+from depura.records.kinds import NOT_FINITE, AttackKind, GradientMode
+from depura.records.schema import AuditLight, Header, Judged, RowFacts
 from depura.statistics.intervals import holm, mean_with_interval, paired_difference
 
 BROKEN = 0.02
@@ -35,21 +35,25 @@ MASKED = 0.01
 Check = Callable[[Results], Verdict]
 
 CHECKS: list[Check] = []
-"""V1 to V21."""
+"""V1 to V24."""
 
 
 def verdicts(results: Results) -> tuple[Verdict, ...]:
-    """V1 to V21 of the defence of a run; of a comparison, of each method, one method after another."""
+    """V1 to V24 of the defence of a run; of a comparison, of each method, one method after another."""
     return tuple(check(its)._replace(method=method.name) for method, its in results.each() for check in CHECKS)
 
 
-def _check(id: str, name: str) -> Callable[[Check], Check]:
-    """Give a check its id and its name, and put it into `CHECKS`."""
+def _check(id: str, name: str, passes: str, *, withholds: bool = False) -> Callable[[Check], Check]:
+    """Give a check its id, its name and what it takes to pass, and put it into `CHECKS`.
+
+    With `withholds` its warning takes the headline away; a rule may decide that by itself.
+    """
 
     def register(rule: Check) -> Check:
         @functools.wraps(rule)
         def check(results: Results) -> Verdict:
-            return rule(results)._replace(id=id, name=name)
+            verdict = rule(results)
+            return verdict._replace(id=id, name=name, passes=passes, withholds=withholds or verdict.withholds)
 
         CHECKS.append(check)
         return check
@@ -73,23 +77,65 @@ def _not_run(reason: str, advice: str = "") -> Verdict:
     return Verdict("", "", Status.NOT_RUN, reason, advice)
 
 
-@_check("V1", "undefended")
+@_check(
+    "V1",
+    "undefended",
+    "at most 2 % is left of the classifier alone, or an attack without gradients leaves no less of it",
+)
 def classifier_breaks(results: Results) -> Verdict:
-    """The attack breaks the classifier without a purifier."""
-    rows = results.rows(AttackKind.UNDEFENDED)
+    """The attack breaks the classifier without a purifier, or the classifier is robust by itself."""
+    rows = [row for row in results.rows(AttackKind.UNDEFENDED) if row.mode is not GradientMode.NONE]
     if not rows:
         return _not_run("No row attacks the classifier by itself.", "Add one.")
-    accuracies = results.accuracies(rows[0])
+    null, accuracies = results.null_of(rows[0]), results.accuracies(rows[0])
+    clean, chance = mean_with_interval(null.accuracies), 1 / len(results.header.data.classes)
+    classes = np.unique(null.array("predictions"))
+    if len(classes) == 1 and len(null.array("predictions")) > 1 and len(np.unique(null.array("labels"))) > 1:
+        name = results.header.data.class_name(int(classes[0]))
+        text = f"The classifier gives all {null.n_images} images the class {name}, without any attack"
+        return _warned(f"{text}: no attack can change that.", "Mend the classifier, not the attack.")
+    if clean.low <= chance and clean.value < (1 + chance) / 2:
+        text = f"Without an attack the classifier alone is {percent(clean)} accurate, which may be chance"
+        return _not_run(f"{text} ({100 * chance:.0f} %): that an attack breaks it says nothing.")
     text = f"The attack leaves the undefended classifier {percent(mean_with_interval(accuracies))} accurate"
     if accuracies.mean() <= BROKEN:
         return _passed(f"{text}.")
-    return _warned(
-        f"{text} (row {rows[0].name}); an attack that does not break the classifier says little about the defence.",
-        "Unless the classifier is robust by itself, mend the attack; V4 tells the two apart.",
+    queries = _bare_queries(results)
+    if not queries:
+        verdict = _warned(
+            f"{text} (row {rows[0].name}), and no attack without gradients says whether the classifier is so robust.",
+            "Add Square on the classifier; profiles and depura's own attacks have it.",
+        )
+        return verdict._replace(withholds=True)
+    n, alone = _broken_alone(results, queries, rows)[queries[0].name]
+    said = (
+        f"{text}; Square, without gradients, leaves {100 * results.accuracies(queries[0]).mean():.1f} % of {n} images"
     )
+    if _more_than(ALONE, alone, n):
+        verdict = _warned(
+            f"{said} and breaks {alone} that the attack by gradients does not.",
+            "The gradient through the classifier is masked or wrong, for the attacks on the defence as well.",
+            Flag.MASKED,
+        )
+        return verdict._replace(withholds=True)
+    return _passed(f"{said}: the classifier is robust by itself.")
 
 
-@_check("V2", "identity")
+def _bare_queries(results: Results) -> list[RowFacts]:
+    """Rows that attack the classifier by itself without gradients."""
+    return [row for row in results.all_rows if row.judged is Judged.BARE and row.mode is GradientMode.NONE]
+
+
+def _robust_by_itself(results: Results) -> float | None:
+    """What is left of the classifier alone, where an attack without gradients agrees; None where it is broken."""
+    rows = [row for row in results.rows(AttackKind.UNDEFENDED) if row.mode is not GradientMode.NONE]
+    if not rows or results.accuracies(rows[0]).mean() <= BROKEN:
+        return None
+    verdict = classifier_breaks(results)
+    return float(results.accuracies(rows[0]).mean()) if verdict.status is Status.PASS else None
+
+
+@_check("V2", "identity", "behind a purifier that does nothing no prediction changes, and logits by at most 1e-4")
 def identity_changes_nothing(results: Results) -> Verdict:
     """Behind an identity purifier no prediction changes, and logits by at most 1e-4 of the largest."""
     if not results.audits:
@@ -105,7 +151,7 @@ def identity_changes_nothing(results: Results) -> Verdict:
     return _failed(f"{text}; expected none.", "Look at ranges and at the classifier's own state.")
 
 
-@_check("V3", "radius 0")
+@_check("V3", "radius 0", "images scored like attacked ones have the null's accuracy (p at least 0.01)")
 def clean_images_equal_null(results: Results) -> Verdict:
     """Clean images, scored as attacked ones are, have the accuracy of the null."""
     rows = results.rows(AttackKind.UNCHANGED)
@@ -119,7 +165,11 @@ def clean_images_equal_null(results: Results) -> Verdict:
     return _failed(f"{text} (p {difference.p:.1g}).", "The judge itself is biased: report this.")
 
 
-@_check("V4", "radius")
+@_check(
+    "V4",
+    "radius",
+    "accuracy does not rise with the radius, and at most 2 % is left where any image can become any other",
+)
 def accuracy_falls_with_radius(results: Results) -> Verdict:
     """Accuracy falls with the radius: to chance at 128/255, to nothing where any image can become any other."""
     header = results.header
@@ -169,7 +219,7 @@ def _whole_box(header: Header) -> float | None:
     return float(n) if norm == "l1" else float(np.sqrt(n))
 
 
-@_check("V5", "one step")
+@_check("V5", "one step", "many steps leave no more than one step, detectably")
 def steps_beat_one_step(results: Results) -> Verdict:
     """An attack of many steps is no weaker than one of a single step."""
     rows, adaptive = results.rows(AttackKind.ONE_STEP), results.rows(AttackKind.ADAPTIVE)
@@ -183,9 +233,14 @@ def steps_beat_one_step(results: Results) -> Verdict:
     return _passed(text)
 
 
-@_check("V6", "budget")
+@_check(
+    "V6",
+    "budget",
+    "twice the steps, twice the draws and one restart more take at most 2 points, or no detectable number",
+    withholds=True,
+)
 def budget_suffices(results: Results) -> Verdict:
-    """Twice the steps, twice the draws or a restart break at most 2 % more of the images."""
+    """Twice the steps, twice the draws or a restart take at most 2 points, detectably."""
     rows, adaptive = results.rows(AttackKind.BUDGET), results.rows(AttackKind.ADAPTIVE)
     if not rows or not adaptive:
         return _not_run("The attack was not tried with more steps, draws or restarts.")
@@ -196,14 +251,19 @@ def budget_suffices(results: Results) -> Verdict:
         for row, gain in gains.items()
     ]
     text = f"On {max(len(more) for _, more in pairs)} images: {'; '.join(parts)}."
-    better = [row for row, gain in gains.items() if gain.value > ALONE]
+    better = [row for row, gain in gains.items() if gain.value > ALONE and gain.low > 0]
     if better:
         advice = f"The budget is too small ({', '.join(better)}): take the next stronger profile."
         return _warned(text, advice, Flag.NOT_CONVERGED)
     return _passed(text)
 
 
-@_check("V7", "ladder")
+@_check(
+    "V7",
+    "ladder",
+    "the adaptive attack leaves no more than attacks that know less (paired by image, corrected for their number)",
+    withholds=True,
+)
 def knowledge_helps(results: Results) -> Verdict:
     """The adaptive attack leaves detectably more than no attack that knows less."""
     adaptive = results.rows(AttackKind.ADAPTIVE, AttackKind.RELAXED)
@@ -232,35 +292,60 @@ def knowledge_helps(results: Results) -> Verdict:
     return _passed(text)
 
 
-@_check("V8", "black box")
+@_check(
+    "V8",
+    "black box",
+    "attacks without the defence's gradient break at most 2 % of images that those with it do not, detectably",
+    withholds=True,
+)
 def no_gain_without_gradients(results: Results) -> Verdict:
     """Attacks without the defence's gradient break at most 2 % of the images alone."""
-    return _broken_alone(results, (AttackKind.BLACK_BOX, AttackKind.TRANSFER), ALONE, Flag.WEAK)
+    return _found_alone(results, (AttackKind.BLACK_BOX, AttackKind.TRANSFER), ALONE, Flag.WEAK)
 
 
-@_check("V9", "random search")
+@_check("V9", "random search", "random points break no image that no gradient attack breaks")
 def no_gain_at_random(results: Results) -> Verdict:
     """Random points break no image that no gradient attack breaks."""
-    return _broken_alone(results, (AttackKind.RANDOM,), 0.0)
+    return _found_alone(results, (AttackKind.RANDOM,), 0.0)
 
 
-def _broken_alone(results: Results, kinds: tuple[AttackKind, ...], allowed: float, *flags: Flag) -> Verdict:
-    """Images of which some rows turn more than half of the draws wrong, detectably more than any gradient attack."""
-    rows, white_box = results.rows(*kinds), results.rows(*GRADIENT_KINDS)
+def _found_alone(results: Results, kinds: tuple[AttackKind, ...], allowed: float, *flags: Flag) -> Verdict:
+    """Whether rows of some kinds break images that no gradient attack breaks."""
+    rows, white_box = [row for row in results.rows(*kinds) if row.attacks_defence], results.rows(*GRADIENT_KINDS)
     if not rows or not white_box:
         missing = "no adaptive attack" if rows else f"no row of kind {' or '.join(kinds)}"
         return _not_run(f"There is {missing}.")
-    draws, white = results.header.draws.report, results.errors(white_box)
-    errors = {row.name: results.errors([row]) for row in rows}
-    alone = {
-        row: sum(_detectably_broken(int(wrong), int(w), draws) for wrong, w in zip(its, white, strict=False))
-        for row, its in errors.items()
-    }
-    parts = [f"{row} {n} of {len(errors[row])}" for row, n in alone.items()]
+    alone = _broken_alone(results, rows, white_box)
+    parts = [f"{row} {broken} of {n}" for row, (n, broken) in alone.items()]
     text = f"Images broken that no attack with the defence's gradient breaks: {', '.join(parts)}."
-    if any(n > allowed * len(errors[row]) for row, n in alone.items()):
+    if any(_more_than(allowed, broken, n) for n, broken in alone.values()):
         return _warned(text, "The white-box attack misses something: masked gradients or too small a budget.", *flags)
     return _passed(text)
+
+
+def _broken_alone(results: Results, rows: Sequence[RowFacts], others: Sequence[RowFacts]) -> dict[str, tuple[int, int]]:
+    """By row, of how many images, and how many of them it breaks that no other row breaks.
+
+    An image is broken where more than half of its draws are wrong, detectably more than under the others together.
+    """
+    draws, known = results.header.draws.report, results.errors(others)
+    errors = {row.name: results.errors([row]) for row in rows}
+    return {
+        row: (
+            min(len(its), len(known)),
+            sum(_detectably_broken(int(wrong), int(w), draws) for wrong, w in zip(its, known, strict=False)),
+        )
+        for row, its in errors.items()
+    }
+
+
+SMALL_TAIL = 0.025
+"""Probability of as many images by chance below which a count is more than a share allows."""
+
+
+def _more_than(share: float, count: int, n: int) -> bool:
+    """Whether `count` of n images are detectably more than a share: an exact binomial test of one side."""
+    return count > 0 and float(stats.binom.sf(count - 1, n, share)) < SMALL_TAIL
 
 
 def _detectably_broken(wrong: int, white: int, draws: int) -> bool:
@@ -271,7 +356,11 @@ def _detectably_broken(wrong: int, white: int, draws: int) -> bool:
     return bool(stats.fisher_exact(table, alternative="greater").pvalue < CHANCE)
 
 
-@_check("V10", "fixed noise")
+@_check(
+    "V10",
+    "fixed noise",
+    "at most 2 % is left when the noise is fixed and known, or no more than of a classifier that is robust by itself",
+)
 def fixed_noise_breaks(results: Results) -> Verdict:
     """Under one fixed noise next to nothing is left."""
     rows = results.rows(AttackKind.PINNED)
@@ -281,6 +370,8 @@ def fixed_noise_breaks(results: Results) -> Verdict:
     keeps = f"With its noise pinned the defence keeps {100 * accuracies.mean():.1f} %"
     if accuracies.mean() <= BROKEN:
         return _passed(f"{keeps} of {len(accuracies)} images.")
+    if _no_more_than_alone(results, accuracies):
+        return _passed(f"{keeps}, no more than the classifier that is robust by itself.")
     return _warned(
         f"{keeps} (row {rows[0].name}). It is deterministic then, and the attacker knows all of it: a stronger attack "
         "should leave next to nothing, unless images really are so robust.",
@@ -288,7 +379,7 @@ def fixed_noise_breaks(results: Results) -> Verdict:
     )
 
 
-@_check("V11", "loss rises")
+@_check("V11", "loss rises", "examples have a larger mean margin than their images, on draws that no attack saw")
 def margin_rises(results: Results) -> Verdict:
     """On draws that an attack never saw, the mean margin of its examples is above that of the images."""
     rows = results.rows(*GRADIENT_KINDS)
@@ -326,7 +417,11 @@ AGREEMENT = 0.2
 """Cosine between the mean gradients of two halves of the draws below which more draws per step would help."""
 
 
-@_check("V12", "gradients")
+@_check(
+    "V12",
+    "gradients",
+    "at most 1 % of the gradients are zero, none is 1,000 times as long as the median, halves of the draws agree (0.2)",
+)
 def gradients_inform(results: Results) -> Verdict:
     """Gradients are not zero, not exploding, and two halves of the draws agree."""
     rows = [row for row in results.rows(*GRADIENT_KINDS) if results.array(row, "zero_gradients") is not None]
@@ -362,7 +457,7 @@ def gradients_inform(results: Results) -> Verdict:
     return _passed("Gradients are not zero, and halves of the draws agree.")
 
 
-@_check("V13", "clean accuracy")
+@_check("V13", "clean accuracy", "always; it says what purification costs")
 def clean_accuracy(results: Results) -> Verdict:
     """What purification costs images that nobody attacked; no rule."""
     if not results.attacks:
@@ -377,7 +472,11 @@ def clean_accuracy(results: Results) -> Verdict:
     return _passed(f"{text}.")
 
 
-@_check("V14", "beyond the null")
+@_check(
+    "V14",
+    "beyond the null",
+    "the attacks take detectably something from the null, or nothing from a classifier that is robust by itself",
+)
 def beyond_null(results: Results) -> Verdict:
     """The attacks together take detectably more from the defence than its own errors do."""
     if not results.attacks:
@@ -390,6 +489,14 @@ def beyond_null(results: Results) -> Verdict:
     )
     if fall.low > 0:
         return _passed(f"T{text}")
+    if _no_more_than_alone(results, accuracies) or _breaks_elsewhere(results):
+        return _passed(f"T{text} That is so of a defence that is robust at this radius.")
+    if fall.value > BROKEN:
+        return _warned(
+            f"The fall under attack is not distinguishable from noise with {len(accuracies)} images: t{text}",
+            "Take more images before anything is read into the difference.",
+            Flag.FEW_IMAGES,
+        )
     return _warned(
         f"The attack found nothing beyond noise: t{text}",
         "What is printed is the defence's own error rate, with or without an attack.",
@@ -397,11 +504,24 @@ def beyond_null(results: Results) -> Verdict:
     )
 
 
+def _no_more_than_alone(results: Results, accuracies: Floats) -> bool:
+    """Whether an attack leaves no more than what is left of a classifier that is robust by itself."""
+    alone = _robust_by_itself(results)
+    return alone is not None and mean_with_interval(accuracies).low <= alone
+
+
+def _breaks_elsewhere(results: Results) -> bool:
+    """Whether the adaptive attack, at a larger radius, leaves at most 2 %: it works, and does not reach so far here."""
+    rows = [row for row in results.rows(AttackKind.ADAPTIVE) if row.name in results.header.curve.rows]
+    larger = [eps for eps in results.header.curve.eps if eps > results.eps]
+    return any(results.accuracies(row, eps).mean() <= BROKEN for row in rows for eps in larger)
+
+
 SLACK = 1e-6
 """How far outside a ball an example may be, for rounding: times eps, or as it is where eps is below 1."""
 
 
-@_check("V15", "constraint")
+@_check("V15", "constraint", "every example is in the ball, and rounding to 8 bits saves at most 2 points")
 def within_ball(results: Results) -> Verdict:
     """Examples are within the radius, and rounding them to 8 bits saves at most 2 % of the images."""
     outside: list[str] = []
@@ -435,7 +555,7 @@ def _saved_by_rounding(results: Results, row: RowFacts) -> float:
     return gain.value if gain.value > BROKEN and gain.p < CHANCE else 0.0
 
 
-@_check("V16", "gradient audit")
+@_check("V16", "gradient audit", "every check of the audit is green")
 def gradient_audited(results: Results) -> Verdict:
     """The gradient is the derivative, and does not depend on batch, order or draws."""
     audits = [audit for audit, _ in results.audits]
@@ -453,7 +573,11 @@ def gradient_audited(results: Results) -> Verdict:
     return _passed(audits[0].verdict)
 
 
-@_check("V17", "tiny walk")
+@_check(
+    "V17",
+    "tiny walk",
+    "at most 2 % is left with the reverse process cut to its last step, or no more than of a classifier that is robust",
+)
 def last_step_breaks(results: Results) -> Verdict:
     """With the last step of the reverse process alone the attack breaks the defence as it breaks the classifier."""
     rows, bare = results.rows(AttackKind.TINY), results.rows(AttackKind.UNDEFENDED)
@@ -465,13 +589,29 @@ def last_step_breaks(results: Results) -> Verdict:
         clean = f"{100 * null.mean():.1f} %"
         return _not_run(f"The last step alone classifies {clean} of clean images: it is no small purification.")
     text = f"With the last step alone {percent(mean_with_interval(accuracies))} is left."
-    if accuracies.mean() <= BROKEN:
+    if accuracies.mean() <= BROKEN or _no_more_than_alone(results, accuracies):
         return _passed(text)
+    fixed, low = results.rows(AttackKind.PINNED), mean_with_interval(accuracies).low
+    undefended = results.accuracies(bare[0]).mean() if bare else 1.0
+    if fixed and undefended <= BROKEN < min(low, mean_with_interval(results.accuracies(fixed[0])).low):
+        kept = f"{100 * results.accuracies(fixed[0]).mean():.1f} %"
+        verdict = _warned(
+            f"{text} Fixed noise leaves {kept}, the classifier alone {100 * undefended:.1f} %: neither noise nor steps "
+            "explain what is left.",
+            "The attack is stuck: look for a part that detects or looks up images, and attack it by itself.",
+            Flag.SHIELDED,
+        )
+        return verdict._replace(withholds=True)
     advice = "Expected next to nothing: look at the gradient of one step, and at what else shields the classifier."
     return _warned(text, advice)
 
 
-@_check("V18", "adaptive attack")
+@_check(
+    "V18",
+    "adaptive attack",
+    "an attack that differentiates the defence that is judged was run on every image of the headline",
+    withholds=True,
+)
 def attacked_on_every_image(results: Results) -> Verdict:
     """An attack through the defence that is judged was run on every image of the headline."""
     adaptive = [row for row in results.attacks if row.kind in GRADIENT_KINDS and row.kind is not AttackKind.BUDGET]
@@ -494,7 +634,12 @@ UNMOVED = 0.03
 """Share of the images that are right without an attack whose example may be the image itself."""
 
 
-@_check("V19", "moved examples")
+@_check(
+    "V19",
+    "moved examples",
+    "at most 3 % of the images that are right without an attack are their own adversarial examples",
+    withholds=True,
+)
 def examples_moved(results: Results) -> Verdict:
     """Gradient attacks change the images that are right without an attack."""
     rows = [row for row in results.rows(*GRADIENT_KINDS) if row.attacks_defence]
@@ -516,10 +661,15 @@ def examples_moved(results: Results) -> Verdict:
     )
 
 
-@_check("V20", "reference attack")
+@_check(
+    "V20",
+    "reference attack",
+    "depura's own short attack takes at most 2 points more than the study's rows, or no detectable number",
+    withholds=True,
+)
 def reference_finds_no_more(results: Results) -> Verdict:
     """A short attack of depura's own breaks at most 2 % more of the images than the study's rows do."""
-    rows = results.rows(AttackKind.REFERENCE)
+    rows = [row for row in results.rows(AttackKind.REFERENCE) if row.judged is Judged.DEFENCE]
     if not rows or not results.attacks:
         return _not_run("No attack of depura's own was run beside the rows.")
     left, study = _shared(results.accuracies(rows[0]), results.strongest(results.attacks).accuracies)
@@ -528,8 +678,8 @@ def reference_finds_no_more(results: Results) -> Verdict:
         f"On {len(study)} images depura's own short attack leaves {100 * left.mean():.1f} %, the study's rows together "
         f"{100 * study.mean():.1f} %"
     )
+    advice = "The study's attacks are too weak: take more steps and draws, or a profile."
     if gain.value > ALONE and gain.low > 0 and gain.p < CHANCE:
-        advice = "The study's attacks are too weak: take more steps and draws, or a profile."
         return _warned(f"{text} (p {gain.p:.1g}).", advice, Flag.REFERENCE)
     return _passed(f"{text}.")
 
@@ -538,7 +688,7 @@ NOT_FINITE_SHARE = 0.01
 """Share of predictions or gradients that are not finite above which a defence has no headline."""
 
 
-@_check("V21", "finite numbers")
+@_check("V21", "finite numbers", "all predictions and gradients are finite")
 def numbers_are_finite(results: Results) -> Verdict:
     """Predictions and gradients are finite. One that is not is never right, and an attack does not follow it."""
     parts: list[str] = []
@@ -563,6 +713,67 @@ def numbers_are_finite(results: Results) -> Verdict:
     if worst > NOT_FINITE_SHARE:
         return _failed(f"{text} No more than {100 * NOT_FINITE_SHARE:g} % is allowed.", advice, Flag.NOT_FINITE)
     return _warned(text, advice, Flag.NOT_FINITE)
+
+
+CONTEXT = ("history", "recorded labels", "batch size", "order", "grad mode", "streams")
+"""Checks at examples of what a defence's answers depend on."""
+
+
+@_check(
+    "V22",
+    "state and context",
+    "at examples the answers are the same before and after the run, alone, in any order, with a graph, on any stream",
+)
+def answers_without_context(results: Results) -> Verdict:
+    """What a defence answers depends on images and noise alone."""
+    checks = [check for check in results.at_examples if check.name in CONTEXT]
+    if not checks:
+        return _not_run("The defence was not looked at again at the examples of an attack.")
+    red = [check for check in checks if check.light is AuditLight.RED]
+    if red:
+        names = ", ".join(dict.fromkeys(check.name for check in red))
+        text = f"The answers depend on more than images and noise ({names}). {' '.join(c.sentence for c in red[:2])}"
+        return _failed(text, "An attack met another defence than the one that is reported.", Flag.STATE)
+    amber = [check.sentence for check in checks if check.light is AuditLight.AMBER]
+    if amber:
+        return _warned(" ".join(amber), "Give parts that can be copied.")
+    return _passed("At examples the answers are the same before and after the run, alone, in any order, with a graph.")
+
+
+@_check(
+    "V23",
+    "gradient at examples",
+    "at examples, and at images drawn at random, the gradient is the derivative, also in the deployed dtype",
+)
+def gradient_holds_at_examples(results: Results) -> Verdict:
+    """The gradient that an attack followed is the derivative where it led to."""
+    checks = [c for c in results.at_examples if c.name in ("differences at examples", "deployed gradient")]
+    if not checks:
+        return _not_run("No gradient was measured at the examples of an attack.")
+    red = [check for check in checks if check.light is AuditLight.RED]
+    if red:
+        text = " ".join(check.sentence for check in red)
+        return _failed(text, "Mend the derivative; depura audit-gradient tries the parts.", Flag.AT_EXAMPLES)
+    amber = [check.sentence for check in checks if check.light is AuditLight.AMBER]
+    return _warned(" ".join(amber)) if amber else _passed(" ".join(check.sentence for check in checks))
+
+
+@_check(
+    "V24",
+    "jumps",
+    "the margin does not jump on the way from images to their examples, or an attack without gradients finds no more",
+)
+def outputs_do_not_jump(results: Results) -> Verdict:
+    """On the way from an image to its example the margin changes steadily, so that a gradient can follow."""
+    checks = [check for check in results.at_examples if check.name == "jumps"]
+    if not checks:
+        return _not_run("No way from an image to its example was looked at.")
+    if checks[0].light is AuditLight.GREEN:
+        return _passed(checks[0].sentence)
+    queries = [row for row in results.rows(AttackKind.BLACK_BOX) if row.attacks_defence]
+    advice = "Attack through smooth stand-ins (Relaxed), at smaller radii, and without gradients (Square)."
+    verdict = _warned(checks[0].sentence, advice, Flag.JUMPS)
+    return verdict if queries or results.rows(AttackKind.RELAXED) else verdict._replace(withholds=True)
 
 
 def _shared(a: Floats, b: Floats) -> tuple[Floats, Floats]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.kinds import AttackKind
-from depura.records.schema import Audit, Header, Identity, Method, RowFacts
+from depura.records.schema import Audit, AuditCheck, Header, Identity, Method, RowFacts
 from depura.statistics.error_rates import Shares, Submissions, error_shares, submissions
 from depura.statistics.intervals import Proportion, any_of, errors_of, majority, mean_with_interval, single_draw
 from depura.statistics.precision import Spread, spread
@@ -234,6 +234,12 @@ class Results:
         facts = [unit.facts for its in audits for unit in its.units]
         return tuple((f.audit, f.identity) for f in facts if f.audit is not None and f.identity is not None)
 
+    @property
+    def at_examples(self) -> tuple[AuditCheck, ...]:
+        """Checks of the defence at the examples of an attack on it."""
+        units = [unit for row in self.own_rows for unit in self.of_row(row).units]
+        return tuple(check for unit in units for check in unit.facts.at_examples)
+
     def rows(self, *kinds: AttackKind) -> list[RowFacts]:
         """Rows of some kinds, in the order of the table."""
         return [row for row in self.all_rows if row.kind in kinds]
@@ -255,8 +261,9 @@ class Results:
         return self.null_of(row).outcome(name).accuracies[:n]
 
     def strongest(self, rows: Sequence[RowFacts]) -> Outcome:
-        """Each image under the strongest of some rows that was run on it."""
-        return strongest([self.of_row(row) for row in rows])
+        """Each image under the strongest of some rows that was run on it, at the radius of the table or below."""
+        radii = [self.eps, *(eps for eps in self.header.curve.eps if eps < self.eps)]
+        return strongest([self.of_row(row, eps) for row in rows for eps in radii if (row.name, eps) in self.by_row])
 
     def errors(self, rows: Sequence[RowFacts]) -> Ints:
         """Wrong report draws of each image under the strongest of some rows that was run on it, (n,)."""

@@ -10,9 +10,6 @@ from depura.analysis.results import Results
 from depura.analysis.words import APPROXIMATE
 from depura.records.kinds import AttackKind, Word
 
-WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20")
-"""Checks whose warning says that the attack was not strong enough for its number to be printed."""
-
 
 class Status(Enum):
     """The outcome of a check. A failed one takes the headline's place."""
@@ -32,6 +29,7 @@ class Flag(Word):
     MASKED = "masked gradient"
     GRADIENTS = "doubtful gradients"
     NOISE = "nothing beyond noise"
+    FEW_IMAGES = "not distinguishable from noise"
     WRONG_GRADIENT = "gradient is not the derivative"
     BATCH = "batch-dependent"
     OUTSIDE = "examples outside the ball"
@@ -41,6 +39,10 @@ class Flag(Word):
     UNMOVED = "examples equal to the clean image"
     REFERENCE = "weaker than the reference attack"
     NOT_FINITE = "predictions that are not finite"
+    STATE = "depends on state or context"
+    AT_EXAMPLES = "gradient is wrong at examples"
+    JUMPS = "outputs jump"
+    SHIELDED = "not broken with fixed noise and one step"
     APPROXIMATE = "approximate gradient"
     DETERMINISTIC = "deterministic"
     UNCHECKED = "unchecked"
@@ -57,6 +59,8 @@ class Verdict(NamedTuple):
         advice: what to do about it; empty where nothing is to be done.
         flags: what a reader must know first.
         method: of a comparison, the method that was checked.
+        passes: what it takes to pass, in words; empty for what `depura verify` looks at.
+        withholds: whether a warning takes the headline away.
     """
 
     id: str
@@ -66,6 +70,8 @@ class Verdict(NamedTuple):
     advice: str = ""
     flags: tuple[Flag, ...] = ()
     method: str = ""
+    passes: str = ""
+    withholds: bool = False
 
 
 class VerdictGroup(NamedTuple):
@@ -161,12 +167,13 @@ def conclusion(verdicts: Sequence[Verdict], results: Results) -> Conclusion:
     if not results.attacks:
         return Conclusion(method, HeadlineStatus.FAILED, "No row judges the defence.")
     failed = [v for v in verdicts if v.status is Status.FAIL]
-    weak = [v for v in verdicts if v.status is Status.WARN and v.id in WITHHOLDING]
+    weak = [v for v in verdicts if v.status is Status.WARN and v.withholds]
     if failed or weak:
         reason = " ".join(f"{v.id} ({v.name}): {v.sentence} {v.advice}".rstrip() for v in failed or weak)
         return Conclusion(method, HeadlineStatus.FAILED if failed else HeadlineStatus.WITHHELD, reason)
     not_run = {v.id for v in verdicts if v.status is Status.NOT_RUN}
-    if {"V4", "V20"} <= not_run and not results.rows(AttackKind.BLACK_BOX):
+    queries = [row for row in results.rows(AttackKind.BLACK_BOX) if row.attacks_defence]
+    if {"V4", "V20"} <= not_run and not queries:
         reason = (
             "The attack was run at one radius, with no attack of depura's own and none without gradients: "
             "nothing says whether it is strong."

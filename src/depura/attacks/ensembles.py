@@ -73,6 +73,60 @@ class Together(Attack):
 
 
 @dataclass(frozen=True)
+class AtRadii(Attack):
+    """An attack at several radii up to its own; all candidates are proposed, as they lie in the largest ball.
+
+    Where a defence answers large changes otherwise than small ones, as one that detects attacks, the way to an example
+    at the full radius may lead through answers that help nobody.
+
+    Attributes:
+        attack: the attack, at the full radius.
+        shares: of that radius, rising, in (0, 1]. Run k starts from round k of the start's noise.
+    """
+
+    attack: Attack
+    shares: tuple[float, ...] = (0.25, 0.5, 1.0)
+
+    def __post_init__(self) -> None:
+        for share in self.shares:
+            _check.number("AtRadii", "a share of the radius", share, low=0.0, high=1.0, low_open=True)
+        if not self.shares or list(self.shares) != sorted(set(self.shares)):
+            _check.fail("AtRadii", "shares that rise, at least one", f"{self.shares}")
+
+    @property
+    def ball(self) -> Threat:
+        """Threat model."""
+        return self.attack.ball
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates per image."""
+        return self.attack.n_candidates * len(self.shares)
+
+    @property
+    def cost(self) -> Cost:
+        """Evaluations per image."""
+        return self.attack.cost.times(len(self.shares))
+
+    def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+        """Run k starts from round k of `init`, on the same draws as the others."""
+        found: list[Candidates] = []
+        for k, share in enumerate(self.shares):
+            found.append(
+                self.attack.at(share * self.ball.eps)(
+                    queries.model,
+                    images,
+                    queries.labels,
+                    init=init.in_round(k),
+                    eot=queries.noise,
+                    rows=queries.rows,
+                    progress=part_of(progress, before=k, own=1, whole=len(self.shares)),
+                )
+            )
+        return _together(found)
+
+
+@dataclass(frozen=True)
 class InTurn(Attack):
     """Attacks one after another on a deterministic model: an image that one of them breaks is left to it.
 

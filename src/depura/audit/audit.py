@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from depura import _check
-from depura.audit.checks import Check, Light, run
-from depura.audit.derivatives import FLOAT64, Narrowing, Precision, loose, normal, watched
+from depura.audit.checks import Check, Light, in_deployed_dtype, own_derivatives, run
+from depura.audit.derivatives import FLOAT64, Narrowing, OwnDerivatives, Precision, loose, normal, pull, watched
 from depura.audit.modules import localise
 from depura.audit.probes import Fault, error_line
 from depura.audit.subject import Checkpointed, Subject, at_least_two, rerouted
@@ -100,8 +100,11 @@ def audit_gradient(
     if len(ids) != len(images):
         _check.fail("audit_gradient", f"one id for each of {len(images)} images", f"{len(ids)}")
     noise = Noise(seed, ids, stream=Stream.PROBE)
-    with watched(torch.device(device)):  # a defence that draws from a global generator leaves it as it was
-        subject, made = _prepare(defence, *at_least_two(images, noise), seed=seed, device=device)
+    with (
+        watched(torch.device(device)),
+        OwnDerivatives() as own,
+    ):  # a defence that draws from a global generator leaves it as it was
+        subject, made = prepared(defence, images, noise, seed=seed, device=device, edge=MARGIN)
         quick = _fast(defence, images, noise, device)
         checks = [
             _modes(defence),
@@ -111,6 +114,8 @@ def audit_gradient(
             *_probabilities(subject),
             *run(subject),
             *_foreign(subject),
+            *_deployed(defence, subject, images.dtype, device),
+            own_derivatives(own, defence),
         ]
         faults: tuple[Fault, ...] = ()
         red = [check.name for check in checks if check.light is Light.RED]
@@ -121,35 +126,51 @@ def audit_gradient(
     return Audit(subject.precision, tuple(checks), faults)
 
 
-def _prepare(defence: Defence, images: Tensor, noise: Noise, *, seed: int, device: str) -> tuple[Subject, Check]:
-    """A copy to compute with, in float64 if that works; and what it is, said."""
+def prepared(
+    defence: Defence, images: Tensor, noise: Noise, *, seed: int, device: str, edge: float
+) -> tuple[Subject, Check]:
+    """A copy to compute with, in float64 if that works; and what it is, said.
+
+    Args:
+        defence: what is audited.
+        images: (B, C, H, W) in [0, 1].
+        noise: of B rows.
+        seed: of cotangents and directions.
+        device: where to compute.
+        edge: how far audited images keep from 0 and 1; at least `MARGIN` where float64 does not work.
+
+    Returns:
+        The copy with its images, two of them at least; and a check that says what was computed in.
+    """
+    images, noise = at_least_two(images, noise)
     given = images.dtype
     try:
         model, doubled = copy.deepcopy(defence).to(device, torch.float64), images.to(device, torch.float64)
-        inner = _coarsest(model, doubled, noise)
+        inner = coarsest(model, doubled, noise)
         reason = "" if inner == torch.float64 else f"it computes in {_short(inner)} inside"
     except Exception as error:
         reason = error_line(error).rstrip(".")
     else:
         if not reason:
             made = Check("precision", Light.GREEN, "Computed in float64.")
-            return _subject(defence, model, doubled, noise, FLOAT64, seed), made
+            return _subject(defence, model, doubled, noise, FLOAT64, seed, edge), made
     try:
         model = copy.deepcopy(defence).to(device)
     except Exception:  # not copyable: share its parts
         model = defence.to(device)
     images = images.to(device)
-    inner = _coarsest(model, images, noise)
+    inner = coarsest(model, images, noise)
     within = "" if inner == given else f" ({_short(inner)} inside)"
     precision = loose(inner)
     sentence = (
         f"Computed in {_short(given)}{within} with loose tolerances ({precision.difference:.1g} for differences, "
         f"{precision.same:.1g} for the rest): float64 is not possible ({reason})."
     )
-    return _subject(defence, model, images, noise, precision, seed), Check("precision", Light.AMBER, sentence)
+    subject = _subject(defence, model, images, noise, precision, seed, max(edge, MARGIN))
+    return subject, Check("precision", Light.AMBER, sentence)
 
 
-def _coarsest(model: Defence, images: Tensor, noise: Noise) -> torch.dtype:
+def coarsest(model: Defence, images: Tensor, noise: Noise) -> torch.dtype:
     """The coarsest dtype that anything which depends on the images passes through."""
     with Narrowing(images.dtype) as everything:
         _logits(model, images, noise)
@@ -164,7 +185,7 @@ def _coarsest(model: Defence, images: Tensor, noise: Noise) -> torch.dtype:
 
 
 def _subject(
-    defence: Defence, model: Defence, images: Tensor, noise: Noise, precision: Precision, seed: int
+    defence: Defence, model: Defence, images: Tensor, noise: Noise, precision: Precision, seed: int, edge: float
 ) -> Subject:
     model = rerouted(model, StoredState(segment=1))
     if isinstance(model.rule, Vote):
@@ -172,7 +193,7 @@ def _subject(
     return Subject(
         defence=model,
         images=images,
-        inner=MARGIN + (1 - 2 * MARGIN) * images,
+        inner=edge + (1 - 2 * edge) * images,
         noise=noise,
         weights=normal(_logits(model, images, noise), seed, 0),
         precision=precision,
@@ -244,6 +265,23 @@ def _foreign(subject: Subject) -> list[Check]:
             said.append(f"state changed by a call: {', '.join(sorted(seen.state)[:8])}")
         checks.append(Check("wrapped code", light, "; ".join(said) + "."))
     return checks
+
+
+def _deployed(defence: Defence, subject: Subject, dtype: torch.dtype, device: str) -> list[Check]:
+    """The gradient in the dtype that attacks compute in; nothing where that is what was audited, or there is none."""
+    if subject.precision is not FLOAT64 or dtype == torch.float64 or not subject.defence.differentiable:
+        return []
+    try:
+        model = rerouted(copy.deepcopy(defence).to(device), StoredState(segment=1))
+        _, exact = subject.gradient(subject.inner, subject.noise, subject.weights)
+
+        def call(leaves: tuple[Tensor, ...]) -> tuple[Tensor]:
+            return (model(leaves[0], subject.noise),)
+
+        (deployed,) = pull(call, (subject.inner.to(dtype),), (subject.weights.to(dtype),))
+    except Exception:  # another check says what is wrong
+        return []
+    return [in_deployed_dtype(deployed.to(exact.dtype), exact, dtype)]
 
 
 def _places(subject: Subject, red: list[str]) -> tuple[Tensor, ...]:

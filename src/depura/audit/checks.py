@@ -8,16 +8,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from depura.audit.derivatives import relative, slope, watched
+from depura.audit.derivatives import OwnDerivatives, relative, slope, watched
 from depura.audit.probes import error_line
 from depura.audit.subject import Checkpointed, Subject
+from depura.defence import Defence
 from depura.gradients import Direct, GradientRoute, StoredState
 from depura.purifiers.wrapped import Wrapped
 from depura.records.kinds import GradientMode
 
 EOT_DRAWS = 3
 MASK_DRAWS = 4
+DIRECTION, DOUBTFUL = 0.9, 0.99
+"""Cosine of the deployed dtype's gradient to float64's below which it is wrong, and below which it is to be read."""
 
 
 class Light(IntEnum):
@@ -76,7 +80,7 @@ def run(subject: Subject) -> Iterator[Check]:
         )
         return
     for check in (
-        lambda: _differences(subject, gradient),
+        lambda: differences(subject, gradient),
         lambda: _second_way(subject, recorded, gradient),
         lambda: _alone(subject, recorded, gradient),
         lambda: _order(subject, recorded, gradient),
@@ -164,6 +168,52 @@ def _generators(changed: bool) -> Check:
     )
 
 
+def own_derivatives(own: OwnDerivatives, defence: Defence) -> Check:
+    """Derivatives that somebody wrote, listed.
+
+    Args:
+        own: what was applied in a call with its gradient.
+        defence: whose modules are looked through for hooks.
+
+    Returns:
+        The check; amber where there are any.
+    """
+    found = own.found(defence)
+    if not found:
+        return Check("own derivatives", Light.GREEN, "Autograd takes no derivative on trust.", 0.0)
+    more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+    sentence = (
+        f"Derivatives that somebody wrote, which autograd takes on trust: {', '.join(found[:6])}{more}. Test them with "
+        "torch.autograd.gradcheck."
+    )
+    return Check("own derivatives", Light.AMBER, sentence, float(len(found)))
+
+
+def in_deployed_dtype(deployed: Tensor, exact: Tensor, dtype: torch.dtype) -> Check:
+    """The gradient in the dtype that attacks compute in against the one in float64, image by image.
+
+    Args:
+        deployed: the one, (B, C, H, W).
+        exact: the other.
+        dtype: that attacks compute in.
+
+    Returns:
+        The check, by the smallest cosine of an image.
+    """
+    short = str(dtype).removeprefix("torch.")
+    known = exact.flatten(1).any(1) & deployed.flatten(1).any(1)
+    if not bool(known.any()):
+        return Check("deployed gradient", Light.GREEN, f"The gradients in {short} and in float64 are both zero.")
+    cosines = cosine_similarity(deployed.flatten(1)[known], exact.flatten(1)[known], dim=1)
+    worst = float(cosines.min())
+    text = f"The cosine of the gradient in {short}, which attacks follow, to the one in float64 is at least {worst:.3f}"
+    if not worst >= DIRECTION:  # a cosine that is not a number, too
+        advice = f"expected at least {DIRECTION:g}. Look for code that does otherwise in {short}."
+        return Check("deployed gradient", Light.RED, f"{text}; {advice}", worst)
+    light = Light.GREEN if worst >= DOUBTFUL else Light.AMBER
+    return Check("deployed gradient", light, f"{text}.", worst)
+
+
 def _compare(name: str, what: str, drift: float, subject: Subject, advice: str = "") -> Check:
     allowed = subject.precision.same
     if drift <= allowed:
@@ -172,7 +222,16 @@ def _compare(name: str, what: str, drift: float, subject: Subject, advice: str =
     return Check(name, Light.RED, sentence.rstrip(), drift)
 
 
-def _differences(subject: Subject, gradient: Tensor) -> Check:
+def differences(subject: Subject, gradient: Tensor) -> Check:
+    """The gradient of a subject against finite differences of its logits.
+
+    Args:
+        subject: what is audited.
+        gradient: of its logits' product with its weights, (B, C, H, W).
+
+    Returns:
+        The check.
+    """
     found = slope(
         lambda x: subject.defence(x, subject.noise),
         subject.inner,

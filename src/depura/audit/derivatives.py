@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from depura.noise import Kind, Noise, Stream
@@ -201,6 +203,59 @@ class Narrowing(TorchFunctionMode):
 
     def _watches(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dtype == self.dtype and (value.requires_grad or not self.traced)
+
+
+class OwnDerivatives:
+    """Watches for derivatives that somebody wrote: `autograd.Function`s and hooks on gradients. A context manager.
+
+    What torch and depura themselves define is left out, and so are hooks that were set before.
+
+    Attributes:
+        functions: names of the functions that were applied.
+        hooks: modules and files that set hooks on tensors.
+    """
+
+    def __init__(self) -> None:
+        self.functions: set[str] = set()
+        self.hooks: set[str] = set()
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> OwnDerivatives:
+        apply: Any = Function.__dict__["apply"]
+        hook: Any = Tensor.register_hook  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+        self._before = {"apply": apply, "hook": hook}
+
+        def applied(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            if not _of_the_house(cls.__module__):
+                self.functions.add(cls.__qualname__.replace("<locals>.", ""))
+            return apply.__func__(cls, *args, **kwargs)
+
+        def hooked(tensor: Tensor, its: Any) -> Any:
+            name = sys._getframe(1).f_globals.get("__name__", "")  # pyright: ignore[reportPrivateUsage]
+            if not _of_the_house(name):
+                self.hooks.add(name)
+            return hook(tensor, its)
+
+        Function.apply = classmethod(applied)  # pyright: ignore[reportAttributeAccessIssue]
+        Tensor.register_hook = hooked  # pyright: ignore[reportAttributeAccessIssue]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        Function.apply = self._before["apply"]
+        Tensor.register_hook = self._before["hook"]
+
+    def found(self, module: nn.Module) -> list[str]:
+        """In words: the functions, and the hooks on tensors and on the modules inside a module."""
+        said = [f"autograd function {name}" for name in sorted(self.functions)]
+        said += [f"hook on a tensor, set in {name}" for name in sorted(self.hooks)]
+        for name, inner in cast("Iterable[tuple[str, nn.Module]]", module.named_modules()):
+            if any(getattr(inner, kind, None) for kind in ("_backward_hooks", "_backward_pre_hooks")):
+                said.append(f"backward hook on {name or 'the defence'} ({type(inner).__name__})")
+        return said
+
+
+def _of_the_house(module: str) -> bool:
+    return module.partition(".")[0] in ("torch", "depura")
 
 
 def _length(a: Tensor) -> float:

@@ -195,6 +195,7 @@ def resume(
                 on_unit=live.unit,
                 on_share=live.share,
                 despite_audit=despite_audit,
+                source=source,
             )
         else:
             compute_parallel(

@@ -73,7 +73,12 @@ def counted(defence: Defence) -> tuple[Defence, Counts]:
     The bare classifier has none to count.
     """
     counts = Counts()
-    return defence.over_core(lambda core: core.over(lambda denoiser: _Counted(denoiser, counts))), counts
+    return counted_into(defence, counts), counts
+
+
+def counted_into(defence: Defence, counts: Counts) -> Defence:
+    """A copy of a defence, with shared weights, whose denoiser evaluations are added to some counts."""
+    return defence.over_core(lambda core: core.over(lambda denoiser: _Counted(denoiser, counts)))
 
 
 def evaluations(defence: Defence, images: Tensor, noise: Noise, *, gradient: bool) -> Counts:

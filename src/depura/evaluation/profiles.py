@@ -25,7 +25,7 @@ from depura.attacks.square import Square
 from depura.attacks.threat import Ball
 from depura.defence import Defence, Single
 from depura.evaluation.diagnostics import SHARE, surrogate
-from depura.evaluation.study import OWN_RULES, AttackRun, Study
+from depura.evaluation.study import OWN_RULES, AttackRun, Study, bare_square
 from depura.gradients import StraightThrough
 from depura.purifiers.composed import FixedNoise
 from depura.purifiers.purifier import Purifier
@@ -66,9 +66,11 @@ def smoke(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     few = SuiteRuns(defence, ball)
     rows = (
         few.undefended(APGD(ball, n_steps=20)),
+        few.undefended_square(),
         few.unchanged(),
         few.transfer(APGD(ball, n_steps=20)),
         few.adaptive(APGD(ball, n_steps=10, eot=4)),
+        few.short_square(n_queries=50, images=8),
         few.pinned(APGD(ball, n_steps=10, common=0), images=8),
     )
     return AttackSuite(_there(*rows), images=16, select_draws=4, report_draws=8)
@@ -80,10 +82,12 @@ def quick(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     strong = APGD(ball, n_steps=20, eot=4)
     rows = (
         runs.undefended(APGD(ball, n_steps=50)),
+        runs.undefended_square(),
         runs.unchanged(),
         runs.transfer(APGD(ball, n_steps=50)),
         runs.bpda(APGD(ball, n_steps=30, eot=4)),
         runs.adaptive(strong),
+        runs.short_square(n_queries=100, images=16),
         runs.one_step(strong, images=16),
         runs.pinned(_deterministic(ball, 20, n_classes), images=16),
         runs.tiny(_deterministic(ball, 20, n_classes), images=16),
@@ -105,6 +109,7 @@ def standard(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int
     strong, blind = APGD(ball, n_steps=50, eot=16), _deterministic(ball, 100, n_classes)
     rows = (
         runs.undefended(blind),
+        runs.undefended_square(),
         runs.unchanged(),
         runs.transfer(blind),
         runs.bpda(PGD(ball, n_steps=100, eot=10)),
@@ -136,6 +141,7 @@ def paper(defence: Defence, ball: Ball, *, n_classes: int = 10, n_values: int = 
     targets = min(9, n_classes - 1)
     rows = (
         runs.undefended(blind),
+        runs.undefended_square(),
         runs.unchanged(),
         runs.transfer(blind),
         runs.bpda(PGD(ball, n_steps=200, eot=20)),
@@ -242,6 +248,9 @@ def _blind(ball: Ball, n_classes: int) -> Attack:
     return autoattack(ball, n_targets=min(9, n_classes - 1))
 
 
+BARE_IMAGES = 64
+"""Images on which a classifier by itself is attacked without gradients."""
+
 _WITHOUT_GRADIENT = ("undefended", "unchanged", "transfer", "bpda", "black-box", "random")
 """Kinds of rows that need no exact gradient."""
 
@@ -273,6 +282,21 @@ class SuiteRuns:
         if self.bare is None:
             return None
         return AttackRun("undefended", "no defence", attack, self.bare, self.bare, "undefended")
+
+    def undefended_square(self) -> AttackRun | None:
+        """Whether the classifier is robust by itself, or its gradient masked: an attack without gradients tells."""
+        if self.bare is None or self.ball.norm == "l1":
+            return None
+        title = "no defence; Square, no gradients"
+        return AttackRun(
+            "undefended-square", title, bare_square(self.ball), self.bare, self.bare, "undefended", images=BARE_IMAGES
+        )
+
+    def short_square(self, *, n_queries: int, images: int) -> AttackRun | None:
+        """A few queries; None where a longer search takes the place of a gradient that is not there, and in l1."""
+        if not self.defence.differentiable or self.ball.norm == "l1":
+            return None
+        return self.black_box(Square(self.ball, n_queries=n_queries, eot=2, common=8), images=images)
 
     def judged(self, name: str, title: str, attack: Attack, kind: str, images: int | None = None) -> AttackRun:
         """A row whose attack asks or differentiates the defence itself."""

@@ -19,6 +19,7 @@ import torch
 
 from depura import _check
 from depura.evaluation.header import header
+from depura.evaluation.originals import Originals
 from depura.evaluation.study import Study, UnitKey
 from depura.evaluation.study_file import StudySource
 from depura.evaluation.units import run_unit
@@ -93,6 +94,7 @@ def compute(
     on_unit: OnUnit | None = None,
     on_share: OnShare | None = None,
     despite_audit: bool = False,
+    source: StudySource | None = None,
 ) -> None:
     """Compute units in this process, audits of gradients first.
 
@@ -104,14 +106,16 @@ def compute(
         on_unit: called with each unit when it is committed.
         on_share: called with the progress within a unit.
         despite_audit: go on though the audit of a gradient is red; there will be no headline.
+        source: where the study comes from, if from a file: to load it anew for a check.
 
     Raises:
         RefusedError: a red audit; nothing is attacked then.
     """
+    originals = Originals(study, source)
     for stage in _stages(study, directory, todo, despite_audit=despite_audit):
         for key in stage:
             progress = None if on_share is None else partial(on_share, key)
-            directory.commit(run_unit(study, key, device=device, progress=progress))
+            directory.commit(run_unit(study, key, device=device, progress=progress, originals=originals))
             if on_unit is not None:
                 on_unit(key)
 
@@ -224,14 +228,15 @@ def missing(study: Study, directory: RunDirectory, shard: Shard | None = None) -
     return tuple(key for key in keys if not directory.has(key.name))
 
 
-_worker: list[tuple[Study, RunDirectory, str]] = []
+_worker: list[tuple[Study, RunDirectory, str, Originals]] = []
 
 
 def _begin_worker(source: StudySource, directory: RunDirectory, device: str, parent: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker.append((source.load(), directory, device))
+    study = source.load()
+    _worker.append((study, directory, device, Originals(study, source)))
 
 
 @contextlib.contextmanager
@@ -251,8 +256,8 @@ def _interrupts_ignored() -> Generator[None, None, None]:
 
 
 def _work(key: UnitKey) -> None:
-    study, directory, device = _worker[0]
-    directory.commit(run_unit(study, key, device=device))
+    study, directory, device, originals = _worker[0]
+    directory.commit(run_unit(study, key, device=device, originals=originals))
 
 
 def _end_with(parent: int) -> None:

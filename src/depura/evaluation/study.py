@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from depura import _check
 from depura.attacks.apgd import APGD
 from depura.attacks.attack import Attack
+from depura.attacks.ensembles import AtRadii
+from depura.attacks.square import Square
 from depura.attacks.threat import Ball, Threat
 from depura.data.imageset import ImageSet
 from depura.defence import Defence, MeanLogit, MeanProb, Single, Vote
@@ -72,6 +74,9 @@ REFERENCE_IMAGES = 16
 
 REFERENCE_STEPS, REFERENCE_EOT, REFERENCE_COMMON = 10, 4, 8
 """Steps of the reference attack, its draws per gradient, and the draws that its points are compared on."""
+
+REFERENCE_QUERIES = 200
+"""Queries of the attack without gradients on a classifier by itself."""
 
 OWN_RULES = (Single, Vote, MeanProb, MeanLogit)
 """Rules whose gradient is known to lead an attack; through others the reference attack takes the mean probability."""
@@ -450,20 +455,28 @@ class Study:
         return [*kept, *(UnitKey(row, eps, first, min(first + self.unit_images, n)) for first in starts)]
 
     def _references(self) -> tuple[AttackRun, ...]:
-        """Depura's own attack on each defence that is judged."""
+        """Depura's own attack on each defence that is judged, and one without gradients on the bare classifier."""
         if not isinstance(self.ball, Ball):
             return ()
         made: list[AttackRun] = []
+        bare = next((row.evaluated for row in self.rows if row.kind == AttackKind.UNDEFENDED), None)
+        if bare is not None and self.ball.norm != "l1":
+            square = bare_square(self.ball)
+            title = "a short attack of depura's own on the classifier alone, without gradients"
+            kind, n = AttackKind.REFERENCE, REFERENCE_IMAGES
+            made.append(AttackRun("bare-reference", title, square, bare, bare, kind, images=n))
         for unit, defence in self.audits.items():
             method = unit.removeprefix("audit").removeprefix("-")
             if not defence.differentiable:
                 continue
             random = defence.core is not None
-            attack = APGD(
-                self.ball,
-                n_steps=REFERENCE_STEPS,
-                eot=REFERENCE_EOT if random else 1,
-                common=REFERENCE_COMMON if random else 0,
+            attack = AtRadii(
+                APGD(
+                    self.ball,
+                    n_steps=REFERENCE_STEPS,
+                    eot=REFERENCE_EOT if random else 1,
+                    common=REFERENCE_COMMON if random else 0,
+                )
             )
             name = f"{method}-reference" if method else "reference"
             title = "a short attack of depura's own through the whole defence, by the exact gradient"
@@ -475,6 +488,11 @@ class Study:
 
     def _kept(self, row: str, eps: float, n: int) -> list[UnitKey]:
         return [key for key in self.kept if (key.row, key.eps) == (row, eps) and key.last <= n]
+
+
+def bare_square(ball: Ball) -> Square:
+    """The attack without gradients on a classifier by itself; it costs no denoiser evaluation."""
+    return Square(ball, n_queries=REFERENCE_QUERIES, eot=1, renew=None, common=1)
 
 
 def _distinct(where: str, data: ImageSet) -> None:

@@ -7,7 +7,8 @@ shard or attempt computed it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import Tensor
 from depura import _check
 from depura.attacks.attack import Progress
 from depura.audit.audit import audit_gradient
+from depura.audit.checks import Check, Light
+from depura.audit.examples import POINTS, Attacked, along_the_way, by_gradients, in_contexts
 from depura.defence import Defence
 from depura.diffusion.schedules import Step, vp_scale
-from depura.evaluation.counting import Counts, counted, rows_within
+from depura.evaluation.counting import Counts, counted, counted_into, rows_within
 from depura.evaluation.diagnostics import (
     Watched,
     compares,
@@ -30,17 +33,29 @@ from depura.evaluation.diagnostics import (
     sees_what_is_judged,
     shortcuts,
 )
+from depura.evaluation.originals import Originals
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
 from depura.evaluation.study import AttackRun, Study, UnitKey, with_eps
-from depura.noise import Stream
+from depura.noise import Kind, Noise, Stream
 from depura.records.directory import Unit
+from depura.records.kinds import AttackKind, GradientMode
 from depura.records.schema import Audit, AuditCheck, AuditFault, AuditLight, CleanCost, Evaluations, Identity, UnitFacts
+
+THROUGH = (AttackKind.ADAPTIVE, AttackKind.RELAXED)
+"""Attacks through the defence, at whose examples it is looked at once more."""
 
 N_ESTIMATES = 10
 """Denoising steps shown of a pictured purification, at most."""
 
 
-def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", progress: Progress | None = None) -> Unit:
+def run_unit(
+    study: Study,
+    key: UnitKey,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    originals: Originals | None = None,
+) -> Unit:
     """Compute one unit.
 
     Args:
@@ -48,6 +63,7 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", progress: Progr
         key: which unit.
         device: where to compute; the networks of the unit's row are moved there.
         progress: called with the share of its attack that is done.
+        originals: of the study before anything was computed; default taken now.
 
     Returns:
         Its record.
@@ -55,28 +71,40 @@ def run_unit(study: Study, key: UnitKey, *, device: str = "cpu", progress: Progr
     if key.row in study.audits:
         return _audited(study, key, device=device)
     row = with_eps(study.row(key.row), key.eps)
+    whose = examined(study, row, key)
+    if whose is not None and originals is None:
+        originals = Originals(study)
     row.attacked.to(device)
     row.evaluated.to(device)
     images = study.data.images[key.first : key.last].to(device)
     labels = study.data.labels[key.first : key.last].to(device)
     ids = study.data.ids[key.first : key.last]
     judged, judging = counted(row.evaluated)
-    attacking, clean, rows = Counts(), None, None
+    attacking, clean, rows, checks = Counts(), None, None, tuple[AuditCheck, ...]()
     if key.row.startswith("null-"):
         arrays, clean = null(study, row, judged, images, labels, ids, counts=judging)
     else:
         main = key.eps == study.ball.eps
         rows = rows_within(row.attacked, images[:1], study.memory)
         arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, rows=rows, progress=progress)
+    looking = Counts()
+    if whose is not None and originals is not None:
+        found = Attacked(
+            images, arrays["adversarial"], labels, ids, arrays["predictions"], study.noise(Stream.REPORT, ids)
+        )
+        checks, looking = _at_examples(study, row, found, originals.of(whose, device), device=device)
     facts = UnitFacts(
         unit=key.name,
         **key._asdict(),
         device=device.partition(":")[0],
         evaluations=Evaluations(
-            attack=(attacking.forward, attacking.backward), score=(judging.forward, judging.backward)
+            attack=(attacking.forward, attacking.backward),
+            score=(judging.forward, judging.backward),
+            checks=(looking.forward, looking.backward),
         ),
         rows_at_once=rows,
         clean=clean,
+        at_examples=checks,
     )
     return Unit(on_cpu({"ids": np.asarray(ids, dtype=np.int64), "labels": labels, **arrays}), facts)
 
@@ -99,20 +127,63 @@ def _audited(study: Study, key: UnitKey, *, device: str) -> Unit:
         audit=Audit(
             light=AuditLight(audit.light.name),
             verdict=audit.verdict,
-            checks=tuple(
-                AuditCheck(
-                    name=check.name,
-                    light=AuditLight(check.light.name),
-                    sentence=check.sentence,
-                    measured=_finite(check.measured),
-                )
-                for check in audit.checks
-            ),
+            checks=tuple(map(_check_facts, audit.checks)),
             faults=tuple(AuditFault(part=fault.part, sentence=fault.sentence) for fault in audit.faults),
         ),
         identity=Identity(**identity_difference(defence, study.data.images.to(device), seed=study.seed)),
     )
     return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy()}, facts)
+
+
+def examined(study: Study, row: AttackRun, key: UnitKey) -> str | None:
+    """Whose defence is looked at once more at the examples of a unit: the name of its audit's unit; None for nobody's.
+
+    Once for each defence: after the first images of the first attack through it, at the radius of the table.
+    """
+    if key.first != 0 or key.eps != study.ball.eps or key.row.startswith("null-"):
+        return None
+    for whose, defence in study.audits.items():
+        through = [r.name for r in study.rows if r.evaluated is defence and r.true_kind in THROUGH]
+        if row.name in through[:1]:
+            return whose
+    return None
+
+
+def _at_examples(
+    study: Study, row: AttackRun, found: Attacked, anew: Mapping[str, Callable[[], Defence]], *, device: str
+) -> tuple[tuple[AuditCheck, ...], Counts]:
+    """The checks of a defence at the examples of an attack on it, and what they cost."""
+    counts = Counts()
+    judged = counted_into(row.evaluated, counts)
+    ways = {how: partial(_counting, make, counts) for how, make in anew.items()}
+    checks = in_contexts(judged, ways, found) if ways else [Check("history", Light.AMBER, NOT_COPIED)]
+    if row.mode is GradientMode.EXACT and row.attacked.differentiable:
+        other = study.data.images[others(study, found.ids)]
+        attacked = counted_into(row.attacked, counts)
+        checks += by_gradients(attacked, found, other, seed=study.seed, device=device)
+        checks.append(along_the_way(attacked, found, seed=study.seed, device=device))
+    return tuple(_check_facts(check) for check in checks), counts
+
+
+NOT_COPIED = "The defence cannot be copied, so that nothing tells what it answers from what it remembers."
+
+
+def _counting(make: Callable[[], Defence], counts: Counts) -> Defence:
+    """A copy whose evaluations are added to the counts."""
+    return counted_into(make(), counts)
+
+
+def others(study: Study, ids: Sequence[int]) -> list[int]:
+    """Positions of two images, drawn at random from those of a study that are not among some."""
+    left = [k for k, identity in enumerate(study.data.ids) if identity not in set(ids)] or list(range(len(ids)))
+    words = Noise(study.seed, (0,), stream=Stream.PROBE).bits((1, POINTS), kind=Kind.ATTACK, step=0)
+    return [left[int(word) % len(left)] for word in words[0]]
+
+
+def _check_facts(check: Check) -> AuditCheck:
+    return AuditCheck(
+        name=check.name, light=AuditLight(check.light.name), sentence=check.sentence, measured=_finite(check.measured)
+    )
 
 
 def _finite(measured: float | None) -> float | None:

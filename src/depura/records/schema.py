@@ -377,10 +377,12 @@ class Evaluations(_Part):
     Attributes:
         attack: of the attack.
         score: of scoring its examples.
+        checks: of the checks at its examples.
     """
 
     attack: tuple[int, int]
     score: tuple[int, int]
+    checks: tuple[int, int] = (0, 0)
 
 
 class CleanCost(_Part):
@@ -475,6 +477,7 @@ class UnitFacts(UnitEntry):
         clean: of a clean baseline, what its predictions cost.
         audit: of an audit.
         identity: of an audit.
+        at_examples: of the first attack through a defence, checks of the defence at the examples that were found.
     """
 
     device: str
@@ -483,6 +486,7 @@ class UnitFacts(UnitEntry):
     clean: CleanCost | None = None
     audit: Audit | None = None
     identity: Identity | None = None
+    at_examples: tuple[AuditCheck, ...] = ()
 
 
 class PlannedRow(_Part):

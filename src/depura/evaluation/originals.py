@@ -1,0 +1,64 @@
+"""Defences as they were before anything was computed, to tell what they answer from what they remember."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+from depura.defence import Defence
+from depura.evaluation.study import Study
+from depura.evaluation.study_file import StudySource
+
+
+class Originals:
+    """Copies of what a study judges, taken before it is run.
+
+    Weights are shared with the study; everything else, such as lists that a module keeps, is copied. A copy does not
+    reach what is kept outside of the objects, as in a variable of a file: a study that comes from a file is loaded anew
+    besides.
+
+    Attributes:
+        source: where the study comes from; None for one that was made in Python.
+    """
+
+    def __init__(self, study: Study, source: StudySource | None = None) -> None:
+        """Copy.
+
+        Args:
+            study: the study, before it is run.
+            source: where it comes from.
+        """
+        self.source = source
+        self._kept: dict[str, Defence] = {}
+        for name, defence in study.audits.items():
+            try:
+                self._kept[name] = _copied(defence)
+            except Exception:  # whatever a foreign object raises when it is copied
+                continue
+
+    def of(self, name: str, device: str) -> dict[str, Callable[[], Defence]]:
+        """Ways to a defence as it was, by what each is called in sentences.
+
+        Args:
+            name: of the unit of its audit: "audit", or "audit-" and the method.
+            device: where to compute.
+
+        Returns:
+            For each way a function that makes another copy.
+        """
+        ways: dict[str, Callable[[], Defence]] = {}
+        if name in self._kept:
+            ways["as it was before the run"] = partial(_on, self._kept[name], device)
+        if self.source is not None:
+            loaded = self.source.load().audits[name]
+            ways["loaded anew"] = partial(_on, loaded, device)
+        return ways
+
+
+def _copied(defence: Defence) -> Defence:
+    return copy.deepcopy(defence, {id(weight): weight for weight in defence.parameters()})
+
+
+def _on(defence: Defence, device: str) -> Defence:
+    return _copied(defence).to(device)
