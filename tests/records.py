@@ -250,6 +250,7 @@ class ByHand:
         *,
         eps: float | None = None,
         first: int = 0,
+        at_examples: Sequence[AuditCheck] = (),
         **arrays: Any,
     ) -> Unit:
         """What an attack made of the images.
@@ -260,6 +261,7 @@ class ByHand:
             select: wrong select draws of the chosen candidate; none given, as many. Another candidate had none.
             eps: radius; none given, that of the table.
             first: position of the first image.
+            at_examples: checks of the defence at the examples.
             **arrays: other arrays; None leaves one out.
 
         Returns:
@@ -289,7 +291,7 @@ class ByHand:
             **arrays,
         }
         kept = {name: np.asarray(values) for name, values in made.items() if values is not None}
-        return Unit(kept, self.facts(row, eps=eps, first=first, last=first + n))
+        return Unit(kept, self.facts(row, eps=eps, first=first, last=first + n, at_examples=tuple(at_examples)))
 
     def null(
         self, row: str, errors: Errors = 0, random: Errors | None = None, *, evaluations: int = 0, **arrays: Any

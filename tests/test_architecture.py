@@ -52,6 +52,7 @@ GRAD_MODE = {
     "attacks/stadv.py",
     "attacks/external.py",
     "evaluation/diagnostics.py",
+    "evaluation/examples.py",
     "evaluation/header.py",
     "evaluation/scoring.py",
     "planning/operations.py",

@@ -489,8 +489,8 @@ def beyond_null(results: Results) -> Verdict:
     )
     if fall.low > 0:
         return _passed(f"T{text}")
-    if _no_more_than_alone(results, accuracies) or _breaks_elsewhere(results):
-        return _passed(f"T{text} That is so of a defence that is robust at this radius.")
+    if _no_more_than_alone(results, accuracies):
+        return _passed(f"T{text} The classifier is robust by itself.")
     if fall.value > BROKEN:
         return _warned(
             f"The fall under attack is not distinguishable from noise with {len(accuracies)} images: t{text}",
@@ -508,13 +508,6 @@ def _no_more_than_alone(results: Results, accuracies: Floats) -> bool:
     """Whether an attack leaves no more than what is left of a classifier that is robust by itself."""
     alone = _robust_by_itself(results)
     return alone is not None and mean_with_interval(accuracies).low <= alone
-
-
-def _breaks_elsewhere(results: Results) -> bool:
-    """Whether the adaptive attack, at a larger radius, leaves at most 2 %: it works, and does not reach so far here."""
-    rows = [row for row in results.rows(AttackKind.ADAPTIVE) if row.name in results.header.curve.rows]
-    larger = [eps for eps in results.header.curve.eps if eps > results.eps]
-    return any(results.accuracies(row, eps).mean() <= BROKEN for row in rows for eps in larger)
 
 
 SLACK = 1e-6

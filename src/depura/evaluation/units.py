@@ -19,7 +19,6 @@ from depura import _check
 from depura.attacks.attack import Progress
 from depura.audit.audit import audit_gradient
 from depura.audit.checks import Check, Light
-from depura.audit.examples import POINTS, Attacked, along_the_way, by_gradients, in_contexts
 from depura.defence import Defence
 from depura.diffusion.schedules import Step, vp_scale
 from depura.evaluation.counting import Counts, counted, counted_into, rows_within
@@ -33,6 +32,7 @@ from depura.evaluation.diagnostics import (
     sees_what_is_judged,
     shortcuts,
 )
+from depura.evaluation.examples import POINTS, Attacked, along_the_way, by_gradients, in_contexts
 from depura.evaluation.originals import Originals
 from depura.evaluation.scoring import Scores, choose, eight_bit, score
 from depura.evaluation.study import AttackRun, Study, UnitKey, with_eps
