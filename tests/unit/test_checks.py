@@ -713,9 +713,8 @@ def test_a_few_images_broken_alone_may_be_chance(broken: int, status: Status) ->
 
 def test_examples_at_smaller_radii_count_at_the_radius_of_the_table() -> None:
     """They lie in the ball. At half the radius the attack finds what it misses at the whole one."""
-    at = run(
-        {name: attacked(4) for name in SOUND if name not in SHARED}, curve={EPS / 2: attacked(14), 1.0: attacked(K)}
-    )
+    rows = {name: attacked(4) for name in SOUND if name not in SHARED}
+    at = run(rows, curve={EPS / 2: attacked(14), 1.0: attacked(K)})
     assert at.strongest(at.attacks).accuracies.tolist() == [1 - 14 / K] * N
     larger = run(rows, curve={2 * EPS: attacked(14)})
     assert larger.strongest(larger.attacks).accuracies.tolist() == [1 - 4 / K] * N

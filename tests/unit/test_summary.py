@@ -106,7 +106,7 @@ def test_an_image_without_a_finite_margin_is_as_wrong_as_can_be(tmp_path: Path) 
 
 def test_a_headline_says_on_what_and_by_what(tmp_path: Path) -> None:
     """Of the two attacks the adaptive one leaves less."""
-    attack, end = "adaptive (PGD, 20 steps, 5 draws per gradient)", "; the attack found nothing beyond noise"
+    attack, end = "adaptive (PGD, 20 steps, 5 draws per gradient)", "; not distinguishable from noise with 4 images"
     both = f"the strongest of 2 attacks, most by {attack}"
     assert summarise(made(tmp_path)).headline.endswith(f"; 4 images, linf ball of radius 0.1, {both}{end}")
     quick = header(source=Source(file="study.py", profile="quick"))
@@ -144,7 +144,7 @@ def test_a_failed_check_takes_the_headlines_place(tmp_path: Path) -> None:
     summary = summarise(made(tmp_path, adaptive=far))
     assert summary.headline.startswith("No headline: V15 (constraint): Examples leave the ball: adaptive 0.11")
     assert summary.refused
-    assert summary.flags == summary.flags_of("") == (Flag.NOISE, Flag.OUTSIDE)
+    assert summary.flags == summary.flags_of("") == (Flag.FEW_IMAGES, Flag.OUTSIDE)
     assert summary.flags_of("another") == ()
     for text in (markdown.markdown(summary), page.html(summary)):
         assert "No headline: V15" in text

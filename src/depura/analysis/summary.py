@@ -284,11 +284,14 @@ def _headline(results: Results, metrics: Metrics | None, verdicts: Sequence[Verd
     hardest = min(attacks, key=lambda row: float(results.accuracies(row).mean()))
     profile = f"profile {source.profile}, " if source is not None and source.profile else ""
     several = f"the strongest of {len(attacks)} attacks, most by " if len(attacks) > 1 else ""
-    noise = any(v.id == "V14" and v.status is Status.WARN for v in verdicts)
+    flags = {flag for v in verdicts if v.status is Status.WARN for flag in v.flags}
+    noise = "; the attack found nothing beyond noise" if Flag.NOISE in flags else ""
+    if Flag.FEW_IMAGES in flags:
+        noise = f"; not distinguishable from noise with {row.images} images"
     return (
         f"{at_most(metrics.single, null.single)}; {row.images} images, {threat_text(results.header.threat_model)}, "
         f"{profile}{several}{hardest.name} ({attack_text(hardest)})"
-        f"{'; the attack found nothing beyond noise' if noise else ''}"
+        f"{noise}"
     )
 
 
