@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from depura.diffusion.exact import GaussianDenoiser, MixtureDenoiser
 from depura.diffusion.guidance import State
 from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
 from depura.diffusion.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult, from_noise
+from depura.evaluation import units
 from depura.evaluation.diagnostics import nothing
 from depura.evaluation.profiles import SuiteRuns, quick, smoke, under
 from depura.evaluation.runner import RefusedError, Shard, run
@@ -542,9 +544,16 @@ def test_z18_scores_are_refused_on_draws_of_an_attack(stream: Stream) -> None:
 
 def test_z18_an_evaluation_keeps_its_streams_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All draws of a run, by who asked: attacks hear their own streams, scores only scoring ones, and no two meet."""
-    heard: dict[str, set[Stream]] = {"attack": set(), "score": set()}
+    heard: dict[str, set[Stream]] = {"attack": set(), "score": set(), "check": set()}
     who = ["score"]
-    plain = depura.Defence.forward
+    plain, checks = depura.Defence.forward, units.in_contexts
+
+    def in_contexts(*its: Any) -> Any:
+        who.append("check")  # whether answers differ between streams
+        try:
+            return checks(*its)
+        finally:
+            who.pop()
 
     def forward(self: depura.Defence, images: Tensor, noise: Noise | None = None) -> Tensor:
         if noise is not None:
@@ -560,6 +569,7 @@ def test_z18_an_evaluation_keeps_its_streams_apart(tmp_path: Path, monkeypatch: 
                 who.pop()
 
     monkeypatch.setattr(depura.Defence, "forward", forward)
+    monkeypatch.setattr(units, "in_contexts", in_contexts)
     defence, data = affine()
     ball = depura.Ball("linf", 0.05)
     row = SuiteRuns(defence, ball).adaptive(Loud(ball, n_steps=3, eot=2))
@@ -567,6 +577,7 @@ def test_z18_an_evaluation_keeps_its_streams_apart(tmp_path: Path, monkeypatch: 
     for key in study.units():
         if key.row == "adaptive":
             run_unit(study, key)
+    assert heard.pop("check") == {Stream.EOT, Stream.REPORT, Stream.PROBE}
     assert heard == {"attack": {Stream.EOT}, "score": {Stream.SELECT, Stream.REPORT, Stream.PROBE}}
 
 
@@ -748,6 +759,8 @@ def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
     found = fooled(tmp_path / "robust", robust, depura.attack_suite(robust, PGD(small, n_steps=10, eot=2)), **full)
     assert not found.refused
     assert found.headline.startswith("robust accuracy at most 78.6 % ")
+    assert "the classifier is robust by itself" in sentence(found, "V1")
+    assert found.flags == ()
     weights = torch.linspace(-1, 1, 64)
     labels = torch.arange(12) % 2
     side = (2 * labels - 1) * (0.25 + 0.01 * torch.arange(12))
@@ -762,6 +775,8 @@ def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
     )
     assert not found.refused
     assert found.headline.startswith("robust accuracy at most 100.0 % ")
+    assert "the classifier is robust by itself" in sentence(found, "V1")
+    assert found.flags == ("deterministic",)
 
 
 @pytest.mark.parametrize("other", ["weak", "strong"])
@@ -815,3 +830,133 @@ def test_predictions_that_are_not_numbers_are_never_right(tmp_path: Path) -> Non
     assert lost.any()
     assert not lost.all()
     assert np.array_equal(null.arrays["not_finite"], lost.sum(1))
+
+
+# --- defences that change under attack, and gradients that change where nobody looked --------------------------------
+
+
+class Fused(torch.autograd.Function):
+    """The identity, as a fused operation whose derivative has lost its signs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return g * torch.sin(997.0 * x).sign()
+
+
+class FusedInSingle(torch.nn.Module):
+    """It takes the fused operation in float32 alone, for calls of more than so many images."""
+
+    def __init__(self, beyond: int = 0) -> None:
+        super().__init__()
+        self.inner, self.beyond = depura.digits_classifier(), beyond
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(Fused.apply(x) if x.dtype == torch.float32 and len(x) > self.beyond else x)
+
+
+def test_a_derivative_that_is_wrong_in_single_precision_is_refused(tmp_path: Path) -> None:
+    """06: in float64, which the audit used to compute in alone, it is right. It printed 66.7 %, the truth is 22.9 %."""
+    defence = depura.Defence(walk(), FusedInSingle())
+    with pytest.raises(RefusedError, match="deployed gradient") as said:
+        fooled(tmp_path, defence, depura.attack_suite(defence, PGD(LINF, n_steps=10, eot=2)))
+    assert "in float32, which attacks follow" in str(said.value)
+
+
+def test_a_derivative_that_is_wrong_in_large_calls_has_no_headline(tmp_path: Path) -> None:
+    """As 06, but for calls of more than two images: the audit, which has two, sees nothing."""
+    defence = depura.Defence(walk(), FusedInSingle(beyond=2))
+    rows = depura.attack_suite(defence, PGD(LINF, n_steps=5, eot=2))
+    found = fooled(tmp_path, defence, rows, reference=False)
+    assert found.refused
+    assert status(found, "V23") is Status.FAIL
+    assert "gradient is wrong at examples" in found.flags
+
+
+class LookedUp(torch.nn.Module):
+    """Images far from the training set are blended with their nearest training image, which has no gradient."""
+
+    def __init__(self, farthest: float = 1.4) -> None:
+        super().__init__()
+        self.inner, self.farthest = depura.digits_classifier(), farthest
+        self.known = depura.load_digits("train").images.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = self.known.to(x.dtype)
+        distance, which = torch.cdist(x.detach().flatten(1), known).min(1)
+        near = known[which].reshape(x.shape)
+        return self.inner(torch.where((distance > self.farthest)[:, None, None, None], near + 1e-3 * x, x))
+
+
+def test_a_detector_that_looks_images_up_has_no_headline(tmp_path: Path) -> None:
+    """08: the gradient is exact, and leads to where the answer jumps back. It printed 33.3 %; small attacks leave 0."""
+    defence = depura.Defence(nothing(), LookedUp())
+    found = fooled(tmp_path, defence, depura.attack_suite(defence, PGD(LINF, n_steps=10, eot=2)))
+    assert found.refused
+    assert status(found, "V1") is Status.WARN
+    assert "Square, without gradients" in sentence(found, "V1")
+    assert status(found, "V24") is Status.WARN
+    assert {"masked gradient", "outputs jump"} <= set(found.flags)
+
+
+class Cached(torch.nn.Module):
+    """A query cache: an image near one seen earlier is answered as that one was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = depura.digits_classifier()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        answered: list[Tensor] = []
+        for row in x:
+            distances = [float((row.detach() - seen).norm()) for seen in self.seen]
+            nearest = min(distances, default=float("inf"))
+            if nearest > 1.8 and len(self.seen) < 200:
+                self.seen.append(row.detach().clone())
+            hit = self.seen[distances.index(nearest)].to(row) + 1e-3 * row if 1e-3 < nearest < 1.8 else row
+            answered.append(hit)
+        return self.inner(torch.stack(answered))
+
+
+@pytest.mark.parametrize("profile", [None, smoke])
+def test_a_query_cache_has_no_headline(tmp_path: Path, profile: Callable[..., object] | None) -> None:
+    """13: clean images fill it, and attacks meet their answers. It printed 91.7 %, the truth is 0."""
+    defence = depura.Defence(nothing(), Cached())
+    rows = depura.attack_suite(defence, PGD(LINF, n_steps=10, eot=2))
+    study = depura.Study(name="cache", data=digits(12), defence=defence, rows=rows, pictures=0, report_draws=8)
+    found = summarise(run(study if profile is None else under(study, profile), tmp_path / "run"))  # type: ignore[arg-type]
+    assert found.headline.startswith("No headline: V22 (state and context)")
+    assert "history" in found.headline
+    assert "depends on state or context" in found.flags
+
+
+def test_a_deterministic_purifier_is_not_suspected(tmp_path: Path) -> None:
+    """H2: two Euler steps from the input itself. One image of 12 that a transferred example breaks is no sign."""
+    ode = walk(2).with_(solver=Euler(), start=lambda x_in, step, noise: x_in)
+    defence = depura.Defence(ode, depura.digits_classifier())
+    found = fooled(tmp_path, defence, depura.attack_suite(defence, PGD(LINF, n_steps=10, eot=2)))
+    assert not found.refused, found.headline
+    assert found.headline.startswith("robust accuracy at most ")
+    assert "deterministic" in found.flags
+    assert not any(v.withholds and v.status is Status.WARN for v in found.verdicts)
+
+
+class Constant(torch.nn.Module):
+    """The same class for every image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e-3 * x.flatten(1)[:, :10] + 5.0 * torch.eye(10, dtype=x.dtype, device=x.device)[3]
+
+
+def test_advice_on_a_constant_classifier_is_about_the_classifier(tmp_path: Path) -> None:
+    defence = depura.Defence(nothing(), Constant())
+    found = fooled(tmp_path, defence, depura.attack_suite(defence, PGD(LINF, n_steps=3)))
+    assert status(found, "V1") is Status.WARN
+    assert "gives all 12 images the class 3" in sentence(found, "V1")
+    assert "Mend the classifier" in sentence(found, "V1")

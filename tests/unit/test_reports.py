@@ -377,20 +377,20 @@ def compared(*verdicts: Verdict) -> Summary:
 def test_checks_of_several_methods_are_told_one_by_one_where_they_want_attention() -> None:
     """What passes, or was not run, is one line for all methods that it is said of."""
     verdicts = [
-        Verdict(id, "a check", status, f"{id} of {name}.", f"Mend {name}.", method=name)
+        Verdict(id, "a check", status, f"{id} of {name}.", f"Mend {name}.", method=name, passes="it is done")
         for name, statuses in (
             ("one", (Status.PASS, Status.WARN, Status.NOT_RUN)), ("two", (Status.PASS, Status.WARN, Status.FAIL)),
         )
         for id, status in zip(("V1", "V2", "V3"), statuses, strict=True)
     ]  # fmt: skip
     table = tables.check_table(compared(*verdicts))
-    assert table.headings == ("", "check", "", "methods", "found", "what to do")
+    assert table.headings == ("", "check", "", "methods", "found", "passes where", "what to do")
     assert table.rows == (
-        ("V1", "a check", "PASS", "one, two", "one: V1 of one.", "Mend one."),
-        ("V2", "a check", "WARN", "one", "V2 of one.", "Mend one."),
-        ("V2", "a check", "WARN", "two", "V2 of two.", "Mend two."),
-        ("V3", "a check", "not run", "one", "V3 of one.", "Mend one."),
-        ("V3", "a check", "FAIL", "two", "V3 of two.", "Mend two."),
+        ("V1", "a check", "PASS", "one, two", "one: V1 of one.", "it is done", "Mend one."),
+        ("V2", "a check", "WARN", "one", "V2 of one.", "it is done", "Mend one."),
+        ("V2", "a check", "WARN", "two", "V2 of two.", "it is done", "Mend two."),
+        ("V3", "a check", "not run", "one", "V3 of one.", "it is done", "Mend one."),
+        ("V3", "a check", "FAIL", "two", "V3 of two.", "it is done", "Mend two."),
     )
     assert table.paragraphs == ("2 PASS, 2 WARN, 1 FAIL, 1 not run.",)
     for text in (markdown(compared(*verdicts)), page.html(compared(*verdicts))):

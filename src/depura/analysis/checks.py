@@ -489,7 +489,9 @@ def beyond_null(results: Results) -> Verdict:
     )
     if fall.low > 0:
         return _passed(f"T{text}")
-    if _no_more_than_alone(results, accuracies):
+    bare = results.rows(AttackKind.UNDEFENDED)
+    own = float(results.null(longest(results.attacks), len(accuracies)).mean())
+    if _robust_by_itself(results) is not None and results.null_of(bare[0]).accuracies.mean() - own <= FREE:
         return _passed(f"T{text} The classifier is robust by itself.")
     if fall.value > BROKEN:
         return _warned(
@@ -502,6 +504,10 @@ def beyond_null(results: Results) -> Verdict:
         "What is printed is the defence's own error rate, with or without an attack.",
         Flag.NOISE,
     )
+
+
+FREE = 0.05
+"""Accuracy on clean images that a purifier may cost where what is left is the classifier's own robustness."""
 
 
 def _no_more_than_alone(results: Results, accuracies: Floats) -> bool:

@@ -84,6 +84,7 @@ class VerdictGroup(NamedTuple):
         methods: whose they are; empty in a study of one defence.
         sentence: of the first.
         advice: of the first.
+        passes: what it takes to pass, in words.
     """
 
     id: str
@@ -92,11 +93,14 @@ class VerdictGroup(NamedTuple):
     methods: tuple[str, ...]
     sentence: str
     advice: str
+    passes: str = ""
 
     @property
     def text(self) -> str:
         """The line, without its status."""
         text = f"{self.sentence} {self.advice}".rstrip()
+        if self.passes:
+            text += f" Passes where {self.passes}."
         if not self.methods:
             return f"{self.id} {self.name}: {text}"
         if len(self.methods) == 1:
@@ -113,7 +117,15 @@ def grouped(verdicts: Sequence[Verdict], *statuses: Status) -> tuple[VerdictGrou
             groups.setdefault((verdict.id, verdict.status), []).append(verdict)
     order = list(dict.fromkeys(verdict.id for verdict in verdicts))
     return tuple(
-        VerdictGroup(id, its[0].name, status, tuple(v.method for v in its if v.method), its[0].sentence, its[0].advice)
+        VerdictGroup(
+            id,
+            its[0].name,
+            status,
+            tuple(v.method for v in its if v.method),
+            its[0].sentence,
+            its[0].advice,
+            its[0].passes,
+        )
         for (id, status), its in sorted(groups.items(), key=lambda item: order.index(item[0][0]))
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -241,9 +240,7 @@ def along_the_way(attacked: Defence, found: Attacked, *, seed: int, device: str)
         """At shares (n, S) of the way: (n, S)."""
         width = shares.shape[1]
         at = start[:, None] + shares[:, :, None, None, None] * change[:, None]
-        logits = _logits(
-            model, at.flatten(0, 1), replace(noise, images=tuple(i for i in noise.images for _ in range(width)))
-        )
+        logits = _logits(model, at.flatten(0, 1), noise.take([k for k in range(n) for _ in range(width)]))
         found = margin(logits, some.labels.repeat_interleave(width))
         return found.reshape(n, width).nan_to_num(0.0)
 

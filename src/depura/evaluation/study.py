@@ -459,8 +459,10 @@ class Study:
         if not isinstance(self.ball, Ball):
             return ()
         made: list[AttackRun] = []
-        bare = next((row.evaluated for row in self.rows if row.kind == AttackKind.UNDEFENDED), None)
-        if bare is not None and self.ball.norm != "l1":
+        undefended = [row for row in self.rows if row.kind == AttackKind.UNDEFENDED]
+        asked = any(row.mode is GradientMode.NONE for row in undefended)
+        if undefended and not asked and self.ball.norm != "l1":
+            bare = undefended[0].evaluated
             square = bare_square(self.ball)
             title = "a short attack of depura's own on the classifier alone, without gradients"
             kind, n = AttackKind.REFERENCE, REFERENCE_IMAGES

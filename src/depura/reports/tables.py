@@ -333,19 +333,19 @@ def check_table(summary: Summary) -> Table:
     counts = check_counts(summary)
     notes = (counts,) if counts else ()
     if summary.ranking is None:
-        rows = tuple((v.id, v.name, v.status.value, v.sentence, v.advice) for v in summary.verdicts)
-        return Table(("", "check", "", "found", "what to do"), rows, notes)
+        rows = tuple((v.id, v.name, v.status.value, v.sentence, v.passes, v.advice) for v in summary.verdicts)
+        return Table(("", "check", "", "found", "passes where", "what to do"), rows, notes)
     rows = tuple(row for group in grouped(summary.verdicts) for row in _group_rows(summary, group))
-    return Table(("", "check", "", "methods", "found", "what to do"), rows, notes)
+    return Table(("", "check", "", "methods", "found", "passes where", "what to do"), rows, notes)
 
 
 def _group_rows(summary: Summary, group: VerdictGroup) -> list[tuple[str, ...]]:
     head = (group.id, group.name, group.status.value)
     if group.status in (Status.WARN, Status.FAIL):
         verdicts = [v for v in summary.verdicts if (v.id, v.status) == (group.id, group.status)]
-        return [(*head, v.method, v.sentence, v.advice) for v in verdicts]
+        return [(*head, v.method, v.sentence, v.passes, v.advice) for v in verdicts]
     text = group.sentence if len(group.methods) == 1 else f"{group.methods[0]}: {group.sentence}"
-    return [(*head, ", ".join(group.methods), text, group.advice)]
+    return [(*head, ", ".join(group.methods), text, group.passes, group.advice)]
 
 
 def audit_table(summary: Summary) -> Table:
