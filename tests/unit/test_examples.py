@@ -18,7 +18,7 @@ from depura.defence import Defence, Vote
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
 from depura.evaluation.diagnostics import nothing
-from depura.evaluation.examples import Attacked, along_the_way, by_gradients, in_contexts
+from depura.evaluation.examples import Attacked, along_the_way, by_gradients, in_contexts, price
 from depura.evaluation.header import header
 from depura.evaluation.originals import Originals
 from depura.evaluation.runner import compute, run
@@ -392,3 +392,15 @@ def test_an_attack_at_smaller_radii_proposes_what_lies_in_the_ball() -> None:
     assert several.at(0.1).ball.eps == 0.1
     with pytest.raises(depura.InputError, match="shares that rise"):
         AtRadii(attack, shares=(1.0, 0.5))
+
+
+def test_the_price_of_the_checks_is_what_they_cost(tmp_path: Path) -> None:
+    """Of a purifier of two evaluations, by the counts of a run."""
+    defence = Defence(noisy().with_(steps=uniform_steps(VP(), t_start=0.05, n_steps=2)), Plain())
+    data = depura.ImageSet("small", IMAGES, torch.arange(B) % 3, IDS, ("0", "1", "2"))
+    rows = depura.attack_suite(defence, depura.PGD(depura.Ball("linf", 0.1), n_steps=2))
+    made = depura.Study("priced", data, defence, rows, select_draws=2, report_draws=4, pictures=0, reference=False)
+    directory = run(made, tmp_path / "run")
+    (facts,) = (unit.facts for unit in directory.units() if unit.facts.at_examples)
+    forwards, gradients = price(B, 4, ways=1, exact=True)
+    assert facts.evaluations.checks == (2 * (forwards + gradients), 2 * gradients)

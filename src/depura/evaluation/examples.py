@@ -18,7 +18,7 @@ from torch import Tensor
 from depura.attacks.losses import margin
 from depura.audit.audit import coarsest, prepared
 from depura.audit.checks import Check, Light, differences, in_deployed_dtype, own_derivatives
-from depura.audit.derivatives import OwnDerivatives, loose, normal, pull, relative
+from depura.audit.derivatives import DIRECTIONS, OwnDerivatives, loose, normal, pull, relative
 from depura.defence import Defence, predicted
 from depura.noise import Noise, Stream
 
@@ -78,6 +78,40 @@ class Attacked(NamedTuple):
         """Rows, in the order of their wrong draws."""
         wrong = (self.predictions != self.labels[:, None]).sum(1)
         return [int(k) for k in wrong.argsort(stable=True)]
+
+
+class Price(NamedTuple):
+    """Rows put through a defence by the checks at examples, where each check is content at once.
+
+    Attributes:
+        forwards: without a gradient.
+        gradients: with one.
+    """
+
+    forwards: int
+    gradients: int
+
+
+def price(n: int, n_draws: int, *, ways: int, exact: bool) -> Price:
+    """What the checks at examples cost.
+
+    Args:
+        n: images of the unit.
+        n_draws: report draws.
+        ways: in which there is another copy of the defence.
+        exact: whether the attack goes through an exact gradient.
+
+    Returns:
+        The price.
+    """
+    some = min(EXAMPLES, n)
+    k = max(1, min(ROWS // some, n_draws))
+    forwards = (4 + ways) * some * k + 7 * some if ways else 0
+    if not exact:
+        return Price(forwards, 0)
+    points, walked = min(POINTS, n) + POINTS, max(2, min(2 * POINTS, n))
+    forwards += (2 + 2 * DIRECTIONS) * points + 2 * walked + (PARTS + 1 + HALVINGS) * min(2 * POINTS, n)
+    return Price(forwards, points + points + n - min(POINTS, n))
 
 
 def in_contexts(defence: Defence, anew: Mapping[str, Callable[[], Defence]], found: Attacked) -> list[Check]:

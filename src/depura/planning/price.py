@@ -13,12 +13,15 @@ from typing import NamedTuple
 from depura.defence import Defence
 from depura.evaluation.counting import Counts, bytes_per_row, evaluations
 from depura.evaluation.diagnostics import compares, surrogate
+from depura.evaluation.examples import price
 from depura.evaluation.meta_device import META, is_weightless, without_weights
 from depura.evaluation.scoring import ROWS_PER_CALL
 from depura.evaluation.study import AttackRun, Study, UnitKey
+from depura.evaluation.units import examined
 from depura.gradients import Direct
 from depura.planning.operations import Estimate, rate_of
 from depura.planning.timing import Stopwatch, rows_of
+from depura.records.kinds import GradientMode
 
 
 class Price(NamedTuple):
@@ -73,7 +76,8 @@ def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None =
     operations.
 
     Evaluations that a gradient makes again on its way back, for want of memory, are in the time and not in the counts.
-    The audit of gradients, on two images, is in neither.
+    The audit of gradients, on two images, is in neither. The checks at examples are in both, as they are where each is
+    content at once.
 
     Args:
         study: the study.
@@ -122,6 +126,11 @@ def _price(study: Study, row: AttackRun, rates: _Rates, name: str, eps: float, k
         shown = sum(2 * min(study.pictures, key.last - key.first) for key in keys)
         one = rates.judge._replace(forward=rates.judge.forward // row.evaluated.rule.n_draws, seconds=0.0)
         work += [(shown + 4 * n, one), (2 * n, rates.judge)]
+    looked = [key for key in keys if not null and examined(study, row, key) is not None]
+    for key in looked:
+        exact = row.mode is GradientMode.EXACT and row.attacked.differentiable
+        forwards, gradients = price(key.last - key.first, k, ways=1, exact=exact)
+        work += [(forwards, rates.judge), (gradients, rates.gradient)]
     return Price(
         row=name,
         eps=eps,
