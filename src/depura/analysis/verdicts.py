@@ -10,8 +10,8 @@ from depura.analysis.results import Results
 from depura.analysis.words import APPROXIMATE
 from depura.records.kinds import AttackKind, Word
 
-WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20")
-"""Checks whose warning says that the attack was not strong enough for its number to be printed."""
+WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20", "V25", "V26")
+"""Checks whose warning says that the attack was not strong enough, or the images too easy, for a number to be printed."""
 
 
 class Status(Enum):
@@ -41,6 +41,8 @@ class Flag(Word):
     UNMOVED = "examples equal to the clean image"
     REFERENCE = "weaker than the reference attack"
     NOT_FINITE = "predictions that are not finite"
+    MEMORISED = "memorised images"
+    CHOSEN = "chosen images"
     APPROXIMATE = "approximate gradient"
     DETERMINISTIC = "deterministic"
     UNCHECKED = "unchecked"
