@@ -11,7 +11,7 @@ from depura.analysis.words import APPROXIMATE
 from depura.records.kinds import AttackKind, Word
 
 WITHHOLDING = ("V6", "V7", "V8", "V18", "V19", "V20", "V25", "V26")
-"""Checks whose warning says that the attack was not strong enough, or the images too easy, for a number to be printed."""
+"""Checks whose warning withholds the number: the attack was not strong enough for it, or the images were too easy."""
 
 
 class Status(Enum):

@@ -118,4 +118,4 @@ def _keys(images: Tensor) -> list[bytes]:
     levels = images.cpu().to(torch.float64) * LEVELS
     whole = (levels - levels.round()).abs().flatten(1).amax(1) < LEVELS * 0.5 / 255
     pixels = levels.round().clamp(0, 255).to(torch.uint8).numpy()
-    return [image.tobytes() if fits else b"" for image, fits in zip(pixels, whole.tolist(), strict=True)]
+    return [image.tobytes() if bool(fits) else b"" for image, fits in zip(pixels, whole, strict=True)]

@@ -100,8 +100,11 @@ class Table(NamedTuple):
         labels, known = torch.from_numpy(self.labels[at]), None
         if self.at_hand:
             more = some_others(n, chosen)
-            images = torch.cat([pixels, self.read(more)]) if more else pixels
-            known = Known(images, torch.from_numpy(self.labels[[*chosen, *more]]), (*chosen, *more))
+            known = Known(
+                torch.cat([pixels, self.read(more)]) if more else pixels,
+                torch.from_numpy(self.labels[[*chosen, *more]]),
+                (*chosen, *more),
+            )
         origin = Origin(n, chosen, known=known) if self.whole else None
         return ImageSet(self.name, pixels, labels, tuple(self.ids[at].tolist()), self.classes, origin)
 
