@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from depura.analysis.comparison import compare_runs
+from depura.analysis.checks import CHECKS
 from depura.analysis.summary import summarise
 from depura.cli import app
 from depura.records.directory import RecordError, RunDirectory
@@ -70,7 +71,7 @@ def test_further_draws_are_read_with_the_first_ones() -> None:
 def test_it_is_judged_by_all_checks(name: str) -> None:
     summary = summarise(opened(name))
     methods = len(summary.header.methods)
-    assert len(summary.verdicts) == 21 * methods
+    assert len(summary.verdicts) == len(CHECKS) * methods
     assert summary.complete
     assert len(run_columns(opened(name))["image"]) == 3 * (len(summary.header.rows) + len(summary.header.curve.eps))
 

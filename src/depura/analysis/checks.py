@@ -1,7 +1,8 @@
-"""The checks V1 to V21 of an evaluation, in order: of each its rule, its threshold and its sentences.
+"""The checks of an evaluation, in order: of each its rule, its threshold and its sentences.
 
 V1 to V3, V11 to V17, V19 and V21 are of the pipeline: do its parts do what they are taken to do? V4 to V10, V14, V18
-and V20 are of the attacks: would a better one find more?
+and V20 are of the attacks: would a better one find more? V25 and V26 are of the images: are they
+like others?
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ MASKED = 0.01
 Check = Callable[[Results], Verdict]
 
 CHECKS: list[Check] = []
-"""V1 to V21."""
+"""All of them, in order."""
 
 
 def verdicts(results: Results) -> tuple[Verdict, ...]:
-    """V1 to V21 of the defence of a run; of a comparison, of each method, one method after another."""
+    """All checks of the defence of a run; of a comparison, of each method, one method after another."""
     return tuple(check(its)._replace(method=method.name) for method, its in results.each() for check in CHECKS)
 
 
@@ -579,8 +580,7 @@ FEWEST = 4
 FAMILIAR, ALIKE = 15.0, 2.0
 """How many times the squared error of the images that of two of their variants, or that of others, may surely be.
 
-The bundled digits' denoiser has at most 5 and 1 on test images, 8 and 1.6 on those that it was trained on; one that has
-memorised the images has 30 to 50,000 and 2.3 to 30,000 (see docs/judging.md).
+`python -m experiments.image_checks` prints what honest denoisers have, and such as know the images.
 """
 
 KNOWN, KNOWN_SHARE = 200.0, 0.25
@@ -598,8 +598,7 @@ def images_not_memorised(results: Results) -> Verdict:
     compared = {name: its for name in VARIANTS if (its := results.of_images(name)) is not None}
     if min(np.isfinite(its).sum() for its in (own, *compared.values())) < FEWEST:
         return _not_run(f"There are fewer than {FEWEST} images that can be compared.")
-    most = max(_bounds(own)[1], 0.0) + ROUNDING
-    ratios = {name: max(_bounds(its)[0], 0.0) / most for name, its in compared.items()}
+    ratios = {name: surely_larger(its, own) for name, its in compared.items()}
     moved = [name for name in compared if name != "error_others"]
     second = np.sort([compared[name] for name in moved], axis=0)[-2]
     known = int((second > KNOWN * (np.abs(own) + ROUNDING)).sum())
@@ -616,6 +615,11 @@ def images_not_memorised(results: Results) -> Verdict:
 
 ROUNDING = (1 / 255) ** 2 / 12
 """Mean squared error of rounding to 8 bits, below which an error is none."""
+
+
+def surely_larger(values: Floats, than: Floats) -> float:
+    """How many times as large as another a mean squared error surely is: lower over upper end of 95 % intervals."""
+    return max(_bounds(values)[0], 0.0) / (max(_bounds(than)[1], 0.0) + ROUNDING)
 
 
 def _bounds(values: Floats) -> tuple[float, float]:
