@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from depura.analysis.comparison import compare_runs
 from depura.analysis.checks import CHECKS
+from depura.analysis.comparison import compare_runs
 from depura.analysis.summary import summarise
 from depura.cli import app
 from depura.records.directory import RecordError, RunDirectory
