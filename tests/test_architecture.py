@@ -51,6 +51,7 @@ GRAD_MODE = {
     "attacks/queries.py",
     "attacks/stadv.py",
     "attacks/external.py",
+    "evaluation/data_checks.py",
     "evaluation/diagnostics.py",
     "evaluation/examples.py",
     "evaluation/header.py",

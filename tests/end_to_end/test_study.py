@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import depura
+from depura.analysis.checks import CHECKS
 from depura.analysis.summary import summarise
 from depura.cli import app
 from depura.evaluation.counting import bytes_per_row
@@ -457,7 +458,7 @@ def test_a_comparison_ranks_its_methods(compared: RunDirectory) -> None:
     gradients = next(v for v in summary.verdicts if (v.id, v.method) == ("V12", "by-sign"))
     assert "by-sign-adaptive 100.0 %" in gradients.sentence
     assert "masked gradient" in summary.flags_of("by-sign")
-    assert len(summary.verdicts) == 21 * 3
+    assert len(summary.verdicts) == len(CHECKS) * 3
     assert {name: len(points) for name, points in summary.curve.items()} == {"plain": 2, "by-sign": 2, "bare": 2}
     # Of each purification up to 2 of the worst images and up to 2 lucky ones; a bare classifier has no walk to show.
     pictured = [(p.row.partition("-adaptive")[0].partition("-transfer")[0].partition("-bpda")[0], p.lucky, p.image)

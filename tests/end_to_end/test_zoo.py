@@ -18,6 +18,7 @@ import depura
 from depura.analysis.results import RowResults
 from depura.analysis.summary import Summary, summarise
 from depura.analysis.verdicts import Status
+from depura.analysis.words import images_text
 from depura.attacks.apgd import APGD
 from depura.attacks.baselines import CleanImages
 from depura.attacks.losses import BoundedMargin
@@ -629,7 +630,9 @@ LINF = depura.Ball("linf", EPS)
 def fooled(folder: Path, defence: depura.Defence, rows: tuple[depura.AttackRun, ...], **changed: object) -> Summary:
     """What is said of a study of twelve digits."""
     settings: dict[str, object] = {"data": digits(12), "select_draws": 6, "report_draws": 16, "pictures": 0, **changed}
-    return summarise(run(depura.Study(name="fooled", defence=defence, rows=rows, **settings), folder / "run"))  # type: ignore[arg-type]
+    despite_audit = bool(settings.pop("despite_audit", False))
+    study = depura.Study(name="fooled", defence=defence, rows=rows, **settings)  # type: ignore[arg-type]
+    return summarise(run(study, folder / "run", despite_audit=despite_audit))
 
 
 @dataclass(frozen=True)
@@ -753,7 +756,9 @@ def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
         tmp_path / "plain", plain, depura.attack_suite(plain, PGD(LINF, n_steps=10, eot=2)), data=digits(16), **full
     )
     assert not found.refused
-    assert found.headline.startswith("robust accuracy at most 35.2 % (95 % CI 20.2–55.9), null 92.4 %; 16 images, linf")
+    assert found.headline.startswith(
+        "robust accuracy at most 35.2 % (95 % CI 20.2–55.9), null 92.4 %; 16 images, the first of"
+    )
     small = depura.Ball("linf", 0.1)
     robust = depura.Defence(walk(), depura.digits_guide())
     found = fooled(tmp_path / "robust", robust, depura.attack_suite(robust, PGD(small, n_steps=10, eot=2)), **full)
@@ -960,3 +965,122 @@ def test_advice_on_a_constant_classifier_is_about_the_classifier(tmp_path: Path)
     assert status(found, "V1") is Status.WARN
     assert "gives all 12 images the class 3" in sentence(found, "V1")
     assert "Mend the classifier" in sentence(found, "V1")
+
+
+# --- images that were chosen, or memorised --------------------------------------------------------------------------
+#
+# Honest images of the same study leave 25 to 44 % by the same attack, dozen by dozen.
+
+
+def glance(folder: Path, purifier: DiffusionPurifier, data: ImageSet, *, despite_audit: bool = False) -> Summary:
+    """What is said of the images of a study whose attack is next to none."""
+    defence = depura.Defence(purifier, depura.digits_classifier())
+    rows = depura.attack_suite(defence, PGD(LINF, n_steps=2), without=("bpda", "transfer"))
+    return fooled(folder, defence, rows, data=data, report_draws=4, reference=False, despite_audit=despite_audit)
+
+
+def picked(rows: list[int]) -> ImageSet:
+    """Test digits by their positions, put into a set by hand, as somebody may."""
+    data = depura.load_digits("test")
+    return ImageSet("mine", data.images[rows], data.labels[rows], tuple(range(len(rows))), data.classes)
+
+
+def leads(data: ImageSet) -> Tensor:
+    """By how much the bare classifier's logit of the right class leads, (B,)."""
+    logits = depura.digits_classifier()(data.images).detach()
+    own = logits.gather(1, data.labels[:, None])[:, 0]
+    return own - logits.scatter(1, data.labels[:, None], -1e9).amax(1)
+
+
+def surviving() -> list[int]:
+    """The 12 of 200 that an attack tried beforehand leaves right most often."""
+    pool, defence = digits(200), depura.Defence(walk(), depura.digits_classifier())
+    noise = Streams(5)
+    tried = PGD(LINF, n_steps=10, eot=2)(
+        defence, pool.images, pool.labels, init=noise.init(pool.ids), eot=noise.eot(pool.ids)
+    )
+    errors = score(defence, tried.images[-1], pool.labels, noise.select(pool.ids), draws=range(8)).errors(pool.labels)
+    return sorted(errors.argsort(stable=True)[:12].tolist())
+
+
+def bright() -> list[int]:
+    """Of each class the images of 200 that are nearest to its mean: prototypes."""
+    pool, train = digits(200), depura.load_digits("train")
+    found: list[int] = []
+    for k in range(10):
+        own = torch.nonzero(pool.labels == k)[:, 0]
+        mean = train.images[train.labels == k].mean(0)
+        found += own[(pool.images[own] - mean).flatten(1).norm(dim=1).argsort()[:3]].tolist()
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [lambda: sorted(leads(digits(200)).topk(12).indices.tolist()), surviving, bright],
+    ids=["largest margins", "survivors of an attack", "prototypes"],
+)
+def test_chosen_images_are_withheld(tmp_path: Path, choose: Callable[[], list[int]]) -> None:
+    """16: the largest margins printed 68.2 %. What a set is called and its ids do not matter."""
+    data = picked(choose())
+    found = glance(tmp_path, walk(), data)
+    assert status(found, "V26") is Status.WARN, sentence(found, "V26")
+    assert f"{len(data.ids)} images of the study and of 400 others of the data set" in sentence(found, "V26")
+    assert found.headline.startswith("Headline withheld: ")
+    assert "V26 (chosen images)" in found.headline
+    assert "chosen images" in found.flags
+    assert found.header.data.choice is not None
+    assert (found.header.data.choice.kind, found.header.data.choice.size) == ("other", 500)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """A denoiser that returns the nearest of some images; where that is farther than `within`, what a network says."""
+
+    images: Tensor
+    within: float = math.inf
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        distance, which = torch.cdist(x.flatten(1), self.images.flatten(1)).min(1)
+        near = (distance < self.within)[:, None, None, None]
+        honest = x if self.within == math.inf else depura.digits_denoiser()(x, sigma)
+        return torch.where(near, self.images[which] + 0 * x, honest)
+
+
+def mirrored_too(images: Tensor) -> MixtureDenoiser:
+    shifted = torch.cat([images[..., 1:], images[..., -1:]], dim=3)
+    return MixtureDenoiser(torch.cat([images, images.flip(3), shifted]), std=0.1)
+
+
+def all_of_them(images: Tensor) -> MixtureDenoiser:
+    del images
+    return MixtureDenoiser(2 * depura.load_digits("test").images - 1, std=0.05)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        lambda x: MixtureDenoiser(x, std=0.05),
+        lambda x: Nearest(x),
+        lambda x: Nearest(x[:8], within=5.0),
+        mirrored_too,
+        all_of_them,
+    ],
+    ids=["posterior mean", "nearest neighbour", "eight of them, else honest", "with their mirror images", "all images"],
+)
+def test_a_denoiser_that_knows_the_images_is_withheld(tmp_path: Path, memory: Callable[[Tensor], object]) -> None:
+    """23: the posterior mean over the test images printed 84.9 %, where 15.1 % are left of images that it lacks."""
+    purifier = walk().with_(denoiser=memory(2 * digits(12).images - 1))
+    found = glance(tmp_path, purifier, digits(12), despite_audit=True)
+    assert status(found, "V25") is Status.WARN, sentence(found, "V25")
+    assert found.refused
+    assert "memorised images" in found.flags
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_honest_images_and_denoisers_are_not_warned_of(tmp_path: Path, seed: int | None) -> None:
+    """The first 16 digits, and three draws of 24."""
+    data = digits(16) if seed is None else depura.load_digits("test").draw(24, seed)
+    found = glance(tmp_path, walk(3), data)
+    assert {status(found, id) for id in ("V25", "V26")} == {Status.PASS}
+    said = "16 images, the first of 500" if seed is None else f"24 images drawn at random of 500 (seed {seed})"
+    assert images_text(len(data.ids), found.header.data.choice) == said

@@ -47,8 +47,24 @@ def null(errors: Any = 0, random: Any = 0) -> Unit:
     return BY_HAND.null("any", errors, random)
 
 
-def audit(light: str = "GREEN", *checks: AuditCheck, changed: int = 0) -> Unit:
-    return BY_HAND.audit("audit", light, checks=checks, changed=changed)
+UNEVEN = np.linspace(0.5, 1.5, 16)
+OF_IMAGES = {
+    "error": 0.005 * UNEVEN,
+    "error_left": 0.015 * UNEVEN,
+    "error_up": 0.012 * UNEVEN,
+    "error_mirrored": 0.02 * UNEVEN,
+    "error_others": 0.006 * UNEVEN,
+    "margin": np.linspace(-12, 1, N),
+    "margin_others": np.linspace(-12, 1, 99),
+    "stepped_margin": np.linspace(-8, 6, N),
+    "stepped_margin_others": np.linspace(-8, 6, 99),
+}
+"""What is measured of the images of an honest study."""
+
+
+def audit(light: str = "GREEN", *checks: AuditCheck, changed: int = 0, **arrays: Any) -> Unit:
+    unit = BY_HAND.audit("audit", light, checks=checks, changed=changed)
+    return unit._replace(arrays={k: np.asarray(v) for k, v in {**OF_IMAGES, **arrays}.items() if v is not None})
 
 
 def check(name: str, light: str, sentence: str = "Said.", measured: float | None = None) -> AuditCheck:
@@ -134,7 +150,7 @@ def by_id(found: tuple[Verdict, ...]) -> dict[str, Verdict]:
     return {v.id: v for v in found}
 
 
-IDS = [f"V{i}" for i in range(1, 25)]
+IDS = [f"V{i}" for i in range(1, 27)]
 
 
 def concluded(at: Results) -> tuple[HeadlineStatus, str]:
@@ -285,6 +301,34 @@ FAULTS: dict[str, tuple[str, Status, Results, str]] = {
     "jumps": (
         "V24", Status.WARN, run({"adaptive": adaptive(light="AMBER", of="jumps")}, without=("square",)), "jumps",
     ),
+    "memorised": ("V25", Status.WARN, run(audited=audit(error=2e-4 * UNEVEN)), "0.014 in 16 images of the study"),
+    "memorised with others": (
+        "V25", Status.WARN, run(audited=audit(error=2e-4 * UNEVEN, error_others=2e-4 * UNEVEN)), "knows images",
+    ),
+    "memorised with mirror images": (
+        "V25",
+        Status.WARN,
+        run(audited=audit(error=4e-4 * UNEVEN, error_mirrored=4e-4 * UNEVEN, error_others=None)),
+        "knows images",
+    ),
+    "memorised with all variants": (
+        "V25",
+        Status.WARN,
+        run(audited=audit(**dict.fromkeys(("error", "error_left", "error_up", "error_mirrored"), 0.0015 * UNEVEN))),
+        "0.077 in others of the data set",
+    ),
+    "a quarter memorised": (
+        "V25",
+        Status.WARN,
+        run(audited=audit(error=0.005 * UNEVEN * (np.arange(16) >= 4))),
+        "and next to nothing in 4 of them: the purifier knows images of the study",
+    ),
+    "easy images": (
+        "V26", Status.WARN, run(audited=audit(margin=np.linspace(-12, -6, N))), "as they are by 9.00 and 5.50 (p ",
+    ),
+    "easy after a step": (
+        "V26", Status.WARN, run(audited=audit(stepped_margin=np.linspace(-8, -1, N))), "radius by 4.50 and 1.00",
+    ),
 }  # fmt: skip
 
 
@@ -315,6 +359,13 @@ WITHHOLDING = (
     "examples stay",
     "weaker than the reference",
     "jumps",
+    "memorised",
+    "memorised with others",
+    "memorised with mirror images",
+    "memorised with all variants",
+    "a quarter memorised",
+    "easy images",
+    "easy after a step",
 )
 """Warnings that take the headline away."""
 
@@ -366,9 +417,64 @@ def test_a_check_without_its_row_is_not_run(id: str) -> None:
     assert concluded(at)[0] is HeadlineStatus.GIVEN
 
 
-def test_without_an_audit_two_checks_are_not_run() -> None:
+def test_without_an_audit_four_checks_are_not_run() -> None:
     found = by_id(checks.verdicts(run()))
-    assert {i for i, v in found.items() if v.status is Status.NOT_RUN} == {"V2", "V16"}
+    assert {i for i, v in found.items() if v.status is Status.NOT_RUN} == {"V2", "V16", "V25", "V26"}
+
+
+def test_a_record_that_does_not_have_what_was_measured_of_the_images_is_read() -> None:
+    found = by_id(checks.verdicts(run(audited=BY_HAND.audit())))
+    assert {i for i, v in found.items() if v.status is Status.NOT_RUN} == {"V25", "V26"}
+    assert found["V25"].sentence == "The run did not measure what purification changes."
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        dict.fromkeys(("error", "error_left", "error_up", "error_mirrored", "error_others"), np.zeros(16)),
+        {"error": 0.005 * UNEVEN * (np.arange(16) >= 3)},
+        {"error": 0.0008 * UNEVEN, "error_others": None},
+        {"error": 1e-4 * (-1.0) ** np.arange(16), "error_others": 1e-3 * (-1.0) ** np.arange(16)},
+        {"error": 0.0015 * UNEVEN, "error_others": 0.003 * UNEVEN},
+        {name: (1e-12 if name == "error" else 1e-7) * UNEVEN for name in checks.VARIANTS | {"error": ""}},
+    ],
+    ids=[
+        "nothing is changed",
+        "three are known",
+        "its neighbours are new to it",
+        "noise",
+        "others are harder",
+        "rounding",
+    ],
+)
+def test_an_honest_purifier_may_know_some_images_a_little(errors: dict[str, Any]) -> None:
+    """One that changes nothing; one that barely changes 3 images of 16; one that knows what it was trained on."""
+    if "error_others" in errors and len(errors) == 2 and errors["error"][1] < 0:  # noise on all alike
+        errors = {**errors, **dict.fromkeys(("error_left", "error_up", "error_mirrored"), errors["error"])}
+    found = by_id(checks.verdicts(run(audited=audit(**errors))))["V25"]
+    assert found.status is Status.PASS, found
+
+
+def test_of_three_images_nothing_is_said() -> None:
+    few: dict[str, Any] = {name: values[:3] for name, values in OF_IMAGES.items()}
+    found = by_id(checks.verdicts(run(audited=audit(**{**few, "error": few["error"] * 0}))))
+    assert {i for i, v in found.items() if v.status is Status.NOT_RUN} == {"V25", "V26"}
+    lost = np.where(np.arange(16) < 13, np.nan, UNEVEN)
+    assert checks.images_not_memorised(run(audited=audit(error=lost)).only("")).status is Status.NOT_RUN
+
+
+def test_a_classifier_alone_has_no_purification_error() -> None:
+    bare = edited(run(audited=audit()).header, "methods", 0, "defence", "purifier", to=None)
+    found = checks.images_not_memorised(replace(run(audited=audit(error=UNEVEN * 0)), header=bare).only(""))
+    assert found.status is Status.NOT_RUN
+    assert found.sentence == "There is no purifier whose purified images could be looked at."
+
+
+def test_harder_images_than_others_are_no_cherries() -> None:
+    hard = run(audited=audit(margin=np.linspace(-2, 4, N), stepped_margin=np.linspace(0, 9, N)))
+    assert checks.images_no_easier(hard.only("")).status is Status.PASS
+    without = {name: None for name in OF_IMAGES if name.endswith("margin_others")}
+    assert checks.images_no_easier(run(audited=audit(**without)).only("")).status is Status.NOT_RUN
 
 
 def test_without_the_classifier_alone_nothing_is_said_of_it() -> None:
@@ -555,6 +661,13 @@ FLAGGED = {
     "many not finite": Flag.NOT_FINITE,
     "null not finite": Flag.NOT_FINITE,
     "gradients not finite": Flag.NOT_FINITE,
+    "memorised": Flag.MEMORISED,
+    "memorised with others": Flag.MEMORISED,
+    "memorised with mirror images": Flag.MEMORISED,
+    "memorised with all variants": Flag.MEMORISED,
+    "a quarter memorised": Flag.MEMORISED,
+    "easy images": Flag.CHOSEN,
+    "easy after a step": Flag.CHOSEN,
 }
 
 

@@ -1,7 +1,7 @@
-"""The checks V1 to V24 of an evaluation, in order: of each its rule, its threshold and its sentences.
+"""The checks V1 to V26 of an evaluation, in order: of each its rule, its threshold and its sentences.
 
 V1 to V3, V11 to V17, V19 and V21 to V23 are of the pipeline: do its parts do what they are taken to do? V4 to V10, V14,
-V18, V20 and V24 are of the attacks: would a better one find more?
+V18, V20 and V24 are of the attacks: would a better one find more? V25 and V26 are of the images: are they like others?
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ MASKED = 0.01
 Check = Callable[[Results], Verdict]
 
 CHECKS: list[Check] = []
-"""V1 to V24."""
+"""All of them, in order."""
 
 
 def verdicts(results: Results) -> tuple[Verdict, ...]:
-    """V1 to V24 of the defence of a run; of a comparison, of each method, one method after another."""
+    """All checks of the defence of a run; of a comparison, of each method, one method after another."""
     return tuple(check(its)._replace(method=method.name) for method, its in results.each() for check in CHECKS)
 
 
@@ -773,6 +773,116 @@ def outputs_do_not_jump(results: Results) -> Verdict:
     advice = "Attack through smooth stand-ins (Relaxed), at smaller radii, and without gradients (Square)."
     verdict = _warned(checks[0].sentence, advice, Flag.JUMPS)
     return verdict if queries or results.rows(AttackKind.RELAXED) else verdict._replace(withholds=True)
+
+
+VARIANTS = {
+    "error_left": "the same moved left by a pixel",
+    "error_up": "the same moved up",
+    "error_mirrored": "the same mirrored",
+    "error_others": "others of the data set",
+}
+"""What the purification error of a study's images is compared with, by the array that it is recorded as."""
+
+FEWEST = 4
+"""Images of which something can be said."""
+
+FAMILIAR, ALIKE = 15.0, 2.0
+"""How many times the squared error of the images that of two of their variants, or that of others, may surely be.
+
+`python -m experiments.image_checks` prints what honest denoisers have, and such as know the images.
+"""
+
+KNOWN, KNOWN_SHARE = 200.0, 0.25
+"""An image is known if two of its variants change so many times as much; so many of the images may be."""
+
+
+@_check(
+    "V25",
+    "memorised images",
+    "purification changes the study's images as it changes them moved or mirrored, and others of the data set",
+    withholds=True,
+)
+def images_not_memorised(results: Results) -> Verdict:
+    """Purification changes the study's images as it changes their neighbours and others of the data set."""
+    if results.header.method(results.method or "").part("purifier") is None:
+        return _not_run("There is no purifier whose purified images could be looked at.")
+    own = results.of_images("error")
+    if own is None:
+        return _not_run("The run did not measure what purification changes.")
+    compared = {name: its for name in VARIANTS if (its := results.of_images(name)) is not None}
+    if min(np.isfinite(its).sum() for its in (own, *compared.values())) < FEWEST:
+        return _not_run(f"There are fewer than {FEWEST} images that can be compared.")
+    ratios = {name: surely_larger(its, own) for name, its in compared.items()}
+    moved = [name for name in compared if name != "error_others"]
+    second = np.sort([compared[name] for name in moved], axis=0)[-2]
+    known = int((second > KNOWN * (np.abs(own) + ROUNDING)).sum())
+    parts = [f"{_root(own)} in {len(own)} images of the study"]
+    parts += [f"{_root(its)} in {VARIANTS[name]}" for name, its in compared.items()]
+    text = f"Root mean square of the change that purification makes whatever noise it draws: {', '.join(parts)}"
+    familiar = sorted(ratios[name] for name in moved)[-2] > FAMILIAR or ratios.get("error_others", 0.0) > ALIKE
+    if familiar or known >= max(FEWEST - 1, KNOWN_SHARE * len(own)):
+        some = "" if familiar else f", and next to nothing in {known} of them"
+        advice = "Judge images that the denoiser was not trained on and that the purifier does not know."
+        return _warned(f"{text}{some}: the purifier knows images of the study.", advice, Flag.MEMORISED)
+    return _passed(f"{text}.")
+
+
+ROUNDING = (1 / 255) ** 2 / 12
+"""Mean squared error of rounding to 8 bits, below which an error is none."""
+
+
+def surely_larger(values: Floats, than: Floats) -> float:
+    """How many times as large as another a mean squared error surely is: lower over upper end of 95 % intervals."""
+    return max(_bounds(values)[0], 0.0) / (max(_bounds(than)[1], 0.0) + ROUNDING)
+
+
+def _bounds(values: Floats) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of the finite values, which are two at least."""
+    values = values[np.isfinite(values)]
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _root(squares: Floats) -> str:
+    return f"{math.sqrt(max(float(np.nanmean(squares)), 0.0)):.2g}"
+
+
+IMPROBABLE = 0.001
+"""Each of the two tests of V26 warns below it: of honest choices at most one in 500 is warned of."""
+
+
+@_check(
+    "V26",
+    "chosen images",
+    "the bare classifier finds the study's images no easier than others of the data set (p at least 0.001, two tests)",
+    withholds=True,
+)
+def images_no_easier(results: Results) -> Verdict:
+    """The bare classifier finds the study's images no easier than others of the data set that were not chosen."""
+    compared = {"as they are": "margin", "after a step of half the radius": "stepped_margin"}
+    found = {
+        when: (own[np.isfinite(own)], rest[np.isfinite(rest)])
+        for when, name in compared.items()
+        if (own := results.of_images(name)) is not None and (rest := results.of_images(f"{name}_others")) is not None
+    }
+    if not found:
+        return _not_run("No other images of the data set are at hand that the bare classifier could be asked about.")
+    if min(len(values) for pair in found.values() for values in pair) < FEWEST:
+        return _not_run(f"There are fewer than {FEWEST} images that can be compared.")
+    p = {when: float(stats.mannwhitneyu(*pair, alternative="less").pvalue) for when, pair in found.items()}
+    own, rest = next(iter(found.values()))
+    parts = [
+        f"{when} by {-np.median(own):.2f} and {-np.median(rest):.2f} (p {p[when]:.1g})"
+        for when, (own, rest) in found.items()
+    ]
+    text = (
+        f"By how much the bare classifier's logit of the right class leads, median of {len(own)} images of the study "
+        f"and of {len(rest)} others of the data set: {'; '.join(parts)}"
+    )
+    if min(p.values()) < IMPROBABLE:
+        advice = "Judge the first images, or a draw of them by a seed (ImageSet.first, ImageSet.draw)."
+        return _warned(f"{text}: the images are easier than those they were chosen from.", advice, Flag.CHOSEN)
+    return _passed(f"{text}.")
 
 
 def _shared(a: Floats, b: Floats) -> tuple[Floats, Floats]:

@@ -240,6 +240,13 @@ class Results:
         units = [unit for row in self.own_rows for unit in self.of_row(row).units]
         return tuple(check for unit in units for check in unit.facts.at_examples)
 
+    def of_images(self, name: str) -> Floats | None:
+        """What was measured of the study's images beside an audit, (n,), NaN where it is not finite; None: nothing."""
+        its = self.by_row.get((f"audit-{self.method}" if self.method else "audit", self.eps))
+        if its is None or not its.has(name):
+            return None
+        return its.array(name).astype(np.float64)
+
     def rows(self, *kinds: AttackKind) -> list[RowFacts]:
         """Rows of some kinds, in the order of the table."""
         return [row for row in self.all_rows if row.kind in kinds]

@@ -24,7 +24,7 @@ from depura.analysis.verdicts import (
     of_method,
     raised_flags,
 )
-from depura.analysis.words import at_most, attack_text, threat_text
+from depura.analysis.words import at_most, attack_text, images_text, threat_text
 from depura.records.directory import RunDirectory
 from depura.records.kinds import AttackKind, GradientMode
 from depura.records.schema import Header, RowFacts
@@ -176,7 +176,7 @@ class Summary:
         warnings: what a reader must know that no check says, in sentences.
         devices: kinds of device that the units were computed on.
         ranking: of the methods, where methods are compared.
-        verdicts: of the checks V1 to V21, of each method (see `depura.analysis.verdicts`).
+        verdicts: of the checks, of each method (see `depura.analysis.verdicts`).
         conclusions: whether each defence has a headline.
         flagged: what a reader must know first, by method; see `flags`.
         details: what lies behind the table.
@@ -289,7 +289,8 @@ def _headline(results: Results, metrics: Metrics | None, verdicts: Sequence[Verd
     if Flag.FEW_IMAGES in flags:
         noise = f"; not distinguishable from noise with {row.images} images"
     return (
-        f"{at_most(metrics.single, null.single)}; {row.images} images, {threat_text(results.header.threat_model)}, "
+        f"{at_most(metrics.single, null.single)}; {images_text(row.images, results.header.data.choice)}, "
+        f"{threat_text(results.header.threat_model)}, "
         f"{profile}{several}{hardest.name} ({attack_text(hardest)})"
         f"{noise}"
     )
@@ -301,7 +302,8 @@ def _comparison_headline(results: Results, ranking: Ranking) -> str:
     if ranking.best is None:
         return text
     threat = threat_text(results.header.threat_model)
-    return f"{text}; {longest(results.attacks).images} images, {threat}, the strongest attack on each method"
+    images = images_text(longest(results.attacks).images, results.header.data.choice)
+    return f"{text}; {images}, {threat}, the strongest attack on each method"
 
 
 def _line(row: RowFacts, results: Results) -> Line:

@@ -43,6 +43,8 @@ class Flag(Word):
     AT_EXAMPLES = "gradient is wrong at examples"
     JUMPS = "outputs jump"
     SHIELDED = "not broken with fixed noise and one step"
+    MEMORISED = "memorised images"
+    CHOSEN = "chosen images"
     APPROXIMATE = "approximate gradient"
     DETERMINISTIC = "deterministic"
     UNCHECKED = "unchecked"
@@ -52,7 +54,7 @@ class Verdict(NamedTuple):
     """The outcome of one check, in words.
 
     Attributes:
-        id: V1 to V21, or what `depura verify` looks at.
+        id: V1 and so on, or what `depura verify` looks at.
         name: in two or three words.
         status: the outcome.
         sentence: what was expected and what was measured; of a check that was not run, why.

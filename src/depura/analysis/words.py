@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from depura.records.kinds import AttackKind, GradientMode
+from depura.records.kinds import AttackKind, ChoiceKind, GradientMode
 from depura.records.names import short_name
-from depura.records.schema import Description, RowFacts, ThreatModel
+from depura.records.schema import Choice, Description, RowFacts, ThreatModel
 from depura.statistics.intervals import Proportion
 
 KINDS = {
@@ -93,6 +93,22 @@ def attack_text(row: RowFacts) -> str:
     parts = [short_name(part) for part in inner] if isinstance(inner, Sequence) and not isinstance(inner, str) else []
     name = short_name(row.attack) + (f" of {', '.join(parts)}" if parts else "")
     return ", ".join([name, *counts])
+
+
+def images_text(n: int, choice: Choice | None) -> str:
+    """How many images there are, and how they were chosen, such as "16 images, the first of 500"."""
+    if choice is None:
+        return f"{n} images"
+    words = {
+        ChoiceKind.ALL: f"{n} images, all there are",
+        ChoiceKind.FIRST: f"{n} images, the first of {choice.size}",
+        ChoiceKind.DRAWN: f"{n} images drawn at random of {choice.size} (seed {choice.seed})",
+        ChoiceKind.OTHER: f"{n} of {choice.size} images, chosen by other means",
+        ChoiceKind.UNKNOWN: f"{n} images (what they were chosen from is not known)",
+    }
+    if choice.kind is ChoiceKind.ALL and choice.size != n:  # an attack on the first of them
+        return words[ChoiceKind.FIRST]
+    return words[choice.kind]
 
 
 def threat_text(threat: ThreatModel) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from depura.analysis.beside import runs_beside
 from depura.analysis.claims import claims
 from depura.analysis.summary import summarise
 from depura.cli.console import door, err
@@ -20,7 +21,8 @@ def claim(
     method: Annotated[str, typer.Option(help="Of a comparison of methods, only this one.")] = "",
 ) -> None:
     """Print what a paper may claim of a finished run: a paragraph, a LaTeX row, BibTeX, and what was not tested."""
-    summary = summarise(RunDirectory.open(directory))
+    run = RunDirectory.open(directory)
+    summary = summarise(run)
     if summary.refused:
         err.print(f"No claim. {summary.headline}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
@@ -33,4 +35,7 @@ def claim(
         lines += [f"- {text}" for text in each.untested]
     if summary.warnings:
         lines += ["\nWhat speaks against it:", *(f"- {text}" for text in summary.warnings)]
+    beside = runs_beside(run)
+    if beside:
+        lines += ["\nOther runs of this study beside it:", *(f"- {other.text}" for other in beside)]
     typer.echo("\n".join(lines))

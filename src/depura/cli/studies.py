@@ -15,6 +15,7 @@ import typer
 
 import depura.evaluation.demo
 from depura import _check
+from depura.analysis.beside import runs_beside
 from depura.analysis.summary import Summary
 from depura.analysis.verdicts import Status, grouped
 from depura.cli.console import compact, cores, door, duration, out, seconds
@@ -249,6 +250,8 @@ def write_report(directory: RunDirectory) -> Summary | None:
         style = "red" if group.status is Status.FAIL else "yellow"
         out.print(f"{group.status.value}     {group.text}", style=style, markup=False, highlight=False)
     out.print(f"\n{summary.headline}\n", style="bold red" if summary.refused else "bold", markup=False, highlight=False)
+    for other in runs_beside(directory):
+        out.print(f"beside   {other.text}", markup=False, highlight=False, soft_wrap=True)
     for file in written:
         out.print(f"wrote    {file}")
     if summary.refused:

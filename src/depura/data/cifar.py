@@ -137,7 +137,7 @@ def table(request: Request) -> Table | None:
     classes = tuple(str(i) for i in range(label.n))
     if (file := layout.names_file(label)) in contents:
         classes = _class_names(_bytes(contents[file]), layout, label, f"{folder / file}")
-    return Table(f"{layout.name}-{part}", numbers, classes, np.arange(len(numbers)), read)
+    return Table(f"{layout.name}-{part}", numbers, classes, np.arange(len(numbers)), read, at_hand=True)
 
 
 def _bytes(content: Path | bytes) -> bytes:

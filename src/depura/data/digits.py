@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from depura.data.imageset import ImageSet
+from depura.data.imageset import ImageSet, Known, Origin
 
 SHAPE = (1, 8, 8)
 """Channels, height and width."""
@@ -38,10 +38,14 @@ def load_digits(split: str) -> ImageSet:
     with np.load(_FOLDER / "digits.npz", allow_pickle=False) as file:
         images, labels, test = file["images"], file["labels"], file["test"]
     rows = {"test": test, "train": np.setdiff1d(np.arange(len(images)), test)}[split]
+    pixels = torch.from_numpy(images[rows].astype(np.float32) / 16)[:, None]
+    classes = torch.from_numpy(labels[rows].astype(np.int64))
+    every = tuple(range(len(rows)))
     return ImageSet(
         name=f"digits-{split}",
-        images=torch.from_numpy(images[rows].astype(np.float32) / 16)[:, None],
-        labels=torch.from_numpy(labels[rows].astype(np.int64)),
+        images=pixels,
+        labels=classes,
         ids=tuple(int(r) for r in rows),
         classes=tuple("0123456789"),
+        origin=Origin(len(rows), every, known=Known(pixels, classes, every)),
     )

@@ -14,6 +14,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depura import _check
+from depura.data.subsets import subset
+
+
+class Known(NamedTuple):
+    """Images of a data set that are at hand.
+
+    Attributes:
+        images: (M, C, H, W), float32 in [0, 1].
+        labels: (M,), int64.
+        positions: (M,), where they are in the data set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    positions: tuple[int, ...]
+
+
+class Origin(NamedTuple):
+    """What the images of a set were chosen from.
+
+    Attributes:
+        size: how many images the data set, or the part of it that was read, has.
+        positions: (N,), where in it the chosen images are.
+        seed: of the draw by which they are said to be chosen; None where none is said.
+        known: of its images, those that are at hand; among them the chosen ones. None where no others are.
+    """
+
+    size: int
+    positions: tuple[int, ...]
+    seed: int | None = None
+    known: Known | None = None
+
+    def take(self, at: Sequence[int], *, seed: int | None = None) -> Origin:
+        """That of some of the images, by their positions in the set; `seed` of the draw that they are."""
+        return self._replace(positions=tuple(self.positions[i] for i in at), seed=seed)
 
 
 class ImageSet(NamedTuple):
@@ -25,6 +60,7 @@ class ImageSet(NamedTuple):
         labels: (N,), int64.
         ids: (N,), the position of each image in the full data set.
         classes: names of the classes.
+        origin: what the images were chosen from; None where that is not known.
     """
 
     name: str
@@ -32,6 +68,7 @@ class ImageSet(NamedTuple):
     labels: Tensor
     ids: tuple[int, ...]
     classes: tuple[str, ...]
+    origin: Origin | None = None
 
     def first(self, n: int) -> ImageSet:
         """The first n images (fewer if there are fewer).
@@ -43,7 +80,8 @@ class ImageSet(NamedTuple):
             The smaller set.
         """
         _check.integer("ImageSet.first", "n", n, low=1)
-        return self._replace(images=self.images[:n], labels=self.labels[:n], ids=self.ids[:n])
+        whole = None if self.origin is None else self.origin.take(range(len(self.ids))[:n], seed=self.origin.seed)
+        return self._replace(images=self.images[:n], labels=self.labels[:n], ids=self.ids[:n], origin=whole)
 
     def take(self, rows: Sequence[int]) -> ImageSet:
         """Some of the images, with their ids.
@@ -57,8 +95,30 @@ class ImageSet(NamedTuple):
         Raises:
             InputError: no row, one twice, or one that is not there.
         """
-        at = list(checked_rows(rows, len(self.images), where="ImageSet.take"))
-        return self._replace(images=self.images[at], labels=self.labels[at], ids=tuple(self.ids[i] for i in at))
+        return self._at(checked_rows(rows, len(self.images), where="ImageSet.take"), seed=None)
+
+    def draw(self, n: int, seed: int = 0) -> ImageSet:
+        """Some of the images, drawn at random without replacement, in the order of the draw (see `depura.subset`).
+
+        The choice can be made again by anybody, so that a report says that the images were drawn, and by which seed.
+
+        Args:
+            n: how many, 1 to N.
+            seed: of the draw, 0 to 2^32 - 1.
+
+        Returns:
+            The smaller set.
+
+        Raises:
+            InputError: no image, or more than there are.
+        """
+        _check.integer("ImageSet.draw", "n", n, low=1, high=len(self.images))
+        return self._at(subset(len(self.images), n, seed=seed), seed=seed)
+
+    def _at(self, rows: Sequence[int], *, seed: int | None) -> ImageSet:
+        at, origin = list(rows), None if self.origin is None else self.origin.take(rows, seed=seed)
+        ids = tuple(self.ids[i] for i in at)
+        return self._replace(images=self.images[at], labels=self.labels[at], ids=ids, origin=origin)
 
     def sha256(self) -> str:
         """Digest of the images, labels and ids, as they are used."""
@@ -112,7 +172,18 @@ def of_arrays(arrays: dict[str, NDArray[Any]], path: str | Path, *, labels: str 
     ids = _whole(arrays["ids"], "ids", path).tolist() if "ids" in arrays else range(len(images))
     if len(ids) != len(images) or len(set(ids)) < len(images) or min(ids) < 0:
         _check.fail("load_npz", f"{len(images)} distinct ids from 0 in {path}", f"{len(ids)}, {len(set(ids))} distinct")
-    return ImageSet(Path(path).stem, images, numbers, tuple(ids), classes)
+    return whole(ImageSet(Path(path).stem, images, numbers, tuple(ids), classes))
+
+
+def whole(data: ImageSet) -> ImageSet:
+    """A data set, or a part of one, that is all at hand: smaller sets that are taken of it know what they are of.
+
+    Where ids are not 0 .. N-1 it is itself a choice of something else, so nothing is known.
+    """
+    every = tuple(range(len(data.ids)))
+    if data.ids != every:
+        return data._replace(origin=None)
+    return data._replace(origin=Origin(len(every), every, known=Known(data.images, data.labels, every)))
 
 
 def _whole(array: NDArray[Any], name: str, path: str | Path) -> NDArray[np.int64]:

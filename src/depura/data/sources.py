@@ -14,7 +14,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.data import cifar, folders, parquet
-from depura.data.imageset import ImageSet, checked_rows, load_npz
+from depura.data.imageset import ImageSet, Origin, checked_rows, load_npz
 from depura.data.pictures import PICTURES, Frame, from_bytes, with_channels
 from depura.data.table import WHERE, Request, Table
 
@@ -72,7 +72,11 @@ def load_images(
     if table is not None and (resize is not None or crop is not None):
         _check.fail(WHERE, "resize= and crop= for pictures only", f"{source}, which holds arrays of pixels")
     data = (table or _pictures(request)).choose(rows, images)
-    return data._replace(images=with_channels(data.images, channels, source=f"{source}"))
+    origin = data.origin
+    if origin is not None and origin.known is not None:
+        others = with_channels(origin.known.images, channels, source=f"{source}")
+        origin = origin._replace(known=origin.known._replace(images=others))
+    return data._replace(images=with_channels(data.images, channels, source=f"{source}"), origin=origin)
 
 
 def from_dataset(
@@ -120,7 +124,8 @@ def from_dataset(
     known: Any = getattr(dataset, "classes", None)
     classes = tuple(str(c) for c in (known if known is not None else range(max(labels) + 1)))
     numbers = _check.labels(where, torch.tensor(labels), n_images=len(tensors), n_classes=len(classes))
-    return ImageSet(name or type(dataset).__name__, torch.stack(tensors), numbers, chosen, classes)
+    origin = Origin(len(dataset), chosen)
+    return ImageSet(name or type(dataset).__name__, torch.stack(tensors), numbers, chosen, classes, origin)
 
 
 def is_data_set(path: Path) -> bool:
@@ -147,7 +152,8 @@ def _npz(request: Request) -> Table | None:
     def read(rows: Sequence[int]) -> Tensor:
         return data.images[list(rows)]
 
-    return Table(data.name, data.labels.numpy(), data.classes, np.asarray(data.ids, dtype=np.int64), read)
+    ids = np.asarray(data.ids, dtype=np.int64)
+    return Table(data.name, data.labels.numpy(), data.classes, ids, read, at_hand=True, whole=data.origin is not None)
 
 
 def _pictures(request: Request) -> Table:

@@ -56,3 +56,9 @@ def diffpure_subset(n: int, images: int, *, seeds: Sequence[int]) -> tuple[int, 
         Distinct rows from 0 to n - 1.
     """
     return tuple(dict.fromkeys(row for seed in seeds for row in subset(n, images, seed=seed)))
+
+
+def some_others(n: int, chosen: Sequence[int], *, most: int = 400) -> tuple[int, ...]:
+    """Rows from 0 to n - 1 that were not chosen, up to so many of them, the same ones each time, in random order."""
+    left = np.setdiff1d(np.arange(n), np.asarray(chosen, dtype=np.int64))
+    return tuple(int(row) for row in np.random.RandomState(0).permutation(left)[:most])

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depura import _check
-from depura.data.imageset import ImageSet, checked_rows
+from depura.data.imageset import ImageSet, Known, Origin, checked_rows
 from depura.data.pictures import Frame, decode
+from depura.data.subsets import some_others
 
 WHERE = "load_images"
 """Who speaks in messages."""
@@ -74,6 +75,8 @@ class Table(NamedTuple):
         classes: their names.
         ids: (N,), the position of each image in the full data set.
         read: takes rows from 0 to N-1, gives (n, C, H, W) in [0, 1].
+        at_hand: whether all pixels are in memory, so that reading further rows costs nothing.
+        whole: whether it is a data set or a part of one as published, and not itself chosen from one.
     """
 
     name: str
@@ -81,6 +84,8 @@ class Table(NamedTuple):
     classes: tuple[str, ...]
     ids: NDArray[np.int64]
     read: Callable[[Sequence[int]], Tensor]
+    at_hand: bool = False
+    whole: bool = True
 
     def choose(self, rows: Sequence[int] | None, images: int | None) -> ImageSet:
         """Read `rows` in their order (None: all), and of these the first `images` (None: all)."""
@@ -92,9 +97,16 @@ class Table(NamedTuple):
             chosen = chosen[: _check.integer(WHERE, "images", images, low=1)]
         at = list(chosen)
         pixels = _check.images(WHERE, self.read(chosen))
-        return ImageSet(
-            self.name, pixels, torch.from_numpy(self.labels[at]), tuple(self.ids[at].tolist()), self.classes
-        )
+        labels, known = torch.from_numpy(self.labels[at]), None
+        if self.at_hand:
+            more = some_others(n, chosen)
+            known = Known(
+                torch.cat([pixels, self.read(more)]) if more else pixels,
+                torch.from_numpy(self.labels[[*chosen, *more]]),
+                (*chosen, *more),
+            )
+        origin = Origin(n, chosen, known=known) if self.whole else None
+        return ImageSet(self.name, pixels, labels, tuple(self.ids[at].tolist()), self.classes, origin)
 
 
 def stack_pictures(files: Sequence[tuple[str, bytes | Path]], frame: Frame) -> Tensor:

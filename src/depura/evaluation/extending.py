@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from depura.evaluation.header import header
 from depura.evaluation.study import Study
 from depura.evaluation.study_file import StudySource
@@ -56,7 +58,12 @@ def _other(old: Header, new: Header, study: Study) -> str:
         if differing:
             return differing
     n = len(old.data.ids)
-    first = {"ids": new.data.ids[:n], "labels": new.data.labels[:n], "images": describe(study.data.images[:n])}
+    first: dict[str, Any] = {
+        "ids": new.data.ids[:n],
+        "labels": new.data.labels[:n],
+        "images": describe(study.data.images[:n]),
+    }
+    first["choice"] = old.data.choice  # of as many images as there were then
     if new.data.model_copy(update=first) != old.data:
         return difference(before["data"], new.data.model_copy(update=first).as_json(), "data")
     rows = {row.name: row for row in new.rows}

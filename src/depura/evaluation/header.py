@@ -7,12 +7,16 @@ import importlib.metadata
 import torch
 
 from depura import _check
+from depura.data.imageset import ImageSet
+from depura.data.origins import choice_of
 from depura.defence import Defence
 from depura.evaluation.meta_device import refuse_weightless
 from depura.evaluation.study import AttackRun, Study, same_function
 from depura.evaluation.study_file import StudySource
 from depura.records.describe import code_sha256, describe
+from depura.records.kinds import ChoiceKind
 from depura.records.schema import (
+    Choice,
     Curve,
     Data,
     DrawCounts,
@@ -56,6 +60,7 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
             shape=tuple(data.images.shape[1:]),
             images=describe(data.images),
             outputs=n_outputs(study),
+            choice=_choice(data),
         ),
         threat_model=ThreatModel(
             norm=ball.norm,
@@ -127,6 +132,14 @@ def n_outputs(study: Study) -> int:
                     "Give the data and the classifier the same classes, in the same order.",
                 )
     return max(known.values())
+
+
+def _choice(data: ImageSet) -> Choice:
+    """How the images of a study were chosen."""
+    found = choice_of(data)
+    if found is None:
+        return Choice(kind=ChoiceKind.UNKNOWN)
+    return Choice(kind=ChoiceKind(found.how), size=found.size, seed=found.seed)
 
 
 def _remarks(defence: Defence) -> str:

@@ -19,9 +19,11 @@ from depura import _check
 from depura.attacks.attack import Progress
 from depura.audit.audit import audit_gradient
 from depura.audit.checks import Check, Light
+from depura.data.origins import others_of
 from depura.defence import Defence
 from depura.diffusion.schedules import Step, vp_scale
 from depura.evaluation.counting import Counts, counted, counted_into, rows_within
+from depura.evaluation.data_checks import IMAGES, bare_margins, purification_errors
 from depura.evaluation.diagnostics import (
     Watched,
     compares,
@@ -115,7 +117,7 @@ def on_cpu(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _audited(study: Study, key: UnitKey, *, device: str) -> Unit:
-    """The audit of a defence's gradient, and the classifier behind a purifier that does nothing."""
+    """The audit of a defence's gradient, the classifier behind a purifier that does nothing, and the study's images."""
     images, labels = study.data.images[: key.last], study.data.labels[: key.last]
     ids, defence = study.data.ids[: key.last], study.audits[key.row]
     audit = audit_gradient(defence, images, ids=ids, seed=study.seed, device=device)
@@ -132,7 +134,21 @@ def _audited(study: Study, key: UnitKey, *, device: str) -> Unit:
         ),
         identity=Identity(**identity_difference(defence, study.data.images.to(device), seed=study.seed)),
     )
-    return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy()}, facts)
+    measured = on_cpu(_of_the_images(study, defence.to(device), device))
+    return Unit({"ids": np.asarray(ids, dtype=np.int64), "labels": labels.numpy(), **measured}, facts)
+
+
+def _of_the_images(study: Study, defence: Defence, device: str) -> dict[str, Tensor]:
+    """What says whether the images of a study are memorised, or easy ones (see `depura.evaluation.data_checks`)."""
+    data, others = study.data, others_of(study.data)
+    images, labels = data.images.to(device), data.labels.to(device)
+    found = bare_margins(defence, study.ball, images, labels, others)
+    if defence.purifier is not None:
+        noise = study.noise(Stream.NULL, data.ids[:IMAGES])
+        draw = study.select_draws + 2 * study.report_draws  # the first that no baseline uses
+        known = None if others is None else others.images
+        found |= purification_errors(defence.purifier, images[:IMAGES], known, noise, draw=draw)
+    return found
 
 
 def examined(study: Study, row: AttackRun, key: UnitKey) -> str | None:

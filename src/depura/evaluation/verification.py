@@ -54,6 +54,8 @@ def differences(recorded: Header, rebuilt: Header) -> tuple[Difference, ...]:
     there, here = recorded.as_json(), rebuilt.as_json()
     if recorded.data.outputs is None:  # layout 5 did not say
         here["data"]["outputs"] = None
+    if recorded.data.choice is None:  # records of before did not say
+        here["data"]["choice"] = None
     parts = sorted(set(here) - set(NOT_OF_THE_STUDY))
     texts = ((part, difference(there[part], here[part], part)) for part in parts)
     return tuple(Difference(part, sentence) for part, sentence in texts if sentence)

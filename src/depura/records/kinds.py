@@ -83,3 +83,21 @@ class GradientMode(Word):
 
 NOT_FINITE = -1
 """Label of a prediction with a logit or a purified pixel that is not finite. It is no class, so it is never right."""
+
+
+class ChoiceKind(Word):
+    """How the images of a study were chosen.
+
+    Attributes:
+        ALL: all that there are.
+        FIRST: the first ones.
+        DRAWN: a draw that can be made again by its seed.
+        OTHER: by other means.
+        UNKNOWN: what they were chosen from is not known.
+    """
+
+    ALL = "all"
+    FIRST = "first"
+    DRAWN = "drawn"
+    OTHER = "other"
+    UNKNOWN = "unknown"

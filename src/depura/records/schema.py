@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from depura.records.kinds import AttackKind, GradientMode, Word
+from depura.records.kinds import AttackKind, ChoiceKind, GradientMode, Word
 from depura.records.names import current_name, renamed
 from depura.records.older import OLDEST, upgraded_facts, upgraded_header
 
@@ -88,6 +88,20 @@ class Source(_Part):
     draws: int | None = None
 
 
+class Choice(_Part):
+    """How the images were chosen.
+
+    Attributes:
+        kind: how.
+        size: images that the data set, or the part of it that was read, has; None where that is not known.
+        seed: of a draw.
+    """
+
+    kind: ChoiceKind
+    size: int | None = None
+    seed: int | None = None
+
+
 class Data(_Part):
     """The images.
 
@@ -99,6 +113,7 @@ class Data(_Part):
         shape: (C, H, W).
         images: description of the tensor of all images, with its digest.
         outputs: logits that the classifiers give; None in records that do not say.
+        choice: how the images were chosen; None in records that do not say.
     """
 
     name: str
@@ -108,6 +123,7 @@ class Data(_Part):
     shape: tuple[int, ...] = ()
     images: Description
     outputs: int | None = None
+    choice: Choice | None = None
 
     def class_name(self, label: int) -> str:
         """Name of a class by its number; the number where it has none, and words where a prediction is not finite."""
