@@ -164,6 +164,8 @@ if TYPE_CHECKING:
     from depura.attacks.perceptual import Perceptual as Perceptual
     from depura.attacks.pgd import Momentum as Momentum
     from depura.attacks.pgd import PGD as PGD
+    from depura.attacks.preview import preview as preview
+    from depura.attacks.preview import previews as previews
     from depura.attacks.queries import AdaptiveDraws as AdaptiveDraws
     from depura.attacks.selective import Selective as Selective
     from depura.attacks.spsa import SPSA as SPSA
