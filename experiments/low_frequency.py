@@ -2,15 +2,16 @@
 
     python -m experiments.low_frequency                                       # the bundled digits
     export DEPURA_CIFAR10=test.npz DEPURA_RESNET20=resnet20.th
-    python -m experiments.low_frequency --data cifar10 --images 8 --steps 30 --through 4 --draws 3 --select 1
+    python -m experiments.low_frequency --data cifar10 --images 8 --steps 20 --through 3 --draws 2 --select 1
 
-DiffPure in five steps with a vote of 21 purifications is judged without an attack (the null); under APGD in linf; under
-APGD on one-step previews, for which neither the purifier nor the vote is known; and, which is another threat model,
-under `LowFrequency` at a dissimilarity of at most `--bound`. The attacks ascend the margin of the mean probability of
+DiffPure in five steps with a vote of 21 purifications is judged without an attack (the null); under `LowFrequency` at a
+dissimilarity of at most `--bound`; and, which is another threat model, in linf under APGD and under APGD on one-step
+previews, for which neither the purifier nor the vote is known. The attacks ascend the margin of the mean probability of
 `--through` purifications; with 21 of them this is the gradient of the whole vote. Previews are as many as the steps
 that these purifications have together, so that every gradient has the same price. Candidates are compared on votes of
-their own, and the chosen one is judged on fresh votes. For each attack the table has the accuracy of a vote with its
-interval, how many images most votes get wrong, and means over the images of what the chosen examples differ by.
+their own, and the chosen one is judged on fresh votes. There is a table for each threat model, as accuracies under two
+of them are not to be compared. For each attack it has the accuracy of a vote with its interval, how many images most
+votes get wrong, and means over the images of what the chosen examples differ by.
 """
 
 from __future__ import annotations
@@ -50,9 +51,8 @@ class Case(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """An attack, what it differentiates, and its threat model in words."""
+    """An attack, and what it differentiates."""
 
-    threat: str
     title: str
     attack: Attack
     attacked: depura.Defence
@@ -72,18 +72,21 @@ def cifar10(images: int) -> Case:
     return Case(data, depura.Defence(purifier, classifier, rule=depura.Vote(VOTES)), 8 / 255)
 
 
-def attacks(case: Case, *, steps: int, through: int, bound: float) -> tuple[Tried, ...]:
-    """The three attacks."""
+def attacks(case: Case, *, steps: int, through: int, bound: float) -> dict[str, tuple[Tried, ...]]:
+    """The attacks by threat model, this in words."""
     ball, unlike = depura.Ball("linf", case.eps), depura.Perceptual(bound)
     mean = case.defence.with_(rule=depura.MeanProb(through))
     assert case.defence.purifier is not None
     blind = depura.APGD(ball, n_steps=steps, eot=through * case.defence.purifier.n_steps, common=VOTES)
-    linf, other = f"linf {ball.eps:.4g}", f"(1 - SSIM) / 2 at most {bound:g}"
-    return (
-        Tried(linf, "APGD", depura.APGD(ball, n_steps=steps, common=2), mean),
-        Tried(linf, "APGD on previews", blind, depura.preview(case.defence)),
-        Tried(other, "low frequencies", depura.LowFrequency(unlike, n_steps=steps), mean),
-    )
+    return {
+        f"(1 - SSIM) / 2 at most {bound:g}": (
+            Tried("low frequencies", depura.LowFrequency(unlike, n_steps=steps), mean),
+        ),
+        f"linf at most {ball.eps:.4g}": (
+            Tried("APGD", depura.APGD(ball, n_steps=steps, common=2), mean),
+            Tried("APGD on previews", blind, depura.preview(case.defence)),
+        ),
+    }
 
 
 def judged(case: Case, images: Tensor, draws: int) -> tuple[str, str]:
@@ -109,15 +112,14 @@ def tried(case: Case, it: Tried, *, draws: int, select: int) -> dict[str, str]:
     found = it.attack(it.attacked, data.images, data.labels, init=init, eot=eot, rows=rows)
     minutes = (time.monotonic() - began) / 60
     chosen = choose(case.defence, found.images, data.labels, choosing, draws=range(select)).images
-    return line(case, it.threat, it.title, chosen, draws=draws, minutes=minutes)
+    return line(case, it.title, chosen, draws=draws, minutes=minutes)
 
 
-def line(case: Case, threat: str, title: str, images: Tensor, *, draws: int, minutes: float) -> dict[str, str]:
+def line(case: Case, title: str, images: Tensor, *, draws: int, minutes: float) -> dict[str, str]:
     """Images judged and measured."""
     accuracy, wrong = judged(case, images, draws)
     linf, l2, unlike = differences(images, case.data.images)
     return {
-        "threat model": threat,
         "attack": title,
         f"vote of {VOTES}": accuracy,
         "images wrong": wrong,
@@ -129,7 +131,7 @@ def line(case: Case, threat: str, title: str, images: Tensor, *, draws: int, min
 
 
 def main() -> None:
-    """Print a Markdown table, line by line."""
+    """Print a Markdown table for each threat model, line by line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
     parser.add_argument("--images", type=int, default=32)
@@ -144,11 +146,14 @@ def main() -> None:
     if given.data == "cifar10" and missing:
         parser.error(f"expected files named by {' and '.join(missing)}, see above")
     case = (digits if given.data == "digits" else cifar10)(given.images)
-    first = line(case, "none", "none (null)", case.data.images, draws=given.draws, minutes=0.0)
-    print("| " + " | ".join(first) + " |\n|" + "---|" * len(first))
-    print("| " + " | ".join(first.values()) + " |", flush=True)
-    for it in attacks(case, steps=given.steps, through=given.through, bound=given.bound):
-        print("| " + " | ".join(tried(case, it, draws=given.draws, select=given.select).values()) + " |", flush=True)
+    null = line(case, "none (null)", case.data.images, draws=given.draws, minutes=0.0)
+    for threat, those in attacks(case, steps=given.steps, through=given.through, bound=given.bound).items():
+        print(f"\n{threat}\n\n| " + " | ".join(null) + " |\n|" + "---|" * len(null))
+        print("| " + " | ".join(null.values()) + " |", flush=True)
+        for it in those:
+            print(
+                "| " + " | ".join(tried(case, it, draws=given.draws, select=given.select).values()) + " |", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -349,6 +349,9 @@ def test_a_run_number_by_number(eps: float, colour: float | None, scale: float) 
     *expected, last = attacked_by_loops(images[0].numpy(), slope.numpy(), attack, (3, 3))
     for x, its in zip(seen, expected, strict=True):
         np.testing.assert_allclose(x[0].numpy(), its, rtol=0, atol=2e-6)
+    for value, its in zip(got.loss[:, 0].tolist(), expected, strict=True):
+        excess = 1e4 * max(0.0, structural(its, images[0].numpy()) - eps)
+        assert value == pytest.approx(float((slope.numpy() * its).sum()) - excess, abs=1e-4 + 1e-3 * excess)
     kept = attack.ball.project(torch.from_numpy(last)[None], images)
     torch.testing.assert_close(got.images[0], kept, rtol=0, atol=2e-6)
     over = [structural(x[0].numpy(), images[0].numpy()) > eps for x in seen]
