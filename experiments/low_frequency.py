@@ -134,9 +134,9 @@ def main() -> None:
     """Print a Markdown table for each threat model, line by line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=50, help="of each attack")
-    parser.add_argument("--through", type=int, default=VOTES, help="purifications per gradient")
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=100, help="of each attack")
+    parser.add_argument("--through", type=int, default=7, help="purifications per gradient")
     parser.add_argument("--bound", type=float, default=0.05, help="largest dissimilarity, (1 - SSIM) / 2")
     parser.add_argument("--draws", type=int, default=8, help="fresh votes that each example is judged on")
     parser.add_argument("--select", type=int, default=4, help="votes that candidates are compared on")

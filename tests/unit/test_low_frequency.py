@@ -373,6 +373,30 @@ def test_the_first_step_behind_the_gaussian_purifier_in_closed_form() -> None:
     np.testing.assert_allclose(got.numpy(), (expected / 0.99 + 1) / 2, rtol=0, atol=1e-6)
 
 
+def test_a_pixel_that_was_driven_to_white_comes_back_from_there() -> None:
+    """Twice up by long steps, then down: a transcription without filters, with the pixels held at 0 and 1."""
+    signs, seen = (1.0,) * 2 + (-1.0,) * 40, list[Tensor]()
+
+    def turning(x: Tensor) -> Tensor:
+        z = signs[len(seen)] * x.flatten(1).sum(1)
+        seen.append(x.detach().clone())
+        return torch.stack([torch.zeros_like(z), z], dim=1)
+
+    images = 0.2 + 0.6 * rand(1, 1, 2, 3, seed=1)
+    LowFrequency(Perceptual(0.9), n_steps=42, rate=2.0, kernels=())(turning, images, torch.zeros(1, dtype=torch.int64))
+    u = np.arctanh(0.99 * (2 * images[0].numpy() - 1))
+    m, v = np.zeros_like(u), np.zeros_like(u)
+    for i, sign in enumerate(signs):
+        np.testing.assert_allclose(seen[i][0].numpy(), (np.tanh(u) / 0.99 + 1) / 2, rtol=0, atol=1e-9)
+        g = sign * (1 - np.tanh(u) ** 2) / (2 * 0.99)
+        g /= max(1.0, float(np.linalg.norm(g)))
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        u = u + 2.0 * (m / (1 - 0.9 ** (i + 1))) / (np.sqrt(v / (1 - 0.999 ** (i + 1))) + 1e-8)
+        u = np.clip(u, -np.arctanh(0.99), np.arctanh(0.99))
+    assert float(seen[2].min()) > 0.999
+    assert float(seen[-1].max()) < 0.5
+
+
 def test_a_margin_that_no_allowed_image_reaches_is_kept() -> None:
     """In root mean square the most that <w, x> can rise by is eps |w| sqrt(n); a margin above it, one of half of it."""
     slope, images = randn(1, 4, 4, seed=4), torch.full((B, 1, 4, 4), 0.5, dtype=torch.float64)
