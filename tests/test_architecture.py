@@ -49,6 +49,7 @@ GRAD_MODE = {
     "purifiers/wrapped.py",
     "defence.py",
     "attacks/queries.py",
+    "attacks/low_frequency.py",
     "attacks/stadv.py",
     "attacks/external.py",
     "evaluation/data_checks.py",

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from depura.image_ops import Blurred as Blurred
     from depura.image_ops import Jpeg as Jpeg
     from depura.image_ops import Upsampled as Upsampled
+    from depura.image_ops import dssim as dssim
     from depura.image_ops import minus_mse as minus_mse
     from depura.image_ops import ssim as ssim
     from depura.purifiers.composed import Averaged as Averaged
@@ -157,10 +158,14 @@ if TYPE_CHECKING:
     from depura.attacks.external import External as External
     from depura.attacks.fab import FAB as FAB
     from depura.attacks.flow import Flow as Flow
+    from depura.attacks.low_frequency import LowFrequency as LowFrequency
     from depura.attacks.losses import cross_entropy as cross_entropy
     from depura.attacks.losses import margin as margin
+    from depura.attacks.perceptual import Perceptual as Perceptual
     from depura.attacks.pgd import Momentum as Momentum
     from depura.attacks.pgd import PGD as PGD
+    from depura.attacks.preview import preview as preview
+    from depura.attacks.preview import previews as previews
     from depura.attacks.queries import AdaptiveDraws as AdaptiveDraws
     from depura.attacks.selective import Selective as Selective
     from depura.attacks.spsa import SPSA as SPSA

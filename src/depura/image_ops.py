@@ -114,6 +114,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return (alike / apart).flatten(1).mean(1)
 
 
+def dssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural dissimilarity, (1 - `ssim`) / 2: (B, C, H, W) twice -> (B,), 0 for equal images, at most 1."""
+    return (1 - ssim(a, b)) / 2
+
+
 SIDE = 8
 """Pixels along a side of a block."""
 

@@ -227,6 +227,20 @@ def test_gradients_that_are_zero_are_pointed_out(tmp_path: Path, pictures: Path)
     assert "zero" not in result.output
 
 
+def test_sizes_of_a_threat_model_without_a_norm(tmp_path: Path, pictures: Path) -> None:
+    """Beside the dissimilarity, at most what was asked for, the line has the largest change and the length."""
+    words = ["--attack", "low-frequency", "--norm", "perceptual", "--eps", "0.003", "--steps", 40, "--label", 3]
+    result = depura_("attack", pictures / "more.npz", "--out", tmp_path / "o", *words)
+    assert result.exit_code == 0, result.output
+    assert "perceptual of radius 0.003" in result.output
+    x, clean = (files.load(folder / "more.npz").images for folder in (tmp_path / "o", pictures))
+    said = r"changed by perceptual ([\d.]+) \(8-bit [\d.]+\), linf ([\d.]+), l2 ([\d.]+)$"
+    shown = re.findall(said, result.output, re.M)
+    sizes = torch.stack([depura.dssim(x, clean), (x - clean).abs().amax((1, 2, 3)), (x - clean).flatten(1).norm(dim=1)])
+    assert [float(v) for line in shown for v in line] == pytest.approx(sizes.T.flatten().tolist(), abs=6e-5)
+    assert 0.002 < float(sizes[0].max()) <= 0.003 + 1e-6
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -236,6 +250,8 @@ def test_gradients_that_are_zero_are_pointed_out(tmp_path: Path, pictures: Path)
         (["--eps", "wide"], "a number such as"),
         (["--norm", "l1", "--attack", "fab"], "linf"),
         (["--norm", "flow"], "linf"),
+        (["--norm", "perceptual"], "linf"),
+        (["--attack", "low-frequency"], "--norm perceptual"),
         (["--steps", "0"], "n_steps from 1"),
         (["--eot", "0"], "eot at least 1"),
         (["--draws", "0"], "--draws at least 1"),

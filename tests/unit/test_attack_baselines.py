@@ -13,26 +13,27 @@ from depura._check import InputError
 from depura.attacks.baselines import RandomPoints, corners, gaussian, uniform
 from depura.attacks.flow import Flow
 from depura.attacks.losses import cross_entropy, margin
+from depura.attacks.perceptual import Perceptual
 from depura.attacks.queries import COMMON
 from depura.attacks.threat import Ball
 from toys import rand
 
-BALLS = [Ball("linf", 0.1), Ball("l2", 0.4), Flow(0.3)]
+BALLS = [Ball("linf", 0.1), Ball("l2", 0.4), Flow(0.3), Perceptual(0.1)]
 
 
 @pytest.mark.parametrize("randomised", [False, True])
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 4, 5)])
 @pytest.mark.parametrize(
     ("ball", "kind"),
-    [(b, k) for b in BALLS for k in (corners, uniform, gaussian) if k is not gaussian or b != BALLS[2]],
+    [(b, k) for b in BALLS for k in (corners, uniform, gaussian) if k is not gaussian or isinstance(b, Ball)],
 )
-def test_contract(ball: Ball | Flow, kind, shape: tuple[int, int, int], randomised: bool) -> None:
+def test_contract(ball: Ball | Flow | Perceptual, kind, shape: tuple[int, int, int], randomised: bool) -> None:
     keeps_the_contract(RandomPoints(ball, 5, kind, eot=3), randomised=randomised, shape=shape)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])
 @pytest.mark.parametrize("ball", BALLS, ids=str)
-def test_the_worst_by_a_plain_loop(ball: Ball | Flow, keep: int) -> None:
+def test_the_worst_by_a_plain_loop(ball: Ball | Flow | Perceptual, keep: int) -> None:
     shape = (1, 4, 4)
     model = random_defence(shape)
     images, labels = labelled(model, shape)
@@ -97,6 +98,8 @@ def test_kinds() -> None:
     torch.testing.assert_close(ratio, torch.full((B,), (2 / np.pi) ** 0.5, dtype=torch.float64), rtol=0, atol=0.05)
     with pytest.raises(InputError, match="corners or uniform"):
         gaussian(Flow(), images, INIT, 0)
+    with pytest.raises(InputError, match="got perceptual"):
+        gaussian(Perceptual(), images, INIT, 0)
 
 
 def test_refusals_and_the_public_name() -> None:

@@ -837,3 +837,11 @@ def test_every_check_says_what_it_takes_to_pass() -> None:
     found = checks.verdicts(run(audited=audit()))
     assert all(len(v.passes) > 10 and not v.passes.endswith(".") for v in found)
     assert len({v.passes for v in found}) == len(IDS)
+
+
+def test_changes_of_pixels_say_nothing_of_the_bound_of_a_flow() -> None:
+    """They are in [0, 1] units, and the bound in grid units."""
+    at = run({"bpda": attacked(6, farthest=np.full(N, 0.5))})
+    assert checks.within_ball(at).status is Status.FAIL
+    flows = replace(at, header=edited(at.header, "threat_model", "norm", to="flow"))
+    assert checks.within_ball(flows).status is Status.PASS

@@ -93,6 +93,9 @@ def test_what_was_tested_is_not_told_as_missing(tmp_path: Path) -> None:
         "another seed of attack and noise: one was run",
         "changes of pixel values, and any other threat",
     )
+    header = edited(header, "threat_model", "norm", to="perceptual")
+    told = claims(replace(made, header=header, lines=tuple(lines)))[0].untested
+    assert told[-1] == "threats other than a bounded dissimilarity: l_p balls and spatial changes"
 
 
 def test_checks_that_did_not_pass_are_told(tmp_path: Path) -> None:

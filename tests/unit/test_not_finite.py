@@ -418,7 +418,7 @@ def test_a_guide_without_a_class_for_an_image_leaves_no_purified_image() -> None
 # attacks
 
 
-SIZES = {"linf": 0.3, "l2": 1.0, "l1": 3.0, "flow": 0.3}
+SIZES = {"linf": 0.3, "l2": 1.0, "l1": 3.0, "flow": 0.3, "perceptual": 0.1}
 CASES = [(entry, norm) for entry in CATALOGUE for norm in entry.norms]
 BREAKS: dict[str, Break] = {
     "no number": where(102),

@@ -115,6 +115,9 @@ def test_a_headline_says_on_what_and_by_what(tmp_path: Path) -> None:
     flows = edited(edited(header(), "threat_model", "norm", to="flow"), "rows", 1, "kind", to="unchanged")
     told = summarise(made(tmp_path / "c", flows)).headline
     assert told.endswith(f"; 4 images, flows of at most 0.1 grid units, {attack}{end}")
+    unlike = edited(flows, "threat_model", "norm", to="perceptual")
+    told = summarise(made(tmp_path / "d", unlike)).headline
+    assert told.endswith(f"; 4 images, perceptual dissimilarity of at most 0.1, {attack}{end}")
 
 
 def test_the_reference_attack_is_no_line_and_no_part_of_the_headline(tmp_path: Path) -> None:

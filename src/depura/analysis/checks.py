@@ -525,7 +525,9 @@ def within_ball(results: Results) -> Verdict:
     """Examples are within the radius, and rounding them to 8 bits saves at most 2 % of the images."""
     outside: list[str] = []
     largest = 0.0
-    for row in results.all_rows:
+    # Of a flow the change of pixels is recorded, which its bound says nothing of.
+    bounded = results.header.threat_model.norm != "flow"
+    for row in results.all_rows if bounded else ():
         for (name, eps), its in results.by_row.items():
             if name == row.name:
                 farthest = float(np.max(its.array("farthest" if its.has("farthest") else "distance")))
@@ -540,6 +542,8 @@ def within_ball(results: Results) -> Verdict:
     if parts:
         advice = "Say whether the attacker sends files or floating-point numbers."
         return _warned(f"An 8-bit file undoes part of the attack: {', '.join(parts)}.", advice, Flag.ROUNDED)
+    if not bounded:
+        return _passed("A flow cannot be read off a bent image; rounding to 8 bits saves none.")
     return _passed(f"No example is farther than {largest:.4f} of the radius, and rounding to 8 bits saves none.")
 
 

@@ -119,15 +119,17 @@ def _narrow(summary: Summary, lines: Sequence[Line]) -> list[str]:
     counts = [row.setting("n_steps") for row in header.rows if row.name in names]
     steps = max((n for n in counts if isinstance(n, int)), default=STEPS)
     images, draws = max(line.images for line in lines), header.draws.report
-    flow = header.threat_model.norm == "flow"
+    norm = header.threat_model.norm
+    other = norm in ("flow", "perceptual")
     limits = (
         (steps < STEPS, f"adaptive attacks of more than {steps} steps ({STEPS} or more are expected)"),
         (images < IMAGES, f"more than {images} images ({IMAGES} or more are expected)"),
         (draws < DRAWS, f"more than {draws} report draws of each image ({DRAWS} or more are expected)"),
         (True, "another seed of attack and noise: one was run"),
         (not header.curve.eps, "other radii: there is no curve of accuracy against eps"),
-        (flow, "changes of pixel values, and any other threat"),
-        (not flow, "threats other than the l_p ball: spatial and perceptual changes"),
+        (norm == "flow", "changes of pixel values, and any other threat"),
+        (norm == "perceptual", "threats other than a bounded dissimilarity: l_p balls and spatial changes"),
+        (not other, "threats other than the l_p ball: spatial and perceptual changes"),
     )
     return [text for applies, text in limits if applies]
 

@@ -115,6 +115,8 @@ def threat_text(threat: ThreatModel) -> str:
     """What an attacker may do, in words."""
     if threat.norm == "flow":
         return f"flows of at most {threat.eps:g} grid units"
+    if threat.norm == "perceptual":
+        return f"perceptual dissimilarity of at most {threat.eps:g}"
     return f"{threat.norm} ball of radius {radius_text(threat.eps)}"
 
 

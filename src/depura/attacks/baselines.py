@@ -12,6 +12,7 @@ from depura import _check
 from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.flow import Flow
 from depura.attacks.losses import Loss, comparable, margin
+from depura.attacks.perceptual import Perceptual
 from depura.attacks.queries import Queries, common, mean
 from depura.attacks.threat import Ball, per_image
 from depura.noise import Kind, Noise
@@ -25,7 +26,7 @@ class CleanImages(Attack):
         ball: threat model; only its name matters.
     """
 
-    ball: Ball | Flow
+    ball: Ball | Flow | Perceptual
 
     @property
     def n_candidates(self) -> int:
@@ -46,21 +47,21 @@ class CleanImages(Attack):
         return Candidates(images[None].clone(), images.new_zeros((0, n)), nothing, never)
 
 
-Proposal = Callable[[Ball | Flow, Tensor, Noise, int], Tensor]
+Proposal = Callable[[Ball | Flow | Perceptual, Tensor, Noise, int], Tensor]
 """(threat model, images (B, C, H, W), noise, address of the draw) -> random points, one for each image."""
 
 
-def corners(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tensor:
-    """Changes of the largest size: signs (linf, flow) or a direction (l2) times eps, then into [0, 1]."""
+def corners(ball: Ball | Flow | Perceptual, origin: Tensor, noise: Noise, step: int) -> Tensor:
+    """Changes of the largest size, as the threat model's `corner`: in linf signs times eps, in l2 a direction."""
     return ball.corner(origin, noise, step=step)
 
 
-def uniform(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tensor:
-    """Points uniform in the ball (flows uniform in their bound), then into [0, 1]."""
+def uniform(ball: Ball | Flow | Perceptual, origin: Tensor, noise: Noise, step: int) -> Tensor:
+    """Points as the threat model's `sample`: uniform in a ball, flows uniform in their bound, then into [0, 1]."""
     return ball.sample(origin, noise, step=step)
 
 
-def gaussian(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tensor:
+def gaussian(ball: Ball | Flow | Perceptual, origin: Tensor, noise: Noise, step: int) -> Tensor:
     """Gaussian noise, scaled so that its norm is eps, then into [0, 1]; for l2 distributed as `corners`.
 
     Args:
@@ -73,10 +74,10 @@ def gaussian(ball: Ball | Flow, origin: Tensor, noise: Noise, step: int) -> Tens
         (B, C, H, W).
 
     Raises:
-        InputError: a ball of flows.
+        InputError: another threat model than a ball.
     """
     if not isinstance(ball, Ball):
-        _check.fail("gaussian", "a Ball", f"{ball}", "Use corners or uniform.")
+        _check.fail("gaussian", "a Ball", ball.norm, "Use corners or uniform.")
     change = noise(origin, kind=Kind.ATTACK, step=step)
     size = ball.distance(change, torch.zeros_like(change))
     return ball.project(origin + ball.eps * change / per_image(size), origin)
@@ -97,7 +98,7 @@ class RandomPoints(Attack):
         loss: what is compared.
     """
 
-    ball: Ball | Flow
+    ball: Ball | Flow | Perceptual
     n_points: int = 20
     kind: Proposal = corners
     eot: int = 8

@@ -18,6 +18,8 @@ from depura.attacks.baselines import RandomPoints
 from depura.attacks.ensembles import rand, standard
 from depura.attacks.fab import FAB
 from depura.attacks.flow import Flow
+from depura.attacks.low_frequency import LowFrequency
+from depura.attacks.perceptual import Perceptual
 from depura.attacks.pgd import PGD, Momentum
 from depura.attacks.selective import Selective
 from depura.attacks.spsa import SPSA
@@ -37,7 +39,7 @@ class Entry:
         title: as people call it.
         source: where it is from.
         needs: of a model, the most that it asks for: gradients, scores (logits), or decisions (labels) alone.
-        norms: of the threat models that it takes: those of a `Ball`, or "flow".
+        norms: of the threat models that it takes: those of a `Ball`, "flow" or "perceptual".
         build: the attack with its defaults, in a threat model.
         price: evaluations per image, at most, in the attack's own fields; its `cost` counts them.
     """
@@ -51,7 +53,7 @@ class Entry:
     price: str
 
 
-EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "flow": 0.05}
+EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "flow": 0.05, "perceptual": 0.05}
 """Usual sizes on CIFAR-10, by norm."""
 
 CATALOGUE: tuple[Entry, ...] = (
@@ -137,6 +139,15 @@ CATALOGUE: tuple[Entry, ...] = (
         price="n_steps x eot gradients",
     ),
     Entry(
+        name="low-frequency",
+        title="low-frequency changes through optimised filters, after DiffBreak",
+        source="Kassis et al. 2024, arXiv:2411.16598",
+        needs="gradients",
+        norms=("perceptual",),
+        build=LowFrequency,
+        price="n_steps x eot gradients",
+    ),
+    Entry(
         name="random",
         title="random points, the worst of them",
         source="Carlini et al. 2019, arXiv:1902.06705",
@@ -172,7 +183,17 @@ def at_default(entry: Entry) -> Attack:
 
 
 def threat(norm: str, eps: float) -> Threat:
-    """A threat model by the norm of a `Ball`, or "flow", and its radius; of a flow, its bound in grid units."""
+    """A threat model by its name and its size.
+
+    Args:
+        norm: the norm of a `Ball`, "flow" or "perceptual".
+        eps: radius in that norm; of a flow its bound in grid units, of "perceptual" that of `dssim`.
+
+    Returns:
+        The threat model.
+    """
+    if norm == "perceptual":
+        return Perceptual(eps)
     return Flow(eps) if norm == "flow" else Ball(cast("Norm", norm), eps)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from depura import _check
 from depura.attacks.attack import Attack
 from depura.attacks.catalogue import CATALOGUE, EOT, EPS, at_default, built, threat
-from depura.attacks.threat import Threat
+from depura.attacks.threat import Ball, Threat
 from depura.cli.console import door, fraction, out, progress
 from depura.cli.methods import NAMES, named, purifier_of
 from depura.data import files
@@ -74,6 +74,7 @@ class Norm(str, Enum):
     l2 = "l2"
     l1 = "l1"
     flow = "flow"
+    perceptual = "perceptual"
 
 
 class Judged(NamedTuple):
@@ -102,7 +103,11 @@ def attack(
     norm: Annotated[Norm, typer.Option(help="Norm of the change.")] = Norm.linf,
     eps: Annotated[
         float | None,
-        typer.Option(parser=fraction, metavar="NUMBER", help="Largest change; default 8/255, l2 0.5, l1 12, flow .05."),
+        typer.Option(
+            parser=fraction,
+            metavar="NUMBER",
+            help="Largest change; default 8/255, l2 0.5, l1 12, flow .05, perceptual .05 of (1 - SSIM) / 2.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the attack; default: the attack's.")] = None,
     eot: Annotated[
@@ -276,7 +281,10 @@ def _words(result: Judged, clean: Tensor, label: Tensor, ball: Threat, *, random
         wrong = f" ({float(scores.errors(label)) / scores.predictions.shape[1]:.0%} of draws wrong)" if random else ""
         parts.append(f"{when} {seen}{wrong}")
     sizes = [float(ball.distance(x, clean)) for x in (result.images, eight_bit(result.images))]
-    return ", ".join([*parts, f"changed by {ball.norm} {sizes[0]:.4f} (8-bit {sizes[1]:.4f})"])
+    parts.append(f"changed by {ball.norm} {sizes[0]:.4f} (8-bit {sizes[1]:.4f})")
+    if ball.norm == "perceptual":
+        parts += [f"{norm} {float(Ball(norm, 0).distance(result.images, clean)):.4f}" for norm in ("linf", "l2")]
+    return ", ".join(parts)
 
 
 def _sum_up(results: list[Judged], labels: Tensor, *, random: bool, draws: int) -> None:

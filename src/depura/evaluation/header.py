@@ -29,6 +29,9 @@ from depura.records.schema import (
     UnitEntry,
 )
 
+FAMILIES = {"flow": "spatial", "perceptual": "perceptual"}
+"""Families of threat models that are no l_p balls, by norm."""
+
 
 def header(study: Study, *, command: str, source: StudySource | None = None) -> Header:
     """What a run directory says of its study.
@@ -66,7 +69,7 @@ def header(study: Study, *, command: str, source: StudySource | None = None) -> 
             norm=ball.norm,
             eps=ball.eps,
             knows="weights, purifier, step table, law of the noise; not the noise itself",
-            family="spatial" if ball.norm == "flow" else "l_p",
+            family=FAMILIES.get(ball.norm, "l_p"),
             queries="no limit",
             resubmissions="no limit; any-of-N counts N of them",
             time_per_image="no limit beyond the attacks' steps",

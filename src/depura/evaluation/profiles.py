@@ -18,6 +18,7 @@ from depura.attacks.ensembles import Together
 from depura.attacks.ensembles import standard as autoattack
 from depura.attacks.losses import cross_entropy, targeted_margin
 from depura.attacks.pgd import PGD
+from depura.attacks.preview import can_preview, preview
 from depura.attacks.queries import most_draws
 from depura.attacks.selective import Selective
 from depura.attacks.spsa import SPSA
@@ -321,6 +322,13 @@ class SuiteRuns:
         return AttackRun(
             "bpda", "purified; BPDA (purifier taken for the identity)", attack, through, self.defence, "bpda"
         )
+
+    def preview(self, attack: Attack) -> AttackRun | None:
+        """Of an attacker who does not know the purifier; None where there is not one denoiser to look through."""
+        if not can_preview(self.defence):
+            return None
+        title = "purified; examples made on one-step previews by the denoiser, the purifier unknown"
+        return AttackRun("preview", title, attack, preview(self.defence), self.defence, "transfer")
 
     def surrogate(self, attack: Attack) -> AttackRun | None:
         """None where there are too few steps to have fewer."""

@@ -136,13 +136,13 @@ class ThreatModel(_Part):
     """What the attacker may do and knows.
 
     Attributes:
-        norm: of the ball, or "flow".
+        norm: of the ball, or "flow", or "perceptual".
         eps: radius of the table.
         box: range of pixels.
         targeted: whether a certain wrong class is the goal.
         quantised: whether examples are files of 8 bits.
         knows: in words.
-        family: "l_p" or "spatial".
+        family: "l_p", "spatial" or "perceptual".
         queries: how many are allowed, in words.
         resubmissions: of one image, in words.
         stateful_detection: whether queries are watched.

@@ -15,6 +15,7 @@ from depura.statistics.intervals import Proportion
 
 BALLS = "l_p ball; spatial and perceptual changes are not covered"
 FLOWS = "spatial: pixels move by a bounded flow; changes of their values are not covered"
+PERCEPTUAL = "perceptual: the dissimilarity is bounded, not the change of a pixel; not to be compared with l_p balls"
 
 
 def conditions(summary: Summary) -> str:
@@ -51,7 +52,7 @@ def threat_model(summary: Summary) -> tuple[tuple[str, str], ...]:
         ("resubmissions of an image", threat.resubmissions),
         ("stateful detection", "yes" if threat.stateful_detection else "no"),
         ("time per image", threat.time_per_image),
-        ("class of threat", FLOWS if threat.family == "spatial" else BALLS),
+        ("class of threat", {"spatial": FLOWS, "perceptual": PERCEPTUAL}.get(threat.family, BALLS)),
     )
 
 
