@@ -254,7 +254,10 @@ FAULTS: dict[str, tuple[str, Status, Results, str]] = {
         "V25", Status.WARN, run(audited=audit(error=2e-4 * UNEVEN, error_others=2e-4 * UNEVEN)), "knows images",
     ),
     "memorised with mirror images": (
-        "V25", Status.WARN, run(audited=audit(error=4e-4 * UNEVEN, error_mirrored=4e-4 * UNEVEN, error_others=None)), "knows images",
+        "V25",
+        Status.WARN,
+        run(audited=audit(error=4e-4 * UNEVEN, error_mirrored=4e-4 * UNEVEN, error_others=None)),
+        "knows images",
     ),
     "memorised with all variants": (
         "V25",
