@@ -870,7 +870,8 @@ def images_no_easier(results: Results) -> Verdict:
         if (own := results.of_images(name)) is not None and (rest := results.of_images(f"{name}_others")) is not None
     }
     if not found:
-        return _not_run("No other images of the data set are at hand that the bare classifier could be asked about.")
+        missing = "none are at hand, or there is no bare classifier"
+        return _not_run(f"The bare classifier was not asked about other images of the data set: {missing}.")
     if min(len(values) for pair in found.values() for values in pair) < FEWEST:
         return _not_run(f"There are fewer than {FEWEST} images that can be compared.")
     p = {when: float(stats.mannwhitneyu(*pair, alternative="less").pvalue) for when, pair in found.items()}
