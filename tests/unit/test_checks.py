@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -835,8 +836,9 @@ def test_examples_at_smaller_radii_count_at_the_radius_of_the_table() -> None:
 
 def test_every_check_says_what_it_takes_to_pass() -> None:
     found = checks.verdicts(run(audited=audit()))
-    assert all(len(v.passes) > 10 and not v.passes.endswith(".") for v in found)
     assert len({v.passes for v in found}) == len(IDS)
+    page = (Path(__file__).parents[2] / "docs" / "judging.md").read_text(encoding="utf-8")
+    assert [v.id for v in found if f"\n| {v.id} {v.name} | {v.passes} |" not in page] == []
 
 
 def test_changes_of_pixels_say_nothing_of_the_bound_of_a_flow() -> None:

@@ -1,0 +1,70 @@
+"""How often the checks of a run warn of an honest study:
+
+    python -m experiments.false_alarms            # 50 runs of 12 digits and 50 of 64
+    python -m experiments.false_alarms --images 12 --seeds 10
+
+The study is few-step DiffPure (3 steps) around the bundled denoiser and classifier, under PGD of 10 steps with 2 draws
+per gradient, linf 0.2. Each run has a seed of its own for its noise, and images drawn by it. Printed are the runs whose
+headline is withheld or failed, those with a warning of any check, and how often each check warns or fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+import depura
+from depura.analysis.summary import Summary, summarise
+from depura.analysis.verdicts import Status
+from depura.evaluation.demo import EPS
+from depura.evaluation.runner import run
+
+
+def control(n: int, seed: int) -> depura.Study:
+    """The honest study."""
+    purifier = depura.diffpure(depura.digits_denoiser(), t_star=0.09, n_steps=3, t_end=0.0, solver=depura.Ancestral())
+    defence = depura.Defence(purifier, depura.digits_classifier())
+    return depura.Study(
+        name="control",
+        data=depura.load_digits("test").draw(n, seed),
+        defence=defence,
+        rows=depura.attack_suite(defence, depura.PGD(depura.Ball("linf", EPS), n_steps=10, eot=2)),
+        seed=seed,
+        report_draws=32,
+        pictures=0,
+    )
+
+
+def summary(n: int, seed: int) -> Summary:
+    """What is said of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        return summarise(run(control(n, seed), Path(folder) / "run"))
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="*", default=[12, 64])
+    parser.add_argument("--seeds", type=int, default=50)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for n in given.images:
+        refused = warned = 0
+        by_check: Counter[str] = Counter()
+        for seed in range(given.seeds):
+            found = summary(n, seed)
+            said = [f"{v.id} {v.status.value}" for v in found.verdicts if v.status in (Status.WARN, Status.FAIL)]
+            refused, warned = refused + found.refused, warned + bool(said)
+            by_check.update(said)
+            if said:
+                print(f"  {n} images, seed {seed}: {', '.join(said)}", flush=True)
+        each = ", ".join(f"{name} x{times}" for name, times in sorted(by_check.items())) or "none"
+        print(f"{given.seeds} runs of {n} images: no headline in {refused}, a warning in {warned} ({each})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
