@@ -807,6 +807,20 @@ def test_a_classifier_that_is_robust_by_itself_is_not_suspected() -> None:
     assert [masked[id].status for id in ("V1", "V10", "V14", "V17")] == [Status.WARN] * 4
 
 
+def test_fixed_noise_may_leave_what_is_robust() -> None:
+    """A purifier is itself robust to some images: what is left must be detectably less than of noise drawn anew."""
+    quarter = np.where(np.arange(N) < N // 4, 0, K)
+    assert checks.fixed_noise_breaks(run({"pinned": attacked(quarter)})).status is Status.WARN
+    weaker = {"adaptive": adaptive(4), "more-steps": attacked(4), "pinned": attacked(quarter)}
+    found = checks.fixed_noise_breaks(run(weaker))
+    assert found.status is Status.PASS
+    assert "detectably less than 75.0 % where it is drawn anew" in found.sentence
+    one = np.where(np.arange(N) < 1, 0, K)  # 2.5 %, of which the interval reaches below 2 %
+    assert checks.fixed_noise_breaks(run({"pinned": attacked(one)})).status is Status.PASS
+    same = audit("GREEN", check("randomness", "GREEN", measured=0.0))
+    assert checks.fixed_noise_breaks(run({"pinned": attacked(quarter)}, audited=same)).status is Status.NOT_RUN
+
+
 def test_a_classifier_at_chance_without_an_attack_says_nothing() -> None:
     """4 of 40 images right, of ten classes: that an attack leaves none of them is no sign of a strong one."""
     wrong = np.where(np.arange(N) < 4, 0, K)

@@ -359,22 +359,30 @@ def _detectably_broken(wrong: int, white: int, draws: int) -> bool:
 @_check(
     "V10",
     "fixed noise",
-    "at most 2 % is left when the noise is fixed and known, or no more than of a classifier that is robust by itself",
+    "no more than 2 % or than of a robust classifier is left under fixed, known noise, or detectably less than otherwise",
 )
 def fixed_noise_breaks(results: Results) -> Verdict:
-    """Under one fixed noise next to nothing is left."""
-    rows = results.rows(AttackKind.PINNED)
+    """Under one fixed noise, which the attacker knows, next to nothing is left, or less than where it is not known."""
+    rows, adaptive = results.rows(AttackKind.PINNED), results.rows(AttackKind.ADAPTIVE)
     if not rows:
         return _not_run("The defence was not attacked with its noise pinned.")
+    if results.deterministic:
+        return _not_run("The defence is deterministic: with its noise pinned it is the same.")
     accuracies = results.accuracies(rows[0])
-    keeps = f"With its noise pinned the defence keeps {100 * accuracies.mean():.1f} %"
-    if accuracies.mean() <= BROKEN:
-        return _passed(f"{keeps} of {len(accuracies)} images.")
+    found = mean_with_interval(accuracies)
+    keeps = f"With its noise pinned the defence keeps {percent(found)} of {len(accuracies)} images"
+    if found.value <= BROKEN or found.low <= BROKEN:
+        return _passed(f"{keeps}.")
     if _no_more_than_alone(results, accuracies):
         return _passed(f"{keeps}, no more than the classifier that is robust by itself.")
+    if adaptive:
+        open_noise, pinned = _shared(results.accuracies(adaptive[0]), accuracies)
+        less = paired_difference(open_noise, pinned)
+        if less.low > 0:
+            return _passed(f"{keeps}, detectably less than {100 * open_noise.mean():.1f} % where it is drawn anew.")
     return _warned(
-        f"{keeps} (row {rows[0].name}). It is deterministic then, and the attacker knows all of it: a stronger attack "
-        "should leave next to nothing, unless images really are so robust.",
+        f"{keeps} (row {rows[0].name}). The attacker knows all of it then: a stronger attack should leave next to "
+        "nothing, unless images really are so robust.",
         "Take more steps, targets or restarts.",
     )
 
@@ -579,7 +587,7 @@ def gradient_audited(results: Results) -> Verdict:
 @_check(
     "V17",
     "tiny walk",
-    "at most 2 % is left with the reverse process cut to its last step, or no more than of a classifier that is robust",
+    "no more than 2 % or than of a robust classifier is left with the reverse process cut to its last step",
 )
 def last_step_breaks(results: Results) -> Verdict:
     """With the last step of the reverse process alone the attack breaks the defence as it breaks the classifier."""
@@ -592,11 +600,11 @@ def last_step_breaks(results: Results) -> Verdict:
         clean = f"{100 * null.mean():.1f} %"
         return _not_run(f"The last step alone classifies {clean} of clean images: it is no small purification.")
     text = f"With the last step alone {percent(mean_with_interval(accuracies))} is left."
-    if accuracies.mean() <= BROKEN or _no_more_than_alone(results, accuracies):
+    if mean_with_interval(accuracies).low <= BROKEN or _no_more_than_alone(results, accuracies):
         return _passed(text)
-    fixed, low = results.rows(AttackKind.PINNED), mean_with_interval(accuracies).low
+    fixed = results.rows(AttackKind.PINNED)
     undefended = results.accuracies(bare[0]).mean() if bare else 1.0
-    if fixed and undefended <= BROKEN < min(low, mean_with_interval(results.accuracies(fixed[0])).low):
+    if fixed and undefended <= BROKEN and _far_more(accuracies) and _far_more(results.accuracies(fixed[0])):
         kept = f"{100 * results.accuracies(fixed[0]).mean():.1f} %"
         verdict = _warned(
             f"{text} Fixed noise leaves {kept}, the classifier alone {100 * undefended:.1f} %: neither noise nor steps "
@@ -607,6 +615,16 @@ def last_step_breaks(results: Results) -> Verdict:
         return verdict._replace(withholds=True)
     advice = "Expected next to nothing: look at the gradient of one step, and at what else shields the classifier."
     return _warned(text, advice)
+
+
+FAR = 0.1
+"""Accuracy from which on far more than `BROKEN` is left."""
+
+
+def _far_more(accuracies: Floats) -> bool:
+    """Whether far more than 2 % is left, and 2 % are outside the interval."""
+    found = mean_with_interval(accuracies)
+    return found.value >= FAR and found.low > BROKEN
 
 
 @_check(

@@ -235,6 +235,12 @@ class Results:
         return tuple((f.audit, f.identity) for f in facts if f.audit is not None and f.identity is not None)
 
     @property
+    def deterministic(self) -> bool:
+        """Whether the audits say that another draw does not move the logits."""
+        randomness = [audit.check("randomness") for audit, _ in self.audits]
+        return bool(randomness) and all(check is not None and check.measured == 0 for check in randomness)
+
+    @property
     def at_examples(self) -> tuple[AuditCheck, ...]:
         """Checks of the defence at the examples of an attack on it."""
         units = [unit for row in self.own_rows for unit in self.of_row(row).units]

@@ -201,8 +201,7 @@ def raised_flags(
 ) -> tuple[Flag, ...]:
     """What a reader of a defence's results must know first, each flag once."""
     flags = [f for v in verdicts if v.status in (Status.WARN, Status.FAIL) for f in v.flags]
-    randomness = [audit.check("randomness") for audit, _ in results.audits]
-    if randomness and all(check is not None and check.measured == 0 for check in randomness):
+    if results.deterministic:
         flags.append(Flag.DETERMINISTIC)
     adaptive = results.rows(AttackKind.ADAPTIVE, AttackKind.RELAXED)
     if adaptive and all(row.mode in APPROXIMATE for row in adaptive):

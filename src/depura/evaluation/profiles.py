@@ -380,8 +380,8 @@ class SuiteRuns:
         return Defence(FixedNoise(core), self.defence.classifier, rule=Single())
 
     def tiny(self, attack: Attack, *, images: int) -> AttackRun | None:
-        """None where the last step cannot be taken alone."""
-        if not self.core.shortens:
+        """None where the last step cannot be taken alone, or is the whole process."""
+        if not self.core.shortens or self.core.n_steps == 1:
             return None
         last = self._fixed(self.core.one_step(1.0))
         title = "purified by the last step of the walk alone"
