@@ -50,12 +50,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="*", default=[12, 64])
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for n in given.images:
         refused = warned = 0
         by_check: Counter[str] = Counter()
-        for seed in range(given.seeds):
+        for seed in range(given.first, given.first + given.seeds):
             found = summary(n, seed)
             said = [f"{v.id} {v.status.value}" for v in found.verdicts if v.status in (Status.WARN, Status.FAIL)]
             refused, warned = refused + found.refused, warned + bool(said)

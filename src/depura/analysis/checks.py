@@ -359,7 +359,7 @@ def _detectably_broken(wrong: int, white: int, draws: int) -> bool:
 @_check(
     "V10",
     "fixed noise",
-    "no more than 2 % or than of a robust classifier is left under fixed, known noise, or detectably less than otherwise",
+    "no more than 2 % or than of a robust classifier is left under fixed, known noise, or detectably less than else",
 )
 def fixed_noise_breaks(results: Results) -> Verdict:
     """Under one fixed noise, which the attacker knows, next to nothing is left, or less than where it is not known."""
