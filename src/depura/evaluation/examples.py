@@ -212,7 +212,9 @@ def _streams(fresh: Callable[[], Defence], many: Tensor, labels: Tensor, report:
     return Check("streams", light, f"{text} (p {p:.2g}).", p)
 
 
-def by_gradients(attacked: Defence, found: Attacked, others: Tensor, *, seed: int, device: str) -> list[Check]:
+def by_gradients(
+    attacked: Defence, found: Attacked, others: Tensor, *, seed: int, device: str, rows: int | None = None
+) -> list[Check]:
     """Whether the gradient that the attack followed is the derivative, at its examples and at other images.
 
     Args:
@@ -221,13 +223,14 @@ def by_gradients(attacked: Defence, found: Attacked, others: Tensor, *, seed: in
         others: images drawn at random, (R, C, H, W) in [0, 1].
         seed: of noise and directions.
         device: where to compute.
+        rows: that the attack puts through at once, at most; default all.
 
     Returns:
         The checks: float64's gradient against finite differences, and the deployed dtype's against float64's.
     """
     order = found.fewest_errors
     points = torch.cat([found.examples[order[:POINTS]], others.to(found.examples)])
-    rest = found.examples[order[POINTS:]]
+    rest = found.examples[order[POINTS:][: None if rows is None else max(0, rows - len(points))]]
     ids = tuple(range(len(points) + len(rest)))
     noise = Noise(seed, ids, stream=Stream.PROBE)
     subject, _ = prepared(attacked, points, noise.take(range(len(points))), seed=seed, device=device, edge=EDGE)
@@ -235,7 +238,7 @@ def by_gradients(attacked: Defence, found: Attacked, others: Tensor, *, seed: in
     with OwnDerivatives() as own:
         _, exact = subject.gradient(subject.inner, subject.noise, subject.weights)
         checks = [differences(subject, exact)._replace(name="differences at examples")]
-        # All rows of the unit together, as the attack asked them.
+        # As many rows together as the attack asked.
         every = torch.cat([subject.inner, EDGE + (1 - 2 * EDGE) * rest.to(subject.inner)]).to(points.dtype)
         weights = torch.cat([subject.weights, normal(subject.weights[:1].expand(len(rest), -1), seed, 9)])
 

@@ -94,7 +94,7 @@ def run_unit(
         found = Attacked(
             images, arrays["adversarial"], labels, ids, arrays["predictions"], study.noise(Stream.REPORT, ids)
         )
-        checks, looking = _at_examples(study, row, found, originals.of(whose, device), device=device)
+        checks, looking = _at_examples(study, row, found, originals.of(whose, device), rows=rows, device=device)
     facts = UnitFacts(
         unit=key.name,
         **key._asdict(),
@@ -166,7 +166,13 @@ def examined(study: Study, row: AttackRun, key: UnitKey) -> str | None:
 
 
 def _at_examples(
-    study: Study, row: AttackRun, found: Attacked, anew: Mapping[str, Callable[[], Defence]], *, device: str
+    study: Study,
+    row: AttackRun,
+    found: Attacked,
+    anew: Mapping[str, Callable[[], Defence]],
+    *,
+    rows: int | None,
+    device: str,
 ) -> tuple[tuple[AuditCheck, ...], Counts]:
     """The checks of a defence at the examples of an attack on it, and what they cost."""
     counts = Counts()
@@ -176,7 +182,7 @@ def _at_examples(
     if row.mode is GradientMode.EXACT and row.attacked.differentiable:
         other = study.data.images[others(study, found.ids)]
         attacked = counted_into(row.attacked, counts)
-        checks += by_gradients(attacked, found, other, seed=study.seed, device=device)
+        checks += by_gradients(attacked, found, other, seed=study.seed, device=device, rows=rows)
         checks.append(along_the_way(attacked, found, seed=study.seed, device=device))
     return tuple(_check_facts(check) for check in checks), counts
 
