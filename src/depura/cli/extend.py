@@ -77,7 +77,7 @@ def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:
     if not todo:
         out.print("nothing to do: every unit is done")
         return
-    prices = price.plan(study, device=device, units=todo)
+    prices = price.plan(study, device=device, units=todo, from_file=True)
     for p in prices:
         text = f"{p.images} images, {p.forward:,} denoiser evaluations, about {duration(p.seconds)}"
         out.print(f"{p.row}, eps {p.eps:g}: {text}", highlight=False, soft_wrap=True)

@@ -146,7 +146,7 @@ def plan(
     _check.device("--device", device)
     allowed = None if budget is None else seconds("--budget", budget)
     loaded, n_workers = StudySource(study, pairs(settings), profile).load(), workers_of(workers, device)
-    prices = price.plan(loaded, device=device)
+    prices = price.plan(loaded, device=device, from_file=True)
     beyond = allowed is not None and sum(p.seconds for p in prices) / n_workers > allowed
     if as_text:
         typer.echo(json.dumps(_as_plan(loaded, prices, n_workers).as_json(), indent=1))
@@ -216,7 +216,7 @@ def resume(
 
 def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey], machine: Machine) -> None:
     """Say what is to come, and go on only if it is within the budget."""
-    prices = price.plan(study, device=machine.device, units=todo)
+    prices = price.plan(study, device=machine.device, units=todo, from_file=True)
     left = sum(p.seconds for p in prices) / machine.workers
     out.print(
         f"plan     {sum(p.forward for p in prices):,} denoiser evaluations, about {duration(left)} on "

@@ -284,7 +284,7 @@ def along_the_way(attacked: Defence, found: Attacked, *, seed: int, device: str)
     grid = torch.linspace(0, 1, PARTS + 1, dtype=start.dtype, device=start.device).expand(n, -1)
     values = margins(grid)
     spread = values.amax(1) - values.amin(1)
-    part = values.diff(dim=1).abs().argmax(1)
+    part = values.diff(dim=1).abs().max(1).indices
     rows = torch.arange(n, device=part.device)
     low, high = grid[rows, part], grid[rows, part + 1]
     below, above = values[rows, part], values[rows, part + 1]

@@ -69,7 +69,9 @@ class _Rates(NamedTuple):
     memory: int
 
 
-def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None = None) -> tuple[Price, ...]:
+def plan(
+    study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None = None, from_file: bool = False
+) -> tuple[Price, ...]:
     """Price every row of a study, from a few evaluations per row: of one image first, of more if they are quick.
 
     Where networks or images are on torch's meta device, all of them are priced there, and the time is estimated from
@@ -83,6 +85,7 @@ def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None =
         study: the study.
         device: where it is to be computed; the networks are moved there, unless some have no weights.
         units: which pieces of its work; default all.
+        from_file: whether the study is run from a file, which a check loads anew.
 
     Returns:
         One price per row and radius, null baselines first.
@@ -104,11 +107,14 @@ def plan(study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None =
         row = study.row(name)
         if row.name not in rates:
             rates[row.name] = probe(row)
-        prices.append(_price(study, row, rates[row.name], name, eps, keys)._replace(rate=rate))
+        price_of = _price(study, row, rates[row.name], name, eps, keys, ways=2 if from_file else 1)
+        prices.append(price_of._replace(rate=rate))
     return tuple(prices)
 
 
-def _price(study: Study, row: AttackRun, rates: _Rates, name: str, eps: float, keys: Sequence[UnitKey]) -> Price:
+def _price(
+    study: Study, row: AttackRun, rates: _Rates, name: str, eps: float, keys: Sequence[UnitKey], *, ways: int
+) -> Price:
     n = sum(key.last - key.first for key in keys)
     cost, s, k = row.attack.cost, study.select_draws, study.report_draws
     null, main = name.startswith("null-"), eps == study.ball.eps
@@ -129,7 +135,7 @@ def _price(study: Study, row: AttackRun, rates: _Rates, name: str, eps: float, k
     looked = [key for key in keys if not null and examined(study, row, key) is not None]
     for key in looked:
         exact = row.mode is GradientMode.EXACT and row.attacked.differentiable
-        forwards, gradients = price(key.last - key.first, k, ways=1, exact=exact)
+        forwards, gradients = price(key.last - key.first, k, ways=ways, exact=exact)
         work += [(forwards, rates.judge), (gradients, rates.gradient)]
     return Price(
         row=name,
