@@ -22,6 +22,7 @@ from depura.evaluation.study_file import StudySource
 from depura.models.weights import read_safetensors
 from depura.purifiers.fast import deviation
 from processes import Depura
+from slow import slow
 
 pytestmark = pytest.mark.usefixtures("without_clock")
 TINY = [
@@ -191,7 +192,7 @@ def test_unusable_folders(tmp_path: Path) -> None:
     fails(depura_("report", other), "Delete this file")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, slow(2)])
 def test_labels_that_are_no_classes(tmp_path: Path, workers: int) -> None:
     """Found in a worker too, and the other units are not computed first."""
     (tmp_path / "s.py").write_text(

@@ -28,6 +28,7 @@ from depura.evaluation.units import run_unit
 from depura.records.directory import RecordError, RunDirectory
 from depura.reports import page
 from processes import STUDY, Depura
+from slow import slow
 from toys import Streams
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_clock")
@@ -138,6 +139,7 @@ def test_missing_units_alone_are_made_again_and_are_the_same(finished: RunDirect
     assert contents(copy.path) == contents(finished.path)
 
 
+@pytest.mark.slow
 def test_two_shards_into_one_folder_make_the_whole(finished: RunDirectory, tmp_path: Path) -> None:
     """The second first; test_zoo.py has three, and test_interruptions.py has them in processes of their own."""
     for k, index in enumerate((1, 0)):
@@ -639,6 +641,7 @@ def test_killed_and_given_again_a_run_ends_as_if_undisturbed(tmp_path: Path) -> 
     assert left_behind == contents(whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
     out = tmp_path / "r"
     process = start(tmp_path / "study.py", out, workers=2, said=tmp_path / "said", forked=True)
@@ -690,14 +693,19 @@ def study():
 """
 
 
-def test_nothing_is_attacked_where_an_audit_is_red(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, slow(2)])
+def test_nothing_is_attacked_where_an_audit_is_red(tmp_path: Path, workers: int) -> None:
     """All audits are recorded, whoever computes them, and the run is refused until it is told to go on despite."""
     file, out = tmp_path / "cut.py", tmp_path / "run"
     file.write_text(CUT, encoding="utf-8")
     words = ("run", file, "--out", out, "--yes")
-    first = Depura([*words, "--workers", 2], tmp_path, said=tmp_path / "said", forked=True).wait()
-    second = depura_(*words, "--workers", 1)
-    for code, said in ((first, (tmp_path / "said").read_text()), (second.exit_code, second.output)):
+    made = []
+    if workers > 1:
+        code = Depura([*words, "--workers", workers], tmp_path, said=tmp_path / "said", forked=True).wait()
+        made.append((code, (tmp_path / "said").read_text()))
+    again = depura_(*words, "--workers", 1)
+    made.append((again.exit_code, again.output))
+    for code, said in made:
         assert code == 1
         assert "run refused" in said
         assert "audit-cut" in said
