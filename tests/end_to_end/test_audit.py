@@ -149,7 +149,7 @@ def test_an_honest_guided_study_passes(tmp_path: Path, options: list[str]) -> No
     assert not lines(result, "amber")
     assert not lines(result, "red")
     assert not lines(result, "guilty")
-    assert len(lines(result, "green")) == 14
+    assert len(lines(result, "green")) == 16
 
 
 def test_the_bundled_study_passes() -> None:

@@ -119,7 +119,7 @@ def test_report_is_a_function_of_the_folder(demo: tuple[Path, str], tmp_path: Pa
 def test_a_run_that_is_not_complete_has_no_headline(tmp_path: Path) -> None:
     result = depura_("run", STUDY, "--out", tmp_path / "r", "--workers", 1, "--shard", "0/3", *TINY)
     assert result.exit_code == 0
-    assert "No headline: 4 of 8 units are done" in result.output
+    assert "No headline: 4 of 9 units are done" in result.output
     assert "robust accuracy" not in (tmp_path / "r" / "report.html").read_text()
     assert "robust accuracy" not in (tmp_path / "r" / "report.md").read_text()
 
