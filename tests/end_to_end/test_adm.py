@@ -45,6 +45,7 @@ def test_the_gradient_is_exact(network: nn.Module) -> None:
     assert abs(slope - difference) < 1e-6 * abs(difference)
 
 
+@pytest.mark.slow
 def test_a_step_is_held_at_a_time(network: nn.Module) -> None:
     x, weights, _ = images(torch.float32)
     gradients: list[Tensor] = []
@@ -68,6 +69,7 @@ def test_a_step_is_held_at_a_time(network: nn.Module) -> None:
     assert graphs[1] < peaks[1] < 0.6 * peaks[0]
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_it(network: nn.Module) -> None:
     account = measure(network, size=32, steps=STEPS)
     assert account.parameters == sum(p.numel() for p in network.parameters())

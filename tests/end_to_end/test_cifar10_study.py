@@ -50,11 +50,16 @@ def loaded(files: dict[str, str], profile: str = "", **settings: str) -> Study:
     return StudySource(STUDY, tuple({**files, **SMALL, **settings}.items()), profile).load()
 
 
-def test_all_that_is_asked_for_is_compared(files: dict[str, str]) -> None:
+@pytest.mark.slow
+def test_all_methods_answer(files: dict[str, str]) -> None:
     study = loaded(files, table="methods", images="1")
     for defence in study.methods.values():
         with torch.no_grad():
             assert defence(study.data.images, Noise(0, study.data.ids)).shape == (1, 10)
+
+
+def test_all_that_is_asked_for_is_compared(files: dict[str, str]) -> None:
+    study = loaded(files, table="methods", images="1")
     assert [*study.methods] == [
         "diffpure-few",
         "diffpure-sde",

@@ -22,6 +22,7 @@ from depura.evaluation.study_file import StudySource
 from depura.models.weights import read_safetensors
 from depura.purifiers.fast import deviation
 from processes import Depura
+from slow import slow
 
 pytestmark = pytest.mark.usefixtures("without_clock")
 TINY = [
@@ -118,7 +119,7 @@ def test_report_is_a_function_of_the_folder(demo: tuple[Path, str], tmp_path: Pa
 def test_a_run_that_is_not_complete_has_no_headline(tmp_path: Path) -> None:
     result = depura_("run", STUDY, "--out", tmp_path / "r", "--workers", 1, "--shard", "0/3", *TINY)
     assert result.exit_code == 0
-    assert "No headline: 4 of 8 units are done" in result.output
+    assert "No headline: 4 of 9 units are done" in result.output
     assert "robust accuracy" not in (tmp_path / "r" / "report.html").read_text()
     assert "robust accuracy" not in (tmp_path / "r" / "report.md").read_text()
 
@@ -191,7 +192,7 @@ def test_unusable_folders(tmp_path: Path) -> None:
     fails(depura_("report", other), "Delete this file")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, slow(2)])
 def test_labels_that_are_no_classes(tmp_path: Path, workers: int) -> None:
     """Found in a worker too, and the other units are not computed first."""
     (tmp_path / "s.py").write_text(

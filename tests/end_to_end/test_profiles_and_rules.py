@@ -16,6 +16,7 @@ from depura.evaluation.profiles import PROFILES, SuiteRuns
 from depura.evaluation.scoring import choose, score
 from depura.evaluation.units import run_unit
 from shrunk import shrunk
+from slow import slow_among
 from toys import Streams
 
 BALL = depura.Ball("linf", 0.2)
@@ -83,7 +84,7 @@ def study(defence: depura.Defence, rows: tuple[depura.AttackRun, ...]) -> depura
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", slow_among(PROFILES, {"standard", "paper"}))
 def test_the_attacks_of_a_profile_run_under_a_rule(profile: str, rule: Rule) -> None:
     """Through what the row differentiates, and judged on what it judges. Rows that are alike when small run once."""
     rows = [replace(row, attack=shrunk(row.attack, **FEWER)) for row in attack_suite(profile, defence_under(rule))]

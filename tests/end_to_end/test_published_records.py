@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 
 from depura.cli import app
 from experiments import results
+from slow import slow_among
 
 ROOT = Path(__file__).parents[2]
 HAS_DATA = "DEPURA_CIFAR10" in os.environ and "DEPURA_RESNET20" in os.environ
 records = pytest.mark.parametrize("record", results.RECORDS)
 
 
-@records
+@pytest.mark.parametrize("record", slow_among(results.RECORDS, {*results.RECORDS} - {"cifar10-few", "cifar10-steps"}))
 def test_a_record_holds(record: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     words = ["--study", "studies/cifar10.py"] if HAS_DATA else []

@@ -30,6 +30,7 @@ from depura.training.guide import Trades
 from depura.training.loop import Recipe, Report, save_weights, seeded
 from depura.training.mixture import Mixture
 from processes import Depura
+from slow import slow
 
 RECIPE = Recipe(n_steps=12, batch=8, seed=3)
 
@@ -240,7 +241,7 @@ def test_the_network_is_told_of_all_sources_but_the_first() -> None:
     assert told[0].tolist() == [[0, 0], [1, 0], [0, 1], [0, 0]]
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("bfloat16", [False, slow(True)])
 def test_a_song_unet_is_trained_stored_and_loaded(tmp_path: Path, bfloat16: bool) -> None:
     """On two sources; the file alone gives the same estimates, in half precision's accuracy."""
     digits = load_digits("train")

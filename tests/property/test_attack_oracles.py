@@ -26,6 +26,7 @@ from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
 from depura.noise import Noise, Stream
 from depura.purifiers.purifier import DiffusionPurifier
+from slow import slow_among
 from toys import rand as uniform
 from toys import randn
 
@@ -57,6 +58,8 @@ ASCENTS: dict[str, Found] = {
     "spsa": Found(lambda b: SPSA(b, n_steps=24, n_pairs=64), 0.95),
     "square": Found(lambda b: Square(b, n_queries=1500, renew=None), 0.9),
 }
+BY_SCORES = {"spsa", "square"}
+"""Slow, since they ask far more often; their own tests have an optimum for each that is quick to reach."""
 
 
 class Linear(nn.Module):
@@ -82,7 +85,7 @@ def gains(found: Tensor, w: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", ASCENTS)
+@pytest.mark.parametrize("name", slow_among(ASCENTS, BY_SCORES))
 def test_attacks_reach_the_optimum_of_a_linear_model(name: str, norm: str) -> None:
     eps = {"linf": 0.05, "l2": 0.2}[norm]
     attack, best = ASCENTS[name].build(Ball(norm, eps)), eps * direction(norm, W)
@@ -115,7 +118,7 @@ def behind_the_gaussian() -> tuple[Defence, Tensor]:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", [name for name in ASCENTS if name != "square"])
+@pytest.mark.parametrize("name", slow_among([name for name in ASCENTS if name != "square"], {"spsa"}))
 def test_attacks_reach_the_optimum_behind_the_linear_gaussian_purifier(name: str, norm: str) -> None:
     eps = {"linf": 0.05, "l2": 0.2}[norm]
     defence, slope = behind_the_gaussian()

@@ -32,7 +32,7 @@ def test_contract(ball: Ball | Flow | Perceptual, kind, shape: tuple[int, int, i
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])
-@pytest.mark.parametrize("ball", BALLS, ids=str)
+@pytest.mark.parametrize("ball", BALLS, ids=["linf", "l2", "flow", "perceptual"])
 def test_the_worst_by_a_plain_loop(ball: Ball | Flow | Perceptual, keep: int) -> None:
     shape = (1, 4, 4)
     model = random_defence(shape)

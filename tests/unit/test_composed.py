@@ -23,6 +23,7 @@ from depura.noise import Kind, Noise
 from depura.purifiers.composed import Averaged, FixedNoise, Mixed, Resized, Sequential
 from depura.purifiers.purifier import Purifier
 from depura.records.describe import describe
+from slow import slow
 from toys import CLEAN, NOISES, STEPS, VS, XS, TanhClassifier, numerical, purifier_of, rand, randn, value_and_gradient
 
 A, B = purifier_of("Ancestral", "toward", rounds=2), purifier_of("EulerMaruyamaVP")
@@ -103,7 +104,7 @@ def test_weights_are_frozen_and_generators_untouched(made: Purifier) -> None:
     assert not made.train().training
 
 
-@pytest.mark.parametrize("name", ["nested", "averaged", "mixed in sequence", "optimised in sequence"])
+@pytest.mark.parametrize("name", [slow("nested"), "averaged", slow("mixed in sequence"), "optimised in sequence"])
 def test_audit_sees_through_compositions(name: str) -> None:
     assert audit_gradient(Defence(MADE[name](), TanhClassifier(16)), XS[:2]).light is Light.GREEN
     broken = MADE[name]().over(lambda denoiser: lambda x, sigma: denoiser(x, sigma).detach() + 0 * x)

@@ -19,6 +19,7 @@ from depura.attacks.square import Square
 from depura.attacks.threat import Ball
 from depura.defence import Defence
 from depura.purifiers.composed import FixedNoise
+from slow import slow
 from toys import randn
 
 SHAPE = (1, 4, 4)
@@ -133,7 +134,7 @@ def test_a_randomised_model_is_refused_and_a_pinned_one_is_not() -> None:
     attack(pinned, images, labels, init=INIT, eot=EOT)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("norm", ["linf", slow("l2"), "l1"])
 def test_standard_breaks_whatever_any_of_its_parts_breaks(norm: str) -> None:
     model = bare(SHAPE)
     images, labels = labelled(model, SHAPE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +60,7 @@ def test_guides_are_frozen_moved_and_described() -> None:
     assert not purifier.same_function(guided(Guide(16)).with_(denoiser=purifier.denoiser))
 
 
+@pytest.mark.slow
 def test_a_reconstruction_is_called_one_in_every_report(tmp_path: Path) -> None:
     data = ImageSet("toys", XS, torch.tensor([0, 1, 2, 0]), (0, 1, 2, 3), ("a", "b", "c"))
     defence = Defence(guided(Guide(16)), TanhClassifier(16))

@@ -22,6 +22,7 @@ from depura.models.networks.blocks import attend
 from depura.models.networks.resnet import CifarResNet
 from depura.models.networks.small import SmallClassifier, SmallUNet
 from depura.planning.operations import Estimate, operations, shares
+from slow import slow
 
 SIZE = 8
 
@@ -84,7 +85,7 @@ def short_probe():
         yield
 
 
-@pytest.mark.parametrize("name", ["diffpure", "gdmp-imagenet", "mimic", "agdm"])
+@pytest.mark.parametrize("name", ["diffpure", slow("gdmp-imagenet"), slow("mimic"), slow("agdm")])
 def test_without_weights_evaluations_and_graphs_are_the_same(name: str) -> None:
     relaxed = 0.1 if name == "mimic" else None
     with_weights = depura.plan(small(purifiers()[name], relaxed=relaxed))
@@ -106,7 +107,7 @@ def test_batch_norms_without_weights_keep_two_numbers_a_feature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "gradient"), [("diffpure", False), ("gradual", False), ("gradual", True), ("mimic", True)]
+    ("name", "gradient"), [("diffpure", False), ("gradual", False), ("gradual", True), slow("mimic", True)]
 )
 def test_operations_of_a_walk_are_those_of_its_steps(name: str, gradient: bool) -> None:
     """Counted on two steps and multiplied, or on the whole walk as it is run."""

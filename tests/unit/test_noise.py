@@ -214,6 +214,7 @@ def test_normality() -> None:
         assert abs((x[lag:] ** 2 * x[:-lag] ** 2).mean() - 1) < 4 * 8**0.5 / n**0.5, f"lag {lag}, squares"
 
 
+@pytest.mark.slow
 def test_normality_across_addresses() -> None:
     """One element at many addresses: images, draws, steps and seeds are as random as elements are."""
     n, one = 20_000, torch.zeros(1, 1, dtype=torch.float64)

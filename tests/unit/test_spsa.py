@@ -16,6 +16,7 @@ from depura.attacks.queries import COMMON, Queries
 from depura.attacks.spsa import SPSA, Gaussian, Rademacher
 from depura.attacks.threat import Ball
 from depura.noise import Kind, Noise
+from slow import slow
 from toys import rand, randn
 
 NORMS = ["linf", "l2"]
@@ -152,8 +153,15 @@ def test_spsa_against_a_plain_loop(norm: str) -> None:
 # --- the attack ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("directions", [Rademacher(), Gaussian()], ids=["signs", "normal"])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("norm", "directions"),
+    [
+        pytest.param("linf", Rademacher(), id="linf-signs"),
+        slow("l2", Rademacher(), id="l2-signs"),
+        slow("linf", Gaussian(), id="linf-normal"),
+        slow("l2", Gaussian(), id="l2-normal"),
+    ],
+)
 def test_spsa_comes_near_the_optimum_of_a_linear_model(norm: str, directions) -> None:
     """And never beyond; with enough pairs, in images that touch the border."""
     images = 0.4 + 0.2 * rand(5, 1, 3, 4, seed=1)

@@ -144,6 +144,7 @@ def test_linf_reaches_the_optimum_of_a_linear_model(loss) -> None:
     assert (got.spent[:, 0].tolist(), got.spent[:, 1].tolist()) == ([0] * 5, [401] * 5)
 
 
+@pytest.mark.slow
 def test_l2_comes_near_the_optimum_of_a_linear_model() -> None:
     """As near as windows of 3 pixels come on 3 x 4; the start alone gains next to nothing."""
     images = 0.4 + 0.2 * rand(5, 1, 3, 4, seed=1)

@@ -21,6 +21,7 @@ from depura import Defence, Direct, InputError, Noise, StraightThrough, wrap, wr
 from depura.evaluation.counting import counted
 from depura.purifiers.addressed import Observed, addressed
 from depura.records.describe import describe
+from slow import slow_among
 
 DIGITS = depura.load_digits("test").first(5)
 X, NOISE = DIGITS.images, Noise(3, DIGITS.ids)
@@ -177,9 +178,10 @@ def gradient(purifier: Any, x: Tensor = X, noise: Noise = NOISE) -> Tensor:
     return torch.autograd.grad(purifier(leaf, noise).square().sum(), leaf)[0]
 
 
-@pytest.mark.parametrize(("make", "settings"), PURIFIERS.values(), ids=PURIFIERS)
-def test_a_wrapped_purifier_is_repeatable_and_exact(make, settings) -> None:
+@pytest.mark.parametrize("name", slow_among(PURIFIERS, {"sde", "vp sde", "random depth", "chatty", "runner"}))
+def test_a_wrapped_purifier_is_repeatable_and_exact(name: str) -> None:
     """The same alone, in another order and again; its gradient is that of the full graph and of finite differences."""
+    make, settings = PURIFIERS[name]
     purifier = wrap(make(), **settings)
     purified = purifier(X, NOISE)
     assert purified.shape == X.shape
@@ -263,6 +265,7 @@ def test_network_calls_are_counted_and_checkpointed() -> None:
     assert defence.core.network_name == "unet"
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_one_call_and_the_states() -> None:
     """By the allocator: of 20 steps, against the graph of one call of the network and an image for each step."""
     module, cpu = foreign.diffusers(), torch.device("cpu")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import depura
 from depura import Defence, wrap
+from slow import slow
 
 DIGITS = depura.load_digits("test").first(3)
 
@@ -87,10 +88,10 @@ def test_a_sound_module_is_not_blamed() -> None:
     ("fault", "red"),
     [
         ("no_grad", "differences"),
-        ("detach", "differences"),
+        slow("detach", "differences"),
         ("private generator", "replay"),
-        ("batch mean", "batch"),
-        ("wrong backward", "differences"),
+        slow("batch mean", "batch"),
+        slow("wrong backward", "differences"),
         ("train mode", "batch"),
         ("in-place", "gradient"),
     ],

@@ -259,7 +259,7 @@ def test_hooks_that_change_a_gradient_are_listed() -> None:
     audit = audit_gradient(Defence(nothing(), classifier), IMAGES[:2], ids=IDS[:2])
     (own,) = (check for check in audit.checks if check.name == "own derivatives")
     assert own.light is Light.AMBER
-    assert "hook on a tensor, set in test_examples" in own.sentence.replace("tests.unit.", "")
+    assert "hook on a tensor, set in test_at_examples" in own.sentence.replace("tests.unit.", "")
     assert "backward hook on classifier.inner (TanhClassifier)" in own.sentence
 
 
@@ -317,7 +317,7 @@ def _settings(made: depura.Study) -> dict[str, object]:
 GLOBAL = '''
 import depura, torch
 from depura.evaluation.diagnostics import nothing
-from tests.unit.test_examples import IDS, IMAGES, Plain
+from tests.unit.test_at_examples import IDS, IMAGES, Plain
 
 SEEN = []
 
