@@ -22,7 +22,7 @@ from depura.evaluation.study_file import StudySource
 from depura.models.weights import read_safetensors
 from depura.purifiers.fast import deviation
 from processes import Depura
-from slow import slow
+from slow import slow, slow_among
 
 pytestmark = pytest.mark.usefixtures("without_clock")
 TINY = [
@@ -543,7 +543,7 @@ GUIDES = {
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("loss", GUIDES)
+@pytest.mark.parametrize("loss", slow_among(GUIDES, {"at", "standard"}))
 def test_the_card_of_a_guide_says_how_it_was_trained_and_how_robust_it_is(tmp_path: Path, loss: str) -> None:
     options, said = GUIDES[loss]
     words = ["--loss", loss, *options, "--steps", 2, "--batch", 4]

@@ -16,13 +16,14 @@ from depura.attacks.losses import cross_entropy, margin
 from depura.attacks.perceptual import Perceptual
 from depura.attacks.queries import COMMON
 from depura.attacks.threat import Ball
+from slow import slow
 from toys import rand
 
 BALLS = [Ball("linf", 0.1), Ball("l2", 0.4), Flow(0.3), Perceptual(0.1)]
 
 
 @pytest.mark.parametrize("randomised", [False, True])
-@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 4, 5)])
+@pytest.mark.parametrize("shape", [(1, 4, 4), slow((3, 4, 5))])
 @pytest.mark.parametrize(
     ("ball", "kind"),
     [(b, k) for b in BALLS for k in (corners, uniform, gaussian) if k is not gaussian or isinstance(b, Ball)],
