@@ -302,7 +302,7 @@ def test_depuras_own_attack_runs_beside_the_rows() -> None:
     """Through the exact gradient of what is judged, also where the study's own is another one or misleads."""
     study = small()
     bare, own = study.references
-    assert (bare.name, bare.kind, bare.mode, study.n_images(bare)) == ("bare-reference", "reference", "none", 6)
+    assert (bare.name, bare.kind, bare.mode, study.n_images(bare)) == ("reference-bare", "reference", "none", 6)
     assert bare.evaluated is study.row("undefended").evaluated
     assert (own.name, own.kind, own.mode, study.n_images(own)) == ("reference", "reference", "exact", 6)
     assert own.evaluated is study.defence

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import depura
 from depura.attacks.ensembles import AtRadii
 from depura.audit.audit import audit_gradient
-from depura.audit.checks import Check, Light
+from depura.audit.checks import Check, Light, in_deployed_dtype
 from depura.defence import Defence, Vote
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
@@ -404,3 +404,16 @@ def test_the_price_of_the_checks_is_what_they_cost(tmp_path: Path) -> None:
     (facts,) = (unit.facts for unit in directory.units() if unit.facts.at_examples)
     forwards, gradients = price(B, 4, ways=1, exact=True)
     assert facts.evaluations.checks == (2 * (forwards + gradients), 2 * gradients)
+
+
+def test_of_a_gradient_that_moves_nothing_no_direction_is_asked() -> None:
+    """Below the rounding of the logits float32 may give zero, or another direction; a large one may not."""
+    logits, exact = torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 1, 4, 4, dtype=torch.float64)
+    tiny = in_deployed_dtype(torch.zeros_like(exact), 1e-12 * exact, logits, torch.float32)
+    assert tiny.light is Light.GREEN
+    assert in_deployed_dtype(-1e-12 * exact, 1e-12 * exact, logits, torch.float32).light is Light.GREEN
+    assert in_deployed_dtype(-exact, exact, logits, torch.float32).light is Light.RED
+    assert in_deployed_dtype(exact, 1e-12 * exact.roll(1, 3), logits, torch.float32).light is Light.GREEN
+    turned = 1e-12 * torch.cat([exact[:, :, :2], -exact[:, :, 2:]], dim=2)
+    assert in_deployed_dtype(exact, turned, logits, torch.float32).light is Light.RED
+    assert in_deployed_dtype(torch.zeros_like(exact), exact, logits, torch.float32).light is Light.RED

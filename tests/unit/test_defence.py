@@ -166,7 +166,6 @@ def test_predictions_are_made_in_one_place() -> None:
         "defence.py",  # which hands on finite logits only to its rules
         "attacks/threat.py",  # of whether a sum has been reached
         "attacks/selective.py",  # of steps made of finite gradients
-        "evaluation/examples.py",  # of jumps along a line of probabilities
         "evaluation/diagnostics.py",  # of whether an answer was wrong
         "evaluation/scoring.py",  # of margins, where no number counts as the largest
     }

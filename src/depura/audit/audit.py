@@ -273,7 +273,7 @@ def _deployed(defence: Defence, subject: Subject, dtype: torch.dtype, device: st
         return []
     try:
         model = rerouted(copy.deepcopy(defence).to(device), StoredState(segment=1))
-        _, exact = subject.gradient(subject.inner, subject.noise, subject.weights)
+        logits, exact = subject.gradient(subject.inner, subject.noise, subject.weights)
 
         def call(leaves: tuple[Tensor, ...]) -> tuple[Tensor]:
             return (model(leaves[0], subject.noise),)
@@ -281,7 +281,7 @@ def _deployed(defence: Defence, subject: Subject, dtype: torch.dtype, device: st
         (deployed,) = pull(call, (subject.inner.to(dtype),), (subject.weights.to(dtype),))
     except Exception:  # another check says what is wrong
         return []
-    return [in_deployed_dtype(deployed.to(exact.dtype), exact, dtype)]
+    return [in_deployed_dtype(deployed.to(exact.dtype), exact, subject.weights * logits, dtype)]
 
 
 def _places(subject: Subject, red: list[str]) -> tuple[Tensor, ...]:

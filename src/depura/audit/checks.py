@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize
 
 from depura.audit.derivatives import OwnDerivatives, relative, slope, watched
 from depura.audit.probes import error_line
@@ -22,6 +22,10 @@ EOT_DRAWS = 3
 MASK_DRAWS = 4
 DIRECTION, DOUBTFUL = 0.9, 0.99
 """Cosine of the deployed dtype's gradient to float64's below which it is wrong, and below which it is to be read."""
+
+
+NEGLIGIBLE = 100.0
+"""Units of rounding of the logits that a gradient must be able to move them by to be compared."""
 
 
 class Light(IntEnum):
@@ -189,22 +193,29 @@ def own_derivatives(own: OwnDerivatives, defence: Defence) -> Check:
     return Check("own derivatives", Light.AMBER, sentence, float(len(found)))
 
 
-def in_deployed_dtype(deployed: Tensor, exact: Tensor, dtype: torch.dtype) -> Check:
+def in_deployed_dtype(deployed: Tensor, exact: Tensor, logits: Tensor, dtype: torch.dtype) -> Check:
     """The gradient in the dtype that attacks compute in against the one in float64, image by image.
 
     Args:
         deployed: the one, (B, C, H, W).
         exact: the other.
+        logits: (B, K), weighted as the gradient's loss weighs them.
         dtype: that attacks compute in.
 
     Returns:
         The check, by the smallest cosine of an image.
     """
     short = str(dtype).removeprefix("torch.")
-    known = exact.flatten(1).any(1) & deployed.flatten(1).any(1)
+    # A gradient that moves the logits by less than their rounding, whichever way an image is moved, may be anything.
+    exact_size, size, of_logits = (its.flatten(1).square().sum(1).sqrt() for its in (exact, deployed, logits))
+    moves = torch.maximum(exact_size, size) * exact[0].numel() ** 0.5
+    known = moves > NEGLIGIBLE * torch.finfo(dtype).eps * of_logits
     if not bool(known.any()):
-        return Check("deployed gradient", Light.GREEN, f"The gradients in {short} and in float64 are both zero.")
-    cosines = cosine_similarity(deployed.flatten(1)[known], exact.flatten(1)[known], dim=1)
+        return Check(
+            "deployed gradient", Light.GREEN, f"The gradients in {short} and in float64 are both next to zero."
+        )
+    a, b = (normalize(its.flatten(1)[known].double(), dim=1, eps=1e-300) for its in (deployed, exact))
+    cosines = (a * b).sum(1)
     worst = float(cosines.min())
     text = f"The cosine of the gradient in {short}, which attacks follow, to the one in float64 is at least {worst:.3f}"
     if not worst >= DIRECTION:  # a cosine that is not a number, too

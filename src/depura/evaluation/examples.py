@@ -236,7 +236,7 @@ def by_gradients(
     subject, _ = prepared(attacked, points, noise.take(range(len(points))), seed=seed, device=device, edge=EDGE)
     dtype = subject.inner.dtype
     with OwnDerivatives() as own:
-        _, exact = subject.gradient(subject.inner, subject.noise, subject.weights)
+        logits, exact = subject.gradient(subject.inner, subject.noise, subject.weights)
         checks = [differences(subject, exact)._replace(name="differences at examples")]
         # As many rows together as the attack asked.
         every = torch.cat([subject.inner, EDGE + (1 - 2 * EDGE) * rest.to(subject.inner)]).to(points.dtype)
@@ -247,7 +247,8 @@ def by_gradients(
 
         (deployed,) = pull(call, (every,), (weights.to(points.dtype),))
     if dtype != points.dtype:
-        checks.append(in_deployed_dtype(deployed[: len(points)].to(dtype), exact, points.dtype))
+        asked = deployed[: len(points)].to(dtype)
+        checks.append(in_deployed_dtype(asked, exact, subject.weights * logits, points.dtype))
     return [*checks, own_derivatives(own, attacked)]
 
 

@@ -350,7 +350,8 @@ class Study:
                 _check.integer(where, f"images of row {row.name!r}", row.images, low=1)
         self._check_methods(where)
         object.__setattr__(self, "references", self._references() if self.reference else ())
-        taken = sorted(set(names) & {row.name for row in self.references})
+        own = [row.name for row in self.references]
+        taken = sorted({name for name in own if name in names or own.count(name) > 1})
         if taken:
             _check.fail(where, "row names other than that of depura's own attack", taken[0], "Rename the row.")
 
@@ -466,7 +467,7 @@ class Study:
             square = bare_square(self.ball)
             title = "a short attack of depura's own on the classifier alone, without gradients"
             kind, n = AttackKind.REFERENCE, REFERENCE_IMAGES
-            made.append(AttackRun("bare-reference", title, square, bare, bare, kind, images=n))
+            made.append(AttackRun("reference-bare", title, square, bare, bare, kind, images=n))
         for unit, defence in self.audits.items():
             method = unit.removeprefix("audit").removeprefix("-")
             if not defence.differentiable:
