@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -341,13 +342,36 @@ def study():
 '''
 
 
-def test_what_is_kept_in_a_variable_of_the_study_file_is_found_by_loading_it_anew(tmp_path: Path) -> None:
+BESIDE = """
+import depura
+from answers_from_memory import Remembers
+from depura.evaluation.diagnostics import nothing
+from tests.unit.test_at_examples import IDS, IMAGES, Plain
+
+def study():
+    defence = depura.Defence(nothing(), Remembers())
+    labels = Plain()(IMAGES).argmax(1)
+    data = depura.ImageSet("small", IMAGES, labels, IDS, tuple("012"))
+    rows = depura.attack_suite(defence, depura.PGD(depura.Ball("linf", 0.2), n_steps=3))
+    return depura.Study("global", data, defence, rows, select_draws=2, report_draws=4, pictures=0, reference=False)
+"""
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["in the study file", "in a file beside it"])
+def test_what_is_kept_in_a_variable_of_a_file_is_found_by_loading_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
     file = tmp_path / "remembers.py"
-    file.write_text(GLOBAL)
+    file.write_text(BESIDE if beside else GLOBAL)
+    if beside:
+        (tmp_path / "answers_from_memory.py").write_text(GLOBAL.partition("def study")[0])
+        monkeypatch.syspath_prepend(tmp_path)
     source = StudySource(file)
     made = source.load()
     directory = RunDirectory.create(tmp_path / "run", header(made, command="", source=source))
+    before = dict(sys.modules)
     compute(made, directory, made.units(), source=source, despite_audit=True)
+    assert {name for name in before if sys.modules.get(name) is not before[name]} == set()
     (checks,) = (unit.facts.at_examples for unit in directory.units() if unit.facts.at_examples)
     history = [check for check in checks if check.name == "history"]
     assert [check.light.value for check in history] == ["GREEN", "RED"]

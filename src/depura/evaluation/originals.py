@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 from depura.defence import Defence
 from depura.evaluation.study import Study
 from depura.evaluation.study_file import StudySource
+from depura.records.names import STUDY_MODULE
 
 
 class Originals:
@@ -16,7 +20,7 @@ class Originals:
 
     Weights are shared with the study; everything else, such as lists that a module keeps, is copied. A copy does not
     reach what is kept outside of the objects, as in a variable of a file: a study that comes from a file is loaded anew
-    besides.
+    besides, with the files beside it that it imports.
 
     Attributes:
         source: where the study comes from; None for one that was made in Python.
@@ -50,10 +54,37 @@ class Originals:
         ways: dict[str, Callable[[], Defence]] = {}
         if name in self._kept:
             ways["as it was before the run"] = partial(_on, self._kept[name], device)
-        if self.source is not None:
-            loaded = self.source.load().audits[name]
-            ways["loaded anew"] = partial(_on, loaded, device)
+        loaded = None if self.source is None else _loaded_anew(self.source)
+        if loaded is not None:
+            ways["loaded anew"] = partial(_on, loaded.audits[name], device)
         return ways
+
+
+def _loaded_anew(source: StudySource) -> Study | None:
+    """A study with its file, and the files beside it that it imports, run once more; None where that does not work.
+
+    The modules that are known stay what they were.
+    """
+    folder = source.path.resolve().parent
+    known = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if name.startswith(STUDY_MODULE) or _lies_in(module, folder)
+    }
+    for name in known:
+        del sys.modules[name]
+    try:
+        return source.load()
+    except Exception:  # such as an operator that somebody registers, which can be done once
+        return None
+    finally:
+        sys.modules.update(known)
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    """Whether a module is a file of a folder; depura's own are left alone."""
+    file, package = getattr(module, "__file__", None), module.__name__.partition(".")[0]
+    return package not in ("depura", "__main__") and file is not None and Path(file).resolve().parent == folder
 
 
 def _copied(defence: Defence) -> Defence:
