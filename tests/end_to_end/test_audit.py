@@ -216,6 +216,7 @@ def study() -> depura.Study:
 """
 
 
+@pytest.mark.slow
 def test_of_a_comparison_one_method_is_audited(tmp_path: Path) -> None:
     file = tmp_path / "two.py"
     file.write_text(COMPARED)

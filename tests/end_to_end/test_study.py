@@ -127,6 +127,7 @@ def test_a_second_run_does_nothing_and_changes_nothing(finished: RunDirectory) -
     assert contents(finished.path) == before
 
 
+@pytest.mark.slow
 def test_missing_units_alone_are_made_again_and_are_the_same(finished: RunDirectory, tmp_path: Path) -> None:
     copy = RunDirectory.create(tmp_path / "b", finished.header)
     keep = {entry.unit for entry in finished.header.units if "00000-00003" in entry.unit and entry.row != "adaptive"}
@@ -378,6 +379,7 @@ def test_a_suite_needs_a_purifier() -> None:
         depura.attack_suite(bare, depura.PGD(depura.Ball("linf", 0.1)))
 
 
+@pytest.mark.slow
 def test_a_study_may_do_without_pictures(tmp_path: Path) -> None:
     directory = run(replace(small(images=2), pictures=0, curve_eps=()), tmp_path / "r", command="x")
     summary, written = page.write_reports(directory)
@@ -429,6 +431,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run(comparison(), tmp_path_factory.mktemp("run") / "c", command="depura run x")
 
 
+@pytest.mark.slow
 def test_a_comparison_says_of_every_row_what_it_is(compared: RunDirectory) -> None:
     rows = [(r.name, r.kind, r.method, r.mode, r.judged, r.null) for r in compared.header.rows]
     assert len({name for name, *_ in rows}) == len(rows)

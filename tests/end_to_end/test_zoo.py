@@ -168,6 +168,7 @@ class Detached:
         return self.inner(x.detach(), sigma)
 
 
+@pytest.mark.slow
 def test_z3_a_detach_in_the_middle(tmp_path: Path) -> None:
     """The run is refused; made despite that, it shows a gradient of zero where BPDA and queries go through."""
     denoiser = depura.digits_denoiser()
@@ -246,6 +247,7 @@ def toward_by_sign(at: State) -> Tensor:
     return 0.5 * at.step.sigma * torch.sign(at.x_in - at.x0)
 
 
+@pytest.mark.slow
 def test_z5_signs_from_noise(tmp_path: Path) -> None:
     """Like MimicDiffusion: the exact gradient is zero, smooth stand-ins and BPDA see through."""
     known = MixtureDenoiser(2 * depura.load_digits("train").images[:100] - 1, std=0.5)
@@ -286,6 +288,7 @@ class Reseeded(Ancestral):
         return found._replace(x_next=found.x_next + step.sigma_next * torch.randn_like(x[:1]))
 
 
+@pytest.mark.slow
 def test_z7_a_generator_that_is_reseeded(tmp_path: Path) -> None:
     """It looks random and is not: the audit finds the generator touched, and the noise it is handed unused."""
     steps = uniform_steps(VP(), t_start=0.1, n_steps=2)
@@ -685,6 +688,7 @@ def test_an_attack_on_other_weights_is_a_transfer(tmp_path: Path) -> None:
     assert {"no adaptive attack", "weaker than the reference attack"} <= set(found.flags)
 
 
+@pytest.mark.slow
 def test_an_adaptive_attack_on_one_image(tmp_path: Path) -> None:
     """20: the rest of the headline is that of transferred examples. It printed 44.8 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
@@ -710,6 +714,7 @@ def test_three_tiny_steps(tmp_path: Path) -> None:
     assert alone.headline.startswith("Unchecked: ")
 
 
+@pytest.mark.slow
 def test_an_attack_that_returns_half_of_the_images(tmp_path: Path) -> None:
     """22: it printed 52.1 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
@@ -740,6 +745,7 @@ def test_a_hard_vote_of_ones_own_is_refused_in_a_sentence(tmp_path: Path) -> Non
     assert "Give the rule's scores a gradient, as depura.Vote does" in str(said.value)
 
 
+@pytest.mark.slow
 def test_a_vote_with_a_sliver_of_gradient(tmp_path: Path) -> None:
     """33: the gradient is the derivative, and leads nowhere. depura's own attack goes by the mean probability."""
     defence = depura.Defence(walk(), depura.digits_classifier(), rule=Labels(sliver=1e-3, n_draws=3))
@@ -753,6 +759,7 @@ def test_a_vote_with_a_sliver_of_gradient(tmp_path: Path) -> None:
     assert own.mode == "transfer", "through another rule than the one that is judged"
 
 
+@pytest.mark.slow
 def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
     """Few-step DiffPure; a robust classifier behind it; a linear one whose margins the whole ball cannot cross."""
     full = {"select_draws": 16, "report_draws": 32}
@@ -789,7 +796,8 @@ def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
     assert found.flags == ("deterministic",)
 
 
-@pytest.mark.parametrize("other", ["weak", slow("strong")])
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["weak", "strong"])
 def test_a_study_is_judged_the_same_with_and_without_the_name_of_its_method(tmp_path: Path, other: str) -> None:
     """One judge: a comparison of one method is held to the checks of a study of one defence."""
     defence = depura.Defence(walk(), depura.digits_classifier())
@@ -1021,8 +1029,11 @@ def bright() -> list[int]:
 
 @pytest.mark.parametrize(
     "choose",
-    [lambda: sorted(leads(digits(200)).topk(12).indices.tolist()), surviving, bright],
-    ids=["largest margins", "survivors of an attack", "prototypes"],
+    [
+        pytest.param(lambda: sorted(leads(digits(200)).topk(12).indices.tolist()), id="largest margins"),
+        slow(surviving, id="survivors of an attack"),
+        pytest.param(bright, id="prototypes"),
+    ],
 )
 def test_chosen_images_are_withheld(tmp_path: Path, choose: Callable[[], list[int]]) -> None:
     """16: the largest margins printed 68.2 %. What a set is called and its ids do not matter."""
@@ -1081,7 +1092,7 @@ def test_a_denoiser_that_knows_the_images_is_withheld(tmp_path: Path, memory: Ca
     assert "memorised images" in found.flags
 
 
-@pytest.mark.parametrize("seed", [None, 0, slow(1), slow(2)])
+@pytest.mark.parametrize("seed", [None, slow(0), slow(1), slow(2)])
 def test_honest_images_and_denoisers_are_not_warned_of(tmp_path: Path, seed: int | None) -> None:
     """The first 16 digits, and three draws of 24."""
     data = digits(16) if seed is None else depura.load_digits("test").draw(24, seed)
