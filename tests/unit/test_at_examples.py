@@ -366,6 +366,7 @@ def test_what_is_kept_in_a_variable_of_a_file_is_found_by_loading_it_anew(
     if beside:
         (tmp_path / "answers_from_memory.py").write_text(GLOBAL.partition("def study")[0])
         monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "a_module_that_is_barred", None)
     source = StudySource(file)
     made = source.load()
     directory = RunDirectory.create(tmp_path / "run", header(made, command="", source=source))

@@ -69,7 +69,7 @@ def _loaded_anew(source: StudySource) -> Study | None:
     known = {
         name: module
         for name, module in list(sys.modules.items())
-        if name.startswith(STUDY_MODULE) or _lies_in(module, folder)
+        if name.startswith(STUDY_MODULE) or _lies_in(name, module, folder)
     }
     for name in known:
         del sys.modules[name]
@@ -81,10 +81,12 @@ def _loaded_anew(source: StudySource) -> Study | None:
         sys.modules.update(known)
 
 
-def _lies_in(module: ModuleType, folder: Path) -> bool:
-    """Whether a module is a file of a folder; depura's own are left alone."""
-    file, package = getattr(module, "__file__", None), module.__name__.partition(".")[0]
-    return package not in ("depura", "__main__") and file is not None and Path(file).resolve().parent == folder
+def _lies_in(name: str, module: ModuleType | None, folder: Path) -> bool:
+    """Whether a module is a file of a folder; depura's own are left alone, and None stands for one that is barred."""
+    file = getattr(module, "__file__", None)
+    if file is None or name.partition(".")[0] in ("depura", "__main__"):
+        return False
+    return Path(file).resolve().parent == folder
 
 
 def _copied(defence: Defence) -> Defence:
