@@ -84,7 +84,7 @@ def _loaded_anew(source: StudySource) -> Study | None:
 def _lies_in(name: str, module: ModuleType | None, folder: Path) -> bool:
     """Whether a module is a file of a folder; depura's own are left alone, and None stands for one that is barred."""
     file = getattr(module, "__file__", None)
-    if file is None or name.partition(".")[0] in ("depura", "__main__"):
+    if not isinstance(file, str) or name.partition(".")[0] in ("depura", "__main__"):
         return False
     return Path(file).resolve().parent == folder
 
