@@ -140,14 +140,14 @@ def test_claim_of_a_run(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_export_reads_back_as_recorded(made: Made, tmp_path: Path, ending: str) -> None:
     run, file = made.run(), tmp_path / f"run.{ending}"
-    says(depura_("export", run.path, "--out", file), 0, "36 lines")
+    says(depura_("export", run.path, "--out", file), 0, "42 lines")
     if ending == "csv":
         with file.open(encoding="utf-8", newline="") as handle:
             lines: list[dict[str, Any]] = list(csv.DictReader(handle))
     else:
         lines = pytest.importorskip("pyarrow.parquet").read_table(file).to_pylist()
     assert list(lines[0]) == list(EXPORT_COLUMNS)
-    assert len(lines) == 3 * (6 + 4) + 6  # three rows, on all images and on those of the curve; depura's own attack
+    assert len(lines) == 3 * (6 + 4) + 2 * 6  # three rows, on all images and on those of the curve; depura's own attacks
     for row, eps, unit_name, null in (
         ("adaptive", 0.2, "adaptive_eps0.2_00004-00006", "null-transfer_eps0.2_00004-00006"),
         ("transfer", 0.1, "transfer_eps0.1_00000-00004", "null-transfer_eps0.2_00000-00004"),

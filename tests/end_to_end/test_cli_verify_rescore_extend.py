@@ -84,6 +84,7 @@ def test_a_sound_record_holds_and_is_left_as_it_is(run: Path) -> None:
         "transfer",
         "adaptive",
         "bpda",
+        "reference-bare",
         "reference",
         "null-undefended",
         "null-transfer",
@@ -97,7 +98,7 @@ def test_an_unfinished_run_is_no_wrong_one(run: Path) -> None:
     assert depura_("report", run).exit_code in JUDGED
     result = depura_("verify", run)
     assert result.exit_code == 0, result.output
-    assert any("11 of 12 units" in line for line in verdicts(result, "WARN"))
+    assert any("12 of 13 units" in line for line in verdicts(result, "WARN"))
 
 
 def flipped(data: bytes) -> bytes:
@@ -555,7 +556,7 @@ def test_a_further_attack_and_odd_boundaries_on_the_same_record(run: Path) -> No
     more = depura_("extend", run, "-S", "images=7", "--workers", 1)
     assert more.exit_code in JUDGED, more.output
     steps = RunDirectory.open(run).header.extensions
-    assert [(step.images, step.rows) for step in steps] == [(4, 5), (6, 6)]
+    assert [(step.images, step.rows) for step in steps] == [(4, 6), (6, 7)]
     assert RunDirectory.open(run).load("pgd-steps1-eot1_eps0.2_00006-00007").arrays["predictions"].shape == (1, 16)
     # and rescored
     rescored = depura_("rescore", run, "--rule", "vote", "--k", 3, "--draws", 2, "--out", run.with_name("v"))

@@ -85,8 +85,8 @@ def test_a_defence_of_ones_own_is_judged_and_its_record_holds(tmp_path: Path, mo
     (tmp_path / "mine.py").write_text("import torch\ndef purify(x): return x + 0.1 * torch.randn(x.shape)\n")
     words = ["judge", "mine.py:purify", "--classifier", "digits", "--out", "r", "--images", "2", "--workers", "1"]
     done = CliRunner().invoke(app, [*words, "--profile", "smoke"])
-    assert done.exit_code == 1, done.output  # of one radius: unchecked
-    assert "Unchecked" in done.stdout
+    assert done.exit_code == 0, done.output
+    assert "robust accuracy at most 0.0 %" in done.stdout
     assert (
         "depura judge of mine.py:purify and digits, which was not run"
         in CliRunner().invoke(app, ["verify", "r"]).stdout

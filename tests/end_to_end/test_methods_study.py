@@ -96,7 +96,7 @@ def test_every_audit_is_green(summary: Summary) -> None:
 
 def test_every_check_is_made_of_every_method(summary: Summary) -> None:
     assert {(v.id, v.method) for v in summary.verdicts} == {
-        (f"V{k}", method.name) for k in (*range(1, 22), 25, 26) for method in summary.header.methods
+        (f"V{k}", method.name) for k in range(1, 27) for method in summary.header.methods
     }
 
 
