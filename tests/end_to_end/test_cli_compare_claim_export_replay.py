@@ -147,7 +147,7 @@ def test_export_reads_back_as_recorded(made: Made, tmp_path: Path, ending: str) 
     else:
         lines = pytest.importorskip("pyarrow.parquet").read_table(file).to_pylist()
     assert list(lines[0]) == list(EXPORT_COLUMNS)
-    assert len(lines) == 3 * (6 + 4) + 2 * 6  # three rows, on all images and on those of the curve; depura's own attacks
+    assert len(lines) == 3 * (6 + 4) + 2 * 6  # three rows, on all images and the curve's; depura's own attacks
     for row, eps, unit_name, null in (
         ("adaptive", 0.2, "adaptive_eps0.2_00004-00006", "null-transfer_eps0.2_00004-00006"),
         ("transfer", 0.1, "transfer_eps0.1_00000-00004", "null-transfer_eps0.2_00000-00004"),
