@@ -84,7 +84,7 @@ def _not_run(reason: str, advice: str = "") -> Verdict:
 )
 def classifier_breaks(results: Results) -> Verdict:
     """The attack breaks the classifier without a purifier, or the classifier is robust by itself."""
-    rows = [row for row in results.rows(AttackKind.UNDEFENDED) if row.mode is not GradientMode.NONE]
+    rows = _bare_by_gradients(results)
     if not rows:
         return _not_run("No row attacks the classifier by itself.", "Add one.")
     null, accuracies = results.null_of(rows[0]), results.accuracies(rows[0])
@@ -121,6 +121,11 @@ def classifier_breaks(results: Results) -> Verdict:
     return _passed(f"{said}: the classifier is robust by itself.")
 
 
+def _bare_by_gradients(results: Results) -> list[RowFacts]:
+    """Rows that attack the classifier by itself by its gradient."""
+    return [row for row in results.rows(AttackKind.UNDEFENDED) if row.mode is not GradientMode.NONE]
+
+
 def _bare_queries(results: Results) -> list[RowFacts]:
     """Rows that attack the classifier by itself without gradients."""
     return [row for row in results.all_rows if row.judged is Judged.BARE and row.mode is GradientMode.NONE]
@@ -128,7 +133,7 @@ def _bare_queries(results: Results) -> list[RowFacts]:
 
 def _robust_by_itself(results: Results) -> float | None:
     """What is left of the classifier alone, where an attack without gradients agrees; None where it is broken."""
-    rows = [row for row in results.rows(AttackKind.UNDEFENDED) if row.mode is not GradientMode.NONE]
+    rows = _bare_by_gradients(results)
     if not rows or results.accuracies(rows[0]).mean() <= BROKEN:
         return None
     verdict = classifier_breaks(results)

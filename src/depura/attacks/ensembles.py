@@ -55,21 +55,7 @@ class Together(Attack):
 
     def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
         """Attack k starts from round k of `init`."""
-        found: list[Candidates] = []
-        for k, attack in enumerate(self.attacks):
-            share = _share(progress, self.attacks, k)
-            found.append(
-                attack(
-                    queries.model,
-                    images,
-                    queries.labels,
-                    init=init.in_round(k),
-                    eot=queries.noise,
-                    rows=queries.rows,
-                    progress=share,
-                )
-            )
-        return _together(found)
+        return _each(self.attacks, queries, images, init, progress)
 
 
 @dataclass(frozen=True)
@@ -110,20 +96,7 @@ class AtRadii(Attack):
 
     def search(self, queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
         """Run k starts from round k of `init`, on the same draws as the others."""
-        found: list[Candidates] = []
-        for k, share in enumerate(self.shares):
-            found.append(
-                self.attack.at(share * self.ball.eps)(
-                    queries.model,
-                    images,
-                    queries.labels,
-                    init=init.in_round(k),
-                    eot=queries.noise,
-                    rows=queries.rows,
-                    progress=part_of(progress, before=k, own=1, whole=len(self.shares)),
-                )
-            )
-        return _together(found)
+        return _each([self.attack.at(share * self.ball.eps) for share in self.shares], queries, images, init, progress)
 
 
 @dataclass(frozen=True)
@@ -258,6 +231,24 @@ def _share(progress: Progress, attacks: Sequence[Attack], k: int) -> Progress:
     """Progress of attack k: attacks count by their evaluations."""
     work = [max(1, attack.cost.gradients + attack.cost.forwards) for attack in attacks]
     return part_of(progress, before=sum(work[:k]), own=work[k], whole=sum(work))
+
+
+def _each(attacks: Sequence[Attack], queries: Queries, images: Tensor, init: Noise, progress: Progress) -> Candidates:
+    """What several attacks find of the same images; attack k starts from round k of `init`."""
+    found: list[Candidates] = []
+    for k, attack in enumerate(attacks):
+        found.append(
+            attack(
+                queries.model,
+                images,
+                queries.labels,
+                init=init.in_round(k),
+                eot=queries.noise,
+                rows=queries.rows,
+                progress=_share(progress, attacks, k),
+            )
+        )
+    return _together(found)
 
 
 def _together(parts: Sequence[Candidates]) -> Candidates:

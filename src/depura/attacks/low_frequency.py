@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
+from depura.attacks.adam import Adam
 from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.losses import Loss, margin
 from depura.attacks.perceptual import Perceptual
 from depura.attacks.queries import Queries, mean
 from depura.attacks.threat import per_image
 from depura.noise import Noise
-
-BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 
 INSIDE = 0.99
 """Pixels are INSIDE times as far from grey, in the argument of arctanh, so that black and white can be moved, too."""
@@ -98,7 +97,7 @@ class LowFrequency(Attack):
         free = filters.start()
         rates = free.new_full(free.shape[1:], self.kernel_rate)
         rates[: images[0].numel()] = self.rate
-        m, v = torch.zeros_like(free), torch.zeros_like(free)
+        adam = Adam(free)
         best, best_value = images, torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)
         for i in range(self.n_steps):
             changed = filters.made(free).clamp(0, 1)
@@ -111,10 +110,7 @@ class LowFrequency(Attack):
             # An image without a usable gradient stays put, with its averages.
             length = gradient.square().sum(1, keepdim=True).sqrt()
             gradient, finite = gradient / length.clamp_min(1), length.isfinite()
-            m = torch.where(finite, BETA1 * m + (1 - BETA1) * gradient, m)
-            v = torch.where(finite, BETA2 * v + (1 - BETA2) * gradient.square(), v)
-            average, square = m / (1 - BETA1 ** (i + 1)), v / (1 - BETA2 ** (i + 1))
-            moved = filters.held(free + rates * average / (square.sqrt() + ADAM_EPS))
+            moved = filters.held(free + rates * adam.direction(gradient, finite))
             free = torch.where(finite, moved, free)
             progress((i + 1) / self.n_steps)
         found = torch.stack([self.ball.project(x, images) for x in (filters.made(free), best)])

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from depura import _check
+from depura.attacks.adam import Adam
 from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.flow import Flow, roughness, sampled, warped
 from depura.attacks.losses import Loss, margin
 from depura.attacks.queries import Queries, mean
 from depura.attacks.threat import per_image
 from depura.noise import Noise
-
-BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class StAdv(Attack):
         """Bend the images; `loss` is the whole objective. Copy j at step i uses draw i * eot + j."""
         history = History(len(images), self.n_steps)
         still = self.ball.grid(images)
-        points, m, v = still, torch.zeros_like(still), torch.zeros_like(still)
+        points, adam = still, Adam(still)
         best, best_value = still, torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)
         for i in range(self.n_steps):
             draws = queries.gradient(sampled(images, points), self.loss, draws=range(i * self.eot, (i + 1) * self.eot))
@@ -77,10 +76,7 @@ class StAdv(Attack):
             best, best_value = torch.where(per_image(better), points, best), torch.where(better, value, best_value)
             # An image without a usable gradient stays put, with its averages.
             finite = per_image(gradient.flatten(1).isfinite().all(1))
-            m = torch.where(finite, BETA1 * m + (1 - BETA1) * gradient, m)
-            v = torch.where(finite, BETA2 * v + (1 - BETA2) * gradient.square(), v)
-            average, square = m / (1 - BETA1 ** (i + 1)), v / (1 - BETA2 ** (i + 1))
-            moved = self.ball.project(points + self.rate * average / (square.sqrt() + ADAM_EPS), still)
+            moved = self.ball.project(points + self.rate * adam.direction(gradient, finite), still)
             points = torch.where(finite, moved, points)
             progress((i + 1) / self.n_steps)
         found = torch.stack([sampled(images, points), sampled(images, best)])

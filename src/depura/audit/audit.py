@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from depura import _check
 from depura.audit.checks import Check, Light, in_deployed_dtype, own_derivatives, run
-from depura.audit.derivatives import FLOAT64, Narrowing, OwnDerivatives, Precision, loose, normal, pull, watched
+from depura.audit.derivatives import FLOAT64, Narrowing, OwnDerivatives, Precision, loose, normal, watched
 from depura.audit.modules import localise
 from depura.audit.probes import Fault, error_line
 from depura.audit.subject import Checkpointed, Subject, at_least_two, rerouted
@@ -274,11 +275,8 @@ def _deployed(defence: Defence, subject: Subject, dtype: torch.dtype, device: st
     try:
         model = rerouted(copy.deepcopy(defence).to(device), StoredState(segment=1))
         logits, exact = subject.gradient(subject.inner, subject.noise, subject.weights)
-
-        def call(leaves: tuple[Tensor, ...]) -> tuple[Tensor]:
-            return (model(leaves[0], subject.noise),)
-
-        (deployed,) = pull(call, (subject.inner.to(dtype),), (subject.weights.to(dtype),))
+        inner, weights = subject.inner.to(dtype), subject.weights.to(dtype)
+        _, deployed = replace(subject, defence=model).gradient(inner, subject.noise, weights)
     except Exception:  # another check says what is wrong
         return []
     return [in_deployed_dtype(deployed.to(exact.dtype), exact, subject.weights * logits, dtype)]

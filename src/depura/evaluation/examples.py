@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from depura.attacks.losses import margin
 from depura.audit.audit import coarsest, prepared
 from depura.audit.checks import Check, Light, differences, in_deployed_dtype, own_derivatives
-from depura.audit.derivatives import DIRECTIONS, OwnDerivatives, loose, normal, pull, relative
+from depura.audit.derivatives import DIRECTIONS, OwnDerivatives, loose, normal, relative
 from depura.defence import Defence, predicted
 from depura.noise import Noise, Stream
 
@@ -241,11 +242,7 @@ def by_gradients(
         # As many rows together as the attack asked.
         every = torch.cat([subject.inner, EDGE + (1 - 2 * EDGE) * rest.to(subject.inner)]).to(points.dtype)
         weights = torch.cat([subject.weights, normal(subject.weights[:1].expand(len(rest), -1), seed, 9)])
-
-        def call(leaves: tuple[Tensor, ...]) -> tuple[Tensor]:
-            return (attacked(leaves[0], noise),)
-
-        (deployed,) = pull(call, (every,), (weights.to(points.dtype),))
+        _, deployed = replace(subject, defence=attacked).gradient(every, noise, weights.to(points.dtype))
     if dtype != points.dtype:
         asked = deployed[: len(points)].to(dtype)
         checks.append(in_deployed_dtype(asked, exact, subject.weights * logits, points.dtype))
