@@ -315,6 +315,15 @@ def _settings(made: depura.Study) -> dict[str, object]:
     return {"name": made.name, "data": made.data, "defence": made.defence, "rows": made.rows}
 
 
+STUDY = """
+def study():
+    defence = depura.Defence(nothing(), Remembers())
+    labels = Plain()(IMAGES).argmax(1)
+    data = depura.ImageSet("small", IMAGES, labels, IDS, tuple("012"))
+    rows = depura.attack_suite(defence, depura.PGD(depura.Ball("linf", 0.2), n_steps=3))
+    return depura.Study("global", data, defence, rows, select_draws=2, report_draws=4, pictures=0, reference=False)
+"""
+
 GLOBAL = '''
 import depura, torch
 from depura.evaluation.diagnostics import nothing
@@ -333,12 +342,6 @@ class Remembers(Plain):
             rows.append(near[0].to(row) + 1e-3 * row if near else row)
         return self.inner(torch.stack(rows))
 
-def study():
-    defence = depura.Defence(nothing(), Remembers())
-    labels = Plain()(IMAGES).argmax(1)
-    data = depura.ImageSet("small", IMAGES, labels, IDS, tuple("012"))
-    rows = depura.attack_suite(defence, depura.PGD(depura.Ball("linf", 0.2), n_steps=3))
-    return depura.Study("global", data, defence, rows, select_draws=2, report_draws=4, pictures=0, reference=False)
 '''
 
 
@@ -347,13 +350,6 @@ import depura
 from answers_from_memory import Remembers
 from depura.evaluation.diagnostics import nothing
 from tests.unit.test_at_examples import IDS, IMAGES, Plain
-
-def study():
-    defence = depura.Defence(nothing(), Remembers())
-    labels = Plain()(IMAGES).argmax(1)
-    data = depura.ImageSet("small", IMAGES, labels, IDS, tuple("012"))
-    rows = depura.attack_suite(defence, depura.PGD(depura.Ball("linf", 0.2), n_steps=3))
-    return depura.Study("global", data, defence, rows, select_draws=2, report_draws=4, pictures=0, reference=False)
 """
 
 
@@ -362,9 +358,9 @@ def test_what_is_kept_in_a_variable_of_a_file_is_found_by_loading_it_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
     file = tmp_path / "remembers.py"
-    file.write_text(BESIDE if beside else GLOBAL)
+    file.write_text((BESIDE if beside else GLOBAL) + STUDY)
     if beside:
-        (tmp_path / "answers_from_memory.py").write_text(GLOBAL.partition("def study")[0])
+        (tmp_path / "answers_from_memory.py").write_text(GLOBAL)
         monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "a_module_that_is_barred", None)
     source = StudySource(file)
