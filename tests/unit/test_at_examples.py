@@ -18,6 +18,7 @@ from depura.audit.checks import Check, Light, in_deployed_dtype
 from depura.defence import Defence, Vote
 from depura.diffusion.schedules import VP, uniform_steps
 from depura.diffusion.solvers import Ancestral
+from depura.evaluation import units
 from depura.evaluation.diagnostics import nothing
 from depura.evaluation.examples import Attacked, along_the_way, by_gradients, in_contexts, price
 from depura.evaluation.header import header
@@ -302,6 +303,20 @@ def test_a_defence_is_looked_at_again_once(tmp_path: Path) -> None:
     assert {check.name for check in facts.at_examples} > NAMES
     assert facts.evaluations.checks[0] > 0
     assert facts.evaluations.checks[1] > 0
+
+
+def test_an_error_in_another_context_is_said_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*of: object) -> list[Check]:
+        raise RuntimeError("made for calls of 16 images")
+
+    monkeypatch.setattr(units, "in_contexts", unable)
+    made = study()
+    found = units.run_unit(made, next(key for key in made.units() if key.row == "adaptive"))
+    (history,) = (check for check in found.facts.at_examples if check.name == "history")
+    assert history.light.value == "AMBER"
+    assert history.sentence == "This could not be looked at: RuntimeError: made for calls of 16 images."
+    assert "differences at examples" in {check.name for check in found.facts.at_examples}
+    assert len(found.arrays["adversarial"]) == B
 
 
 def test_other_images_are_drawn_from_those_that_were_not_attacked() -> None:

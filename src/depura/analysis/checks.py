@@ -762,7 +762,7 @@ def answers_without_context(results: Results) -> Verdict:
         return _failed(text, "An attack met another defence than the one that is reported.", Flag.STATE)
     amber = [check.sentence for check in checks if check.light is AuditLight.AMBER]
     if amber:
-        return _warned(" ".join(amber), "Give parts that can be copied.")
+        return _warned(" ".join(amber), "Make parts that can be copied, and asked in calls of any size.")
     return _passed("At examples the answers are the same before and after the run, alone, in any order, with a graph.")
 
 

@@ -113,6 +113,7 @@ class ImageSet(NamedTuple):
             InputError: no image, or more than there are.
         """
         _check.integer("ImageSet.draw", "n", n, low=1, high=len(self.images))
+        _check.integer("ImageSet.draw", "seed", seed, high=2**32 - 1)
         return self._at(subset(len(self.images), n, seed=seed), seed=seed)
 
     def _at(self, rows: Sequence[int], *, seed: int | None) -> ImageSet:

@@ -19,6 +19,7 @@ from depura import _check
 from depura.attacks.attack import Progress
 from depura.audit.audit import audit_gradient
 from depura.audit.checks import Check, Light
+from depura.audit.probes import error_line
 from depura.data.origins import others_of
 from depura.defence import Defence
 from depura.diffusion.schedules import Step, vp_scale
@@ -178,13 +179,26 @@ def _at_examples(
     counts = Counts()
     judged = counted_into(row.evaluated, counts)
     ways = {how: partial(_counting, make, counts) for how, make in anew.items()}
-    checks = in_contexts(judged, ways, found) if ways else [Check("history", Light.AMBER, NOT_COPIED)]
+    checks = [Check("history", Light.AMBER, NOT_COPIED)]
+    if ways:
+        checks = _tried("history", lambda: in_contexts(judged, ways, found))
     if row.mode is GradientMode.EXACT and row.attacked.differentiable:
         other = study.data.images[others(study, found.ids)]
         attacked = counted_into(row.attacked, counts)
-        checks += by_gradients(attacked, found, other, seed=study.seed, device=device, rows=rows)
-        checks.append(along_the_way(attacked, found, seed=study.seed, device=device))
+        checks += _tried(
+            "differences at examples",
+            lambda: by_gradients(attacked, found, other, seed=study.seed, device=device, rows=rows),
+        )
+        checks += _tried("the way", lambda: [along_the_way(attacked, found, seed=study.seed, device=device)])
     return tuple(_check_facts(check) for check in checks), counts
+
+
+def _tried(name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """Checks; where they end in an error, one that says so: what an attack has found is not lost for them."""
+    try:
+        return look()
+    except Exception as error:  # whatever a foreign defence raises in a context that it was not made for
+        return [Check(name, Light.AMBER, f"This could not be looked at: {error_line(error)}")]
 
 
 NOT_COPIED = "The defence cannot be copied, so that nothing tells what it answers from what it remembers."
