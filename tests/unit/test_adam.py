@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from depura.attacks.adam import Adam
+from depura.attacks.adam import AdamAverages
 from toys import rand
 
 
@@ -14,7 +14,7 @@ def test_it_is_torchs_adam_image_by_image() -> None:
     gradients = [rand(2, 3, 4, seed=2 + k) - 0.5 for k in range(5)]
     theirs = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([theirs], lr=rate, maximize=True)
-    ours, adam = start.clone(), Adam(start)
+    ours, adam = start.clone(), AdamAverages(start)
     for k, gradient in enumerate(gradients):
         theirs.grad = gradient.clone()
         optimiser.step()

@@ -8,7 +8,7 @@ from torch import Tensor
 BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 
 
-class Adam:
+class AdamAverages:
     """Directions of Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1, with its constants."""
 
     def __init__(self, like: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura import _check
-from depura.attacks.adam import Adam
+from depura.attacks.adam import AdamAverages
 from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.losses import Loss, margin
 from depura.attacks.perceptual import Perceptual
@@ -97,7 +97,7 @@ class LowFrequency(Attack):
         free = filters.start()
         rates = free.new_full(free.shape[1:], self.kernel_rate)
         rates[: images[0].numel()] = self.rate
-        adam = Adam(free)
+        adam = AdamAverages(free)
         best, best_value = images, torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)
         for i in range(self.n_steps):
             changed = filters.made(free).clamp(0, 1)

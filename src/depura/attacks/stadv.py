@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from depura import _check
-from depura.attacks.adam import Adam
+from depura.attacks.adam import AdamAverages
 from depura.attacks.attack import Attack, Candidates, Cost, History, Progress
 from depura.attacks.flow import Flow, roughness, sampled, warped
 from depura.attacks.losses import Loss, margin
@@ -65,7 +65,7 @@ class StAdv(Attack):
         """Bend the images; `loss` is the whole objective. Copy j at step i uses draw i * eot + j."""
         history = History(len(images), self.n_steps)
         still = self.ball.grid(images)
-        points, adam = still, Adam(still)
+        points, adam = still, AdamAverages(still)
         best, best_value = still, torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)
         for i in range(self.n_steps):
             draws = queries.gradient(sampled(images, points), self.loss, draws=range(i * self.eot, (i + 1) * self.eot))
