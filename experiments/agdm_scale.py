@@ -1,36 +1,40 @@
-"""How the strength of AGDM's guidance was chosen for the digits: `python -m experiments.agdm_scale`.
+"""How the strength s of AGDM's guidance was chosen, on training images; the paper's is not known:
 
-The paper's scale s is not known. For a range of scales this prints accuracy on training digits, clean and under
-examples made against the bare classifier (PGD of 20 steps, linf 0.2), both after one purification; no test image and no
-adaptive attack takes part. s = 0 is the reverse process without guidance.
+    python -m experiments.agdm_scale                                        # the digits
+    export DEPURA_RESNET20=resnet20.th
+    python -m experiments.agdm_scale --data train.npz --images 24           # CIFAR-10's
+
+For a range of scales this prints accuracy of one purification on training images: clean, under examples made against
+the bare classifier (PGD of 20 steps, linf), and under an adaptive attack through the exact gradient (PGD of 10 steps, 2
+draws). s = 0 is the reverse process without guidance. No test image takes part. Of a file, its last 512 images are
+taken, which `depura train ... --held-out 512` kept from the networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from depura import (
-    PGD,
-    Ball,
-    Defence,
-    ImageSet,
-    Noise,
-    Purifier,
-    agdm,
-    digits_classifier,
-    digits_denoiser,
-    digits_guide,
-    load_digits,
-)
+import depura
+from depura import PGD, Ball, Defence, ImageSet, Noise, Purifier, Stream, agdm
+from depura.analysis.words import percent
 from depura.evaluation.demo import EPS
+from depura.evaluation.scoring import score
 from depura.methods.diffpure import T_STAR
+from depura.statistics.intervals import mean_with_interval
 
-SCALES = (0.0, 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+WEIGHTS = Path(__file__).parents[1] / "weights"
+SCALES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+HELD_OUT = 512
+DRAWS = 8
+"""Of each example, to judge it on."""
 
 
 def clean_and_transferred(
@@ -58,26 +62,48 @@ def clean_and_transferred(
     return right[0] / len(data.images), right[1] / len(data.images)
 
 
+def judged(defence: Defence, data: ImageSet, images: Tensor) -> str:
+    """Accuracy of one draw with its interval, over fresh draws."""
+    found = score(defence, images, data.labels, Noise(0, data.ids, stream=Stream.REPORT), draws=range(DRAWS))
+    return percent(mean_with_interval((found.predictions == data.labels[:, None]).double().mean(1).numpy()))
+
+
+def adaptive(defence: Defence, data: ImageSet, eps: float) -> Tensor:
+    """Examples of PGD through the exact gradient."""
+    init, eot = (Noise(0, data.ids, stream=s) for s in (Stream.INIT, Stream.EOT))
+    return PGD(Ball("linf", eps), n_steps=10, eot=2)(defence, data.images, data.labels, init=init, eot=eot).images[-1]
+
+
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=512)
-    n_images: int = parser.parse_args().images
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="CIFAR-10's training images; default the digits")
+    parser.add_argument("--images", type=int, default=128)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    data, classifier, guide = load_digits("train").first(n_images), digits_classifier(), digits_guide()
-    attacked = PGD(Ball("linf", EPS), n_steps=20)(Defence(None, classifier), data.images, data.labels).images[-1]
-
-    def accuracies(purifier: Purifier | None, network: torch.nn.Module) -> list[str]:
-        return [f"{100 * share:.1f} %" for share in clean_and_transferred(purifier, network, data, attacked)]
-
-    table = Table("scale", "clean", "transfer", box=None)
+    common: dict[str, Any]
+    if given.data is None:
+        data, eps, t_star = depura.load_digits("train").first(given.images), EPS, T_STAR
+        d, network, guide = depura.digits_denoiser(), depura.digits_classifier(), depura.digits_agdm_guide()
+    else:
+        whole, eps, t_star = depura.load_images(given.data), 8 / 255, 0.05
+        data = whole.take(range(len(whole.images) - HELD_OUT, len(whole.images))).first(given.images)
+        d = depura.load_denoiser(WEIGHTS / "cifar10-small.safetensors")
+        network = depura.load_classifier(os.environ["DEPURA_RESNET20"])
+        guide = depura.load_classifier(WEIGHTS / "cifar10-agdm-guide.safetensors")
+    common = {"guide": guide, "n_noise": round(1000 * t_star), "n_steps": 10}
+    bare = Defence(None, network)
+    blind = PGD(Ball("linf", eps), n_steps=20)(bare, data.images, data.labels).images[-1]
+    table = Table("scale", "clean", "transfer", "adaptive", box=None)
     for scale in SCALES:
-        purifier = agdm(
-            digits_denoiser(), features=guide.features, scale=scale, n_noise=round(1000 * T_STAR), n_steps=10
-        )
-        table.add_row(f"{scale:g}", *accuracies(purifier, classifier))
-    table.add_row("guide alone", *accuracies(None, guide))
-    Console().print(table)
+        defence = Defence(agdm(d, scale=scale, **common), network)
+        images = (data.images, blind, adaptive(defence, data, eps))
+        table.add_row(f"{scale:g}", *(judged(defence, data, its) for its in images))
+    alone = Defence(None, guide)
+    table.add_row(
+        "guide alone", *(judged(alone, data, its) for its in (data.images, blind, adaptive(alone, data, eps)))
+    )
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

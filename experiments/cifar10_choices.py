@@ -27,6 +27,7 @@ from depura import (
     load_classifier,
     load_denoiser,
     load_images,
+    on_estimate,
 )
 from depura.methods.diffpure import few_steps
 from experiments.agdm_scale import clean_and_transferred
@@ -69,7 +70,16 @@ def main() -> None:
     row(depths, "guide alone", None, guide)
     scales = Table("AGDM", "clean", "transfer", box=None)
     for s in SCALES:
-        guided = agdm(d, features=Features(guide, LAYER), scale=s, n_noise=round(1000 * given.t_star), n_steps=10)
+        guided = agdm(
+            d,
+            guide=guide,
+            features=Features(guide, LAYER),
+            label=False,
+            sees=on_estimate,
+            scale=s,
+            n_noise=round(1000 * given.t_star),
+            n_steps=10,
+        )
         row(scales, f"scale {s:g}", guided)
     for table in (depths, scales):
         Console().print(table)

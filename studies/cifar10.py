@@ -74,7 +74,10 @@ def methods(d: depura.Denoiser, guide: Callable[..., object]) -> dict[str, depur
         "mimic-released": depura.mimicdiffusion(d, released=True, **mimic),
         "agdm": depura.agdm(
             d,
+            guide=guide,
             features=depura.Features(guide, "network.layer3"),
+            label=False,
+            sees=depura.on_estimate,
             scale=AGDM_SCALE,
             n_noise=round(1000 * T_STAR),
             n_steps=10,

@@ -29,6 +29,7 @@ STD = 0.5 * DiscreteLinear().sigma(INDEX - 1)
 """The common noise in [0, 1] units."""
 AGDM_SCALE = 100.0
 NOTES = {
+    "agdm": "activations of a layer, of the estimate x0, no label term; docs/claims.md has the default",
     "scoreopt": "reconstructed from others' accounts",
     "mimic": "the input enters through signs only: its exact gradient is zero, read the relaxed and the BPDA row",
     "mimic-released": "the same; guidance as the released code computes it",
@@ -41,6 +42,16 @@ def purifiers() -> dict[str, depura.Purifier]:
     """The methods, by their names here."""
     d = depura.digits_denoiser()
     guide = depura.digits_guide()
+    agdm = depura.agdm(
+        d,
+        guide=guide,
+        features=guide.features,
+        label=False,
+        sees=depura.on_estimate,
+        scale=AGDM_SCALE,
+        n_noise=INDEX,
+        n_steps=10,
+    )
     noisy = depura.ddpm_steps(DiscreteLinear(), n_noise=1000, n_steps=40)
     mimic = {"steps": noisy, "start": depura.from_unit_noise, "rho": 3000 * PIXELS[0]}
     batch = round(100 / PIXELS[1])
@@ -55,7 +66,7 @@ def purifiers() -> dict[str, depura.Purifier]:
             "mimic": depura.mimicdiffusion(d, **mimic),
             "mimic-released": depura.mimicdiffusion(d, released=True, **mimic),
         },
-        "agdm": {"agdm": depura.agdm(d, features=guide.features, scale=AGDM_SCALE, n_noise=INDEX, n_steps=10)},
+        "agdm": {"agdm": agdm},
         "gdmp": {"gdmp": depura.gdmp(d, n_noise=INDEX, n_steps=5, batch_ref=batch, start=released_start(INDEX))},
         "gradual": {
             "gradual": depura.gradual(d, depths=(30,) * 4 + (50,) * 2 + (INDEX,) * 2, n_steps=(2,) * 4 + (5,) * 4)

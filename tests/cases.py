@@ -101,7 +101,7 @@ IMAGENET_STEPS = [round(k * 999 / 249) for k in range(44, -1, -1)]
 GDMP = {"indices": range(35, -1, -1), "rounds": 4, "guide_scale": 6e4, "ptb": 8.0, "batch": 100}
 # The mean over so few pixels makes the published strength (a batch of 60) chaotic.
 GDMP_IMAGENET = {"indices": IMAGENET_STEPS, "rounds": 1, "guide_scale": 1000.0, "ptb": 4.0, "batch": 6000}
-AGDM = {"features": FEATURES, "scale": 300.0}
+AGDM = {"guide": HEAD, "features": FEATURES, "scale": 300.0}
 
 CASES: dict[str, Case] = {
     # DiffPure
@@ -201,26 +201,27 @@ CASES: dict[str, Case] = {
     ),
     # AGDM
     "agdm_cifar": Case(
-        agdm.agdm(EPS, **AGDM), partial(by_hand.agdm, told(NET), energy=by_hand.agdm_energy(FEATURES, 300.0))
+        agdm.agdm(EPS, **AGDM, label=False, sees=agdm.on_estimate),
+        partial(by_hand.agdm, told(NET), energy=by_hand.agdm_energy(FEATURES, 300.0)),
     ),
     "agdm_cifar, label": Case(
-        agdm.agdm(EPS, **AGDM, classifier=HEAD),
+        agdm.agdm(EPS, **AGDM, sees=agdm.on_estimate),
         partial(by_hand.agdm, told(NET), energy=by_hand.agdm_energy(FEATURES, 300.0, classifier=HEAD)),
     ),
     "agdm_cifar, on x_t": Case(
-        agdm.agdm(EPS, **AGDM, sees=agdm.on_state),
+        agdm.agdm(EPS, **AGDM, label=False),
         partial(by_hand.agdm, told(NET), energy=by_hand.agdm_energy(FEATURES, 300.0, on_state=True)),
     ),
     "agdm_cifar, label, on x_t": Case(
-        agdm.agdm(EPS, **AGDM, sees=agdm.on_state, classifier=HEAD),
+        agdm.agdm(EPS, **AGDM),
         partial(by_hand.agdm, told(NET), energy=by_hand.agdm_energy(FEATURES, 300.0, on_state=True, classifier=HEAD)),
     ),
     "agdm_sde": Case(
-        agdm.agdm_sde(EPS_TIME, **AGDM),
+        agdm.agdm_sde(EPS_TIME, **AGDM, label=False, sees=agdm.on_estimate),
         partial(by_hand.diffpure, told(NET), t_star=0.07, n=70, energy=by_hand.agdm_energy(FEATURES, 300.0)),
     ),
     "agdm_sde, label, on x_t": Case(
-        agdm.agdm_sde(EPS_TIME, **AGDM, sees=agdm.on_state, classifier=HEAD),
+        agdm.agdm_sde(EPS_TIME, **AGDM),
         partial(
             by_hand.diffpure,
             told(NET),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from depura.models.checkpoints import load_denoiser as load_denoiser
     from depura.models.digits import digits_classifier as digits_classifier
     from depura.models.digits import digits_denoiser as digits_denoiser
+    from depura.models.digits import digits_agdm_guide as digits_agdm_guide
     from depura.models.digits import digits_guide as digits_guide
     from depura.models.networks.features import Features as Features
     from depura.models.networks.wrappers import Normalised as Normalised
@@ -109,6 +110,8 @@ if TYPE_CHECKING:
     from depura.methods.adbm import adbm as adbm
     from depura.methods.agdm import agdm as agdm
     from depura.methods.agdm import agdm_sde as agdm_sde
+    from depura.methods.agdm import on_estimate as on_estimate
+    from depura.methods.agdm import on_state as on_state
     from depura.methods.baselines import blur_only as blur_only
     from depura.methods.baselines import jpeg_only as jpeg_only
     from depura.methods.baselines import noise_only as noise_only

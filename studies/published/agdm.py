@@ -86,8 +86,8 @@ def study(
         data: the images, as the plan says; None to plan.
         denoiser: the network's file; None to plan.
         classifier: the network's file; on ImageNet its name in its library.
-        guide: the adversarially trained network's file; on ImageNet MODULE:FUNCTION of a robust classifier, whose
-            logits are the features (not asked for in a plan).
+        guide: the adversarially trained network's file; on ImageNet MODULE:FUNCTION of a robust classifier (not
+            asked for in a plan). It sees noised states; one that was trained on them suits it better.
         scale: strength of the guidance, which the paper does not state.
         images: how many images of Lee and Kim's draw (AGDM's is not known).
         seed: of all noise.
@@ -97,8 +97,6 @@ def study(
     """
     of = chosen(ROWS, row)
     d, network = of.networks(denoiser, classifier)
-    features = of.setting.ready(guide, planned=denoiser is None)
-    if of.setting is ROBUST:
-        features = depura.Features(features, "network.layer.2")
-    defence = depura.Defence(of.images.around(depura.agdm(d, features=features, scale=scale)), network)
+    robust = of.setting.ready(guide, planned=denoiser is None)
+    defence = depura.Defence(of.images.around(depura.agdm(d, guide=robust, scale=scale)), network)
     return of.study(f"agdm-{row}", defence, data=data, images=images, seed=seed, files=(of.setting.needed,))

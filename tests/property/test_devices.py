@@ -133,7 +133,7 @@ METHODS = {
         d, steps=depura.ddpm_steps(depura.DiscreteLinear(), n_noise=1000, n_steps=20), released=True, rho=187.5
     ),
     "agdm": lambda d: depura.agdm(
-        d, features=depura.digits_guide().features, classifier=depura.digits_guide(), scale=10.0, n_noise=90, n_steps=3
+        d, guide=depura.digits_guide(), features=depura.digits_guide().features, scale=10.0, n_noise=90, n_steps=3
     ),
     "gdmp": lambda d: depura.gdmp(d, n_noise=90, n_steps=3, rounds=2, batch_ref=4800),
     "gdmp, SSIM": lambda d: depura.gdmp(d, n_noise=90, n_steps=3, similarity=depura.ssim, batch_ref=480000),

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from depura.diffusion.denoisers import Denoiser
 from depura.diffusion.guidance import minus_gradient
-from depura.methods.agdm import agdm_sde
+from depura.methods.agdm import agdm, agdm_sde, on_estimate
 from depura.methods.diffpure import diffpure
 from depura.noise import Noise
 from toys import TanhClassifier, rand, tanh_eps
@@ -36,7 +36,80 @@ class WithScore:
 def test_guidance_is_added_to_the_score(n_steps: int) -> None:
     """However long the steps are: DiffPure around the denoiser of the sum of both scores."""
     x, noise = rand(2, 1, 4, 4, seed=2), Noise(3, images=(1, 2))
-    guided = agdm_sde(tanh_eps(), features=lambda images: images, scale=50.0, classifier=HEAD, n_steps=n_steps)
+    guided = agdm_sde(
+        tanh_eps(), guide=HEAD, features=lambda images: images, scale=50.0, sees=on_estimate, n_steps=n_steps
+    )
     summed = diffpure(WithScore(tanh_eps(), x), t_star=0.07, n_steps=n_steps)
     torch.testing.assert_close(guided(x, noise), summed(x, noise), rtol=0, atol=1e-12)
     assert float((guided(x, noise) - guided.with_(guidance=None)(x, noise)).abs().max()) > 1e-3
+
+
+CENTRES = torch.linspace(-0.8, 0.9, 3 * 16, dtype=torch.float64).reshape(3, 16).sin()
+"""Of a Gaussian mixture, so that a linear network's softmax is its posterior of the components."""
+
+
+def linear_logits(images: Tensor) -> Tensor:
+    """c(x): logits of a mixture of unit Gaussians at CENTRES, images in [-1, 1] units."""
+    x = 2 * images.flatten(1) - 1
+    return x @ CENTRES.T - CENTRES.square().sum(1) / 2
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_the_default_step_is_the_published_product_of_densities(label: bool) -> None:
+    """One step on a closed-form denoiser, its terms written out: x_t itself is seen, D is an MSE of logits."""
+    n, s, tau = 40, 3.0, 0.5
+    x, noise = rand(2, 1, 4, 4, seed=5), Noise(7, images=(0, 1))
+    states: list[Tensor] = []
+
+    def denoiser(y: Tensor, sigma: float) -> Tensor:
+        """E[x0 | x0 + sigma n] of data N(0, tau^2 I)."""
+        states.append(y.detach().flatten(1))
+        return tau**2 / (tau**2 + sigma**2) * y
+
+    purifier = agdm(denoiser, guide=linear_logits, scale=s, label=label, n_noise=n)
+    plain = purifier.with_(guidance=None)
+    guided_end = purifier(x, noise)
+    guided = list(states)
+    states.clear()
+    plain(x, noise)
+    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    abar = (1 - beta).cumprod(0)
+    t = n - 1
+    assert torch.equal(guided[0], states[0])
+    # Written out by hand: logits are linear, c(x) = x W - b, so the gradients are those of two elementary functions.
+    x_t, x_in, w = abar[t].sqrt() * guided[0], (2 * x - 1).flatten(1), CENTRES
+    c_t, c_in = x_t @ w.T - w.square().sum(1) / 2, x_in @ w.T - w.square().sum(1) / 2
+    g = -s * 2 / 3 * (c_t - c_in) @ w
+    if label:
+        y = c_in.argmax(1)
+        g = g + s * (w[y] - c_t.softmax(1) @ w)
+    variance = beta[t] * (1 - abar[t - 1]) / (1 - abar[t])
+    shift = abar[t - 1].sqrt() * (guided[1] - states[1])
+    torch.testing.assert_close(shift, variance * g, rtol=0, atol=1e-12)
+    assert float(shift.abs().max()) > 1e-4
+    assert guided_end.shape == x.shape
+
+
+def test_its_gradient_is_that_of_finite_differences() -> None:
+    """Through all steps, the label term and the logits of a network that is not linear; float64."""
+    x, noise = rand(2, 1, 4, 4, seed=6), Noise(8, images=(0, 1))
+    purifier = agdm(tanh_eps(), guide=HEAD, scale=5.0, n_noise=8, n_steps=4)
+    leaf = x.clone().requires_grad_()
+    weights = rand(2, 1, 4, 4, seed=9) - 0.5
+    (gradient,) = torch.autograd.grad((purifier(leaf, noise) * weights).sum(), leaf)
+    direction = rand(2, 1, 4, 4, seed=10) - 0.5
+    h = 1e-5
+    with torch.no_grad():
+        up, down = ((purifier(x + k * h * direction, noise) * weights).sum() for k in (1, -1))
+    torch.testing.assert_close((gradient * direction).sum(), (up - down) / (2 * h), rtol=1e-6, atol=1e-9)
+
+
+def test_the_guide_runs_once_on_each_where_its_logits_are_all_that_is_taken() -> None:
+    calls: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return HEAD(images)
+
+    agdm(tanh_eps(), guide=counted, scale=1.0, n_noise=4)(rand(2, 1, 4, 4, seed=6), Noise(8, images=(0, 1)))
+    assert len(calls) == 2 * 4

@@ -30,7 +30,7 @@ class Guide(TanhClassifier):
 
 
 def guided(guide: Guide):
-    return agdm(tanh_eps(), features=guide.features, classifier=guide, scale=1.0, n_noise=4)
+    return agdm(tanh_eps(), guide=guide, features=guide.features, scale=1.0, n_noise=4)
 
 
 def test_networks_are_found() -> None:

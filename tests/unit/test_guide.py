@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import depura
 from depura.noise import Kind, Noise, Stream
-from depura.training.classifier import Model, ShiftedCrossEntropy, train_classifier
-from depura.training.guide import AdversarialTraining, Trades, divergence, noised
+from depura.training.classifier import Model, ShiftedCrossEntropy, begun, model, train_classifier
+from depura.training.guide import AdversarialTraining, LogitDistance, Trades, divergence, noised, noised_to
 from depura.training.loop import Recipe
-from depura.training.mixture import augmented
+from depura.training.mixture import Mixture, augmented
 
 B, SIZE, K = 6, 4, 3
 NOISE = Noise(5, tuple(range(B)), draws=2, stream=Stream.TRAIN)
@@ -98,6 +100,32 @@ def test_the_loss_is_a_mean_over_images() -> None:
     rows = [[0, 1], [2, 3, 4, 5]]
     parts = [loss(X[r], Y[r], NOISE.take(r)).item() * len(r) for r in rows]
     assert sum(parts) / B == pytest.approx(loss(X, Y, NOISE).item(), rel=1e-10)
+
+
+def test_the_distance_of_logits_has_a_closed_form_on_a_binary_linear_model() -> None:
+    """c = (0, w.x + b): D = (w.d)^2 / 2 is largest at a corner of the box, and CE has its logistic form."""
+    w, eps, beta = 2 * generated(SIZE * SIZE, seed=3) - 1, 0.05, 6.0
+    net = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 2)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.stack([torch.zeros_like(w), w]))
+        net[1].bias.zero_()
+    y = torch.tensor([0, 1, 0, 1, 0, 1])
+    loss = LogitDistance(net, shift=0, eps=eps, step_size=eps / 4, n_steps=20, beta=beta)
+    x = (0.5 + 0.3 * (X - 0.5)).detach()  # the ball lies in [0, 1]
+    logit, reach = x.flatten(1) @ w, eps * w.abs().sum()
+    expected = nn.functional.softplus((1 - 2 * y) * logit) + beta * reach.square() / 2
+    torch.testing.assert_close(loss(x, y, NOISE), expected.mean(), rtol=1e-9, atol=0)
+
+
+def test_images_are_noised_to_a_given_time() -> None:
+    """x_t = sqrt(abar) x0 + sqrt(1 - abar) n, abar of a linear beta(t) from 0.1 to 20; t = 0 changes nothing."""
+    times = [0.0, 0.01, 0.05, 0.1, 0.5, 1.0]
+    found = noised_to(X, NOISE, times=times)
+    n = NOISE(X, kind=Kind.FORWARD)
+    for i, t in enumerate(times):
+        abar = math.exp(-0.1 * t - 19.9 * t**2 / 2)
+        x_t = math.sqrt(abar) * (2 * X[i] - 1) + math.sqrt(1 - abar) * n[i]
+        torch.testing.assert_close(2 * found[i] - 1, x_t, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("eps", [0.02, 0.3])
@@ -283,3 +311,22 @@ def test_networks_that_give_no_logits(network: nn.Module, said: str) -> None:
             start=Model(network, network, {}),
             loss=partial(Trades, eps=0.2),
         )
+
+
+def test_training_begins_with_the_weights_of_a_file(tmp_path: Path) -> None:
+    """And goes on from them: no step leaves them; the file says so; another network's are refused."""
+    data = depura.load_digits("train").first(16)
+    mixture = Mixture.of([data])
+    trained = depura.digits_guide()
+    path = tmp_path / "guide.safetensors"
+    save_file({name: tensor.half() for name, tensor in trained.state_dict().items()}, path)
+    start = begun(model("small", mixture, seed=3), path)
+    again = begun(model("small", mixture, seed=4), path)
+    assert start.about["start"] == again.about["start"]
+    images = data.images
+    with torch.no_grad():
+        torch.testing.assert_close(start.network.eval()(images), trained(images), rtol=0, atol=1e-2)
+    with pytest.raises(depura.InputError, match=r"--start: expected weights of the network"):
+        begun(model("resnet8", mixture, seed=3), path)
+    with pytest.raises(depura.InputError, match="expected a readable safetensors file"):
+        begun(model("small", mixture, seed=3), tmp_path / "none.safetensors")

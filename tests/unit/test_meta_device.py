@@ -61,7 +61,7 @@ def purifiers() -> dict[str, depura.Purifier]:
         "gradual": depura.gradual(d, depths=(2, 2, 3)),
         "gdmp-imagenet": depura.gdmp_imagenet(learned, n_noise=3),
         "mimic": depura.mimicdiffusion(d, steps=depura.ddpm_steps(depura.DiscreteLinear(), n_noise=1000, n_steps=5)),
-        "agdm": depura.agdm(d, features=classifier(7), scale=1.0, n_noise=3),
+        "agdm": depura.agdm(d, guide=classifier(7), scale=1.0, n_noise=3),
     }
 
 

@@ -65,13 +65,13 @@ def test_list_of_methods() -> None:
     nfe = {name: n for name, n in NFE.items() if name not in {"mimic_edm", "noise_only"}} | {"noise": 0}
     assert {name: found[name]["nfe"] for name in nfe} == nfe
     assert found["lk_gradual_cifar"]["predictions"] == 10
-    assert "reconstruction" in found["agdm_cifar"]["remark"]
+    assert "reconstructed" in found["agdm_cifar"]["remark"]
 
 
 def test_list_is_printed() -> None:
     result = CliRunner().invoke(app, ["methods"])
     assert result.exit_code == 0
-    assert all(name in result.output for name in ("DiffPure", "MimicDiffusion", "AGDM: reconstruction", "470 x10"))
+    assert all(name in result.output for name in ("DiffPure", "MimicDiffusion", "AGDM: reconstructed from", "470 x10"))
 
 
 def test_every_method_is_listed_and_its_deviations_are_described() -> None:

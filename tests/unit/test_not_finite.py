@@ -408,7 +408,7 @@ def test_a_guide_without_a_class_for_an_image_leaves_no_purified_image() -> None
             return torch.where(known[:, None], head(images), torch.nan)
 
     def purified(classifier: Callable[[Tensor], Tensor]) -> Tensor:
-        return agdm(tanh_eps(), features=nn.Flatten(), scale=5.0, classifier=classifier, n_noise=4)(IMAGES, NOISE)
+        return agdm(tanh_eps(), guide=classifier, features=nn.Flatten(), scale=5.0, n_noise=4)(IMAGES, NOISE)
 
     found, whole = purified(Partly()), purified(head)
     assert torch.equal(found[OTHERS], whole[OTHERS])

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from depura import _check
 from depura.attacks.pgd import PGD
@@ -32,11 +33,12 @@ from depura.training.classifier import (
     Model,
     ShiftedCrossEntropy,
     accuracy,
+    begun,
     model,
     train_classifier,
 )
 from depura.training.denoiser import PRESETS, Design, train_denoiser
-from depura.training.guide import AdversarialTraining, Trades
+from depura.training.guide import AdversarialTraining, LogitDistance, Trades, noised_to
 from depura.training.loop import Fitted, Recipe, seeded
 
 app = typer.Typer(
@@ -45,11 +47,14 @@ app = typer.Typer(
 
 MEASURED_STEPS = 50
 """Steps of the attack that measures a guide."""
+MEASURED_BEHIND_NOISE = 512
+"""Images of a data set, the first ones, that it is measured on behind noise."""
 
 
 class LossName(str, Enum):
     """What a guide is trained by."""
 
+    agdm = "agdm"
     trades = "trades"
     at = "at"
     standard = "standard"
@@ -70,6 +75,9 @@ class ClassifierOptions(Options):
         str | None,
         typer.Option(help=f"{NETWORKS}, or MODULE:FUNCTION that returns a network of your own; default small."),
     ] = None
+    start: Annotated[
+        Path | None, typer.Option(help="Begin with the weights of a safetensors file of this network, not at random.")
+    ] = None
     shift: Annotated[int | None, typer.Option(help="Move images by up to so many pixels; default 1.")] = None
     flip: Annotated[bool, typer.Option("--flip", help="Mirror every second image.")] = False
     bfloat16: Annotated[
@@ -84,7 +92,8 @@ class ClassifierOptions(Options):
     @property
     def words(self) -> dict[str, object]:
         """The options that say so, and whether in bfloat16."""
-        return {"shift": self.shift, "flip": self.flip or None, "bfloat16": self.bfloat16 or None}
+        start = None if self.start is None else self.start.name
+        return {"start": start, "shift": self.shift, "flip": self.flip or None, "bfloat16": self.bfloat16 or None}
 
     def fit(
         self, data: Sources, recipe: Recipe, kept: Kept, *, loss: Callable[[nn.Module], Augmenting]
@@ -98,6 +107,8 @@ class ClassifierOptions(Options):
             start = Model(network, network, {"network": self.network})
         elif self.network is not None:
             start = model(self.network, data.mixture, seed=recipe.seed)
+        if self.start is not None:
+            start = begun(start or model("small", data.mixture, seed=recipe.seed), self.start)
         return train_classifier(data.mixture, recipe, start=start, loss=loss, bfloat16=self.bfloat16, **kept)
 
 
@@ -162,8 +173,9 @@ def classifier(given: ClassifierOptions) -> None:
 def guide(
     given: ClassifierOptions,
     loss: Annotated[
-        LossName, typer.Option(help="TRADES, adversarial training (Madry et al.), or plain cross-entropy.")
-    ] = LossName.trades,
+        LossName,
+        typer.Option(help="AGDM's (distance of logits), TRADES, adversarial training (Madry), or cross-entropy."),
+    ] = LossName.agdm,
     eps: Annotated[
         float | None,
         typer.Option(parser=fraction, help="linf radius in [0, 1] units; default 0.2 for the digits, else 8/255."),
@@ -172,18 +184,18 @@ def guide(
         float | None, typer.Option(parser=fraction, help="Step of the inner attack; default a quarter of eps.")
     ] = None,
     attack_steps: Annotated[int | None, typer.Option(help="Steps of the inner attack; default 10.")] = None,
-    beta: Annotated[float | None, typer.Option(help="Weight of TRADES' divergence; default 6.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the distance of agdm and trades; default 6.")] = None,
     noise_up_to: Annotated[
         float, typer.Option(help="Train on images noised to a random time up to this, for guidance on noised states.")
     ] = 0.0,
 ) -> None:
-    """Train a robust classifier for guidance, by TRADES. Interrupted, the same command goes on."""
+    """Train a robust classifier for guidance, by AGDM's objective. Interrupted, the same command goes on."""
     on_digits = given.data in (None, [DIGITS])
     radius = (EPS if on_digits else 8 / 255) if eps is None else eps
     _check.number("train", "eps", radius, low=0.0, high=1.0, low_open=True, advice="Such as 0.2 or 8/255.")
     inner = {"step_size": step_size, "attack_steps": attack_steps, "noise_up_to": noise_up_to or None}
     for option, value in {"beta": beta, **(inner if loss is LossName.standard else {})}.items():
-        if value is not None and loss is not LossName.trades:
+        if value is not None and loss not in (LossName.agdm, LossName.trades):
             name = f"--{option.replace('_', '-')}"
             _check.fail(name, "an option of the chosen loss", f"--loss {loss.value}", "Drop it.")
     attack: dict[str, Any] = {}
@@ -194,7 +206,7 @@ def guide(
             "n_steps": 10 if attack_steps is None else attack_steps,
             "noise_up_to": noise_up_to,
         }
-    if loss is LossName.trades:
+    if loss in (LossName.agdm, LossName.trades):
         attack["beta"] = 6.0 if beta is None else beta
     options: dict[str, object] = {
         "loss": loss.value,
@@ -211,6 +223,8 @@ def guide(
 
     def measure(trained: nn.Module, images: ImageSet) -> dict[str, str]:
         results = {**_accuracy(trained, images), **_under_attack(trained, images, radius)}
+        for t in (noise_up_to / 2, noise_up_to) if noise_up_to else ():
+            results |= _behind_noise(trained, images, radius, t)
         if on_digits:
             plain = digits_classifier()
             compared = {**_accuracy(plain, images), **_under_attack(plain, images, radius)}
@@ -223,24 +237,28 @@ def guide(
 
 
 _LOSSES: Mapping[LossName, Callable[..., Augmenting]] = {
+    LossName.agdm: LogitDistance,
     LossName.trades: Trades,
     LossName.at: AdversarialTraining,
     LossName.standard: ShiftedCrossEntropy,
 }
 
 
-def accuracy_under_pgd(network: nn.Module, data: ImageSet, *, eps: float, n_steps: int) -> float:
+def accuracy_under_pgd(network: nn.Module, data: ImageSet, *, eps: float, n_steps: int, t: float = 0.0) -> float:
     """Share of images that are classified correctly as they are and as everything that one run of linf PGD proposes.
 
-    Its `n_steps` are on the margin, 2.5 eps / n_steps long. Ids of the images address its random starts.
+    Its `n_steps` are on the margin, 2.5 eps / n_steps long. Ids of the images address its random starts and, where `t`
+    is above zero, the noise of time t that the network sees every image behind: one for good, known to the attack.
     """
     attack = PGD(Ball("linf", eps), n_steps=n_steps)
     right: list[bool] = []
     for k in range(0, len(data.images), AT_ONCE):
         images, labels = data.images[k : k + AT_ONCE], data.labels[k : k + AT_ONCE]
-        proposals = attack(network, images, labels, init=Noise(0, data.ids[k : k + AT_ONCE], stream=Stream.INIT))
+        ids = data.ids[k : k + AT_ONCE]
+        seen = network if t == 0 else partial(_noised_logits, network, Noise(0, ids, stream=Stream.REPORT), t)
+        proposals = attack(seen, images, labels, init=Noise(0, ids, stream=Stream.INIT))
         with torch.no_grad():
-            all_right = torch.stack([predicted(network(x)) == labels for x in (images, *proposals.images)]).all(0)
+            all_right = torch.stack([predicted(seen(x)) == labels for x in (images, *proposals.images)]).all(0)
         right += all_right.tolist()
     return sum(right) / len(right)
 
@@ -252,3 +270,20 @@ def _accuracy(network: nn.Module, images: ImageSet) -> dict[str, str]:
 def _under_attack(network: nn.Module, images: ImageSet, eps: float) -> dict[str, str]:
     name = f"accuracy under PGD (linf, eps {eps:.3g}, {MEASURED_STEPS} steps)"
     return {name: f"{100 * accuracy_under_pgd(network, images, eps=eps, n_steps=MEASURED_STEPS):.2f} %"}
+
+
+def _behind_noise(network: nn.Module, images: ImageSet, eps: float, t: float) -> dict[str, str]:
+    """The same two on images noised to a time, for a guide that sees noised states."""
+    few = images.first(MEASURED_BEHIND_NOISE)
+    seen = noised_to(few.images, Noise(0, few.ids, stream=Stream.REPORT), times=[t] * len(few.images))
+    clean = accuracy(network, seen, few.labels)
+    attacked = accuracy_under_pgd(network, few, eps=eps, n_steps=MEASURED_STEPS, t=t)
+    where = f"of {len(few.images)} images noised to t = {t:g}"
+    return {
+        f"accuracy {where}": f"{100 * clean:.2f} %",
+        f"accuracy {where}, under PGD (linf, eps {eps:.4g}, {MEASURED_STEPS} steps)": f"{100 * attacked:.2f} %",
+    }
+
+
+def _noised_logits(network: nn.Module, noise: Noise, t: float, images: Tensor) -> Tensor:
+    return network(noised_to(images, noise, times=[t] * len(images)))

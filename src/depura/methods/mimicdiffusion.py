@@ -26,10 +26,14 @@ from depura.gradients import GradientRoute
 from depura.image_ops import Upsampled
 from depura.methods.entry import Method, Setting
 from depura.purifiers.purifier import DiffusionPurifier
+from depura.records.describe import added_later
 from depura.records.names import recorded_as
 
 Projection = Callable[[Tensor], Tensor]
 """U: a linear map of images, such as `Upsampled` or `Blurred`."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Of x0 and the input, (B, C, H, W) twice -> (B,)."""
 
 WINDOW = (DiscreteLinear().sigma(109), DiscreteLinear().sigma(789))
 """Noise levels that are guided, 0.373 to 23.6: steps 21 to 89 of the released 100."""
@@ -38,6 +42,12 @@ WINDOW = (DiscreteLinear().sigma(109), DiscreteLinear().sigma(789))
 def manhattan(x0: Tensor, x_in: Tensor) -> Tensor:
     """|x0 - x_in|_1 per image, (B, C, H, W) twice -> (B,)."""
     return (x0 - x_in).abs().flatten(1).sum(1)
+
+
+def euclidean(x0: Tensor, x_in: Tensor) -> Tensor:
+    """sqrt(N) |x0 - x_in|_2 per image of N values, (B, C, H, W) twice -> (B,): a gradient as long as `manhattan`'s."""
+    squares = (x0 - x_in).square().flatten(1)
+    return (squares.shape[1] * squares.sum(1).clamp_min(1e-12)).sqrt()
 
 
 def unprojected(images: Tensor) -> Tensor:
@@ -66,6 +76,8 @@ class Mimic:
         rho: the released code's factor of either term.
         batch_ref: the released code divides by the batch; this is the batch whose strength every image gets.
         window: lowest and highest noise level that is guided.
+        distance: of both terms, `manhattan` or `euclidean`.
+        long_range: whether the term without U is there; without it, and without U, nothing guides.
     """
 
     jacobian: Callable[[State, Callable[[Tensor], Tensor]], Tensor] = through_network
@@ -73,10 +85,12 @@ class Mimic:
     rho: float = 3000.0
     batch_ref: int = 16
     window: tuple[float, float] = WINDOW
+    distance: Distance = added_later(manhattan)  # noqa: RUF009
+    long_range: bool = added_later(True)
 
     def strength(self, height: int, width: int) -> float:
         """Step of x_t per guided step and pixel where all signs agree: kappa, 0.3662 at 32 x 32."""
-        terms = 1 if self.projection is None else 2
+        terms = self.long_range + (self.projection is not None)
         return terms * self.rho / (self.batch_ref * height * width)
 
     def __call__(self, at: State, /) -> Tensor:
@@ -89,11 +103,11 @@ class Mimic:
         return self.jacobian(at, lambda x0: self._distance(x0, at.x_in)) * (unit / vp_scale(at.step.sigma_next))
 
     def _distance(self, x0: Tensor, x_in: Tensor) -> Tensor:
-        total = manhattan(x0, x_in)
+        total = self.distance(x0, x_in) if self.long_range else 0 * x0.flatten(1).sum(1)
         if self.projection is None:
             return total
         finer, target = self.projection(x0), self.projection(x_in)
-        return total + manhattan(finer, target) * (x0[0].numel() / finer[0].numel())
+        return total + self.distance(finer, target) * (x0[0].numel() / finer[0].numel())
 
 
 def mimicdiffusion(

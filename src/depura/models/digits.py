@@ -1,4 +1,4 @@
-"""The bundled networks: two classifiers of the digits and a denoiser; cards lie beside their weights."""
+"""The bundled networks: three classifiers of the digits and a denoiser; cards lie beside their weights."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def digits_classifier() -> SmallClassifier:
 def digits_guide() -> SmallClassifier:
     """The bundled robust classifier, as `digits_classifier`, for guidance. Card: digits-guide.md."""
     return _network("digits-guide", SmallClassifier)[0]
+
+
+def digits_agdm_guide() -> SmallClassifier:
+    """The bundled guide of AGDM, trained by its objective on noised images. Card: digits-agdm-guide.md."""
+    return _network("digits-agdm-guide", SmallClassifier)[0]
 
 
 def digits_denoiser() -> EdmDenoiser:

@@ -22,6 +22,10 @@ NO_PART_OF_RECORDS = ("analysis", "cli", "planning", "reports", "training")
 """Packages that change no record."""
 
 
+ADDED_LATER = "added later"
+"""In the metadata of a field that is described only where it differs from its default."""
+
+
 def describe(value: Any) -> Any:
     """Describe a value by its public configuration.
 
@@ -43,7 +47,7 @@ def describe(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             "type": record_name(type(value)),
-            **{f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)},
+            **{f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value) if not _omitted(value, f)},
         }
     if isinstance(value, Mapping):
         return {str(k): describe(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
@@ -54,6 +58,22 @@ def describe(value: Any) -> Any:
     if callable(value) and hasattr(value, "__qualname__"):
         return record_name(value)
     return {"type": record_name(type(value)), **{k: describe(v) for k, v in sorted(vars(value).items()) if k[0] != "_"}}
+
+
+def added_later(default: Any) -> Any:
+    """A field with a default, of a dataclass that records have described without it: described where it is another.
+
+    Args:
+        default: what the class did before it had the field; compared by `==`.
+
+    Returns:
+        What `dataclasses.field` gives.
+    """
+    return dataclasses.field(default=default, metadata={ADDED_LATER: True})
+
+
+def _omitted(value: Any, its: dataclasses.Field[Any]) -> bool:
+    return ADDED_LATER in its.metadata and getattr(value, its.name) == its.default
 
 
 def weights_sha256(module: nn.Module) -> str:

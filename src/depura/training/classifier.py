@@ -20,7 +20,9 @@ from depura.models.networks.resnet import CifarResNet
 from depura.models.networks.small import SmallClassifier
 from depura.models.networks.wide_resnet import WideResNet
 from depura.models.networks.wrappers import Normalised
+from depura.models.weights import read_safetensors
 from depura.noise import Noise
+from depura.records.describe import weights_sha256
 from depura.training.loop import Fitted, Progress, Recipe, Watch, evaluating, quick, seeded, train
 from depura.training.mixture import Mixture, augmented
 
@@ -84,6 +86,27 @@ def model(name: str, data: Mixture, *, seed: int) -> Model:
     inner = seeded(lambda: build(**settings), seed)
     about: dict[str, object] = {"family": family, "settings": settings, "options": options}
     return Model(Normalised(inner, mean=options["mean"], std=options["std"]), inner, about)
+
+
+def begun(start: Model, path: Path) -> Model:
+    """A classifier with the weights of a file, to be trained further.
+
+    Args:
+        start: the classifier.
+        path: a safetensors file that a classifier of this kind was saved to.
+
+    Returns:
+        The classifier, whose file will say what it began with.
+
+    Raises:
+        InputError: no such file, or one of another network.
+    """
+    stored, _ = read_safetensors(path)
+    have = {name: tuple(tensor.shape) for name, tensor in start.weights.state_dict().items()}
+    if {name: tuple(tensor.shape) for name, tensor in stored.items()} != have:
+        _check.fail("--start", "weights of the network that --network names", f"others in {path.name}")
+    start.weights.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
+    return start._replace(about={**start.about, "start": weights_sha256(start.weights)})
 
 
 @dataclass(frozen=True)
@@ -172,12 +195,13 @@ def train_classifier(
         got = f"shape {tuple(logits.shape)} for one image" if isinstance(logits, Tensor) else type(logits).__name__
         _check.fail("train_classifier", f"a network that gives logits (B, K) of at least {classes} classes", got)
     objective = loss(quick(chosen.network, bfloat16=bfloat16, compiled=False))
+    began = f", {chosen.about['start']}" if "start" in chosen.about else ""
     history = train(
         chosen.network,
         objective,
         mixture,
         recipe,
-        about=f"{objective!r}, {bfloat16=}, {mixture.sizes}, {mixture.weights}",
+        about=f"{objective!r}, {bfloat16=}, {mixture.sizes}, {mixture.weights}" + began,
         checkpoint=checkpoint,
         every=every,
         progress=progress,

@@ -1,17 +1,20 @@
-"""Training a robust classifier to guide purification: TRADES, and adversarial training as its ablation.
+"""Training a robust classifier to guide purification: AGDM's objective, TRADES, and adversarial training.
 
-AGDM (Lin et al. 2024, arXiv:2403.16067) guides by an auxiliary network that TRADES made robust; how exactly it was
-trained is not published, so the defaults are those of the TRADES paper. Zhang et al. 2019, arXiv:1901.08573,
-equation 5, with the Kullback-Leibler divergence as released:
+AGDM (Lin et al. 2024, arXiv:2403.16067) guides by an auxiliary network c. A public summary of the paper (its text was
+not at hand) gives its objective, with the distance D that the guidance takes too:
 
-    min over weights of mean CE(p(x), y) + beta max over x' KL(p(x) || p(x')),    |x' - x|_inf <= eps.
+    min over weights of mean CE(c(x), y) + beta max over x' D(c(x), c(x')),    |x' - x|_inf <= eps.
+
+Reviews of the paper call D a mean squared error and the training TRADES, whose D is the Kullback-Leibler divergence of
+the predictions: Zhang et al. 2019, arXiv:1901.08573, equation 5 as released. Radius, steps and weight of AGDM are not
+known; the defaults are those of the TRADES paper.
 
 Madry et al. 2018, arXiv:1706.06083, equation 2.1: min over weights of mean max over x' CE(p(x'), y).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -93,7 +96,7 @@ class Trades(_Adversarial):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check.number("Trades", "beta", self.beta, low=0.0)
+        _check.number(type(self).__name__, "beta", self.beta, low=0.0)
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         """Loss of a batch, see `depura.training.loop.Loss`."""
@@ -101,7 +104,7 @@ class Trades(_Adversarial):
         attacked = self.attack(x, noise)
         logits = self._logits(noise)
         clean = logits(x)
-        return F.cross_entropy(clean, labels) + self.beta * divergence(clean, logits(attacked)).mean()
+        return F.cross_entropy(clean, labels) + self.beta * self.distance(clean, logits(attacked)).mean()
 
     def attack(self, x: Tensor, noise: Noise) -> Tensor:
         """x' (B, C, H, W) within eps of x and in [0, 1], the images that the network tells apart most from x."""
@@ -109,8 +112,29 @@ class Trades(_Adversarial):
         with torch.no_grad(), evaluating(self.network):
             clean = logits(x)
         return self._ascend(
-            lambda images: divergence(clean, logits(images)).sum(), x, x + START * noise(x, kind=Kind.ATTACK)
+            lambda images: self.distance(clean, logits(images)).sum(), x, x + START * noise(x, kind=Kind.ATTACK)
         )
+
+    @staticmethod
+    def distance(clean: Tensor, attacked: Tensor) -> Tensor:
+        """KL(p(x) || p(x')), (B,), of logits (B, K)."""
+        return divergence(clean, attacked)
+
+
+@dataclass(frozen=True)
+class LogitDistance(Trades):
+    """CE(c(x), y) + beta D(c(x), c(x')) with the mean squared difference D of the logits; the rest as `Trades`.
+
+    AGDM's objective as a public summary of the paper has it, with the D that its reviews name.
+
+    Attributes:
+        beta: weight of the distance, the summary's lambda, which is not known.
+    """
+
+    @staticmethod
+    def distance(clean: Tensor, attacked: Tensor) -> Tensor:
+        """D = mean over the classes of the squared difference, (B,), of logits (B, K)."""
+        return (clean - attacked).square().mean(1)
 
 
 @dataclass(frozen=True)
@@ -141,13 +165,20 @@ def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
 def noised(images: Tensor, noise: Noise, *, up_to: float) -> Tensor:
     """Images as a variance-preserving diffusion shows them at a random time, in the units of images.
 
-    x_t = sqrt(abar(t)) x0 + sqrt(1 - abar(t)) n with x0 = 2 images - 1 and t uniform in [0, up_to]; given back as
-    (x_t + 1) / 2, which is not confined to [0, 1]. The addresses of the noise decide on times and noise.
+    Every image has a time of its own, uniform in [0, up_to]; see `noised_to`. The addresses of the noise decide on
+    times and noise.
+    """
+    drawn = noise.uniform(torch.empty(len(images), dtype=torch.float64), kind=Kind.T_STAR, step=1)
+    return noised_to(images, noise, times=[up_to * float(u) for u in drawn])
+
+
+def noised_to(images: Tensor, noise: Noise, *, times: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) at given times (B values in [0, 1]) of a variance-preserving diffusion.
+
+    x_t = sqrt(abar(t)) x0 + sqrt(1 - abar(t)) n with x0 = 2 images - 1; given back as (x_t + 1) / 2, which is not
+    confined to [0, 1].
     """
     schedule = VP()
-    times = [
-        up_to * float(u) for u in noise.uniform(torch.empty(len(images), dtype=torch.float64), kind=Kind.T_STAR, step=1)
-    ]
     scale, sigma = (
         torch.tensor([f(t) for t in times], dtype=images.dtype, device=images.device)[:, None, None, None]
         for f in (schedule.scale, schedule.sigma)
