@@ -5,9 +5,10 @@
     python -m experiments.agdm_scale --data train.npz --images 24           # CIFAR-10's
 
 For a range of scales this prints accuracy of one purification on training images: clean, under examples made against
-the bare classifier (PGD of 20 steps, linf), and under an adaptive attack through the exact gradient (PGD of 10 steps, 2
-draws). s = 0 is the reverse process without guidance. No test image takes part. Of a file, its last 512 images are
-taken, which `depura train ... --held-out 512` kept from the networks.
+the bare classifier (transfer) and against the guide alone (PGD of 20 steps, linf), and under adaptive attacks (PGD of
+10 steps, 2 draws) through the exact gradient, for which the guide's label is constant, and through the relaxed one. s =
+0 is the reverse process without guidance. No test image takes part. Of a file, its last 512 images are taken, which
+`depura train ... --held-out 512` kept from the networks.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from depura.methods.diffpure import T_STAR
 from depura.statistics.intervals import mean_with_interval
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-SCALES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+SCALES = (0.0, 3.0, 10.0, 30.0, 100.0)
 HELD_OUT = 512
+LOGITS = 5.0
+"""Width of the smoothed sign by which the guide's label is relaxed, in units of its logits."""
 DRAWS = 8
 """Of each example, to judge it on."""
 
@@ -94,15 +97,15 @@ def main() -> None:
     common = {"guide": guide, "n_noise": round(1000 * t_star), "n_steps": 10}
     bare = Defence(None, network)
     blind = PGD(Ball("linf", eps), n_steps=20)(bare, data.images, data.labels).images[-1]
-    table = Table("scale", "clean", "transfer", "adaptive", box=None)
+    alone = Defence(None, guide)
+    of_guide = PGD(Ball("linf", eps), n_steps=20)(alone, data.images, data.labels).images[-1]
+    table = Table("scale", "clean", "transfer", "of guide", "adaptive", "relaxed", box=None)
     for scale in SCALES:
         defence = Defence(agdm(d, scale=scale, **common), network)
-        images = (data.images, blind, adaptive(defence, data, eps))
+        smooth = defence.with_(gradient=depura.Relaxed(LOGITS))
+        images = (data.images, blind, of_guide, adaptive(defence, data, eps), adaptive(smooth, data, eps))
         table.add_row(f"{scale:g}", *(judged(defence, data, its) for its in images))
-    alone = Defence(None, guide)
-    table.add_row(
-        "guide alone", *(judged(alone, data, its) for its in (data.images, blind, adaptive(alone, data, eps)))
-    )
+    table.add_row("guide alone", *(judged(alone, data, its) for its in (data.images, blind, of_guide)), "–", "–")
     Console(width=120).print(table)
 
 

@@ -24,7 +24,7 @@ from depura.evaluation.demo import EPS
 from depura.evaluation.runner import run
 
 
-def control(n: int, seed: int) -> depura.Study:
+def control(n: int, seed: int, *, steps: int = 10, eot: int = 2) -> depura.Study:
     """The honest study."""
     purifier = depura.diffpure(depura.digits_denoiser(), t_star=0.09, n_steps=3, t_end=0.0, solver=depura.Ancestral())
     defence = depura.Defence(purifier, depura.digits_classifier())
@@ -32,17 +32,17 @@ def control(n: int, seed: int) -> depura.Study:
         name="control",
         data=depura.load_digits("test").draw(n, seed),
         defence=defence,
-        rows=depura.attack_suite(defence, depura.PGD(depura.Ball("linf", EPS), n_steps=10, eot=2)),
+        rows=depura.attack_suite(defence, depura.PGD(depura.Ball("linf", EPS), n_steps=steps, eot=eot)),
         seed=seed,
         report_draws=32,
         pictures=0,
     )
 
 
-def summary(n: int, seed: int) -> Summary:
+def summary(study: depura.Study) -> Summary:
     """What is said of a run."""
     with tempfile.TemporaryDirectory() as folder:
-        return summarise(run(control(n, seed), Path(folder) / "run"))
+        return summarise(run(study, Path(folder) / "run"))
 
 
 def main() -> None:
@@ -50,21 +50,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="*", default=[12, 64])
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=10, help="of PGD")
+    parser.add_argument("--eot", type=int, default=2, help="draws per gradient")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--only", type=int, nargs="*", default=[], help="these seeds")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for n in given.images:
         refused = warned = 0
         by_check: Counter[str] = Counter()
-        for seed in range(given.first, given.first + given.seeds):
-            found = summary(n, seed)
+        for seed in given.only or range(given.first, given.first + given.seeds):
+            found = summary(control(n, seed, steps=given.steps, eot=given.eot))
             said = [f"{v.id} {v.status.value}" for v in found.verdicts if v.status in (Status.WARN, Status.FAIL)]
             refused, warned = refused + found.refused, warned + bool(said)
             by_check.update(said)
             if said:
                 print(f"  {n} images, seed {seed}: {', '.join(said)}", flush=True)
         each = ", ".join(f"{name} x{times}" for name, times in sorted(by_check.items())) or "none"
-        print(f"{given.seeds} runs of {n} images: no headline in {refused}, a warning in {warned} ({each})", flush=True)
+        runs = f"{len(given.only) or given.seeds} runs of {n} images"
+        print(f"{runs}: no headline in {refused}, a warning in {warned} ({each})", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ from depura.methods.mimicdiffusion import Mimic, constant, euclidean, unprojecte
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 THREATS = ("linf", "l2", "stadv", "low", "noise", "blur")
+LOGITS = 5.0
+"""Width of the smoothed sign by which a guide's label is relaxed, in units of its logits."""
 NOISE = {"digits": 0.2, "cifar10": 0.08}
 """Standard deviation, in [0, 1] units."""
 BLUR = {"digits": 0.7, "cifar10": 1.0}
@@ -121,6 +123,18 @@ class Case:
                 relaxed=self.width if name in zero else None,
                 without=("bpda", *(["undefended"] if rows else []), *(["adaptive"] if name in zero else [])),
             )
+        return tuple(rows)
+
+    def guided(self, purifiers: Mapping[str, depura.Purifier], guide: nn.Module) -> Rows:
+        """The relaxed gradient for each, as a guide's label has none, and examples made against the guide alone."""
+        alone, rows = Defence(None, guide), list[AttackRun]()
+        for name, purifier in purifiers.items():
+            defence = Defence(purifier, self.classifier)
+            smooth = defence.with_(gradient=depura.Relaxed(LOGITS))
+            title = "purified; adaptive attack, relaxed gradient of the guide's label"
+            rows.append(AttackRun(f"{name}-relaxed", title, self.attack, smooth, defence, "relaxed", name))
+            title = "purified; examples made against the guide alone"
+            rows.append(AttackRun(f"{name}-of-guide", title, self.blind, alone, defence, "transfer", name))
         return tuple(rows)
 
     def mimics(self, variants: Mapping[str, Mapping[str, Any]]) -> Rows:
@@ -221,36 +235,32 @@ def denoisers(case: Case) -> Rows:
         "diffusers": depura.load_denoiser(WEIGHTS / "digits-ddpm"),
         "empirical": depura.empirical_denoiser(2 * depura.load_digits("train").images - 1),
     }
-    both = {name: (case.ddpm(d), case.agdm(d)) for name, d in kinds.items()}
-    return case.adaptive(
-        {
-            f"{name}-{what}": its
-            for name, pair in both.items()
-            for what, its in zip(("diffpure", "agdm"), pair, strict=True)
-        }
-    )
+    plain = {f"{name}-diffpure": case.ddpm(d) for name, d in kinds.items()}
+    guided = {f"{name}-agdm": case.agdm(d) for name, d in kinds.items()}
+    return (*case.adaptive({**plain, **guided}), *case.guided(guided, case.guide()))
 
 
 def variants(case: Case) -> Rows:
     """AGDM as the sources have it, and with one thing changed at a time."""
     trades: Any = case.trades()
     layer = trades.features if case.on == "digits" else depura.Features(trades, "network.layer3")
-    return case.adaptive(
-        {
-            "diffpure-ddpm": case.ddpm(),
-            "agdm": case.agdm(),
-            "agdm-no-label": case.agdm(label=False),
-            "agdm-estimate": case.agdm(sees=depura.on_estimate),
-            "agdm-trades": case.agdm(guide=trades, sees=depura.on_estimate),
-            "agdm-features": case.agdm(
-                guide=trades,
-                features=layer,
-                label=False,
-                sees=depura.on_estimate,
-                scale=100.0 if case.on == "digits" else 1000.0,
-            ),
-        }
-    )
+    of_guide = {
+        "agdm": case.agdm(),
+        "agdm-no-label": case.agdm(label=False),
+        "agdm-estimate": case.agdm(sees=depura.on_estimate),
+    }
+    of_trades = {
+        "agdm-trades": case.agdm(guide=trades, sees=depura.on_estimate),
+        "agdm-features": case.agdm(
+            guide=trades,
+            features=layer,
+            label=False,
+            sees=depura.on_estimate,
+            scale=100.0 if case.on == "digits" else 1000.0,
+        ),
+    }
+    rows = case.adaptive({"diffpure-ddpm": case.ddpm(), **of_guide, **of_trades})
+    return (*rows, *case.guided(of_guide, case.guide()), *case.guided(of_trades, trades))
 
 
 def unseen(case: Case) -> Rows:
@@ -273,6 +283,7 @@ def unseen(case: Case) -> Rows:
             for name, its in networks.items()
         )
     rows = case.adaptive(methods, zero=("mimic", "mimic-released", "jpeg"))
+    rows += case.guided({"agdm": methods["agdm"]}, trained["guide"])
     for name, network in trained.items():
         rows += depura.bare_suite(Defence(None, network), case.blind, method=name)
     return rows

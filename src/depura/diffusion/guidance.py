@@ -65,6 +65,20 @@ def minus_gradient(distance: Tensor, x: Tensor) -> Tensor:
     return -gradient
 
 
+def chosen_class(logits: Tensor) -> Tensor:
+    """1 at the largest logit and 0 elsewhere, by signs, of which `depura.gradients.Relaxed` knows a derivative.
+
+    Args:
+        logits: (B, K), K >= 2.
+
+    Returns:
+        (B, K); halves where two are the largest, NaN for an image with a logit that is not finite.
+    """
+    first, second = logits.topk(2, dim=1).values.split(1, dim=1)
+    leads = logits - torch.where(logits == first, second, first)
+    return ((1 + leads.sign()) / 2).masked_fill(~logits.isfinite().all(1, keepdim=True), torch.nan)
+
+
 def mean_shift(at: State) -> Tensor | float:
     """Weight of a gradient of log p by x that makes it DDPM's mean shift, Sigma grad_{x_t} log p.
 

@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from depura import _check
-from depura.defence import predicted
 from depura.diffusion.denoisers import Denoiser
-from depura.diffusion.guidance import State, mean_shift, minus_gradient
+from depura.diffusion.guidance import State, chosen_class, mean_shift, minus_gradient
 from depura.diffusion.schedules import VP, DiscreteLinear, Step, ddpm_steps, uniform_steps
 from depura.diffusion.solvers import Ancestral, EulerMaruyamaVP, Solver
 from depura.gradients import GradientRoute
@@ -49,7 +46,8 @@ class RobustGuide:
     """s times the gradient by x_t of log softmax(c(x_t))_y - D(f(x'), f(x_t)), weighted as the mean or the score.
 
     Where the class head's logits of the input are not finite there is no label to go by. The displacement is then NaN,
-    and so is the purified image.
+    and so is the purified image. The label has no derivative: attack it through `depura.Relaxed` too, with a width of
+    the size of its logits, and by examples made against the guide.
 
     Attributes:
         features: f, whose mean squared difference is D: c itself, or activations of a layer of it.
@@ -78,10 +76,8 @@ class RobustGuide:
         if self.classifier is not None:
             same = self.classifier is self.features
             logits, of_input = (of_seen, of_target) if same else (self.classifier(seen), self.classifier(target))
-            label = predicted(of_input)
-            surprise = F.cross_entropy(logits, label.clamp_min(0), reduction="none")
-            factor = torch.ones_like(surprise).masked_fill(label < 0, torch.nan)  # no label; 1 changes no bit
-            energy = energy + self.scale * self.label_scale * (factor * surprise)
+            surprise = -(chosen_class(of_input) * logits.log_softmax(1)).sum(1)
+            energy = energy + self.scale * self.label_scale * surprise
         return self.weight(at) * minus_gradient(energy, at.x)
 
 
