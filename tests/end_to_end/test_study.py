@@ -55,7 +55,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_every_unit_is_recorded(finished: RunDirectory) -> None:
     names = {entry.unit for entry in finished.header.units}
     assert names == {p.stem for p in (finished.path / "units").iterdir()}
-    assert len(names) == 1 + 2 * (2 + 5) + 4 * 2 + 2  # the last of depura's own attack on the bare classifier
+    assert len(names) == 1 + 2 * (2 + 5) + 2 * 2 + 2  # the last of depura's own attack on the bare classifier
     unit = finished.load("adaptive_eps0.2_00003-00006")
     assert unit.arrays["ids"].tolist() == list(small().data.ids[3:6])
     assert unit.arrays["predictions"].shape == (3, 8)
@@ -131,7 +131,7 @@ def test_a_second_run_does_nothing_and_changes_nothing(finished: RunDirectory) -
 def test_missing_units_alone_are_made_again_and_are_the_same(finished: RunDirectory, tmp_path: Path) -> None:
     copy = RunDirectory.create(tmp_path / "b", finished.header)
     keep = {entry.unit for entry in finished.header.units if "00000-00003" in entry.unit and entry.row != "adaptive"}
-    keep |= {"transfer_eps0.1_00003-00004", "reference_eps0.2_00003-00006", "adaptive_eps0.1_00000-00003"}
+    keep |= {"undefended_eps0.1_00003-00004", "reference_eps0.2_00003-00006", "adaptive_eps0.1_00000-00003"}
     for name in keep:
         copy.commit(finished.load(name))
     done: list[UnitKey] = []

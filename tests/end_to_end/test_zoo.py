@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ from depura.diffusion.schedules import VP, Step, TruncatedLabel, uniform_steps
 from depura.diffusion.solvers import Ancestral, Denoise, Euler, EulerMaruyamaVP, StepResult, from_noise
 from depura.evaluation import units
 from depura.evaluation.diagnostics import nothing
-from depura.evaluation.profiles import SuiteRuns, quick, smoke, under
+from depura.evaluation.header import header
+from depura.evaluation.profiles import AttackSuite, SuiteRuns, quick, smoke, under
 from depura.evaluation.runner import RefusedError, Shard, run
 from depura.evaluation.scoring import SCORING, choose, score
 from depura.evaluation.units import run_unit
@@ -77,6 +80,18 @@ def attack_suite(defence: depura.Defence, *, eps: float = EPS, relaxed: bool = F
     return tuple(rows)
 
 
+def recorded(study: depura.Study, folder: Path, *, known: Path | None = None, despite_audit: bool = False) -> Summary:
+    """What is said of a run in a folder.
+
+    Units that are files of the folder `known` are not made again. The run refuses those that other settings decided.
+    """
+    if known is not None:
+        directory = RunDirectory.create(folder / "run", header(study, command=""))
+        for name in {f"{key.name}.npz" for key in study.units()} & {file.name for file in known.iterdir()}:
+            shutil.copy(known / name, directory.path / "units")
+    return summarise(run(study, folder / "run", despite_audit=despite_audit))
+
+
 def judged(
     folder: Path,
     defence: depura.Defence,
@@ -87,6 +102,7 @@ def judged(
     despite_audit: bool = False,
     draws: int = 32,
     reference: bool = False,
+    known: Path | None = None,
 ) -> Summary:
     """A run of a few rows, and what is said of it; without depura's own attack unless it is asked for."""
     rows = attack_suite(defence) if rows is None else rows
@@ -103,7 +119,7 @@ def judged(
         pictures=0,
         reference=reference,
     )
-    return summarise(run(study, folder / "run", despite_audit=despite_audit))
+    return recorded(study, folder, known=known, despite_audit=despite_audit)
 
 
 def status(summary: Summary, id: str) -> Status:
@@ -263,7 +279,8 @@ def test_z5_signs_from_noise(tmp_path: Path) -> None:
     assert status(found, "V12") is Status.WARN
     assert "the row to read is relaxed" in sentence(found, "V12")
     assert min(accuracy(found, "relaxed"), accuracy(found, "bpda")) < accuracy(found, "adaptive") - 0.2
-    assert "no headline" in judged(tmp_path / "b", defence, digits(8), rows[:-1]).headline.lower()
+    without = judged(tmp_path / "b", defence, digits(8), rows[:-1], known=tmp_path / "run" / "units")
+    assert "no headline" in without.headline.lower()
 
 
 def test_z6_guided_by_a_mean_over_the_batch(tmp_path: Path) -> None:
@@ -297,7 +314,8 @@ def test_z7_a_generator_that_is_reseeded(tmp_path: Path) -> None:
     defence = depura.Defence(purifier, depura.digits_classifier())
     with pytest.raises(RefusedError, match="global random generators"):
         judged(tmp_path, defence, digits(8))
-    found = judged(tmp_path, defence, digits(8), despite_audit=True)
+    rows = tuple(row for row in attack_suite(defence) if row.kind == "adaptive")
+    found = judged(tmp_path / "b", defence, digits(8), rows, despite_audit=True)
     assert "deterministic" in found.flags
     assert found.headline.startswith("No headline: V16")
 
@@ -322,7 +340,7 @@ def test_z8_noise_that_is_not_replayed() -> None:
 
 @pytest.mark.slow
 def test_z9_a_time_grid_of_its_own() -> None:
-    steps, network = uniform_steps(VP(), t_start=0.1, n_steps=100, t_end=1e-5), TanhNet()
+    steps, network = uniform_steps(VP(), t_start=0.1, n_steps=50, t_end=1e-5), TanhNet()
     grid = accumulated(steps)
     denoiser = EpsDenoiser(lambda x, label: network(x, label / 10), label=TruncatedLabel(VP()))
     honest = DiffusionPurifier(denoiser, steps=steps, solver=EulerMaruyamaVP(), gradient=StoredState(1))
@@ -358,8 +376,9 @@ def test_z11_the_adjoint_is_called_approximate(tmp_path: Path) -> None:
     purifier = depura.digits_denoiser()
     walk = depura.diffpure(purifier, t_star=0.09, n_steps=5, gradient=Adjoint())
     defence = depura.Defence(walk, depura.digits_classifier())
-    rows = tuple(r for r in attack_suite(defence) if r.kind in ("undefended", "adaptive"))
-    found = judged(tmp_path, defence, digits(4), rows)
+    ball = depura.Ball("linf", EPS)
+    rows = (SuiteRuns(defence, ball).adaptive(APGD(ball, n_steps=2, eot=2)),)
+    found = judged(tmp_path, defence, digits(4), rows, draws=8)
     assert next(line.mode for line in found.lines if line.name == "adaptive") == "adjoint"
     assert "approximate gradient" in found.flags
     audit = RunDirectory.open(tmp_path / "run").load(f"audit_eps{EPS:g}_00000-00002").facts.audit
@@ -594,7 +613,17 @@ def test_z19_shards_in_any_order_make_the_same_record(tmp_path: Path) -> None:
     """Killing and many workers are tried in test_interruptions.py."""
     defence, data = affine()
     rows = tuple(r for r in attack_suite(defence, eps=0.05) if r.kind != "black-box")
-    study = depura.Study("shards", data, defence, rows, select_draws=4, report_draws=8, unit_images=8, pictures=0)
+    study = depura.Study(
+        "shards",
+        data.first(16),
+        defence,
+        rows,
+        select_draws=4,
+        report_draws=8,
+        unit_images=8,
+        pictures=0,
+        reference=False,
+    )
     run(study, tmp_path / "whole")
     for i in (2, 0, 1):
         run(study, tmp_path / "parts", shard=Shard(i, 3))
@@ -635,12 +664,45 @@ def walk(n_steps: int = 1) -> DiffusionPurifier:
 LINF = depura.Ball("linf", EPS)
 
 
-def fooled(folder: Path, defence: depura.Defence, rows: tuple[depura.AttackRun, ...], **changed: object) -> Summary:
-    """What is said of a study of twelve digits."""
+def of_twelve(defence: depura.Defence, rows: tuple[depura.AttackRun, ...], **changed: object) -> depura.Study:
+    """A study of twelve digits."""
     settings: dict[str, object] = {"data": digits(12), "select_draws": 6, "report_draws": 16, "pictures": 0, **changed}
-    despite_audit = bool(settings.pop("despite_audit", False))
-    study = depura.Study(name="fooled", defence=defence, rows=rows, **settings)  # type: ignore[arg-type]
-    return summarise(run(study, folder / "run", despite_audit=despite_audit))
+    return depura.Study(name="fooled", defence=defence, rows=rows, **settings)  # type: ignore[arg-type]
+
+
+def fooled(
+    folder: Path,
+    defence: depura.Defence,
+    rows: tuple[depura.AttackRun, ...],
+    *,
+    known: Path | None = None,
+    despite_audit: bool = False,
+    **changed: object,
+) -> Summary:
+    """What is said of a study of twelve digits."""
+    study = of_twelve(defence, rows, **changed)
+    return recorded(study, folder, known=known, despite_audit=despite_audit)
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Units that every study of twelve digits behind `walk()` has: the audit and depura's own attacks.
+
+    By the name of the method: "" for a study of one defence.
+    """
+
+    @cache
+    def of(method: str) -> Path:
+        defence = depura.Defence(walk(), depura.digits_classifier())
+        study = of_twelve(defence, depura.attack_suite(defence, PGD(LINF), method=method))
+        directory = RunDirectory.create(tmp_path_factory.mktemp("walked") / "run", header(study, command=""))
+        own = {*study.audits, *(row.name for row in study.references)}
+        for key in study.units():
+            if key.row in own:
+                directory.commit(run_unit(study, key))
+        return directory.path / "units"
+
+    return of
 
 
 @dataclass(frozen=True)
@@ -673,7 +735,7 @@ def test_rows_that_judge_another_defence_than_the_one_that_is_audited(tmp_path: 
     assert found.headline == "No headline: No row judges the defence."
 
 
-def test_an_attack_on_other_weights_is_a_transfer(tmp_path: Path) -> None:
+def test_an_attack_on_other_weights_is_a_transfer(tmp_path: Path, walked: Callable[[str], Path]) -> None:
     """19: the purifier is that of the defence, the classifier has weights of its own. It printed 87.2 %, as exact."""
     purifier, other = walk(), depura.digits_classifier()
     generator = torch.Generator().manual_seed(3)
@@ -682,44 +744,44 @@ def test_an_attack_on_other_weights_is_a_transfer(tmp_path: Path) -> None:
     defence = depura.Defence(purifier, depura.digits_classifier())
     attack = APGD(LINF, n_steps=10, eot=2)
     rows = (depura.AttackRun("adaptive", "adaptive", attack, depura.Defence(purifier, other), defence, "adaptive"),)
-    found = fooled(tmp_path, defence, rows)
+    found = fooled(tmp_path, defence, rows, known=walked(""))
     assert [(line.kind, line.mode) for line in found.lines] == [("transfer", "transfer")]
     assert found.refused
     assert {"no adaptive attack", "weaker than the reference attack"} <= set(found.flags)
 
 
 @pytest.mark.slow
-def test_an_adaptive_attack_on_one_image(tmp_path: Path) -> None:
+def test_an_adaptive_attack_on_one_image(tmp_path: Path, walked: Callable[[str], Path]) -> None:
     """20: the rest of the headline is that of transferred examples. It printed 44.8 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
     rows = depura.attack_suite(defence, APGD(LINF, n_steps=5, eot=2), without=("undefended",))
     rows = tuple(replace(row, images=1) if row.kind in ("adaptive", "bpda") else row for row in rows)
-    found = fooled(tmp_path, defence, rows)
+    found = fooled(tmp_path, defence, rows, known=walked(""))
     assert found.refused
     assert "adaptive attacks the defence that is judged on 1 of 12 images" in found.headline
     assert "adaptive attack on some images only" in found.flags
 
 
-def test_three_tiny_steps(tmp_path: Path) -> None:
+def test_three_tiny_steps(tmp_path: Path, walked: Callable[[str], Path]) -> None:
     """21: nothing else is run that could say so but depura's own attack. It printed 84.6 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
     weak = PGD(LINF, n_steps=3, step_size=EPS / 10, eot=1, random_start=False)
     rows = (depura.AttackRun("adaptive", "adaptive attack", weak, defence, defence, "adaptive"),)
-    found = fooled(tmp_path, defence, rows)
+    found = fooled(tmp_path, defence, rows, known=walked(""))
     assert found.refused
     assert "weaker than the reference attack" in found.flags
     # Without that attack nothing says whether three steps are enough: no number either.
-    alone = fooled(tmp_path / "alone", defence, rows, reference=False)
+    alone = fooled(tmp_path / "alone", defence, rows, known=tmp_path / "run" / "units", reference=False)
     assert alone.refused
     assert alone.headline.startswith("Unchecked: ")
 
 
 @pytest.mark.slow
-def test_an_attack_that_returns_half_of_the_images(tmp_path: Path) -> None:
+def test_an_attack_that_returns_half_of_the_images(tmp_path: Path, walked: Callable[[str], Path]) -> None:
     """22: it printed 52.1 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())
     rows = (depura.AttackRun("adaptive", "adaptive", Half(LINF, n_steps=10, eot=4), defence, defence, "adaptive"),)
-    found = fooled(tmp_path, defence, rows)
+    found = fooled(tmp_path, defence, rows, known=walked(""))
     assert found.refused
     assert "examples equal to the clean image" in found.flags
     assert "6 of 11 in row adaptive" in sentence(found, "V19")
@@ -752,8 +814,14 @@ def test_a_vote_with_a_sliver_of_gradient(tmp_path: Path) -> None:
     study = depura.Study(
         name="sliver", data=digits(8), defence=defence, rows=depura.attack_suite(defence, PGD(LINF)), pictures=0
     )
-    found = summarise(run(under(study, smoke), tmp_path / "run"))
+
+    def through(defence: depura.Defence, ball: depura.Ball, **sizes: int) -> AttackSuite:
+        suite = smoke(defence, ball, **sizes)
+        return replace(suite, rows=tuple(row for row in suite.rows if row.kind == "adaptive"))
+
+    found = summarise(run(under(study, through), tmp_path / "run"))
     assert found.refused
+    assert found.headline.startswith("No headline: V12 (gradients)")
     assert sentence(found, "V20").startswith("On 8 images depura's own short attack leaves ")
     own = next(row for row in found.header.rows if row.kind == "reference")
     assert own.mode == "transfer", "through another rule than the one that is judged"
@@ -798,15 +866,18 @@ def test_honest_studies_keep_their_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["weak", "strong"])
-def test_a_study_is_judged_the_same_with_and_without_the_name_of_its_method(tmp_path: Path, other: str) -> None:
+def test_a_study_is_judged_the_same_with_and_without_the_name_of_its_method(
+    tmp_path: Path, walked: Callable[[str], Path], other: str
+) -> None:
     """One judge: a comparison of one method is held to the checks of a study of one defence."""
     defence = depura.Defence(walk(), depura.digits_classifier())
     attack = (
         PGD(LINF, n_steps=1, step_size=1e-4, random_start=False) if other == "weak" else PGD(LINF, n_steps=8, eot=2)
     )
     blind = PGD(LINF, n_steps=8)
-    alone = fooled(tmp_path / "alone", defence, depura.attack_suite(defence, attack, blind=blind))
-    named = fooled(tmp_path / "named", defence, depura.attack_suite(defence, attack, blind=blind, method="few"))
+    plain, few = (depura.attack_suite(defence, attack, blind=blind, method=method) for method in ("", "few"))
+    alone = fooled(tmp_path / "alone", defence, plain, known=walked(""))
+    named = fooled(tmp_path / "named", defence, few, known=walked("few"))
     assert [(v.id, v.status, v.flags) for v in named.verdicts] == [(v.id, v.status, v.flags) for v in alone.verdicts]
     assert [v.sentence.replace("few-", "") for v in named.verdicts] == [v.sentence for v in alone.verdicts]
     assert [c.status for c in named.conclusions] == [c.status for c in alone.conclusions]
@@ -958,7 +1029,7 @@ def test_a_deterministic_purifier_is_not_suspected(tmp_path: Path) -> None:
     """H2: two Euler steps from the input itself. One image of 12 that a transferred example breaks is no sign."""
     ode = walk(2).with_(solver=Euler(), start=lambda x_in, step, noise: x_in)
     defence = depura.Defence(ode, depura.digits_classifier())
-    found = fooled(tmp_path, defence, depura.attack_suite(defence, PGD(LINF, n_steps=10, eot=2)))
+    found = fooled(tmp_path, defence, depura.attack_suite(defence, PGD(LINF, n_steps=10)))
     assert not found.refused, found.headline
     assert found.headline.startswith("robust accuracy at most ")
     assert "deterministic" in found.flags
@@ -985,10 +1056,17 @@ def test_advice_on_a_constant_classifier_is_about_the_classifier(tmp_path: Path)
 # Honest images of the same study leave 25 to 44 % by the same attack, dozen by dozen.
 
 
-def glance(folder: Path, purifier: DiffusionPurifier, data: ImageSet, *, despite_audit: bool = False) -> Summary:
+def glance(
+    folder: Path,
+    purifier: DiffusionPurifier,
+    data: ImageSet,
+    *,
+    without: tuple[str, ...] = ("bpda", "transfer"),
+    despite_audit: bool = False,
+) -> Summary:
     """What is said of the images of a study whose attack is next to none."""
     defence = depura.Defence(purifier, depura.digits_classifier())
-    rows = depura.attack_suite(defence, PGD(LINF, n_steps=2), without=("bpda", "transfer"))
+    rows = depura.attack_suite(defence, PGD(LINF, n_steps=2), without=without)
     return fooled(folder, defence, rows, data=data, report_draws=4, reference=False, despite_audit=despite_audit)
 
 
@@ -1009,7 +1087,7 @@ def surviving() -> list[int]:
     """The 12 of 200 that an attack tried beforehand leaves right most often."""
     pool, defence = digits(200), depura.Defence(walk(), depura.digits_classifier())
     noise = Streams(5)
-    tried = PGD(LINF, n_steps=10, eot=2)(
+    tried = PGD(LINF, n_steps=5, eot=2)(
         defence, pool.images, pool.labels, init=noise.init(pool.ids), eot=noise.eot(pool.ids)
     )
     errors = score(defence, tried.images[-1], pool.labels, noise.select(pool.ids), draws=range(8)).errors(pool.labels)
@@ -1096,7 +1174,7 @@ def test_a_denoiser_that_knows_the_images_is_withheld(tmp_path: Path, memory: Ca
 def test_honest_images_and_denoisers_are_not_warned_of(tmp_path: Path, seed: int | None) -> None:
     """The first 16 digits, and three draws of 24."""
     data = digits(16) if seed is None else depura.load_digits("test").draw(24, seed)
-    found = glance(tmp_path, walk(3), data)
+    found = glance(tmp_path, walk(3), data, without=("bpda", "adaptive"))
     assert {status(found, id) for id in ("V25", "V26")} == {Status.PASS}
     said = "16 images, the first of 500" if seed is None else f"24 images drawn at random of 500 (seed {seed})"
     assert images_text(len(data.ids), found.header.data.choice) == said

@@ -30,7 +30,7 @@ def study(
     eot: int = 5,
     report_draws: int = 64,
     curve: tuple[float, ...] = (0.1, 0.15, 0.3),
-    curve_images: int = 24,
+    curve_images: int = 16,
     seed: int = 0,
 ) -> Study:
     """Four rows on the first test digits: undefended, transfer, adaptive, BPDA.
@@ -43,7 +43,7 @@ def study(
         attack_steps: gradient steps of the attacks.
         eot: draws per gradient.
         report_draws: fresh draws that each example is judged on.
-        curve: further radii.
+        curve: further radii, of the undefended and the adaptive row.
         curve_images: images at the further radii.
         seed: of all noise.
 
@@ -62,4 +62,5 @@ def study(
         report_draws=report_draws,
         curve_eps=tuple(e for e in curve if e != eps),
         curve_images=curve_images,
+        curve_rows=("undefended", "adaptive"),
     )
