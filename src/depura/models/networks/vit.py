@@ -75,16 +75,12 @@ class SmallViT(nn.Module):
         self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.head = nn.Linear(width, n_classes)
-        nn.init.normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of normalised images (B, C, image_size, image_size).
-
-        Raises:
-            InputError: images of another shape.
-        """
+        """Logits (B, K) of normalised images (B, C, image_size, image_size); an `InputError` for other shapes."""
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
             wanted = f"images (B, {', '.join(map(str, self.shape))})"
             _check.fail("SmallViT", wanted, f"{tuple(x.shape)}", "Its positions are learned for one size; resize them.")
