@@ -52,6 +52,7 @@ TINY: dict[str, dict[str, Any]] = {
     "cifar-bottleneck": {"n_blocks": (1, 1, 1, 1), "widths": (8, 8, 16, 16)},
     "cifar-resnet": {"n_blocks": (1, 1, 1)},
     "attribute": {"widths": (8, 16), "hidden": 16},
+    "vit": {"depth": 1, "width": 8},
 }
 """Settings of a small network of each family."""
 

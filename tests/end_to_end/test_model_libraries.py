@@ -100,6 +100,19 @@ def test_timm(timm: Any) -> None:
     same(made, lambda x: network(prepare(x)), images(2, 3, 224, 224))
 
 
+def test_a_transformer_of_timm_is_loaded(timm: Any, tmp_path: Path) -> None:
+    """Its weights under its own names; with another number of heads they mean another network."""
+    settings = {"img_size": 12, "patch_size": 3, "num_classes": 5, "embed_dim": 24, "depth": 3, "num_heads": 2}
+    theirs = timm.models.VisionTransformer(**settings, class_token=False, global_pool="avg", fc_norm=False).eval()
+    for k, p in enumerate(theirs.parameters()):
+        p.data = 0.3 * rand(*p.shape, seed=k, dtype=torch.float32) - 0.1
+    torch.save(theirs.state_dict(), tmp_path / "file.pt")
+    ours, x = depura.load_classifier(tmp_path / "file.pt", heads=2), images(2, 3, 12, 12)
+    torch.testing.assert_close(ours.double()(x.double()), theirs.double()(x.double()), rtol=1e-10, atol=1e-10)
+    others = depura.load_classifier(tmp_path / "file.pt").double()(x.double())
+    assert not torch.allclose(others, theirs(x.double()), rtol=1e-4)
+
+
 def test_in_a_defence(timm: Any) -> None:
     """A purifier of two steps at another size, before a ResNet and before a DeiT that resizes to 224 itself."""
     purifier = depura.diffpure(tanh_eps(3).float(), n_steps=2)

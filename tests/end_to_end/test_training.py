@@ -271,7 +271,7 @@ def test_bfloat16_changes_training_a_little() -> None:
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [("small", "small-classifier"), ("resnet8", "cifar-resnet"), ("wrn-10-1", "wide-resnet")],
+    [("small", "small-classifier"), ("resnet8", "cifar-resnet"), ("wrn-10-1", "wide-resnet"), ("vit-1-8", "vit")],
 )
 def test_classifiers_by_name_are_trained_stored_and_loaded(tmp_path: Path, name: str, family: str) -> None:
     data = Mixture.of([load_digits("train")])

@@ -79,7 +79,7 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 }
 
 
-OWN = ("small-unet", "small-classifier")
+OWN = ("small-unet", "small-classifier", "vit")
 """Families that depura itself trains."""
 
 

@@ -18,6 +18,7 @@ from depura.data.imageset import ImageSet
 from depura.defence import predicted
 from depura.models.networks.resnet import CifarResNet
 from depura.models.networks.small import SmallClassifier
+from depura.models.networks.vit import SmallViT
 from depura.models.networks.wide_resnet import WideResNet
 from depura.models.networks.wrappers import Normalised
 from depura.models.weights import read_safetensors
@@ -29,8 +30,12 @@ from depura.training.mixture import Mixture, augmented
 AT_ONCE = 256
 """Images put through a network together when accuracy is measured."""
 
-NETWORKS = "small, resnetD with D = 6 n + 2, or wrn-D-W with D = 6 n + 4"
+NETWORKS = "small, resnetD with D = 6 n + 2, wrn-D-W with D = 6 n + 4, vit or vit-D-W with W = 4 n"
 """What classifiers may be called."""
+
+
+HEADS = 4
+"""Heads of the attention of a Vision Transformer that is called by name."""
 
 
 class Model(NamedTuple):
@@ -52,7 +57,9 @@ def model(name: str, data: Mixture, *, seed: int) -> Model:
 
     Args:
         name: `small`; `resnet20` or another depth 6 n + 2 (He et al. 2016, section 4.2); `wrn-16-4` or another depth
-            6 n + 4 and width (Zagoruyko and Komodakis 2016). The latter two normalise by the mean and deviation of the
+            6 n + 4 and width (Zagoruyko and Komodakis 2016); `vit`, which is `vit-6-96`, or another depth and width
+            divisible by 4, the number of heads (Dosovitskiy et al. 2021): its images are square, its patches are 4x4
+            pixels, and 2x2 in images smaller than 16x16. All but `small` normalise by the mean and deviation of the
             first source's channels.
         data: what it will be trained on.
         seed: of the weights.
@@ -61,9 +68,9 @@ def model(name: str, data: Mixture, *, seed: int) -> Model:
         The classifier.
 
     Raises:
-        InputError: another name or depth.
+        InputError: another name, depth or width, or images that a Vision Transformer cannot cut into patches.
     """
-    channels = data.images.shape[1]
+    channels, height, width = data.images.shape[1:]
     if name == "small":
         architecture = {"channels": channels, "classes": data.n_classes, "width": 24}
         network = seeded(lambda: SmallClassifier(**architecture), seed)
@@ -76,6 +83,12 @@ def model(name: str, data: Mixture, *, seed: int) -> Model:
     elif (match := re.fullmatch(r"wrn-(\d+)-(\d+)", name)) and int(match[1]) % 6 == 4 and int(match[1]) > 4:
         family, build = "wide-resnet", WideResNet
         settings |= {"depth": int(match[1]), "width": int(match[2])}
+    elif (match := re.fullmatch(r"vit(?:-(\d+)-(\d+))?", name)) and (match[1] is None or _is_vit(*match.groups())):
+        if height != width:
+            _check.fail("--network", f"square images for {name}", f"{height}x{width}", "Crop or resize them.")
+        family, build = "vit", SmallViT
+        settings |= {"image_size": height, "patch": 4 if height >= 16 else 2}
+        settings |= {"depth": int(match[1] or 6), "width": int(match[2] or 96), "heads": HEADS}
     else:
         _check.fail("--network", f"{NETWORKS}, or MODULE:FUNCTION", repr(name))
     first = data.images[: data.sizes[0]].double()
@@ -107,6 +120,11 @@ def begun(start: Model, path: Path) -> Model:
         _check.fail("--start", "weights of the network that --network names", f"others in {path.name}")
     start.weights.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
     return start._replace(about={**start.about, "start": weights_sha256(start.weights)})
+
+
+def _is_vit(depth: str, width: str) -> bool:
+    """Whether a Vision Transformer may have this depth and width."""
+    return int(depth) > 0 and int(width) > 0 and int(width) % HEADS == 0
 
 
 @dataclass(frozen=True)

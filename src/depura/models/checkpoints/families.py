@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from depura import _check
 from depura.diffusion.denoisers import EdmDenoiser, EpsDenoiser, EpsVarianceDenoiser, ScoreDenoiser
 from depura.diffusion.schedules import VP, Cosine, DiscreteLinear, IndexLabel, SigmaLabel, TimeLabel
-from depura.models.networks import adm, attribute, ddpm, edm, preconditioned, resnet, score_sde, small, wide_resnet
+from depura.models.networks import adm, attribute, ddpm, edm, preconditioned, resnet, score_sde, small, vit, wide_resnet
 from depura.models.networks.adapters import OfClass, UnitRange
 from depura.models.networks.blocks import Shapes
 from depura.models.networks.wrappers import CIFAR10, CIFAR100, IMAGENET, Normalised, TwoLogits
@@ -301,6 +301,15 @@ FAMILIES: tuple[Family, ...] = (
         False,
         small.classifier_settings,
         small.SmallClassifier,
+        _as_it_is,
+        "of whoever trained it",
+    ),
+    Family(
+        "vit",
+        "Vision Transformer without class token, of depura train classifier and guide",
+        False,
+        vit.vit_settings,
+        vit.SmallViT,
         _as_it_is,
         "of whoever trained it",
     ),
