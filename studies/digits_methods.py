@@ -29,7 +29,7 @@ STD = 0.5 * DiscreteLinear().sigma(INDEX - 1)
 """The common noise in [0, 1] units."""
 AGDM_SCALE = 100.0
 NOTES = {
-    "agdm": "AGDM is reconstructed from a public summary and reviews; here of a layer and of x0, without its label term",
+    "agdm": "AGDM is reconstructed from a summary and reviews; here of a layer and of x0, without label term",
     "scoreopt": "reconstructed from others' accounts",
     "mimic": "the input enters through signs only: its exact gradient is zero, read the relaxed and the BPDA row",
     "mimic-released": "the same; guidance as the released code computes it",
