@@ -125,17 +125,16 @@ class Case:
             )
         return tuple(rows)
 
-    def guided(self, purifiers: Mapping[str, depura.Purifier], guide: nn.Module) -> Rows:
-        """The relaxed gradient for each, as a guide's label has none, and examples made against the guide alone."""
-        alone, rows = Defence(None, guide), list[AttackRun]()
-        for name, purifier in purifiers.items():
-            defence = Defence(purifier, self.classifier)
+    def guided(self, rows: Rows, names: Collection[str], guide: nn.Module) -> Rows:
+        """More of the methods that a guide steers: relaxed, as its label has no derivative; its own examples."""
+        alone, more = Defence(None, guide), list[AttackRun]()
+        for name, defence in {row.method: row.evaluated for row in rows if row.method in names}.items():
             smooth = defence.with_(gradient=depura.Relaxed(LOGITS))
             title = "purified; adaptive attack, relaxed gradient of the guide's label"
-            rows.append(AttackRun(f"{name}-relaxed", title, self.attack, smooth, defence, "relaxed", name))
+            more.append(AttackRun(f"{name}-relaxed", title, self.attack, smooth, defence, "relaxed", name))
             title = "purified; examples made against the guide alone"
-            rows.append(AttackRun(f"{name}-of-guide", title, self.blind, alone, defence, "transfer", name))
-        return tuple(rows)
+            more.append(AttackRun(f"{name}-of-guide", title, self.blind, alone, defence, "transfer", name))
+        return tuple(more)
 
     def mimics(self, variants: Mapping[str, Mapping[str, Any]]) -> Rows:
         """Variants of MimicDiffusion under their relaxed gradients."""
@@ -237,7 +236,8 @@ def denoisers(case: Case) -> Rows:
     }
     plain = {f"{name}-diffpure": case.ddpm(d) for name, d in kinds.items()}
     guided = {f"{name}-agdm": case.agdm(d) for name, d in kinds.items()}
-    return (*case.adaptive({**plain, **guided}), *case.guided(guided, case.guide()))
+    rows = case.adaptive({**plain, **guided})
+    return (*rows, *case.guided(rows, guided, case.guide()))
 
 
 def variants(case: Case) -> Rows:
@@ -260,7 +260,7 @@ def variants(case: Case) -> Rows:
         ),
     }
     rows = case.adaptive({"diffpure-ddpm": case.ddpm(), **of_guide, **of_trades})
-    return (*rows, *case.guided(of_guide, case.guide()), *case.guided(of_trades, trades))
+    return (*rows, *case.guided(rows, of_guide, case.guide()), *case.guided(rows, of_trades, trades))
 
 
 def unseen(case: Case) -> Rows:
@@ -283,7 +283,7 @@ def unseen(case: Case) -> Rows:
             for name, its in networks.items()
         )
     rows = case.adaptive(methods, zero=("mimic", "mimic-released", "jpeg"))
-    rows += case.guided({"agdm": methods["agdm"]}, trained["guide"])
+    rows += case.guided(rows, ["agdm"], trained["guide"])
     for name, network in trained.items():
         rows += depura.bare_suite(Defence(None, network), case.blind, method=name)
     return rows

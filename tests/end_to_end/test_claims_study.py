@@ -14,7 +14,6 @@ from depura.evaluation.study_file import StudySource
 from depura.statistics.intervals import mean_with_interval
 from experiments import claims
 from experiments.claims import FAILS, HOLDS, Decided, Part, Side
-from slow import slow_among
 
 STUDY = Path(__file__).parents[2] / "studies" / "claims.py"
 SMALL = {"attack_steps": "1", "eot": "1", "draws": "1", "images": "2"}
@@ -36,7 +35,7 @@ def loaded(**settings: str) -> Study:
     return StudySource(STUDY, tuple({**SMALL, **settings}.items()), "").load()
 
 
-@pytest.mark.parametrize("claim", slow_among(METHODS, {*METHODS} - {"mimic-terms", "agdm-variants"}))
+@pytest.mark.parametrize("claim", METHODS)
 def test_a_claim_compares_what_it_is_about(claim: str) -> None:
     study = loaded(claim=claim)
     assert {*study.methods} == METHODS[claim]
