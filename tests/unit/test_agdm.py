@@ -6,10 +6,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depura.diffusion.denoisers import Denoiser
-from depura.diffusion.guidance import minus_gradient
+from depura.diffusion.guidance import State, chosen_class, mean_shift, minus_gradient
+from depura.gradients import Relaxed
 from depura.methods.agdm import agdm, agdm_sde, on_estimate
 from depura.methods.diffpure import diffpure
 from depura.noise import Noise
+from depura.purifiers.purifier import DiffusionPurifier
 from toys import TanhClassifier, rand, tanh_eps
 
 HEAD = TanhClassifier(16, seed=1)
@@ -113,3 +115,44 @@ def test_the_guide_runs_once_on_each_where_its_logits_are_all_that_is_taken() ->
 
     agdm(tanh_eps(), guide=counted, scale=1.0, n_noise=4)(rand(2, 1, 4, 4, seed=6), Noise(8, images=(0, 1)))
     assert len(calls) == 2 * 4
+
+
+def test_the_label_is_the_largest_logit_and_its_relaxed_derivative_that_of_tanh() -> None:
+    """Exactly no derivative otherwise, which is why it is to be attacked through `Relaxed`, too."""
+    logits = torch.tensor([[1.0, 3.0, 2.5], [0.0, 0.0, -1.0], [torch.inf, 0.0, 0.0]], dtype=torch.float64)
+    found = chosen_class(logits)
+    assert found[0].tolist() == [0, 1, 0]
+    assert found[1].tolist() == [0.5, 0.5, 0]
+    assert bool(found[2].isnan().all())
+    x, noise, tau = rand(1, 1, 4, 4, seed=6), Noise(8, images=(0,)), 2.0
+
+    def image(purifier: DiffusionPurifier, values: Tensor) -> Tensor:
+        return purifier(values, noise).sum()
+
+    def slope(purifier: DiffusionPurifier) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(image(purifier, leaf), leaf)[0]
+
+    hard = agdm(tanh_eps(), guide=HEAD, features=torch.zeros_like, scale=5.0, n_noise=8, n_steps=2)
+    exact, relaxed = slope(hard), slope(hard.with_(gradient=Relaxed(tau)))
+    assert not torch.allclose(exact, relaxed, rtol=1e-3)
+    smooth = hard.with_(guidance=Smooth(HEAD, 5.0, tau))
+    (expected,) = torch.autograd.grad(image(smooth, leaf := x.clone().requires_grad_()), leaf)
+    torch.testing.assert_close(relaxed, expected, rtol=1e-9, atol=1e-12)
+
+
+class Smooth:
+    """AGDM's label term with the value of signs and the slope of tanh, written out."""
+
+    def __init__(self, head: TanhClassifier, scale: float, tau: float) -> None:
+        self.head, self.scale, self.tau = head, scale, tau
+
+    def __call__(self, at: State) -> Tensor:
+        z = self.head((at.x_in + 1) / 2)
+        rival = torch.stack(
+            [z[:, [j for j in range(z.shape[1]) if j != k]].max(1).values for k in range(z.shape[1])], 1
+        )
+        soft, hard = torch.tanh((z - rival) / self.tau), torch.sign(z - rival)
+        one_hot = (1 + hard.detach() + soft - soft.detach()) / 2
+        seen = (at.step.scale * at.x + 1) / 2
+        return mean_shift(at) * minus_gradient(-self.scale * (one_hot * self.head(seen).log_softmax(1)).sum(1), at.x)

@@ -74,8 +74,8 @@ def chosen_class(logits: Tensor) -> Tensor:
     Returns:
         (B, K); halves where two are the largest, NaN for an image with a logit that is not finite.
     """
-    first, second = logits.topk(2, dim=1).values.split(1, dim=1)
-    leads = logits - torch.where(logits == first, second, first)
+    top = logits.topk(2, dim=1).values
+    leads = logits - torch.where(logits == top[:, :1], top[:, 1:], top[:, :1])
     return ((1 + leads.sign()) / 2).masked_fill(~logits.isfinite().all(1, keepdim=True), torch.nan)
 
 
