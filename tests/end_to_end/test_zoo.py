@@ -762,6 +762,7 @@ def test_an_adaptive_attack_on_one_image(tmp_path: Path, walked: Callable[[str],
     assert "adaptive attack on some images only" in found.flags
 
 
+@pytest.mark.slow
 def test_three_tiny_steps(tmp_path: Path, walked: Callable[[str], Path]) -> None:
     """21: nothing else is run that could say so but depura's own attack. It printed 84.6 %."""
     defence = depura.Defence(walk(), depura.digits_classifier())

@@ -27,7 +27,6 @@ from depura.models.networks.score_sde import NcsnPP
 from depura.noise import Stream
 from depura.purifiers.fast import Deviation, deviation
 from depura.records.describe import describe
-from slow import slow
 from toys import TanhNet, rand, randn
 
 SIGMA = 0.4
@@ -232,7 +231,8 @@ def test_the_remark_says_how_the_network_runs() -> None:
     assert plain.over(lambda d: Fast(d, compiled=False)).remarks == ("The network runs in bfloat16, channels-last",)
 
 
-@pytest.mark.parametrize(("close", "light"), [slow(2.0, Light.GREEN), (0.0, Light.AMBER)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("close", "light"), [(2.0, Light.GREEN), (0.0, Light.AMBER)])
 def test_an_audit_says_by_how_much_it_changes_images(
     close: float, light: Light, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,6 @@ from depura.training import loop
 from depura.training.loop import CONSTANT, COSINE, UNDECIDED, History, Recipe, Report, seeded, train
 from depura.training.mixture import Mixture
 from depura.training.ranks import Ranks
-from slow import slow
 
 DATA = Mixture.of([load_digits("train")])
 
@@ -81,7 +80,8 @@ def test_a_budget_says_how_many_steps_once_the_decay_would_fill_the_rest() -> No
     assert replace(recipe, minutes=None).decided(60, 1e9) is None
 
 
-@pytest.mark.parametrize("killed", [slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_time_budget_gives_the_weights_of_the_steps_that_it_gave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
