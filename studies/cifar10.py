@@ -44,6 +44,7 @@ MOST_BARE = 64
 NOTES = {
     "mimic": "the input enters through signs only: its exact gradient is zero, read the relaxed and the BPDA row",
     "mimic-released": "the same; guidance as the released code computes it",
+    "agdm": "AGDM is reconstructed from abstracts and public reviews; no code was released",  # as its record says
     "trades": "adversarially trained for this study at linf 8/255 (weights/cifar10-guide.md); no purification",
     "jpeg": "its exact gradient is zero, read the relaxed and the BPDA row",
 }
