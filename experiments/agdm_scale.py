@@ -14,9 +14,7 @@ the bare classifier (transfer) and against the guide alone (PGD of 20 steps, lin
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,18 +22,16 @@ from rich.table import Table
 from torch import Tensor
 
 import depura
-from depura import PGD, Ball, Defence, ImageSet, Noise, Purifier, Stream, agdm
+from depura import PGD, Defence, ImageSet, Noise, Purifier, Stream
 from depura.analysis.words import percent
-from depura.evaluation.demo import EPS
 from depura.evaluation.scoring import score
-from depura.methods.diffpure import T_STAR
+from depura.models.by_name import module_of
 from depura.statistics.intervals import mean_with_interval
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
+CLAIMS = Path(__file__).parents[1] / "studies" / "claims.py"
+"""Where the networks and attacks of these settings stand."""
 SCALES = (0.0, 3.0, 10.0, 30.0, 100.0)
 HELD_OUT = 512
-LOGITS = 5.0
-"""Width of the smoothed sign by which the guide's label is relaxed, in units of its logits."""
 DRAWS = 8
 """Of each example, to judge it on."""
 
@@ -71,10 +67,10 @@ def judged(defence: Defence, data: ImageSet, images: Tensor) -> str:
     return percent(mean_with_interval((found.predictions == data.labels[:, None]).double().mean(1).numpy()))
 
 
-def adaptive(defence: Defence, data: ImageSet, eps: float) -> Tensor:
-    """Examples of PGD through the exact gradient."""
+def adaptive(defence: Defence, data: ImageSet, attack: PGD) -> Tensor:
+    """Examples made through the gradient of a defence."""
     init, eot = (Noise(0, data.ids, stream=s) for s in (Stream.INIT, Stream.EOT))
-    return PGD(Ball("linf", eps), n_steps=10, eot=2)(defence, data.images, data.labels, init=init, eot=eot).images[-1]
+    return attack(defence, data.images, data.labels, init=init, eot=eot).images[-1]
 
 
 def main() -> None:
@@ -84,26 +80,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    common: dict[str, Any]
+    claims = module_of("experiments/agdm_scale.py", CLAIMS)
+    case = claims.case_of("digits" if given.data is None else "cifar10", n_steps=10, eot=2)
     if given.data is None:
-        data, eps, t_star = depura.load_digits("train").first(given.images), EPS, T_STAR
-        d, network, guide = depura.digits_denoiser(), depura.digits_classifier(), depura.digits_agdm_guide()
+        data = depura.load_digits("train").first(given.images)
     else:
-        whole, eps, t_star = depura.load_images(given.data), 8 / 255, 0.05
+        whole = depura.load_images(given.data)
         data = whole.take(range(len(whole.images) - HELD_OUT, len(whole.images))).first(given.images)
-        d = depura.load_denoiser(WEIGHTS / "cifar10-small.safetensors")
-        network = depura.load_classifier(os.environ["DEPURA_RESNET20"])
-        guide = depura.load_classifier(WEIGHTS / "cifar10-agdm-guide.safetensors")
-    common = {"guide": guide, "n_noise": round(1000 * t_star), "n_steps": 10}
-    bare = Defence(None, network)
-    blind = PGD(Ball("linf", eps), n_steps=20)(bare, data.images, data.labels).images[-1]
-    alone = Defence(None, guide)
-    of_guide = PGD(Ball("linf", eps), n_steps=20)(alone, data.images, data.labels).images[-1]
+    bare, alone = Defence(None, case.classifier), Defence(None, case.guide())
+    pgd = PGD(case.attack.ball, n_steps=20)
+    blind, of_guide = (pgd(its, data.images, data.labels).images[-1] for its in (bare, alone))
     table = Table("scale", "clean", "transfer", "of guide", "adaptive", "relaxed", box=None)
     for scale in SCALES:
-        defence = Defence(agdm(d, scale=scale, **common), network)
-        smooth = defence.with_(gradient=depura.Relaxed(LOGITS))
-        images = (data.images, blind, of_guide, adaptive(defence, data, eps), adaptive(smooth, data, eps))
+        defence = Defence(case.agdm(scale=scale), case.classifier)
+        smooth = defence.with_(gradient=depura.Relaxed(claims.LOGITS))
+        images = (data.images, blind, of_guide, *(adaptive(its, data, case.attack) for its in (defence, smooth)))
         table.add_row(f"{scale:g}", *(judged(defence, data, its) for its in images))
     table.add_row("guide alone", *(judged(alone, data, its) for its in (data.images, blind, of_guide)), "–", "–")
     Console(width=120).print(table)

@@ -2,10 +2,12 @@
 
     python -m experiments.false_alarms            # 50 runs of 12 digits and 50 of 64
     python -m experiments.false_alarms --images 12 --seeds 10
+    python -m experiments.false_alarms --images 64 --steps 20 --eot 4 --only 13 20     # two seeds, a stronger attack
 
 The study is few-step DiffPure (3 steps) around the bundled denoiser and classifier, under PGD of 10 steps with 2 draws
-per gradient, linf 0.2. Each run has a seed of its own for its noise, and images drawn by it. Printed are the runs whose
-headline is withheld or failed, those with a warning of any check, and how often each check warns or fails.
+per gradient, linf 0.2 (`--steps`, `--eot`). Each run has a seed of its own for its noise, and images drawn by it.
+Printed are the sentences of all checks that warn or fail, the number of runs whose headline is withheld or failed, of
+those with a warning, and how often each check warns or fails.
 """
 
 from __future__ import annotations
@@ -61,11 +63,11 @@ def main() -> None:
         by_check: Counter[str] = Counter()
         for seed in given.only or range(given.first, given.first + given.seeds):
             found = summary(control(n, seed, steps=given.steps, eot=given.eot))
-            said = [f"{v.id} {v.status.value}" for v in found.verdicts if v.status in (Status.WARN, Status.FAIL)]
+            said = [v for v in found.verdicts if v.status in (Status.WARN, Status.FAIL)]
             refused, warned = refused + found.refused, warned + bool(said)
-            by_check.update(said)
-            if said:
-                print(f"  {n} images, seed {seed}: {', '.join(said)}", flush=True)
+            by_check.update(f"{v.id} {v.status.value}" for v in said)
+            for v in said:
+                print(f"  {n} images, seed {seed}: {v.id} {v.status.value}: {v.sentence}", flush=True)
         each = ", ".join(f"{name} x{times}" for name, times in sorted(by_check.items())) or "none"
         runs = f"{len(given.only) or given.seeds} runs of {n} images"
         print(f"{runs}: no headline in {refused}, a warning in {warned} ({each})", flush=True)

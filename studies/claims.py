@@ -18,7 +18,6 @@ purifications under equal attacks, and every accuracy under attack is an upper b
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from depura.attacks.baselines import CleanImages
 from depura.evaluation.demo import EPS
 from depura.methods.diffpure import T_STAR, few_steps
 from depura.methods.mimicdiffusion import Mimic, constant, euclidean, unprojected
+from depura.models.by_name import module_of
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 THREATS = ("linf", "l2", "stadv", "low", "noise", "blur")
@@ -88,11 +88,10 @@ class Case:
 
     def agdm(self, d: depura.Denoiser | None = None, **changed: Any) -> depura.DiffusionPurifier:
         """AGDM in ten steps."""
-        settings: dict[str, Any] = {
-            "guide": changed.pop("guide", None) or self.guide(),
-            "scale": SCALE[self.on],
-        } | changed
-        return depura.agdm(self.d if d is None else d, n_noise=self.index, n_steps=10, **settings)
+        settings: dict[str, Any] = {"scale": SCALE[self.on], "n_noise": self.index, "n_steps": 10} | changed
+        if "guide" not in settings:
+            settings["guide"] = self.guide()
+        return depura.agdm(self.d if d is None else d, **settings)
 
     def ddpm(self, d: depura.Denoiser | None = None) -> depura.DiffusionPurifier:
         """The same without guidance: DiffPure with DDPM's steps."""
@@ -345,8 +344,8 @@ def study(
         raise depura.InputError(f"studies/claims.py: expected threat=linf with claim={claim}, got {threat!r}.")
     small = on == "cifar10"
     n_steps = attack_steps or (10 if small or claim in ("diffpure-adjoint", "unseen") else 20)
-    data, case = _case(on, threat, images or (24 if small else 64), n_steps, eot)
-    rows = CLAIMS[claim](case)
+    data = _images(on, threat, images or (24 if small else 64))
+    rows = CLAIMS[claim](case_of(on, threat=threat, n_steps=n_steps, eot=eot))
     known = list(dict.fromkeys(row.method for row in rows if row.method))
     chosen = only.split() or known
     if unknown := sorted(set(chosen) - set(known)):
@@ -369,38 +368,49 @@ def study(
     )
 
 
-def _case(on: str, threat: str, images: int, n_steps: int, eot: int) -> tuple[depura.ImageSet, Case]:
-    """The images and what a claim is tested on."""
-    attack, blind = _attack(on, threat, n_steps, eot), _attack(on, threat, n_steps, 1)
+def case_of(on: str, *, threat: str = "linf", n_steps: int, eot: int) -> Case:
+    """What claims are tested on.
+
+    Args:
+        on: `digits` or `cifar10`.
+        threat: a name in THREATS.
+        n_steps: gradient steps of the attacks.
+        eot: draws per gradient, of the adaptive one.
+
+    Returns:
+        Networks and attacks.
+    """
+    attacks = {"attack": _attack(on, threat, n_steps, eot), "blind": _attack(on, threat, n_steps, 1)}
     if on == "digits":
-        data = depura.load_digits("test").first(images)
-        case = Case(
+        return Case(
             on=on,
             d=depura.digits_denoiser(),
             classifier=depura.digits_classifier(),
             guide=depura.digits_agdm_guide,
             trades=depura.digits_guide,
             t_star=T_STAR,
-            attack=attack,
-            blind=blind,
             width=4 * EPS,
+            **attacks,
         )
+    return Case(
+        on=on,
+        d=depura.load_denoiser(WEIGHTS / "cifar10-small.safetensors"),
+        classifier=depura.load_classifier(_file("DEPURA_RESNET20", "a ResNet-20")),
+        guide=lambda: depura.load_classifier(WEIGHTS / "cifar10-agdm-guide.safetensors"),
+        trades=lambda: depura.load_classifier(WEIGHTS / "cifar10-guide.safetensors"),
+        t_star=0.05,
+        width=4 * 8 / 255,
+        **attacks,
+    )
+
+
+def _images(on: str, threat: str, images: int) -> depura.ImageSet:
+    """The first test images, changed where the threat is a change without an attacker."""
+    if on == "digits":
+        data = depura.load_digits("test").first(images)
     else:
         data = depura.load_images(_file("DEPURA_CIFAR10", "CIFAR-10's test images"), images=images)
-        case = Case(
-            on=on,
-            d=depura.load_denoiser(WEIGHTS / "cifar10-small.safetensors"),
-            classifier=depura.load_classifier(_file("DEPURA_RESNET20", "a ResNet-20")),
-            guide=lambda: depura.load_classifier(WEIGHTS / "cifar10-agdm-guide.safetensors"),
-            trades=lambda: depura.load_classifier(WEIGHTS / "cifar10-guide.safetensors"),
-            t_star=0.05,
-            attack=attack,
-            blind=blind,
-            width=4 * 8 / 255,
-        )
-    if threat in ("noise", "blur"):
-        data = _corrupted(data, threat, NOISE[on], BLUR[on])
-    return data, case
+    return _corrupted(data, threat, NOISE[on], BLUR[on]) if threat in ("noise", "blur") else data
 
 
 def _attack(on: str, threat: str, n_steps: int, eot: int) -> Attack:
@@ -440,9 +450,4 @@ def _file(name: str, what: str) -> Path:
 
 def _beside(name: str) -> Any:
     """Another study of this folder, as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of("studies/claims.py", Path(__file__).with_name(f"{name}.py"))

@@ -8,15 +8,14 @@ first published, so that an image's result depends on the others in its batch. I
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 import depura
 from depura.evaluation.demo import EPS
+from depura.models.by_name import module_of
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,7 @@ class OverBatch:
 
 def known() -> dict[str, depura.Purifier]:
     """The methods, by name."""
-    spec = importlib.util.spec_from_file_location("digits_methods", Path(__file__).with_name("digits_methods.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of("studies/digits_one.py", Path(__file__).with_name("digits_methods.py"))
     found: dict[str, depura.Purifier] = module.purifiers()
     gdmp = found["gdmp"]
     assert isinstance(gdmp, depura.DiffusionPurifier)

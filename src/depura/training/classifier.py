@@ -33,7 +33,6 @@ AT_ONCE = 256
 NETWORKS = "small, resnetD with D = 6 n + 2, wrn-D-W with D = 6 n + 4, vit or vit-D-W with W = 4 n"
 """What classifiers may be called."""
 
-
 HEADS = 4
 """Heads of the attention of a Vision Transformer that is called by name."""
 
