@@ -40,6 +40,16 @@ HOLDS, FAILS = "holds here", "does not hold here"
 CLEAN, ROBUST = "clean", "robust"
 """Quantities besides kinds of attack: without an attack, and under the strongest attack for each image."""
 
+QUANTITIES = {
+    CLEAN: "no attack",
+    ROBUST: "strongest attack",
+    "adaptive": "exact gradient",
+    "relaxed": "relaxed gradient",
+    "surrogate": "adjoint's gradient",
+    "bpda": "BPDA",
+}
+"""In words; kinds of attack that are not here are their own word."""
+
 
 class Side(NamedTuple):
     """An accuracy of a method.
@@ -388,9 +398,7 @@ def memory() -> tuple[str, Table]:
 
             peaks[name].append(peak_bytes(gradient, device=torch.device("cpu")) / 2**20)
     lines = [(name, *(f"{its:.1f}" for its in found)) for name, found in peaks.items()]
-    growth = max(
-        peaks["adjoint"][-1] / peaks["adjoint"][0], peaks["exact, stored states"][-1] / peaks["exact, stored states"][0]
-    )
+    growth = max(peaks[name][-1] / peaks[name][0] for name in ("adjoint", "exact, stored states"))
     table = Table(("gradient, MiB for 8 digits", *(f"{n} steps" for n in STEPS)), tuple(lines))
     return HOLDS if growth <= 1.1 else FAILS, table
 
@@ -408,26 +416,21 @@ def unseen(on: str) -> list[str]:
     found = {threat: its for threat in threats if (its := record(f"unseen-{threat}", on)) is not None}
     if not found:
         return []
-    methods = list(dict.fromkeys(m.name for its in found.values() for m in its.header.methods))
-    first = next(iter(found.values()))
+    known = {threat: {m.name for m in its.header.methods} for threat, its in found.items()}
+    first = next(iter(found))
     head = ("method", "clean", *(threats[threat] for threat in found))
     absolute: list[Line] = []
     relative: list[Line] = []
-    for name in methods:
-        numbers: list[str] = []
-        differences: list[str] = []
-        for results in found.values():
-            if name not in {m.name for m in results.header.methods}:
-                numbers.append("–")
-                differences.append("–")
-                continue
-            numbers.append(percent(mean_with_interval(right(results, Side(name)).mean(1))))
-            differences.append(decided(Part("", Side(name), Side("diffpure-ddpm")), results).difference)
-        known = name in {m.name for m in first.header.methods}
-        clean = percent(mean_with_interval(right(first, Side(name, CLEAN)).mean(1))) if known else "–"
-        absolute.append((name, clean, *numbers))
+    for name in dict.fromkeys(m.name for its in found.values() for m in its.header.methods):
+        sides = [(CLEAN, first), *((ROBUST, threat) for threat in found)]
+        numbers = [
+            percent(mean_with_interval(right(found[t], Side(name, what)).mean(1))) if name in known[t] else "–"
+            for what, t in sides
+        ]
+        absolute.append((name, *numbers))
+        part = Part("", Side(name), Side("diffpure-ddpm"))
         if name != "diffpure-ddpm":
-            relative.append((name, *differences))
+            relative.append((name, *(decided(part, found[t]).difference if name in known[t] else "–" for t in found)))
     said = ", ".join(f"{threats[t]}: {its.header.name} ({len(its.header.data.ids)} images)" for t, its in found.items())
     return [
         f"### {ON[on]}",
@@ -479,18 +482,33 @@ def _section(number: int, claim: Claim) -> tuple[list[str], list[str]]:
         ]
         head = ("first", "%", "second", "%", "first - second, points", "claimed", "images", "")
         out += ["", *markdown(Table(head, tuple(lines))), ""]
+        for study in studies:
+            results = record(study, on)
+            if results is not None and not study.startswith("unseen-"):
+                out += ["All purifications of the study:", "", *markdown(of_all(results)), ""]
     return out, verdicts
 
 
+def of_all(results: Results) -> Table:
+    """Accuracy of every purification of a study without an attack and under each, and what one purification costs."""
+    kinds = list(dict.fromkeys(row.kind.value for row in results.header.rows if row.method))
+    quantities = (CLEAN, *kinds, ROBUST)
+    lines: list[Line] = []
+    for method, its in results.each():
+        there = {row.kind.value for row in its.own_rows} | {CLEAN, ROBUST}
+        numbers = [
+            percent(mean_with_interval(right(results, Side(method.name, name)).mean(1))) if name in there else "–"
+            for name in quantities
+        ]
+        cost = its.null_of(longest(its.own_rows)).evaluations_per_prediction
+        lines.append((method.name, *numbers, "–" if cost is None else f"{cost:g}"))
+    head = ("", *(QUANTITIES.get(name, name) for name in quantities), "evaluations of the denoiser")
+    return Table(head, tuple(lines))
+
+
 def _words(side: Side, study: str) -> str:
-    quantity = {
-        ROBUST: "strongest attack",
-        CLEAN: "no attack",
-        "surrogate": "adjoint's gradient",
-        "adaptive": "exact gradient",
-    }
     where = study.removeprefix("unseen-") if study.startswith("unseen-") else ""
-    return f"{side.method}, {quantity.get(side.quantity, side.quantity)}{', ' + where if where else ''}"
+    return f"{side.method}, {QUANTITIES.get(side.quantity, side.quantity)}{', ' + where if where else ''}"
 
 
 def page() -> str:
@@ -544,6 +562,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "claims.md")
     given = parser.parse_args()
+    if not any(map(_found, ON)):
+        parser.exit(
+            2,
+            f"experiments.claims: expected records named claim-NAME in {FOLDER}, got none. Make "
+            "first lines for how they are made, and `depura publish`.\n",
+        )
     given.to.write_text(page(), encoding="utf-8")
     print(f"wrote {given.to}")
 
