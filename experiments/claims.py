@@ -565,8 +565,8 @@ def main() -> None:
     if not any(map(_found, ON)):
         parser.exit(
             2,
-            f"experiments.claims: expected records named claim-NAME in {FOLDER}, got none. Make "
-            "first lines for how they are made, and `depura publish`.\n",
+            f"experiments.claims: expected records named claim-NAME in {FOLDER}, got none. Make them "
+            "as the first lines of studies/claims.py say, then: depura publish RUN --out records/claim-NAME\n",
         )
     given.to.write_text(page(), encoding="utf-8")
     print(f"wrote {given.to}")
