@@ -6,7 +6,7 @@ over draws of its noise; it does not depend on how the draws are split into call
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, cast
 
@@ -28,6 +28,16 @@ class RandomModel(Protocol):
 
     def __call__(self, images: Tensor, noise: Noise, /) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        ...
+
+
+class Log(Protocol):
+    """What was asked and answered, so that an attack that was interrupted need not ask again: a model's `log`."""
+
+    def answer(
+        self, question: Sequence[object], ask: Callable[[], tuple[Tensor, ...]], *, spent: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The answer to a question: known, else by asking, which adds to `spent`."""
         ...
 
 
@@ -211,6 +221,7 @@ class Queries:
         self.labels = _check.labels(where, labels, n_images=len(images)).long()
         self.noise = noise
         self.rows = rows
+        self._log: Log | None = getattr(model, "log", None)
         self.spent = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
 
     def gradient(
@@ -232,6 +243,9 @@ class Queries:
             InputError: a model without a gradient path to the images, or labels that are not its classes.
         """
         at = torch.arange(len(x), device=x.device) if at is None else at
+        return Draws(*self._answered(lambda: self._gradient(x, loss, draws, at, targets), x, at, targets, draws))
+
+    def _gradient(self, x: Tensor, loss: Loss, draws: range, at: Tensor, targets: Tensor | None) -> Draws:
         m, copies = len(draws), x.detach().repeat_interleave(len(draws), dim=0)
         classes = [t.repeat_interleave(m) for t in (self.labels[at], targets) if t is not None]
         noise = None if self.noise is None else self.noise.take(at).expand(draws)
@@ -240,6 +254,12 @@ class Queries:
         self.spent[:, 0].index_add_(0, at, torch.full_like(at, m))
         shape = (len(x), m)
         return Draws(losses.reshape(shape), gradients.reshape(*shape, *x.shape[1:]), wrong.reshape(shape))
+
+    def _answered(self, ask: Callable[[], tuple[Tensor, ...]], *question: object) -> tuple[Tensor, ...]:
+        """An answer, from the log where there is one and the question was asked before."""
+        if self._log is None or self.noise is None:
+            return ask()
+        return self._log.answer((*question, self.labels, self.noise), ask, spent=self.spent)
 
     def mean_gradient(
         self,
@@ -268,6 +288,25 @@ class Queries:
         Returns:
             The means.
         """
+
+        def ask() -> tuple[Tensor, ...]:
+            found = self._mean_gradient(x, loss, eot, number, combine, drawn, at, targets)
+            return (found.loss, found.gradient, found.wrong, found.drawn, *found.health)
+
+        means, gradient, wrong, counts, *statistics = self._answered(ask, x, at, targets, drawn, eot, number)
+        return MeanGradient(means, gradient, wrong, Health(*statistics), counts)
+
+    def _mean_gradient(
+        self,
+        x: Tensor,
+        loss: Loss,
+        eot: EOT,
+        number: int,
+        combine: Combine,
+        drawn: Tensor,
+        at: Tensor,
+        targets: Tensor | None,
+    ) -> MeanGradient:
         if isinstance(eot, int):
             draws = self.gradient(x, loss, draws=range(number * eot, (number + 1) * eot), at=at, targets=targets)
             return MeanGradient.of(draws, health(draws.gradients), combine)
@@ -312,6 +351,11 @@ class Queries:
             (R, m, K).
         """
         at = torch.arange(len(x), device=x.device) if at is None else at
+        (logits,) = self._answered(lambda: (self._logits(x, draws, at),), x, at, draws)
+        _check.labels(self.where, self.labels, n_images=len(self.labels), n_classes=logits.shape[2])
+        return logits
+
+    def _logits(self, x: Tensor, draws: range, at: Tensor) -> Tensor:
         m, copies = len(draws), x.repeat_interleave(len(draws), dim=0)
         noise = None if self.noise is None else self.noise.take(at).expand(draws)
         model = cast("Callable[..., Tensor]", self.model)
@@ -321,7 +365,6 @@ class Queries:
         )
         logits = torch.cat(parts).reshape(len(x), m, -1)
         self.spent[:, 1].index_add_(0, at, torch.full_like(at, m))
-        _check.labels(self.where, self.labels, n_images=len(self.labels), n_classes=logits.shape[2])
         return logits
 
     def answers(

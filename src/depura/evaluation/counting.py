@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depura.defence import Defence
@@ -32,6 +34,17 @@ class Counts:
     forward: int = 0
     backward: int = 0
     recomputed: int = 0
+
+    def numbers(self) -> NDArray[np.int64]:
+        """The three counts."""
+        return np.array([self.forward, self.backward, self.recomputed], dtype=np.int64)
+
+    def add(self, numbers: NDArray[np.int64]) -> None:
+        """Add to the three counts."""
+        forward, backward, recomputed = map(int, numbers)
+        self.forward += forward
+        self.backward += backward
+        self.recomputed += recomputed
 
     def __deepcopy__(self, memo: object) -> Counts:
         """Itself: what a copy of a counted defence evaluates is added to the same counts."""

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from depura import _check
 from depura.attacks.losses import margin
-from depura.attacks.queries import Queries, cosine, mean
+from depura.attacks.queries import Log, Queries, cosine, mean
 from depura.defence import Defence, Single, predicted
 from depura.diffusion.schedules import VP, Step, uniform_steps
 from depura.diffusion.solvers import Euler
+from depura.evaluation.answer_log import PartLog
 from depura.evaluation.scoring import ROWS_PER_CALL, for_scoring
 from depura.evaluation.study import AttackRun, same_function
 from depura.gradients import StraightThrough
@@ -177,6 +178,19 @@ def _as_given(x: Tensor, sigma: float) -> Tensor:
     return x
 
 
+class Logged(nn.Module):
+    """A defence with a log of what it was asked, for an attack (see `depura.attacks.queries.Log`)."""
+
+    def __init__(self, defence: Defence, log: Log | None) -> None:
+        """A defence and its log."""
+        super().__init__()
+        self.defence, self.log = defence, log
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits, (B, K), as the defence gives them."""
+        return self.defence(images, noise)
+
+
 class Watched(nn.Module):
     """A defence that notes, image by image, what it answers. It answers as the defence itself does.
 
@@ -187,18 +201,21 @@ class Watched(nn.Module):
         draws: (B,) int64, draws of the deployed rule that were answered for each image.
         errors: (B,) int64, how many of them were wrong; an answer that is not finite is.
         first: (B,) int64, number of the first wrong draw, from 1; 0 where none was.
+        log: of what an attack asked before; None for none.
     """
 
-    def __init__(self, defence: Defence, ids: Sequence[int], labels: Tensor) -> None:
+    def __init__(self, defence: Defence, ids: Sequence[int], labels: Tensor, *, log: Log | None = None) -> None:
         """Watch.
 
         Args:
             defence: what is asked.
             ids: of the images that are attacked.
             labels: (B,), their classes.
+            log: of what an attack asked before.
         """
         super().__init__()
         self.defence = defence
+        self.log = log
         self._rows = {identity: row for row, identity in enumerate(ids)}
         self._labels = labels.cpu().numpy()
         self.draws, self.errors, self.first = (np.zeros(len(ids), dtype=np.int64) for _ in range(3))
@@ -219,9 +236,10 @@ class Watched(nn.Module):
             self._note(at, predicted(logits).cpu().numpy() != self._labels[at])
         return logits
 
-    def coarser(self, share: int) -> Defence:
+    def coarser(self, share: int) -> Logged:
         """The defence with one step for every `share` steps. What it answers is not noted, as nobody deploys it."""
-        return self.defence.coarser(share)
+        log = None if self.log is None else PartLog(self.log, f"coarser {share}")
+        return Logged(self.defence.coarser(share), log)
 
     def _note(self, at: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
         """Rows of images in the order asked, and whether the answer was wrong."""

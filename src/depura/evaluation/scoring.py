@@ -9,6 +9,7 @@ from torch import Tensor
 
 from depura import _check
 from depura.attacks.losses import margin
+from depura.attacks.queries import Log
 from depura.defence import Defence, predicted
 from depura.noise import Noise, Stream
 from depura.records.kinds import NOT_FINITE
@@ -62,7 +63,9 @@ def eight_bit(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, draws: range) -> Scores:
+def score(
+    defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, draws: range, log: Log | None = None
+) -> Scores:
     """Put images through the deployed rule.
 
     Args:
@@ -71,6 +74,7 @@ def score(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, dra
         labels: (B,), true classes.
         noise: of a scoring stream, one image id per row.
         draws: draw numbers.
+        log: of answers that were had before.
 
     Returns:
         The scores.
@@ -87,7 +91,8 @@ def score(defence: Defence, images: Tensor, labels: Tensor, noise: Noise, *, dra
     finite = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     for k in range(0, len(draws), at_once):
         part = draws[k : k + at_once]
-        logits = defence(images.repeat_interleave(len(part), dim=0), noise.expand(part))
+        asked = (images.repeat_interleave(len(part), dim=0), noise.expand(part))
+        (logits,) = (defence(*asked),) if log is None else log.answer(asked, lambda asked=asked: (defence(*asked),))
         _check.labels("score", labels, n_images=len(images), n_classes=logits.shape[1])
         margins = margin(logits, labels.repeat_interleave(len(part)))
         outcome = torch.where(margins.isfinite(), predicted(logits), NOT_FINITE).reshape(len(images), len(part))
@@ -116,7 +121,9 @@ class Choice(NamedTuple):
     not_finite: Tensor
 
 
-def choose(defence: Defence, candidates: Tensor, labels: Tensor, noise: Noise, *, draws: range) -> Choice:
+def choose(
+    defence: Defence, candidates: Tensor, labels: Tensor, noise: Noise, *, draws: range, log: Log | None = None
+) -> Choice:
     """The candidate with the most wrong draws; ties by the larger mean margin, then by the lower index.
 
     A mean margin that is not a number counts as the largest.
@@ -127,11 +134,12 @@ def choose(defence: Defence, candidates: Tensor, labels: Tensor, noise: Noise, *
         labels: (B,).
         noise: of a scoring stream other than the one to report on.
         draws: draw numbers, the same for all candidates.
+        log: of answers that were had before.
 
     Returns:
         The choice.
     """
-    scores = [score(defence, c, labels, noise, draws=draws) for c in candidates]
+    scores = [score(defence, c, labels, noise, draws=draws, log=log) for c in candidates]
     errors = torch.stack([s.errors(labels) for s in scores])
     margins = torch.stack([s.margins for s in scores])
     by = torch.where(margins.isnan(), torch.inf, margins)

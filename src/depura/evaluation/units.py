@@ -23,6 +23,7 @@ from depura.audit.probes import error_line
 from depura.data.origins import others_of
 from depura.defence import Defence
 from depura.diffusion.schedules import Step, vp_scale
+from depura.evaluation.answer_log import AnswerLog, Counter
 from depura.evaluation.counting import Counts, counted, counted_into, rows_within
 from depura.evaluation.data_checks import IMAGES, bare_margins, purification_errors
 from depura.evaluation.diagnostics import (
@@ -58,6 +59,7 @@ def run_unit(
     device: str = "cpu",
     progress: Progress | None = None,
     originals: Originals | None = None,
+    log: AnswerLog | None = None,
 ) -> Unit:
     """Compute one unit.
 
@@ -67,6 +69,7 @@ def run_unit(
         device: where to compute; the networks of the unit's row are moved there.
         progress: called with the share of its attack that is done.
         originals: of the study before anything was computed; default taken now.
+        log: of the answers that an interrupted computation of this unit has had; the caller removes it afterwards.
 
     Returns:
         Its record.
@@ -84,12 +87,17 @@ def run_unit(
     ids = study.data.ids[key.first : key.last]
     judged, judging = counted(row.evaluated)
     attacking, clean, rows, checks = Counts(), None, None, tuple[AuditCheck, ...]()
+    if log is not None:
+        log.counters = tuple(Counter(its.numbers, its.add) for its in (judging, attacking))
     if key.row.startswith("null-"):
-        arrays, clean = null(study, row, judged, images, labels, ids, counts=judging)
+        arrays, clean = null(study, row, judged, images, labels, ids, counts=judging, log=log)
     else:
+        against = counted_into(row.attacked, attacking)
         main = key.eps == study.ball.eps
         rows = rows_within(row.attacked, images[:1], study.memory)
-        arrays, attacking = _attacked(study, row, judged, images, labels, ids, main=main, rows=rows, progress=progress)
+        arrays = _attacked(
+            study, row, against, judged, images, labels, ids, main=main, rows=rows, progress=progress, log=log
+        )
     looking = Counts()
     if whose is not None and originals is not None:
         found = Attacked(
@@ -230,6 +238,7 @@ def _finite(measured: float | None) -> float | None:
 def _attacked(
     study: Study,
     row: AttackRun,
+    against: Defence,
     judged: Defence,
     images: Tensor,
     labels: Tensor,
@@ -238,9 +247,11 @@ def _attacked(
     main: bool,
     rows: int,
     progress: Progress | None,
-) -> tuple[dict[str, Any], Counts]:
-    against, attacking = counted(row.attacked)
-    model = Watched(against, ids, labels)
+    log: AnswerLog | None,
+) -> dict[str, Any]:
+    model = Watched(against, ids, labels, log=log)
+    if log is not None:
+        log.counters += tuple(map(Counter.of, (model.draws, model.errors, model.first)))
     found = row.attack(
         model,
         images,
@@ -253,8 +264,9 @@ def _attacked(
     low, high = float(found.images.amin()), float(found.images.amax())
     if not (0 <= low <= high <= 1):  # that candidates are in the ball is checked on the record
         _check.fail(f"row {row.name}", "candidates in [0, 1]", f"values in [{low:.6g}, {high:.6g}]", "Mend the attack.")
-    choice = choose(judged, found.images, labels, study.noise(Stream.SELECT, ids), draws=range(study.select_draws))
-    scores, arrays = reported(study, judged, choice.images, labels, ids)
+    select = study.noise(Stream.SELECT, ids)
+    choice = choose(judged, found.images, labels, select, draws=range(study.select_draws), log=log)
+    scores, arrays = reported(study, judged, choice.images, labels, ids, log=log)
     arrays |= {
         "select_errors": choice.errors.T.to(torch.int32),
         "select_margins": choice.margins,
@@ -287,7 +299,7 @@ def _attacked(
         arrays |= _indicators(study, judged, images, choice.images, ids)
     if main and study.pictures and row.evaluated.purifier is not None:
         arrays |= _pictures(study, judged, images, choice.images, scores.errors(labels), ids)
-    return arrays, attacking
+    return arrays
 
 
 def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, ids: Sequence[int]) -> dict[str, Tensor]:
@@ -304,7 +316,13 @@ def _indicators(study: Study, judged: Defence, images: Tensor, chosen: Tensor, i
 
 
 def reported(
-    study: Study, judged: Defence, examples: Tensor, labels: Tensor, ids: Sequence[int]
+    study: Study,
+    judged: Defence,
+    examples: Tensor,
+    labels: Tensor,
+    ids: Sequence[int],
+    *,
+    log: AnswerLog | None = None,
 ) -> tuple[Scores, dict[str, Any]]:
     """The scores of examples that are reported, as they are and after rounding to 8 bits.
 
@@ -314,13 +332,14 @@ def reported(
         examples: (B, C, H, W) in [0, 1].
         labels: (B,).
         ids: of the images.
+        log: of answers that were had before.
 
     Returns:
         The scores of the examples as they are; and all arrays of a record, by name.
     """
     noise = study.noise(Stream.REPORT, ids)
-    scores = score(judged, examples, labels, noise, draws=range(study.report_draws))
-    rounded = score(judged, eight_bit(examples), labels, noise, draws=study.rounded_draws)
+    scores = score(judged, examples, labels, noise, draws=range(study.report_draws), log=log)
+    rounded = score(judged, eight_bit(examples), labels, noise, draws=study.rounded_draws, log=log)
     arrays = {
         "predictions": scores.predictions.to(torch.int32),
         "margins": scores.margins,
@@ -331,7 +350,15 @@ def reported(
 
 
 def null(
-    study: Study, row: AttackRun, judged: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], *, counts: Counts
+    study: Study,
+    row: AttackRun,
+    judged: Defence,
+    images: Tensor,
+    labels: Tensor,
+    ids: Sequence[int],
+    *,
+    counts: Counts,
+    log: AnswerLog | None = None,
 ) -> tuple[dict[str, Any], CleanCost]:
     """A clean baseline: the scores of clean images, and of random corners of the ball chosen as candidates are.
 
@@ -343,16 +370,17 @@ def null(
         labels: (B,).
         ids: of the images.
         counts: what the defence's evaluations are added to; nothing is counted yet.
+        log: of answers that were had before.
 
     Returns:
         Arrays by name; and what the predictions of clean images cost.
     """
     noise, s, k = study.noise(Stream.NULL, ids), study.select_draws, study.report_draws
-    clean = score(judged, images, labels, noise, draws=range(s, s + k))
+    clean = score(judged, images, labels, noise, draws=range(s, s + k), log=log)
     cost = CleanCost(predictions=clean.predictions.numel(), evaluations=counts.forward)
     corners = torch.stack([row.attack.ball.corner(images, noise, step=i) for i in range(row.attack.n_candidates)])
-    choice = choose(judged, corners, labels, noise, draws=range(s))
-    random = score(judged, choice.images, labels, noise, draws=range(s + k, s + 2 * k))
+    choice = choose(judged, corners, labels, noise, draws=range(s), log=log)
+    random = score(judged, choice.images, labels, noise, draws=range(s + k, s + 2 * k), log=log)
     arrays = {
         "predictions": clean.predictions.to(torch.int32),
         "margins": clean.margins,
