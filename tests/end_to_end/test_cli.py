@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,8 +176,48 @@ def test_unusable_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["abacus", "cuda:99", ""])
 def test_unusable_devices(tmp_path: Path, device: str) -> None:
     fails(depura_("run", STUDY, "--out", tmp_path / "r", "--device", device), "--device")
-    fails(depura_("plan", STUDY, "--device", device), "--device")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_plan_for_a_device_that_is_not_here_is_priced_elsewhere() -> None:
+    fails(depura_("plan", STUDY, "--device", "abacus"), "--device")
+    result = depura_("plan", STUDY, "--device", "cuda:99", *TINY)
+    assert result.exit_code == 0, result.output
+    assert "There is no cuda:99 on this machine" in result.output
+    assert "one a100" in result.output
+
+
+def test_a_plan_for_another_machine_says_hours_money_and_images() -> None:
+    def planned(*words: object) -> dict[str, Any]:
+        result = depura_("plan", STUDY, "--json", *TINY, *words)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.output)
+
+    slow, fast = planned("--as", "1 GFLOP/s"), planned("--as", "2 GFLOP/s", "--cards", 4)
+    assert slow["rate"] == 1e9
+    assert fast["workers"] == 4
+    assert [row["seconds"] for row in slow["rows"]] == pytest.approx([2 * row["seconds"] for row in fast["rows"]])
+    hours = sum(row["seconds"] for row in slow["rows"]) / 3600
+    result = depura_("plan", STUDY, "--as", "1 GFLOP/s", "--price", 2, "--money", 100 * hours, *TINY)
+    images = slow["rows"][0]["images"]
+    assert f"{2 * hours:,.2f} at 2 an hour" in result.output
+    assert f"buys about {int(50 * images):,} images" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--as", "abacus"], "one of a100, h200, rtx4090"),
+        (["--as", "0 TFLOP/s"], "12 TFLOP/s"),
+        (["--as", "a100", "--cards", 0], "cards"),
+        (["--as", "a100", "--price", 0], "price"),
+        (["--as", "a100", "--money", 5], "--price"),
+        (["--price", 5], "Give --as"),
+        (["--cards", 5], "Give --as"),
+    ],
+)
+def test_what_a_plan_for_another_machine_cannot_be_asked(words: list[object], said: str) -> None:
+    fails(depura_("plan", STUDY, *TINY, *words), said)
 
 
 def test_unusable_folders(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Command] = {
         "Judge a purifier or a whole defence of your own, as it is, and write a report. No study file is needed.",
     ),
     "plan": Command(
-        "studies:plan",
+        "plan:plan",
         "Print what a study costs before it is run: denoiser evaluations, memory, and time from a short probe.",
     ),
     "report": Command(

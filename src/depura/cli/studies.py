@@ -1,8 +1,7 @@
-"""Commands about studies: demo, run, plan, report."""
+"""Commands about studies: demo, run, report."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -18,7 +17,7 @@ from depura import _check
 from depura.analysis.beside import runs_beside
 from depura.analysis.summary import Summary
 from depura.analysis.verdicts import Status, grouped
-from depura.cli.console import compact, cores, door, duration, out, seconds
+from depura.cli.console import cores, door, duration, out, seconds
 from depura.cli.live import Live
 from depura.data import files
 from depura.evaluation.header import header
@@ -28,9 +27,8 @@ from depura.evaluation.study import Study, UnitKey
 from depura.evaluation.study_file import StudySource
 from depura.planning import price
 from depura.records.directory import RunDirectory
-from depura.records.schema import Plan, PlannedRow
 from depura.reports.page import write_reports
-from depura.reports.table import Table, terminal
+from depura.reports.table import terminal
 from depura.reports.tables import attack_table, progress_table, ranking_table
 
 Settings = Annotated[
@@ -127,36 +125,6 @@ def run(
     run_source(
         source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit
     )
-
-
-@door
-def plan(
-    study: Annotated[Path, typer.Argument(help="Python file with a function study() -> Study.")],
-    settings: Settings = None,
-    workers: Workers = None,
-    device: Device = "cpu",
-    profile: Profile = "",
-    budget: Annotated[str | None, typer.Option(help="Say whether it is within this time, e.g. 12h.")] = None,
-    as_text: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
-) -> None:
-    """Print what a study costs before it is run: denoiser evaluations, memory, and time from a short probe.
-
-    Exit code 1: it is beyond the budget.
-    """
-    _check.device("--device", device)
-    allowed = None if budget is None else seconds("--budget", budget)
-    loaded, n_workers = StudySource(study, pairs(settings), profile).load(), workers_of(workers, device)
-    prices = price.plan(loaded, device=device, from_file=True)
-    beyond = allowed is not None and sum(p.seconds for p in prices) / n_workers > allowed
-    if as_text:
-        typer.echo(json.dumps(_as_plan(loaded, prices, n_workers).as_json(), indent=1))
-    else:
-        _print_plan(loaded, prices, n_workers)
-        _print_published(loaded)
-        if allowed is not None:
-            out.print(f"{'beyond' if beyond else 'within'} the budget of {duration(allowed)}")
-    if beyond:
-        raise typer.Exit(1)
 
 
 @door
@@ -257,64 +225,6 @@ def write_report(directory: RunDirectory) -> Summary | None:
     if summary.refused:
         raise typer.Exit(1)
     return summary
-
-
-def _as_plan(study: Study, prices: Sequence[price.Price], workers: int) -> Plan:
-    rows = (PlannedRow(**{key: value for key, value in p._asdict().items() if key != "rate"}) for p in prices)
-    return Plan(study=study.name, workers=workers, rows=tuple(rows), rate=prices[0].rate)
-
-
-def _print_plan(study: Study, prices: tuple[price.Price, ...], workers: int) -> None:
-    forward, backward = sum(p.forward for p in prices), sum(p.backward for p in prices)
-    total = sum(p.seconds for p in prices)
-    rows = [
-        (
-            p.row,
-            f"{p.eps:.3g}",
-            f"{p.images}",
-            compact(p.forward),
-            compact(p.backward),
-            f"{p.memory / 2**20:,.0f} MiB" if p.memory else "",
-            duration(p.seconds),
-        )
-        for p in prices
-    ]
-    memory = f"{max(p.memory for p in prices) / 2**20:,.0f} MiB"
-    rows.append(("all", "", "", compact(forward), compact(backward), memory, duration(total)))
-    table = Table(
-        ("row", "eps", "images", "forward", "backward", "graph", "one worker"),
-        tuple(rows),
-        align="lrrrrrr",
-        styles={len(prices): "strongest"},
-        breaks=(len(prices) - 1,),
-    )
-    n = len(study.data.images)
-    rate = prices[0].rate
-    how = "from a short probe on this machine, memory and time" if rate is None else "without weights, memory and time"
-    out.print(f"{study.name}: denoiser evaluations and, {how}")
-    out.print(terminal(table, wrap=False))
-    out.print(
-        f"{forward:,} denoiser evaluations, {backward:,} of them with a backward pass; {forward / n:,.0f} per image; "
-        f"{study.report_draws} report draws for each attack"
-    )
-    out.print(f"about {duration(total / workers)} on {workers} worker{'s' if workers > 1 else ''}")
-    if rate is not None:
-        out.print(
-            f"time is estimated from operations: {total * rate:.2e} of them in matrix products and convolutions, at "
-            f"{rate:.2e} a second (one convolution, on this machine); a network is somewhat slower"
-        )
-
-
-def _print_published(study: Study) -> None:
-    """What others found, and the files that the study takes."""
-    for its in study.published:
-        note = f" ({its.note})" if its.note else ""
-        text = f"published, by another protocol: {its.figures} under {its.attack}; {its.source}{note}"
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-    for file in study.files:
-        note = f"; {file.note}" if file.note else ""
-        text = f"needs -S {file.parameter}=PATH: {file.name}, {file.address}, licence: {file.licence}{note}"
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def workers_of(asked: int | None, device: str) -> int:

@@ -70,12 +70,17 @@ class _Rates(NamedTuple):
 
 
 def plan(
-    study: Study, *, device: str = "cpu", units: Sequence[UnitKey] | None = None, from_file: bool = False
+    study: Study,
+    *,
+    device: str = "cpu",
+    units: Sequence[UnitKey] | None = None,
+    from_file: bool = False,
+    rate: float | None = None,
 ) -> tuple[Price, ...]:
     """Price every row of a study, from a few evaluations per row: of one image first, of more if they are quick.
 
-    Where networks or images are on torch's meta device, all of them are priced there, and the time is estimated from
-    operations.
+    Where networks or images are on torch's meta device, or a rate is given, all of them are priced there, and the time
+    is estimated from operations.
 
     Evaluations that a gradient makes again on its way back, for want of memory, are in the time and not in the counts.
     The audit of gradients, on two images, is in neither. The checks at examples are in both, as they are where each is
@@ -86,11 +91,13 @@ def plan(
         device: where it is to be computed; the networks are moved there, unless some have no weights.
         units: which pieces of its work; default all.
         from_file: whether the study is run from a file, which a check loads anew.
+        rate: operations a second of the machine that it is priced for; default this one's, measured.
 
     Returns:
         One price per row and radius, null baselines first.
     """
-    rate = rate_of(device, study.data.images.dtype) if is_weightless(study) else None
+    if rate is None and is_weightless(study):
+        rate = rate_of(device, study.data.images.dtype)
     if rate is None:
         probe = _Probe(study, device, Stopwatch(study, device))
     else:

@@ -37,7 +37,7 @@ def load_diffusers(name: str, options: Mapping[str, Any]) -> Denoiser:
             folder, scheduler = name.removeprefix(PREFIX), library.DDPMScheduler.load_config(name.removeprefix(PREFIX))
         else:
             folder, scheduler = _folder(Path(name))
-        unet = library.UNet2DModel.from_pretrained(folder)
+        unet = library.UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False)  # otherwise it warns
     except _check.InputError:
         raise
     except Exception as error:  # diffusers raises many kinds over what is missing, damaged or out of reach
