@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 import depura
 from depura.evaluation.study import Study
 from depura.evaluation.study_file import StudySource
+from depura.methods.agdm import RobustGuide
+from depura.records.describe import weights_sha256
 from depura.statistics.intervals import mean_with_interval
 from experiments import claims
 from experiments.claims import FAILS, HOLDS, Decided, Part, Side
@@ -43,6 +46,22 @@ def test_a_claim_compares_what_it_is_about(claim: str) -> None:
     assert len(denoisers) == 1
     attacks = {repr(row.attack) for row in study.rows if row.kind in ("adaptive", "relaxed", "surrogate")}
     assert len(attacks) == 1
+
+
+def test_one_guide_steers_three_denoisers() -> None:
+    pytest.importorskip("diffusers")
+    study = loaded(claim="agdm-denoisers")
+    denoisers: dict[str, set[str]] = {"diffpure": set(), "agdm": set()}
+    guides = set[str]()
+    for name, defence in study.methods.items():
+        assert isinstance(defence.purifier, depura.DiffusionPurifier)
+        denoisers[name.partition("-")[2]].add(weights_sha256(defence.purifier.denoiser))
+        if isinstance(defence.purifier.guidance, RobustGuide):
+            assert isinstance(defence.purifier.guidance.features, nn.Module)
+            guides.add(weights_sha256(defence.purifier.guidance.features))
+    assert {name: len(its) for name, its in denoisers.items()} == {"diffpure": 3, "agdm": 3}
+    assert denoisers["diffpure"] == denoisers["agdm"]
+    assert len(guides) == 1
 
 
 @pytest.mark.parametrize("threat", ["linf", "stadv", "noise"])
