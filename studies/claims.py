@@ -11,9 +11,9 @@ CIFAR-10, whose files are those of `studies/cifar10.py`. `-S threat=` is for `un
 trained networks were trained for), l2, stadv (flows), low (low frequencies), noise, blur. The last two are changes of
 the images without an attacker.
 
-Attacks take 20 steps with 2 draws per gradient; 10 steps for `diffpure-adjoint`, `unseen` and all on CIFAR-10. Depura's
-own further attack is left out, which is why reports of these runs call their results unchecked: they compare
-purifications under equal attacks, and every accuracy under attack is an upper bound.
+Attacks take 10 steps with 2 draws per gradient; 20 steps for the claims in TWENTY, on the digits. Depura's own further
+attack is left out, which is why reports of these runs call their results unchecked: they compare purifications under
+equal attacks, and every accuracy under attack is an upper bound.
 """
 
 from __future__ import annotations
@@ -308,6 +308,9 @@ CLAIMS: dict[str, Callable[[Case], Rows]] = {
 }
 """What each claim compares, by name."""
 
+TWENTY = ("diffpure-depth", "diffpure-solver", "diffpure-noise")
+"""Claims whose attacks take 20 steps on the digits."""
+
 
 def study(
     *,
@@ -329,7 +332,7 @@ def study(
         threat: a name in THREATS; `linf` for all claims but `unseen`.
         only: names of methods, separated by blanks; default all.
         images: how many test images; default 64 digits, 24 of CIFAR-10.
-        attack_steps: gradient steps; default 20, or 10 for `diffpure-adjoint`, `unseen` and on CIFAR-10.
+        attack_steps: gradient steps; default 10, or 20 for the claims in TWENTY on the digits.
         eot: draws per gradient.
         draws: fresh draws that each example is judged on; default 16 on the digits, 8 on CIFAR-10.
         seed: of all noise.
@@ -343,7 +346,7 @@ def study(
     if threat != "linf" and claim != "unseen":
         raise depura.InputError(f"studies/claims.py: expected threat=linf with claim={claim}, got {threat!r}.")
     small = on == "cifar10"
-    n_steps = attack_steps or (10 if small or claim in ("diffpure-adjoint", "unseen") else 20)
+    n_steps = attack_steps or (20 if claim in TWENTY and not small else 10)
     data = _images(on, threat, images or (24 if small else 64))
     rows = CLAIMS[claim](case_of(on, threat=threat, n_steps=n_steps, eot=eot))
     known = list(dict.fromkeys(row.method for row in rows if row.method))
