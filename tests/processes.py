@@ -40,7 +40,7 @@ import torch._dynamo
 torch.set_num_threads(1)
 from depura.cli import main
 from depura.cli import extend, studies, train
-from depura.evaluation import runner
+from depura.evaluation import executors
 from depura.planning import timing
 timing.PROBE_SECONDS = 0.001
 
@@ -52,7 +52,7 @@ def begin(words, folder, said, forked):
         os.dup2(file, at)
     os.chdir(folder)
     if forked:
-        runner.get_context = lambda method: get_context("fork")
+        executors.get_context = lambda method: get_context("fork")
     sys.argv = ["depura", *words]
     main()
 

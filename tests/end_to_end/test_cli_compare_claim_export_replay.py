@@ -22,6 +22,7 @@ from depura._check import InputError
 from depura.analysis.summary import Summary, summarise
 from depura.analysis.verdicts import Conclusion, HeadlineStatus
 from depura.cli import app, claim
+from depura.evaluation.executors import InProcess
 from depura.evaluation.header import header
 from depura.evaluation.replay import replay
 from depura.evaluation.runner import compute
@@ -73,7 +74,7 @@ class Made:
             directory = RunDirectory.create(
                 self.folder / name, header(study, command="depura run tiny.py --out DIR", source=source)
             )
-            compute(study, directory, study.units())
+            compute(study, directory, study.units(), InProcess(study, directory))
             self.done[name] = directory
         return self.done[name]
 

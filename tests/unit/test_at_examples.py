@@ -21,6 +21,7 @@ from depura.diffusion.solvers import Ancestral
 from depura.evaluation import units
 from depura.evaluation.diagnostics import nothing
 from depura.evaluation.examples import Attacked, along_the_way, by_gradients, in_contexts, price
+from depura.evaluation.executors import InProcess
 from depura.evaluation.header import header
 from depura.evaluation.originals import Originals
 from depura.evaluation.runner import compute, run
@@ -382,7 +383,7 @@ def test_what_is_kept_in_a_variable_of_a_file_is_found_by_loading_it_anew(
     made = source.load()
     directory = RunDirectory.create(tmp_path / "run", header(made, command="", source=source))
     before = dict(sys.modules)
-    compute(made, directory, made.units(), source=source, despite_audit=True)
+    compute(made, directory, made.units(), InProcess(made, directory, source=source), despite_audit=True)
     assert {name for name in before if sys.modules.get(name) is not before[name]} == set()
     (checks,) = (unit.facts.at_examples for unit in directory.units() if unit.facts.at_examples)
     history = [check for check in checks if check.name == "history"]

@@ -12,7 +12,8 @@ from depura import _check
 from depura.audit.audit import Audit, audit_gradient
 from depura.audit.checks import Light
 from depura.cli.console import door, out
-from depura.cli.studies import Device, Settings, pairs
+from depura.cli.machine import Device
+from depura.cli.studies import Settings, pairs
 from depura.evaluation.study_file import StudySource
 
 STYLES = {Light.GREEN: "green", Light.AMBER: "yellow", Light.RED: "red"}

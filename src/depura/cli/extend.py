@@ -11,8 +11,9 @@ import typer
 
 from depura import _check
 from depura.cli.console import door, duration, out, seconds
+from depura.cli.machine import Device, Machine, Workers, one_kind
 from depura.cli.recorded import StudyFile, Trust, source_of
-from depura.cli.studies import Budget, Device, Machine, Settings, Workers, pairs, resume, workers_of
+from depura.cli.studies import Budget, Settings, pairs, resume
 from depura.evaluation.extending import extended
 from depura.evaluation.runner import Shard
 from depura.evaluation.study import Study, UnitKey
@@ -43,8 +44,7 @@ def extend(
     What was recorded stays and is not computed again. Kill it at any time; the same command, or `depura extend DIR`,
     goes on. More draws of the same examples are made by `depura rescore --draws`. Exit code 1: there is no headline.
     """
-    _check.device("--device", device)
-    n_workers = workers_of(workers, device)
+    devices = one_kind(workers, device)
     allowed = None if yes else seconds("--budget", budget)
     run = RunDirectory.open(directory)
     was = source_of(run.header, study=study, trust=trust)
@@ -65,11 +65,11 @@ def extend(
     ]
     new = extended(run, larger, source=source, command=shlex.join(words))
     if dry_run:
-        _plan(larger, [key for key in larger.units() if not run.has(key.name)], n_workers, device)
+        _plan(larger, [key for key in larger.units() if not run.has(key.name)], len(devices), device)
         return
     if new is not run.header:
         run = run.extend(new)
-    resume(larger, source, run, machine=Machine(n_workers, Shard(), device, allowed))
+    resume(larger, source, run, machine=Machine(devices, Shard(), allowed))
 
 
 def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:

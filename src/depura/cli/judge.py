@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 import depura.evaluation.judge
-from depura import _check
 from depura.cli.console import door, seconds
-from depura.cli.studies import Budget, DespiteAudit, Device, Machine, Workers, Yes, pairs, run_source, workers_of
+from depura.cli.machine import Device, Machine, Workers, one_kind
+from depura.cli.studies import Budget, DespiteAudit, Yes, pairs, run_source
 from depura.evaluation.profiles import PROFILES
 from depura.evaluation.runner import Shard
 from depura.evaluation.study_file import StudySource, literal
@@ -60,7 +60,7 @@ def judge(
 
     Exit code 1: there is no headline, as a check failed, the attack was too weak, or nothing says whether it was.
     """
-    _check.device("--device", device)
+    devices = one_kind(workers, device)
     given: dict[str, str | None] = {
         "purifier": purifier,
         "classifier": classifier or None,
@@ -74,7 +74,7 @@ def judge(
     }
     every = (*((name, value) for name, value in given.items() if value is not None), *pairs(settings))
     source = StudySource(Path(depura.evaluation.judge.__file__), every, profile)
-    machine = Machine(workers_of(workers, device), Shard(), device, None if yes else seconds("--budget", budget))
+    machine = Machine(devices, Shard(), None if yes else seconds("--budget", budget))
     words = [word for name, value in every[1:] for word in ("-S", f"{name}={value}")]
     command = shlex.join(["depura", "judge", purifier, "--out", "DIR", "--profile", profile, *words])
     run_source(source, to, command=command, machine=machine, despite_audit=despite_audit)

@@ -12,7 +12,8 @@ import typer
 from depura import _check
 from depura.audit.probes import error_line
 from depura.cli.console import compact, door, duration, out, seconds
-from depura.cli.studies import Device, Profile, Settings, Workers, pairs, workers_of
+from depura.cli.machine import Device, Workers, workers_of
+from depura.cli.studies import Profile, Settings, pairs
 from depura.evaluation.study import Study
 from depura.evaluation.study_file import StudySource
 from depura.planning import price

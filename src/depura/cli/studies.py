@@ -6,8 +6,9 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import typer
@@ -17,12 +18,27 @@ from depura import _check
 from depura.analysis.beside import runs_beside
 from depura.analysis.summary import Summary
 from depura.analysis.verdicts import Status, grouped
-from depura.cli.console import cores, door, duration, out, seconds
+from depura.cli.console import door, duration, out, seconds
 from depura.cli.live import Live
+from depura.cli.machine import (
+    CpusPerUnit,
+    Devices,
+    GpusPerUnit,
+    Machine,
+    OneDevice,
+    Ray,
+    SharedDisk,
+    Twice,
+    Workers,
+    cluster_of,
+    devices_of,
+    one_kind,
+)
 from depura.data import files
+from depura.evaluation.executors import Executor
 from depura.evaluation.header import header
 from depura.evaluation.profiles import PROFILES
-from depura.evaluation.runner import Shard, compute, compute_parallel, missing
+from depura.evaluation.runner import Shard, admit, compute, missing
 from depura.evaluation.study import Study, UnitKey
 from depura.evaluation.study_file import StudySource
 from depura.planning import price
@@ -35,8 +51,6 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-S", metavar="NAME=VALUE", help="A parameter of the study, e.g. -S eps=8/255."),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-Workers = Annotated[int | None, typer.Option(help="Processes; default: one per core.")]
 Profile = Annotated[
     str, typer.Option(help=f"Attacks in the place of the study's own rows: {', '.join(PROFILES)}.", metavar="NAME")
 ]
@@ -49,22 +63,6 @@ DespiteAudit = Annotated[
 ]
 
 
-class Machine(NamedTuple):
-    """Where a run is computed; no part of its study.
-
-    Attributes:
-        workers: processes.
-        shard: which part of the units.
-        device: as torch names it.
-        budget: seconds that need no further word; None for any.
-    """
-
-    workers: int
-    shard: Shard
-    device: str
-    budget: float | None
-
-
 @door
 def demo(
     to: Annotated[Path, typer.Option("--out", help="Run directory.")] = Path("runs/demo"),
@@ -73,7 +71,7 @@ def demo(
 ) -> None:
     """Purify, attack, judge and report on the bundled digits. No network needed; a minute or two."""
     source = StudySource(Path(depura.evaluation.demo.__file__), pairs(settings))
-    machine = Machine(workers_of(workers, "cpu"), Shard(), "cpu", None)
+    machine = Machine(one_kind(workers, "cpu"), Shard(), None)
     summary = run_source(source, to, command=_command("demo", None, settings), machine=machine)
     if summary is None:
         return
@@ -109,7 +107,13 @@ def run(
     settings: Settings = None,
     workers: Workers = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th unit from the I-th (from 0).")] = "0/1",
-    device: Device = "cpu",
+    device: OneDevice = None,
+    devices: Devices = "",
+    ray: Ray = "",
+    gpus_per_unit: GpusPerUnit = None,
+    cpus_per_unit: CpusPerUnit = None,
+    twice: Twice = False,
+    shared: SharedDisk = False,
     profile: Profile = "",
     budget: Budget = "1h",
     yes: Yes = False,
@@ -120,8 +124,20 @@ def run(
     Exit code 1: there is no headline, as a check failed, the attack was too weak, or nothing says whether it was.
     """
     source = StudySource(study, pairs(settings), profile)
-    _check.device("--device", device)
-    machine = Machine(workers_of(workers, device), _shard(shard), device, None if yes else seconds("--budget", budget))
+    cluster = cluster_of(
+        ray,
+        cpus=cpus_per_unit,
+        gpus=gpus_per_unit,
+        workers=workers,
+        twice=twice,
+        shared=shared,
+        others=["--devices"] if devices else [],
+    )
+    if cluster is None:
+        where = devices_of(devices, workers=workers, device=device)
+    else:
+        where = (device or ("cuda" if cluster.gpus else "cpu"),)  # of another machine, which may have others
+    machine = Machine(where, _shard(shard), None if yes else seconds("--budget", budget), cluster)
     run_source(
         source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit
     )
@@ -148,55 +164,42 @@ def resume(
     """Compute what is missing of a run, and report. The summary is None where units of other shards are missing."""
     todo = missing(study, directory, machine.shard)
     out.print(f"study    {study.name}: {len(study.data.images)} images of {study.data.name}, {study.ball}")
-    if todo:
-        _within_budget(study, directory, todo, machine)
-    else:
+    if not todo:
         out.print("plan     nothing to do: every unit is done")
-    begun = time.monotonic()
+        if not despite_audit:
+            admit(study, directory)
+        return write_report(directory)
     live = Live(study, directory, todo)
-    with live.bars:
-        if machine.workers == 1 or not todo:
-            compute(
-                study,
-                directory,
-                todo,
-                device=machine.device,
-                on_unit=live.unit,
-                on_share=live.share,
-                despite_audit=despite_audit,
-                source=source,
-            )
-        else:
-            compute_parallel(
-                study,
-                source,
-                directory,
-                todo,
-                workers=machine.workers,
-                device=machine.device,
-                on_unit=live.unit,
-                despite_audit=despite_audit,
-            )
-    if todo:
-        out.print(f"took     {duration(time.monotonic() - begun)}")
+    with machine.executor(study, source, directory, on_share=live.share) as executor:
+        _within_budget(study, directory, todo, executor, machine.budget)
+        begun = time.monotonic()
+        with live.bars:
+            compute(study, directory, todo, executor, on_unit=live.unit, despite_audit=despite_audit)
+    out.print(f"took     {duration(time.monotonic() - begun)}")
     return write_report(directory)
 
 
-def _within_budget(study: Study, directory: RunDirectory, todo: Sequence[UnitKey], machine: Machine) -> None:
+def _within_budget(
+    study: Study, directory: RunDirectory, todo: Sequence[UnitKey], executor: Executor, budget: float | None
+) -> None:
     """Say what is to come, and go on only if it is within the budget."""
-    prices = price.plan(study, device=machine.device, units=todo, from_file=True)
-    left = sum(p.seconds for p in prices) / machine.workers
+    prices, workers = executor.ask(partial(_prices, todo)), executor.workers
+    left = sum(p.seconds for p in prices) / workers
     out.print(
         f"plan     {sum(p.forward for p in prices):,} denoiser evaluations, about {duration(left)} on "
-        f"{machine.workers} worker{'s' if machine.workers > 1 else ''}; {len(todo)} of {len(study.units())} units to do"
+        f"{workers} worker{'s' if workers > 1 else ''}; {len(todo)} of {len(study.units())} units to do"
     )
-    if machine.budget is not None and left > machine.budget:
+    if budget is not None and left > budget:
         _check.fail(
             "run",
-            f"a plan within the budget of {duration(machine.budget)}",
+            f"a plan within the budget of {duration(budget)}",
             f"about {duration(left)}",
             f"Nothing was run in {directory.path}. Give --yes, or a larger --budget, or a smaller study.",
         )
+
+
+def _prices(todo: Sequence[UnitKey], study: Study, device: str) -> tuple[price.Price, ...]:
+    return price.plan(study, device=device, units=todo, from_file=True)
 
 
 def write_report(directory: RunDirectory) -> Summary | None:
@@ -225,12 +228,6 @@ def write_report(directory: RunDirectory) -> Summary | None:
     if summary.refused:
         raise typer.Exit(1)
     return summary
-
-
-def workers_of(asked: int | None, device: str) -> int:
-    """Processes, at least 1: as asked, else one per core, or one where a GPU does the work."""
-    default = cores() if device == "cpu" else 1
-    return _check.integer("run", "workers", default if asked is None else asked, low=1)
 
 
 def pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...]:

@@ -105,6 +105,28 @@ class StudySource:
             draws=self.draws,
         )
 
+    def seen_from_its_folder(self) -> tuple[Path | None, StudySource]:
+        """The folder of the file, and this source where a copy of that folder is the current one.
+
+        Settings that name a file, or a folder by a path with a slash, name it from there if it lies in that folder,
+        else by its whole path.
+
+        Returns:
+            The folder, None for a module that is installed; and the source.
+        """
+        text = str(self.path)
+        in_file, imported = _IN_FILE.fullmatch(text), _IMPORTED.fullmatch(text)
+        if self.path.is_file() or in_file is not None or imported is None:
+            file = self.path if in_file is None or self.path.is_file() else Path(in_file["file"])
+            folder = file.resolve().parent
+            path = Path(file.name if file == self.path else f"{file.name}:{text.rpartition(':')[2]}")
+        else:
+            top = imported["module"].partition(".")[0]
+            here = any((Path.cwd() / name).exists() for name in (f"{top}.py", top))
+            folder, path = Path.cwd().resolve() if here else None, self.path
+        settings = tuple((name, _seen_from(folder, value)) for name, value in self.settings)
+        return folder, replace(self, path=path, settings=settings)
+
     def load(self) -> Study:
         """Run the file and call its function for the study.
 
@@ -141,6 +163,15 @@ class StudySource:
         if not callable(build):
             _check.fail("study", f"a function named {name} in {text}", "none", "See examples/04_study.py.")
         return build
+
+
+def _seen_from(folder: Path | None, text: str) -> str:
+    """A text; if it names a file that is there, one that names it from a folder."""
+    named = Path(text)
+    if not (named.is_file() or ("/" in text and named.is_dir())):
+        return text
+    path = named.resolve()
+    return path.relative_to(folder).as_posix() if folder is not None and path.is_relative_to(folder) else str(path)
 
 
 def _with(study: Study, attacks: Sequence[AddedAttack]) -> Study:
