@@ -73,3 +73,30 @@ def test_a_killed_run_ends_in_the_same_bytes(
     after = contents(out)
     assert {name: after[name] for name in before} == before, "what was recorded is kept"
     assert after == expected
+
+
+LONG = STUDY.replace("n_steps=1, eot=1", "n_steps=40, eot=2").replace("unit_images=1", "unit_images=5")
+"""The same study in one unit for each row."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills process groups")
+def test_a_long_unit_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    file, moment = tmp_path / "study.py", random.Random(0)
+    file.write_text(LONG, encoding="utf-8")
+    assert CliRunner().invoke(app, ["run", str(file), "--out", str(tmp_path / "whole"), "--workers", "1"]).exit_code < 2
+    again = ["run", file, "--out", tmp_path / "run", "--workers", 1, "--checkpoint-every", "0s"]
+    out, kept = tmp_path / "run", [0]
+    while len(kept) < 6:
+        running = Depura(again, tmp_path, forked=True)
+        while running.poll() is None and len(list(out.glob("under-way/*/*.npz"))) == kept[-1]:
+            time.sleep(0.01)
+        time.sleep(moment.uniform(0.0, 0.2))
+        if running.poll() is not None:
+            break
+        running.kill(group=True)
+        kept.append(len(list(out.glob("under-way/*/*.npz"))))
+    assert max(kept) > 2, "answers of several attempts are kept"
+    assert Depura(again, tmp_path, forked=True).wait() < 2
+    units = {file.name: file.read_bytes() for file in (tmp_path / "whole" / "units").iterdir()}
+    assert {file.name: file.read_bytes() for file in (out / "units").iterdir()} == units
+    assert not (out / "under-way").exists()

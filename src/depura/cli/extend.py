@@ -11,7 +11,7 @@ import typer
 
 from depura import _check
 from depura.cli.console import door, duration, out, seconds
-from depura.cli.machine import Device, Machine, Workers, one_kind
+from depura.cli.machine import CheckpointEvery, Device, Machine, Workers, every, one_kind
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Budget, Settings, pairs, resume
 from depura.evaluation.extending import extended
@@ -37,6 +37,7 @@ def extend(
     device: Device = "cpu",
     budget: Budget = "1h",
     yes: Annotated[bool, typer.Option("--yes", help="Run though the plan is over the budget.")] = False,
+    checkpoint_every: CheckpointEvery = "5min",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")] = False,
 ) -> None:
     """Extend a run: more images (-S images=128), a further attack (--attack, or a row more in the study file).
@@ -69,7 +70,7 @@ def extend(
         return
     if new is not run.header:
         run = run.extend(new)
-    resume(larger, source, run, machine=Machine(devices, Shard(), allowed))
+    resume(larger, source, run, machine=Machine(devices, Shard(), allowed, every=every(checkpoint_every)))
 
 
 def _plan(study: Study, todo: list[UnitKey], workers: int, device: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 import depura.evaluation.judge
 from depura.cli.console import door, seconds
-from depura.cli.machine import Device, Machine, Workers, one_kind
+from depura.cli.machine import CheckpointEvery, Device, Machine, Workers, every, one_kind
 from depura.cli.studies import Budget, DespiteAudit, Yes, pairs, run_source
 from depura.evaluation.profiles import PROFILES
 from depura.evaluation.runner import Shard
@@ -54,6 +54,7 @@ def judge(
     device: Device = "cpu",
     budget: Budget = "1h",
     yes: Yes = False,
+    checkpoint_every: CheckpointEvery = "5min",
     despite_audit: DespiteAudit = False,
 ) -> None:
     """Judge a purifier or a whole defence of your own, as it is, and write a report. No study file is needed.
@@ -72,9 +73,9 @@ def judge(
         "call": call or None,
         "set": json.dumps({name: literal(value) for name, value in pairs(set_)}) if set_ else None,
     }
-    every = (*((name, value) for name, value in given.items() if value is not None), *pairs(settings))
-    source = StudySource(Path(depura.evaluation.judge.__file__), every, profile)
-    machine = Machine(devices, Shard(), None if yes else seconds("--budget", budget))
-    words = [word for name, value in every[1:] for word in ("-S", f"{name}={value}")]
+    chosen = (*((name, value) for name, value in given.items() if value is not None), *pairs(settings))
+    source = StudySource(Path(depura.evaluation.judge.__file__), chosen, profile)
+    machine = Machine(devices, Shard(), None if yes else seconds("--budget", budget), every=every(checkpoint_every))
+    words = [word for name, value in chosen[1:] for word in ("-S", f"{name}={value}")]
     command = shlex.join(["depura", "judge", purifier, "--out", "DIR", "--profile", profile, *words])
     run_source(source, to, command=command, machine=machine, despite_audit=despite_audit)

@@ -9,7 +9,8 @@ import torch
 import typer
 
 from depura import _check
-from depura.cli.console import cores
+from depura.cli.console import cores, seconds
+from depura.evaluation.answer_log import EVERY
 from depura.evaluation.executors import Executor, InProcess, OnShare, Processes
 from depura.evaluation.on_ray import Cluster, OnRay
 from depura.evaluation.runner import Shard
@@ -44,6 +45,19 @@ SharedDisk = Annotated[
 ]
 
 
+CheckpointEvery = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME", help="How often a unit under way keeps what it was answered, e.g. 5min or 30s; or never."
+    ),
+]
+
+
+def every(text: str) -> float | None:
+    """Seconds of --checkpoint-every; None for never."""
+    return None if text == "never" else seconds("--checkpoint-every", text)
+
+
 class Machine(NamedTuple):
     """Where a run is computed; no part of its study.
 
@@ -52,12 +66,14 @@ class Machine(NamedTuple):
         shard: which part of the units.
         budget: seconds that need no further word; None for any.
         cluster: of Ray, if it is to compute; then there is one device.
+        every: seconds after which what a unit under way was answered is kept; None for never.
     """
 
     devices: Sequence[str]
     shard: Shard
     budget: float | None
     cluster: Cluster | None = None
+    every: float | None = EVERY
 
     def executor(
         self, study: Study, source: StudySource, directory: RunDirectory, *, on_share: OnShare | None = None
@@ -66,8 +82,8 @@ class Machine(NamedTuple):
         if self.cluster is not None:
             return OnRay(study, source, directory, self.cluster, device=self.devices[0])
         if len(self.devices) > 1:
-            return Processes(study, source, directory, devices=self.devices)
-        return InProcess(study, directory, device=self.devices[0], on_share=on_share, source=source)
+            return Processes(study, source, directory, devices=self.devices, every=self.every)
+        return InProcess(study, directory, device=self.devices[0], on_share=on_share, source=source, every=self.every)
 
 
 def workers_of(asked: int | None, device: str) -> int:

@@ -21,6 +21,7 @@ from depura.analysis.verdicts import Status, grouped
 from depura.cli.console import door, duration, out, seconds
 from depura.cli.live import Live
 from depura.cli.machine import (
+    CheckpointEvery,
     CpusPerUnit,
     Devices,
     GpusPerUnit,
@@ -32,6 +33,7 @@ from depura.cli.machine import (
     Workers,
     cluster_of,
     devices_of,
+    every,
     one_kind,
 )
 from depura.data import files
@@ -117,6 +119,7 @@ def run(
     profile: Profile = "",
     budget: Budget = "1h",
     yes: Yes = False,
+    checkpoint_every: CheckpointEvery = "5min",
     despite_audit: DespiteAudit = False,
 ) -> None:
     """Run a study, or what is missing of it, and write its report. Kill it at any time; the same command goes on.
@@ -137,7 +140,8 @@ def run(
         where = devices_of(devices, workers=workers, device=device)
     else:
         where = (device or ("cuda" if cluster.gpus else "cpu"),)  # of another machine, which may have others
-    machine = Machine(where, _shard(shard), None if yes else seconds("--budget", budget), cluster)
+    allowed = None if yes else seconds("--budget", budget)
+    machine = Machine(where, _shard(shard), allowed, cluster, every(checkpoint_every))
     run_source(
         source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit
     )

@@ -8,6 +8,7 @@ minutes; what is lost by an interruption is what was asked since then, and at mo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -163,6 +164,8 @@ class AnswerLog:
         """Remove all files: the unit is done."""
         self._new, self._known = [], {}
         shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others are under way
+            self._folder.parent.rmdir()
 
     def _read(self, file: Path) -> list[Entry]:
         """The answers of a file; none of one that is damaged or another study's."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from depura.evaluation.answer_log import EVERY, AnswerLog
 from depura.evaluation.originals import Originals
 from depura.evaluation.study import Study, UnitKey
 from depura.evaluation.study_file import StudySource
@@ -73,6 +74,33 @@ class Executor(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def kept_under_way(
+    directory: RunDirectory, key: UnitKey, every: float | None
+) -> Generator[AnswerLog | None, None, None]:
+    """A log for a unit that is computed and committed in the context; kept where that is interrupted.
+
+    Args:
+        directory: where it is kept.
+        key: the unit.
+        every: seconds between two files; None for no log.
+
+    Yields:
+        The log.
+    """
+    if every is None:
+        yield None
+        return
+    log = AnswerLog(directory.under_way(key.name), directory.identity(key.row), every=every)
+    try:
+        yield log
+    except BaseException:  # Ctrl-C, too
+        with contextlib.suppress(OSError):  # such as a full disk, which may be why
+            log.write()
+        raise
+    log.forget()
+
+
 class InProcess:
     """In this process, one unit after the other."""
 
@@ -84,6 +112,7 @@ class InProcess:
         device: str = "cpu",
         on_share: OnShare | None = None,
         source: StudySource | None = None,
+        every: float | None = EVERY,
     ) -> None:
         """Keep a study as it is now.
 
@@ -93,9 +122,10 @@ class InProcess:
             device: where to compute, as torch names it.
             on_share: called with the progress within a unit.
             source: where the study comes from, if from a file: to load it anew for a check.
+            every: seconds after which what a unit under way was answered is kept; None for never.
         """
         self._study, self._directory, self._device, self._on_share = study, directory, device, on_share
-        self._originals = Originals(study, source)
+        self._originals, self._every = Originals(study, source), every
         self.workers = 1
 
     def __enter__(self) -> InProcess:
@@ -112,8 +142,11 @@ class InProcess:
         """See `Executor`."""
         for key in keys:
             progress = None if self._on_share is None else partial(self._on_share, key)
-            unit = run_unit(self._study, key, device=self._device, progress=progress, originals=self._originals)
-            self._directory.commit(unit)
+            with kept_under_way(self._directory, key, self._every) as log:
+                unit = run_unit(
+                    self._study, key, device=self._device, progress=progress, originals=self._originals, log=log
+                )
+                self._directory.commit(unit)
             yield key
 
 
@@ -123,7 +156,15 @@ class Processes:
     A killed worker ends the run with a `RecordError`.
     """
 
-    def __init__(self, study: Study, source: StudySource, directory: RunDirectory, *, devices: Sequence[str]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        source: StudySource,
+        directory: RunDirectory,
+        *,
+        devices: Sequence[str],
+        every: float | None = EVERY,
+    ) -> None:
         """Start nothing yet.
 
         Args:
@@ -131,8 +172,10 @@ class Processes:
             source: where it comes from; every worker loads it by itself.
             directory: its run directory.
             devices: one worker for each, which computes there; a device that is named twice has two.
+            every: as of `InProcess`.
         """
         self._study, self._source, self._directory, self._devices = study, source, directory, tuple(devices)
+        self._every = every
         self.workers = len(self._devices)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -142,7 +185,7 @@ class Processes:
             max_workers=len(self._devices),
             mp_context=context,
             initializer=_begin_worker,
-            initargs=(self._source, self._directory, self._devices, context.Value("i", 0), os.getpid()),
+            initargs=(self._source, self._directory, self._devices, self._every, context.Value("i", 0), os.getpid()),
         )
         return self
 
@@ -187,16 +230,21 @@ class Worker:
         self.study, self.device = source.load(), device
         self._originals = Originals(self.study, source)
 
-    def unit(self, key: UnitKey) -> Unit:
+    def unit(self, key: UnitKey, *, log: AnswerLog | None = None) -> Unit:
         """Compute a unit."""
-        return run_unit(self.study, key, device=self.device, originals=self._originals)
+        return run_unit(self.study, key, device=self.device, originals=self._originals, log=log)
 
 
-_worker: list[tuple[Worker, RunDirectory]] = []
+_worker: list[tuple[Worker, RunDirectory, float | None]] = []
 
 
 def _begin_worker(
-    source: StudySource, directory: RunDirectory, devices: Sequence[str], begun: Any, parent: int
+    source: StudySource,
+    directory: RunDirectory,
+    devices: Sequence[str],
+    every: float | None,
+    begun: Any,
+    parent: int,
 ) -> None:
     """The i-th worker that begins takes the i-th device."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -204,12 +252,13 @@ def _begin_worker(
     with begun.get_lock():
         index: int = begun.value
         begun.value += 1
-    _worker.append((Worker(source, devices[index]), directory))
+    _worker.append((Worker(source, devices[index]), directory, every))
 
 
 def _work(key: UnitKey) -> None:
-    worker, directory = _worker[0]
-    directory.commit(worker.unit(key))
+    worker, directory, every = _worker[0]
+    with kept_under_way(directory, key, every) as log:
+        directory.commit(worker.unit(key, log=log))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,9 @@ _DECISIVE = {
 _ABSENT: Any = object()
 """Stands for what one of two compared values lacks."""
 
+UNDER_WAY = "under-way"
+"""Folder of what units that are being computed keep; it is no part of the record."""
+
 _AGAIN = "Delete this file and give the same command again; only it will be made anew."
 
 
@@ -206,6 +209,14 @@ class RunDirectory:
         rows = [entry for entry in raw.get("rows", []) if row in (entry.get("name"), entry.get("null"))]
         decisive["row"] = [(entry.get("name"), entry.get("attack")) for entry in rows[:1]]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def identity(self, row: str) -> str:
+        """Digest of what decides the numbers of a row, or of a clean baseline: studies that agree in it share units."""
+        return self._identity(row)
+
+    def under_way(self, name: str) -> Path:
+        """Where a unit that is being computed keeps what it must not ask for twice."""
+        return self.path / UNDER_WAY / self.file(name).stem
 
     def foreign(self) -> tuple[Path, ...]:
         """Files that do not belong to this run: anything in the folder of units that is none of its units."""
