@@ -124,6 +124,41 @@ def test_a_run_that_is_not_complete_has_no_headline(tmp_path: Path) -> None:
     assert "No headline: 4 of 9 units are done" in result.output
     assert "robust accuracy" not in (tmp_path / "r" / "report.html").read_text()
     assert "robust accuracy" not in (tmp_path / "r" / "report.md").read_text()
+    before = tree(tmp_path / "r")
+    said = depura_("status", tmp_path / "r")
+    assert said.exit_code == 0, said.output
+    assert "4 of 9 units are done" in said.output
+    assert "time left" in said.output
+    assert tree(tmp_path / "r") == before
+
+
+RAISES = """
+import depura
+import torch
+
+class Raises(torch.nn.Module):
+    def forward(self, images):
+        if images.requires_grad and len(images) > 2:
+            raise OSError("the [net] is gone")
+        return images.mean((1, 2, 3))[:, None] * torch.arange(10.0)
+
+def study():
+    defence = depura.Defence(None, Raises())
+    attack = depura.AttackRun("pgd", "PGD", depura.PGD(depura.Ball("linf", 0.1), n_steps=1), defence, defence)
+    return depura.Study("raises", depura.load_digits("test").first(3), defence, (attack,))
+"""
+
+
+def test_an_error_of_a_unit_is_shown_by_status(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(RAISES)
+    result = depura_("run", tmp_path / "s.py", "--out", tmp_path / "r", "--workers", 1, "--yes")
+    assert isinstance(result.exception, OSError)
+    with (tmp_path / "r" / "errors.jsonl").open("a") as file:
+        file.write('{"unit": "half of a li')
+    said = depura_("status", tmp_path / "r")
+    assert said.exit_code == 0, said.output
+    assert "error    audit" in said.output
+    assert "OSError: the [net] is gone." in said.output
 
 
 def test_plan_prints_evaluations_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -429,7 +429,7 @@ def test_a_run_under_way_shows_what_is_done_and_no_headline() -> None:
         done=1, total=6, headline="No headline: 1 of 6", progress=so_far, lines=(), strongest=None, curve={}
     )
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal(tables.progress_table(early)))
+    console.print(terminal(tables.progress_table(early.progress)))
     for text in (markdown(early), page.html(early), console.export_text()):
         assert re.search(r"adaptive\W.*40.0 % \(30.0–50.0\).*16 of 40.*1 of 3", text, re.DOTALL)
         assert "0 of 40" in text

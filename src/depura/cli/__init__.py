@@ -40,6 +40,10 @@ COMMANDS: dict[str, Command] = {
         "plan:plan",
         "Print what a study costs before it is run: denoiser evaluations, memory, and time from a short probe.",
     ),
+    "status": Command(
+        "status:status",
+        "Say how far a run is: units done and missing for each row, evaluations, time left, units under way, errors.",
+    ),
     "report": Command(
         "studies:report",
         "Write report.html and report.md of a run directory, and print its table. Exit code 1: a check failed.",

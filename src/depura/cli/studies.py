@@ -213,7 +213,7 @@ def write_report(directory: RunDirectory) -> Summary | None:
     """
     summary, written = write_reports(directory)
     if not summary.complete:
-        out.print(terminal(progress_table(summary)))
+        out.print(terminal(progress_table(summary.progress)))
         out.print(summary.headline)
         return None
     if summary.ranking is not None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from depura.audit.probes import error_line
 from depura.evaluation.answer_log import EVERY, AnswerLog
 from depura.evaluation.originals import Originals
 from depura.evaluation.study import Study, UnitKey
@@ -88,17 +89,19 @@ def kept_under_way(
     Yields:
         The log.
     """
-    if every is None:
-        yield None
-        return
-    log = AnswerLog(directory.under_way(key.name), directory.identity(key.row), every=every)
+    folder, identity = directory.under_way(key.name), directory.identity(key.row)
+    log = None if every is None else AnswerLog(folder, identity, every=every)
     try:
         yield log
-    except BaseException:  # Ctrl-C, too
+    except BaseException as error:  # Ctrl-C, too
         with contextlib.suppress(OSError):  # such as a full disk, which may be why
-            log.write()
+            if log is not None:
+                log.write()
+            if isinstance(error, Exception):
+                directory.note_error(key.name, error_line(error))
         raise
-    log.forget()
+    if log is not None:
+        log.forget()
 
 
 class InProcess:

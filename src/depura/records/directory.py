@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -217,6 +218,12 @@ class RunDirectory:
     def under_way(self, name: str) -> Path:
         """Where a unit that is being computed keeps what it must not ask for twice."""
         return self.path / UNDER_WAY / self.file(name).stem
+
+    def note_error(self, unit: str, sentence: str) -> None:
+        """Add an error of a unit to those that `depura status` shows."""
+        line = json.dumps({"unit": unit, "at": round(time.time()), "error": sentence})
+        with (self.path / "errors.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def foreign(self) -> tuple[Path, ...]:
         """Files that do not belong to this run: anything in the folder of units that is none of its units."""

@@ -16,7 +16,7 @@ def markdown(summary: Summary) -> str:
         lines += [prose.conditions(summary), ""]
         lines += ["## Warnings", "", *(f"- {w}" for w in summary.warnings), ""] if summary.warnings else []
     else:
-        lines += ["## So far", "", *table.markdown(tables.progress_table(summary))]
+        lines += ["## So far", "", *table.markdown(tables.progress_table(summary.progress))]
     lines += ["## Threat model", "", *(f"- {name}: {value}" for name, value in prose.threat_model(summary)), ""]
     if summary.complete:
         for section in sections(summary):

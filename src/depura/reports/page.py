@@ -27,7 +27,7 @@ def html(summary: Summary) -> str:
         script=Markup(_file("page.js")),
         prose=prose,
         long=LONG,
-        progress=None if summary.complete else tables.progress_table(summary),
+        progress=None if summary.complete else tables.progress_table(summary.progress),
         sections=sections(summary) if summary.complete else (),
         figures=figures(summary) if summary.complete else {},
         galleries=(

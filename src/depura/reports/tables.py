@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from depura.analysis.comparison import STRONGEST, Comparison
+from depura.analysis.progress import Progress
 from depura.analysis.ranking import LeaderboardEntry, Ranking
 from depura.analysis.results import Metrics, n_draws
 from depura.analysis.summary import Line, Summary
@@ -444,7 +445,7 @@ def gallery_table(summary: Summary) -> Table:
     return Table(("image", "class", "row", "this draw", "wrong draws", "classes given"), rows)
 
 
-def progress_table(summary: Summary) -> Table:
+def progress_table(lines: Sequence[Progress]) -> Table:
     """How far a run is."""
     rows = tuple(
         (
@@ -454,7 +455,7 @@ def progress_table(summary: Summary) -> Table:
             f"{p.images} of {p.of}",
             f"{p.done} of {p.total}",
         )
-        for p in summary.progress
+        for p in lines
     )
     note = (
         "Accuracy of one draw on the images that are done; it moves until the last is. null-: without an attack. No "
