@@ -535,7 +535,7 @@ def test_unusable_places_to_write(tmp_path: Path, digit: Path) -> None:
     (tmp_path / "file").touch()
     fails(depura_("purify", digit, "--out", tmp_path / "file" / "x.png"), "can be written")
     fails(depura_("purify", digit, "--out", tmp_path / "file"), "a folder for --out")
-    fails(depura_("purify", tmp_path / "file", "--out", tmp_path / "x.png"), "readable PNG or JPEG")
+    fails(depura_("purify", tmp_path / "file", "--out", tmp_path / "x.png"), "readable PNG, JPEG")
     (tmp_path / "void").mkdir()
     fails(depura_("purify", tmp_path / "void", "--out", tmp_path / "out"), "which has none")
     np.savez(tmp_path / "two.npz", image=np.zeros((2, 8, 8)))

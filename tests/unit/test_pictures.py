@@ -377,3 +377,32 @@ def test_npz_keeps_ids_and_takes_other_labels(tmp_path: Path) -> None:
         np.savez(tmp_path / "b.npz", **(arrays | wrong))
         with pytest.raises(InputError, match="load_npz"):
             depura.load_images(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_formats_without_loss_are_read(kind: str) -> None:
+    pixels, file = picture(9, 7), io.BytesIO()
+    Image.fromarray(pixels).save(file, format=kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert torch.equal(decode(file.getvalue(), source="x"), as_image(pixels))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM", "PCX"])
+def test_no_other_parser_is_called_whatever_the_name(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's parser of EPS starts Ghostscript."""
+    file = io.BytesIO()
+    Image.fromarray(picture(9, 7)).save(file, format=kind)
+
+    def opened(*_: object, **__: object) -> object:
+        raise AssertionError(kind)
+
+    Image.init()
+    monkeypatch.setitem(Image.OPEN, kind, (opened, lambda _: True))
+    with pytest.raises(InputError, match="readable PNG, JPEG"):
+        decode(file.getvalue(), source="a.png")
+
+
+def test_a_file_of_several_pictures_is_refused() -> None:
+    file, page = io.BytesIO(), Image.fromarray(picture(9, 7))
+    page.save(file, format="TIFF", save_all=True, append_images=[page])
+    with pytest.raises(InputError, match="a file of one picture"):
+        decode(file.getvalue(), source="a.tiff")

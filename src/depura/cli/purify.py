@@ -169,9 +169,9 @@ def _files(source: Path, chosen: _Chosen) -> list[files.Loaded]:
 def _targets(source: Path, to: Path, loaded: list[files.Loaded], one_set: bool) -> list[Path]:
     """Where each item goes: TO itself for one with a file's ending, else by its own name into the folder TO."""
     ending = to.suffix.lower()
-    if one_set and ending in files.PICTURES:
+    if one_set and ending in files.WRITTEN:
         _check.fail("purify", "a name ending in .npz, or a folder, for the images of a data set", f"{to}")
-    if ending in files.ARRAYS if one_set else ending in (*files.PICTURES, *files.ARRAYS) and not source.is_dir():
+    if ending in files.ARRAYS if one_set else ending in (*files.WRITTEN, *files.ARRAYS) and not source.is_dir():
         return [to]
     if to.is_file():
         _check.fail("purify", "a folder for --out, or a file name ending in .png, .jpg or .npz", f"{to}")

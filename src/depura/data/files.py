@@ -1,4 +1,4 @@
-"""Image files: PNG and JPEG through Pillow, NPZ through numpy. Read whole and checked before anything is written."""
+"""Image files: pictures through Pillow, NPZ through numpy. Read whole and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from torch import Tensor
 
 from depura import _atomic, _check
 from depura.data.imageset import of_arrays, read_npz, to_images
-from depura.data.pictures import PICTURES, Frame, decode, with_channels
+from depura.data.pictures import PICTURES, WORDS, Frame, decode, with_channels
 
 ARRAYS = (".npz",)
+
+WRITTEN = (".png", ".jpg", ".jpeg")
+"""Endings of pictures that are written."""
 
 
 class Loaded(NamedTuple):
@@ -50,7 +53,7 @@ def find(path: Path, *, where: str = "purify") -> tuple[Path, ...]:
     if path.is_dir():
         files = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in (*PICTURES, *ARRAYS)))
         if not files:
-            _check.fail(where, "a folder with PNG, JPEG or NPZ files", f"{path}, which has none")
+            _check.fail(where, f"a folder with {WORDS} or NPZ files", f"{path}, which has none")
         return files
     if not path.exists():
         _check.fail(where, "an image file or a folder", f"{path}, which is not there", "Check the path.")
@@ -78,7 +81,7 @@ def load(path: Path, *, frame: Frame | None = None, where: str = "purify") -> Lo
         data = path.read_bytes()
     except OSError as error:
         raise _check.InputError(
-            f"{where}: expected a readable PNG or JPEG, got {path} ({error.strerror}). Check the file."
+            f"{where}: expected a readable {WORDS}, got {path} ({error.strerror}). Check the file."
         ) from error
     return Loaded(path, decode(data, source=f"{path}", frame=frame, where=where)[None], (first,))
 
@@ -110,7 +113,7 @@ def encode(images: Tensor, path: Path, *, labels: Tensor | None = None, numbers:
             arrays["ids"] = np.asarray(numbers, dtype=np.int64)
         np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
-    if ending not in PICTURES:
+    if ending not in WRITTEN:
         _check.fail("purify", "an output name ending in .png, .jpg or .npz", f"{path}")
     if len(array) != 1:
         _check.fail("purify", "one image for a picture file", f"{len(array)}", "Write several to an .npz file.")

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from depura import _check
-from depura.data.pictures import PICTURES
+from depura.data.pictures import PICTURES, WORDS
 from depura.data.table import LIKE_TEST, WHERE, Request, Table, stack_pictures
 
 PARTS = ("train", *LIKE_TEST)
@@ -47,7 +47,7 @@ def tree(request: Request) -> Table | None:
         walked = sorted(os.walk(folder, followlinks=True))
         pictures = [Path(at) / n for at, _, names in walked for n in sorted(names) if n.lower().endswith(PICTURES)]
         if not pictures:
-            _check.fail(WHERE, f"PNG or JPEG files in every class folder of {folder.parent}", f"none in {folder.name}")
+            _check.fail(WHERE, f"{WORDS} files in every class folder of {folder.parent}", f"none in {folder.name}")
         files += pictures
         labels += [number] * len(pictures)
     classes = tuple(folder.name for folder in folders)
@@ -143,5 +143,5 @@ def _pictures_of(folder: Path) -> list[Path]:
     if held and held[0][0].parent == folder:
         return held[0]
     if len(held) != 1:
-        _check.fail(WHERE, f"PNG or JPEG files in {folder} or in one folder in it", f"them in {len(held)} folders")
+        _check.fail(WHERE, f"{WORDS} files in {folder} or in one folder in it", f"them in {len(held)} folders")
     return held[0]

@@ -13,8 +13,20 @@ from torch import Tensor
 
 from depura import _check
 
-PICTURES = (".png", ".jpg", ".jpeg")
-"""Endings, in small letters."""
+FORMATS: dict[str, tuple[str, ...]] = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+}
+"""What pictures are read from, with the endings of their files in small letters. No other parser is ever called: what a
+file holds is not told by its name, and some parsers start programs."""
+
+PICTURES = tuple(ending for endings in FORMATS.values() for ending in endings)
+"""Endings of all of them."""
+
+WORDS = "PNG, JPEG, WebP, BMP or TIFF"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DEPTH_AT = 24  # of the bit depth in a PNG file: after its signature, the header's length and name, width and height
@@ -43,7 +55,7 @@ class Frame(NamedTuple):
 
 
 def decode(data: bytes, *, source: str, frame: Frame | None = None, where: str = "load_images") -> Tensor:
-    """The image in the bytes of a PNG or JPEG file.
+    """The image in the bytes of a picture file, of one of `FORMATS`.
 
     With `resize` the short side gets this length and the long side length * long / short, rounded down, bilinear with
     antialiasing as Pillow does it on 8-bit pixels; with `crop` the middle is cut out, its first row being
@@ -55,8 +67,9 @@ def decode(data: bytes, *, source: str, frame: Frame | None = None, where: str =
     """
     frame = frame or Frame()
     try:
-        opened: Any = Image.open(io.BytesIO(data))
+        opened: Any = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
         with opened as picture:
+            frames = getattr(picture, "n_frames", 1)
             picture.load()
             if picture.mode in ("1", "P") and "transparency" not in picture.info:
                 picture = picture.convert("L" if picture.mode == "1" else "RGB")
@@ -64,9 +77,11 @@ def decode(data: bytes, *, source: str, frame: Frame | None = None, where: str =
                 picture = picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _check.InputError(
-            f"{where}: expected a readable PNG or JPEG, got {source} (not a picture, truncated or damaged). "
+            f"{where}: expected a readable {WORDS}, got {source} (not such a picture, truncated or damaged). "
             "Check the file."
         ) from error
+    if frames > 1:
+        _check.fail(where, "a file of one picture", f"{source} with {frames}", "Give each a file of its own.")
     deep = data[: len(_PNG)] == _PNG and data[_DEPTH_AT] == 16
     if picture.mode not in ("L", "RGB") or deep:
         got = f"{source} of {'16 bits' if deep else f'mode {picture.mode}'}"
