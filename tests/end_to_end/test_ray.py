@@ -1,10 +1,11 @@
-"""Units computed by Ray, on a cluster of nodes that are processes here: lost nodes, killed runs and GPUs change no byte.
+"""Units computed by Ray, on a cluster of nodes that are processes here: lost nodes and killed runs change no byte.
 
 `make test-ray` runs them, in a virtual environment of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,12 +27,11 @@ import json, os, time
 from pathlib import Path
 import depura
 import torch
-from depura.evaluation import on_ray
 from depura.evaluation.demo import digits_purifier
 from beside import N_STEPS
 
 IN_RAY = "RAY_JOB_ID" in os.environ
-pause, said, fault = 0.0, None, ""
+pause, said, differs = 0.0, None, False
 
 class Slow(torch.nn.Module):
     def __init__(self, inner):
@@ -46,14 +46,11 @@ class Slow(torch.nn.Module):
             line = [os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), begun, time.time()]
             with said.open("a") as file:
                 file.write(json.dumps(line) + "\\n")
-        return logits + (os.getpid() % 100_000) * 1e-6 if fault == "differs" and IN_RAY else logits
+        return logits + (os.getpid() % 100_000) * 1e-6 if differs and IN_RAY else logits
 
-def study(pause_: float = 0.0, said_: Path | None = None, fault_: str = ""):
-    global pause, said, fault
-    pause, said, fault = pause_, said_, fault_
-    if fault == "software" and IN_RAY:
-        its = on_ray.software()
-        on_ray.software = lambda: {**its, "torch": "0.1"}
+def study(pause_: float = 0.0, said_: Path | None = None, differs_: bool = False):
+    global pause, said, differs
+    pause, said, differs = pause_, said_, differs_
     data, known = depura.load_digits("test").first(4), 2 * depura.load_digits("train").first(10).images - 1
     purifier = digits_purifier(n_steps=N_STEPS).with_(denoiser=depura.empirical_denoiser(known))
     defence = depura.Defence(purifier, Slow(depura.digits_classifier()))
@@ -105,6 +102,73 @@ def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     units = units_in(out)
     assert len(units) == UNITS
     return units
+
+
+# Without a cluster.
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that it started, and that those started."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(stat.parent.name))
+    found = [pid]
+    for its in found:
+        found += parents.get(its, [])
+    return found
+
+
+def listening(pids: list[int]) -> list[str]:
+    """Addresses at which processes take connections."""
+    sockets = set()
+    for link in [link for pid in pids for link in Path(f"/proc/{pid}/fd").glob("*")]:
+        with contextlib.suppress(OSError):
+            sockets.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = []
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and inode in sockets:
+                raw = bytes.fromhex(local.partition(":")[0])
+                raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+                found.append(socket.inet_ntop(family, raw))
+    return found
+
+
+def test_ray_on_this_machine_listens_to_it_alone_and_ends_with_ctrl_c(
+    study: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    process = start(study, out, "--ray", "local", "-S", "pause_=0.05")
+    until(out, 2, process)
+    its = children_of(process.pid)
+    servers = listening(its)
+    assert servers
+    assert {address for address in servers if "127.0.0.1" not in address} == set()
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "What is done is kept" in said_of(out)
+    assert "Traceback" not in said_of(out)
+    kept = units_in(out)
+    assert {name: whole[name] for name in kept} == kept
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in its) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [pid for pid in its if Path(f"/proc/{pid}").exists()] == [], "Ray outlives the run"
+
+
+def test_a_cluster_that_is_not_there(study: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    assert start(study, out, "--ray", "auto").wait() == 2
+    assert "--ray: expected a cluster at 'auto', got" in said_of(out)
+    assert "Traceback" not in said_of(out)
+
+
+# With one.
 
 
 @pytest.fixture(scope="module")
@@ -166,90 +230,16 @@ def test_each_of_two_units_at_once_has_a_gpu_of_its_own_and_both_times_the_same_
     assert any(x < v and u < y for x, y in a for u, v in b), "never at once"
 
 
-@pytest.mark.parametrize(
-    ("fault", "options", "said"),
-    [
-        ("differs", ["--twice", "--workers", 2], "expected the same bytes whoever computes it, got others from {host}"),
-        ("software", [], "--ray: on {host}"),
-    ],
-)
-def test_workers_that_do_not_agree(
-    fault: str, options: list[object], said: str, study: Path, cluster: Any, tmp_path: Path
-) -> None:
-    """They are named."""
+def test_workers_that_do_not_agree(study: Path, cluster: Any, tmp_path: Path) -> None:
+    """Both are named."""
     out = tmp_path / "run"
     node = cluster.add_node(num_cpus=2, object_store_memory=MEMORY)
-    words = ("--ray", cluster.address, "-S", f"fault_={fault}", *options)
-    assert start(study, out, *words, "--despite-audit").wait() == 2
+    words = ("--ray", cluster.address, "-S", "differs_=true", "--twice", "--despite-audit")
+    assert start(study, out, *words).wait() == 2
     cluster.remove_node(node, allow_graceful=False)
-    assert said.format(host=socket.gethostname()) in said_of(out)
-    if fault == "differs":
-        assert said_of(out).count(f"{socket.gethostname()} (process") == 2
-    assert "Traceback" not in said_of(out)
-
-
-def test_ray_on_this_machine_listens_to_it_alone_and_ends_with_ctrl_c(
-    study: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
-    pytest.importorskip("ray")
-    out = tmp_path / "run"
-    process = start(study, out, "--ray", "local", "-S", "pause_=0.05")
-    until(out, 2, process)
-    its = children_of(process.pid)
-    servers = [address for pid in its for address in listening(pid)]
-    assert servers
-    assert {address for address in servers if not ("127.0.0.1" in address or address == "::1")} == set()
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
-    assert "What is done is kept" in said_of(out)
-    assert "Traceback" not in said_of(out)
-    kept = units_in(out)
-    assert {name: whole[name] for name in kept} == kept
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in its) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [pid for pid in its if Path(f"/proc/{pid}").exists()] == [], "Ray outlives the run"
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that it started, and that those started."""
-    parents: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        parents.setdefault(parent, []).append(int(stat.parent.name))
-    found = [pid]
-    for its in found:
-        found += parents.get(its, [])
-    return found
-
-
-def listening(pid: int) -> list[str]:
-    """Addresses at which a process takes connections."""
-    sockets = set()
-    for link in Path(f"/proc/{pid}/fd").glob("*"):
-        try:
-            sockets.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
-        except OSError:
-            continue
-    found = []
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            words = line.split()
-            if words[3] == "0A" and words[9] in sockets:
-                raw = bytes.fromhex(words[1].partition(":")[0])
-                raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-                found.append(socket.inet_ntop(family, raw))
-    return found
-
-
-def test_a_cluster_that_is_not_there(study: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    out = tmp_path / "run"
-    assert start(study, out, "--ray", "auto").wait() == 2
-    assert "--ray: expected a cluster at 'auto', got" in said_of(out)
+    host = socket.gethostname()
+    assert f"expected the same bytes whoever computes it, got others from {host} (process" in said_of(out)
+    assert said_of(out).count(f"{host} (process") == 2
     assert "Traceback" not in said_of(out)
 
 

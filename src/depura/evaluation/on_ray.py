@@ -202,7 +202,7 @@ class OnRay:
             options |= {"num_cpus": _cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
             self._ray.init(logging_level="ERROR", **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:  # whatever Ray raises, in its own words
+        except Exception as error:  # Ray raises bare ones, too
             said = str(error).strip().splitlines()[0].rstrip(".")
             advice = "Start one with `ray start --head`, or give --ray local." if address == "auto" else ""
             raise _check.InputError(
