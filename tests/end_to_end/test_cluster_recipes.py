@@ -65,7 +65,7 @@ def contents(out: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("study") / "study.py"
-    file.write_text(STUDY, encoding="utf-8")
+    file.write_text(STUDY.replace("first(5)", "first(2)").replace("unit_images=1", "unit_images=1, reference=False"))
     return file
 
 
@@ -92,7 +92,6 @@ def test_shards_given_by_variables_make_the_whole(
         variables = {"STUDY": str(study), "OUT": str(out), "DEVICE": "cpu", **dict.fromkeys(numbers, str(i)), **more}
         (words,) = calls(recipe(mark), tmp_path, of=["depura"], **variables)
         here(*words[1:], "--workers", 1)
-        assert (out / "report.html").exists() == (i == 1)
     assert contents(out) == whole
 
 
@@ -130,7 +129,7 @@ def test_shards_without_a_common_disk_are_merged_by_copying(
             while process.poll() is None and len(list(part.glob("units/[!.]*.npz"))) < 3:
                 pass
             process.kill()
-            assert len(list(part.glob("units/[!.]*.npz"))) < len(whole) // 2 - 3, "it was over before it was killed"
+            assert len(list(part.glob("units/[!.]*.npz"))) < 6, "it was over before it was killed"
         assert Depura(words, study.parent).wait() in (0, 1)
     units = tmp_path / "runs" / "diffpure" / "units"
     units.mkdir(parents=True)

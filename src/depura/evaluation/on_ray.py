@@ -201,8 +201,14 @@ class OnRay:
         if address == "local":
             options |= {"num_cpus": _cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
-            self._ray.init(logging_level="ERROR", **options)
-        except Exception as error:  # Ray raises bare ones, too
+            try:
+                self._ray.init(logging_level="ERROR", **options)
+            except Exception:  # Ray raises bare ones, as when a busy machine takes longer to start it than it waits
+                if address != "local":
+                    raise
+                self._ray.shutdown()
+                self._ray.init(logging_level="ERROR", **options)
+        except Exception as error:
             said = str(error).strip().splitlines()[0].rstrip(".")
             advice = "Start one with `ray start --head`, or give --ray local." if address == "auto" else ""
             raise _check.InputError(
