@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ATTACKS := .venv-attacks/bin
 MODELS := .venv-models/bin
+RAY := .venv-ray/bin
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 # Small networks on busy cores run many times slower with more than one thread per process.
 export OMP_NUM_THREADS := 1
@@ -11,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Processes of the test suite; a file's tests stay together, the long ones come first.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-slow lint bench test-attacks test-models test-browser clean
+.PHONY: demo test test-slow lint bench test-attacks test-models test-ray test-browser clean
 
 demo: .venv/demo.stamp  ## purify, attack, judge and report on the bundled digits
 	$(BIN)/depura demo --out runs/demo
@@ -39,11 +40,14 @@ test-attacks: .venv-attacks/stamp  ## torchattacks, foolbox, ART and pyautoattac
 test-models: .venv-models/stamp  ## torchvision, timm and RobustBench: their classifiers by name
 	$(MODELS)/python -m pytest -m models tests/end_to_end/test_model_libraries.py
 
+test-ray: .venv-ray/stamp  ## units computed by Ray: lost nodes, killed runs, GPUs
+	$(RAY)/python -m pytest -m ray tests/end_to_end/test_ray.py
+
 test-browser: .venv/browser.stamp  ## reports in a real browser; needs Chromium and its driver (Debian: chromium chromium-driver)
 	$(BIN)/python -m pytest -m browser -rs tests/end_to_end/test_report_in_browser.py
 
 clean:
-	rm -rf .venv .venv-attacks .venv-models
+	rm -rf .venv .venv-attacks .venv-models .venv-ray
 
 .venv/made.stamp:
 	$(PYTHON) -m venv .venv
@@ -80,4 +84,9 @@ clean:
 	$(PYTHON) -m venv .venv-models
 	$(MODELS)/pip install $(PIP_FLAGS) -e '.[torchvision,timm]' pytest gdown geotorch pandas requests torchdiffeq 'setuptools<81'
 	$(MODELS)/pip install $(PIP_FLAGS) --no-deps pyautoattack robustbench
+	touch $@
+
+.venv-ray/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	$(RAY)/pip install $(PIP_FLAGS) -e '.[ray]' pytest
 	touch $@

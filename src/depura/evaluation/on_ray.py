@@ -42,6 +42,9 @@ LOSSES = 5
 LATE = 3.0
 """A unit is given to an idle worker once more when it takes so many times longer than the longest unit done."""
 
+PATIENCE = 120.0
+"""Seconds for which a worker that has not begun is waited for, to compute what another has computed."""
+
 POLL = 2.0
 """Seconds after which new nodes are looked for."""
 
@@ -107,7 +110,7 @@ class _Hired:
         awaited: Ray's handle of what it was asked; None while it is idle.
         begun: what it said when it had loaded the study; None before.
         key: the unit that it computes, if any.
-        since: when it was given that.
+        since: when it was given that, or hired.
     """
 
     actor: Any
@@ -198,8 +201,14 @@ class OnRay:
         if address == "local":
             options |= {"num_cpus": _cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
-            self._ray.init(logging_level="ERROR", **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:  # whatever Ray raises, in its own words
+            try:
+                self._ray.init(logging_level="ERROR", **options)
+            except Exception:  # Ray raises bare ones, as when a busy machine takes longer to start it than it waits
+                if address != "local":
+                    raise
+                self._ray.shutdown()
+                self._ray.init(logging_level="ERROR", **options)
+        except Exception as error:
             said = str(error).strip().splitlines()[0].rstrip(".")
             advice = "Start one with `ray start --head`, or give --ray local." if address == "auto" else ""
             raise _check.InputError(
@@ -267,7 +276,8 @@ class OnRay:
         while len(self._hired) < min(units, self.workers):
             actor = self._actor.remote()
             out = str(self._directory.path.resolve()) if self._cluster.shared else None
-            self._hired.append(_Hired(actor, actor.begin.remote(self._source, self._device, out)))
+            begun = actor.begin.remote(self._source, self._device, out)
+            self._hired.append(_Hired(actor, begun, since=time.monotonic()))
 
     def _choice(self, stage: _Stage, hired: _Hired) -> UnitKey | None:
         """What an idle worker is given: what waits; else what takes another worker very long.
@@ -275,10 +285,12 @@ class OnRay:
         The second time a unit goes to another node than the first, or to another worker where there is one node.
         """
         ready = [its for its in self._hired if its.begun is not None]
+        coming = any(its.begun is None and time.monotonic() - its.since < PATIENCE for its in self._hired)
         nodes = len({its.node for its in ready})
         for key in stage.waiting:
             other = stage.first[key][0] if key in stage.first else next((its for its in ready if its.key == key), None)
-            if other is None or _apart(other, hired, nodes) or not any(_apart(other, its, nodes) for its in ready):
+            better = other is not None and (coming or any(_apart(other, its, nodes) for its in ready))
+            if other is None or _apart(other, hired, nodes) or not better:
                 stage.waiting.remove(key)
                 return key
         if stage.waiting or not self._longest:
