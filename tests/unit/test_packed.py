@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pickle
 import shutil
@@ -104,6 +106,23 @@ def test_whole_numbers_are_kept_small_and_come_back(
         assert stored["x"].dtype == smallest
     back = run.load(facts.unit).arrays["x"]
     assert (back.dtype, back.tolist()) == (array.dtype, values)
+
+
+def test_layout_6_keeps_the_types_that_were_computed_in(tmp_path: Path) -> None:
+    """A folder of that layout holds what it held before; it is read as the others are."""
+    header = BY_HAND.header([BY_HAND.row("adaptive")])
+    RunDirectory.create(tmp_path, header)
+    (tmp_path / "study.json").write_text(json.dumps({**header.as_json(), "schema": 6}))
+    run = RunDirectory.open(tmp_path)
+    assert run.header == header
+    unit = BY_HAND.attacked("adaptive", 1)
+    run.commit(unit)
+    with np.load(run.file(unit.facts.unit)) as stored:
+        assert stored["predictions"].dtype == np.int32
+        assert "types" not in json.loads(stored["meta"].tobytes())
+    assert same(run.load(unit.facts.unit), unit)
+    list(pack(run))
+    assert same(run.load(unit.facts.unit), unit)
 
 
 def test_a_type_that_is_none_of_whole_numbers_is_refused() -> None:
@@ -215,10 +234,8 @@ def test_packing_may_be_ended_at_any_moment(
     before(Path, "replace")
     before(Path, "unlink")
     before(packs, "_add")
-    try:
+    with contextlib.suppress(Killed):
         list(pack(run))
-    except Killed:
-        pass
     monkeypatch.undo()
     again = RunDirectory.open(run.path)
     assert again.missing == ()
