@@ -1,14 +1,19 @@
-"""The results of a run, read once from its record: predictions by attack, image and draw, and what follows of them."""
+"""The results of a run, from its record: predictions by attack, image and draw, and what follows of them.
+
+Arrays are read from the units when they are asked for. What is kept is small: labels of draws in the smallest type that
+holds them, and arrays of one number per image. Examples and pictures are never read for all images at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from depura.records.arrays import narrowed, some_of
 from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.records.kinds import AttackKind
 from depura.records.schema import Audit, AuditCheck, Header, Identity, Method, RowFacts
@@ -53,7 +58,8 @@ class Outcome(NamedTuple):
     """Predictions of all images.
 
     Attributes:
-        predictions: (n, K), the deployed label of each report draw; -1 where it is not finite.
+        predictions: (n, K), the deployed label of each report draw, whole numbers of any type; -1 where it is not
+            finite.
         labels: (n,).
     """
 
@@ -87,6 +93,16 @@ class Outcome(NamedTuple):
         return spread((self.predictions == self.labels[:, None]).astype(np.float64))
 
 
+DRAWN = ("predictions", "rounded_predictions", "random_predictions")
+"""Arrays of labels of draws, (n, K)."""
+
+KEPT = 256
+"""Bytes per image up to which any other array is kept; one that takes more is read each time it is asked for."""
+
+LARGE = ("adversarial", "picture_")
+"""How names of arrays begin that are of the size of images: they are read for themselves alone."""
+
+
 @dataclass(frozen=True)
 class RowResults:
     """What was recorded of a row, of a clean baseline or of an audit at one radius: its units, in order of the images.
@@ -96,23 +112,54 @@ class RowResults:
     """
 
     units: tuple[Unit, ...]
+    _kept: dict[str, NDArray[Any]] = field(
+        default_factory=dict[str, NDArray[Any]], init=False, repr=False, compare=False
+    )
 
     def has(self, name: str) -> bool:
         """Whether every unit has an array."""
         return all(name in unit.arrays for unit in self.units)
 
     def array(self, name: str) -> NDArray[Any]:
-        """An array of all images, (n, ...)."""
-        return np.concatenate([unit.arrays[name] for unit in self.units])
+        """An array of all images, (n, ...); labels of draws are in the smallest type that holds them."""
+        if name not in self._kept:
+            names = [name]
+            if not self._kept and not name.startswith(LARGE):  # all small ones at once: each file is opened once
+                first = self.units[0].arrays if self.units else ()
+                names += [its for its in first if its != name and not its.startswith(LARGE) and self.has(its)]
+            read = self._read(names)
+            small = {its: array for its, array in read.items() if its in DRAWN or array.nbytes <= KEPT * len(array)}
+            self._kept.update(small)
+            return read[name]
+        return self._kept[name]
+
+    def _read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        parts: list[list[NDArray[Any]]] = [[] for _ in names]
+        for unit in self.units:
+            for part, name, array in zip(parts, names, some_of(unit.arrays, names), strict=True):
+                part.append(narrowed(array) if name in DRAWN else array)
+        # Beside the first, arrays that do not fit together are left to those who ask for them.
+        fit = [k == 0 or len({array.shape[1:] for array in arrays}) == 1 for k, arrays in enumerate(parts)]
+        found = zip(names, parts, fit, strict=True)
+        return {name: np.concatenate(arrays) for name, arrays, fits in found if fits}
+
+    def unit_of(self, position: int) -> tuple[Unit, int]:
+        """The unit that holds the image at a position among all, and its position there."""
+        for unit in self.units:
+            n = unit.facts.last - unit.facts.first
+            if position < n:
+                return unit, position
+            position -= n
+        raise IndexError("no unit holds an image at this position")
 
     def outcome(self, name: str = "predictions") -> Outcome:
         """What was predicted, by the name of the array that says so."""
-        return Outcome(self.array(name).astype(np.int64), self.array("labels").astype(np.int64))
+        return Outcome(self.array(name), self.array("labels").astype(np.int64))
 
     @property
     def n_images(self) -> int:
         """How many images there are."""
-        return sum(len(unit.arrays["labels"]) for unit in self.units)
+        return len(self.array("labels"))
 
     @property
     def accuracies(self) -> Floats:
@@ -141,10 +188,14 @@ def strongest(rows: Sequence[RowResults]) -> Outcome:
 
     Rows may be of the first images only: an image's strongest attack is the strongest of those that were run on it.
     """
-    outcomes = [row.outcome() for row in rows]
+    outcomes, which = [row.outcome() for row in rows], strongest_rows(rows)
     labels = max(outcomes, key=lambda outcome: len(outcome.labels)).labels
-    predictions = [outcomes[int(row)].predictions[image] for image, row in enumerate(strongest_rows(rows))]
-    return Outcome(np.stack(predictions), labels)
+    kinds = [outcome.predictions.dtype for outcome in outcomes]
+    predictions = np.empty((len(labels), outcomes[0].predictions.shape[1]), np.result_type(*kinds))
+    for k, outcome in enumerate(outcomes):
+        chosen = np.flatnonzero(which == k)
+        predictions[chosen] = outcome.predictions[chosen]
+    return Outcome(predictions, labels)
 
 
 def longest(rows: Sequence[RowFacts]) -> RowFacts:

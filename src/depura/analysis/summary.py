@@ -242,7 +242,7 @@ def summarise(directory: RunDirectory) -> Summary:
     if ranking is None:
         metrics = results.strongest(results.attacks).metrics if results.attacks else None
         headline = _headline(results, metrics, checked, conclusions[0])
-        curve, pictures = _curve(results), _extremes(_pictures(results))
+        curve, pictures = _curve(results), _with_frames(_extremes(_pictures(results)), results)
     else:
         metrics = None
         headline = _comparison_headline(results, ranking)
@@ -330,7 +330,7 @@ def _line(row: RowFacts, results: Results) -> Line:
 
 
 def _examples(its: RowResults) -> Examples:
-    draws = its.units[0].arrays["rounded_predictions"].shape[1]
+    draws = its.array("rounded_predictions").shape[1]
     spent = its.array("spent").mean(0)
     return Examples(
         largest=float(its.array("distance").max()),
@@ -392,7 +392,7 @@ def _point(eps: float, accuracies: Floats) -> Point:
 def _pictures_by_method(results: Results) -> tuple[Picture, ...]:
     """A few of each method, the worst first."""
     shown = [p for _, its in results.each() for p in _extremes(_pictures(its), n=PICTURES_OF_METHOD // 2)]
-    return tuple(sorted(shown, key=lambda p: (p.lucky, -p.errors / p.draws)))
+    return _with_frames(sorted(shown, key=lambda p: (p.lucky, -p.errors / p.draws)), results)
 
 
 def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Picture, ...]:
@@ -414,35 +414,57 @@ def _extremes(pictures: Sequence[Picture], *, n: int = PICTURES) -> tuple[Pictur
 
 
 def _pictures(results: Results) -> list[Picture]:
-    """All pictures of the attacks on what is judged."""
-    units = [unit for row in results.attacks for unit in results.of_row(row).units]
-    errors = [errors_of(unit.arrays["predictions"].astype(np.int64), unit.arrays["labels"]) for unit in units]
-    most: dict[int, int] = {}
-    for unit, counts in zip(units, errors, strict=True):
-        for image, wrong in zip(unit.arrays["ids"].tolist(), counts.tolist(), strict=True):
-            most[image] = max(most.get(image, 0), wrong)
+    """All pictures of the attacks on what is judged, without their frames and titles (see `_with_frames`)."""
     data = results.header.data
+    rows = [(row, its) for row in results.attacks for its in [results.of_row(row)] if its.units]
+    errors = [errors_of(*its.outcome()) for _, its in rows]
+    most: dict[int, int] = {}
+    for (_, its), counts in zip(rows, errors, strict=True):
+        for image, wrong in zip(its.array("ids").tolist(), counts.tolist(), strict=True):
+            most[image] = max(most.get(image, 0), wrong)
     pictures: list[Picture] = []
-    for unit, counts in zip(units, errors, strict=True):
-        arrays = unit.arrays
-        shown = zip(arrays["picture_frames"], arrays["picture_rows"], strict=True) if "picture_rows" in arrays else ()
-        for frames, k in shown:
-            labels, image = arrays["predictions"][k], int(arrays["ids"][k])
+    for (row, its), counts in zip(rows, errors, strict=True):
+        (labels, right), ids = its.outcome(), its.array("ids")
+        for at in _pictured(its):
             pictures.append(
                 Picture(
-                    row=unit.facts.row,
-                    image=image,
-                    label=data.class_name(int(arrays["labels"][k])),
-                    seen_as=data.class_name(int(labels[0])),
-                    errors=int(counts[k]),
-                    draws=len(labels),
-                    titles=tuple(str(title) for title in arrays["picture_titles"]),
-                    frames=frames,
-                    votes=tuple((data.class_name(c), int((labels == c).sum())) for c in _by_frequency(labels)),
-                    most=most[image],
+                    row=row.name,
+                    image=int(ids[at]),
+                    label=data.class_name(int(right[at])),
+                    seen_as=data.class_name(int(labels[at, 0])),
+                    errors=int(counts[at]),
+                    draws=labels.shape[1],
+                    titles=(),
+                    frames=np.empty(0, dtype=np.uint8),
+                    votes=tuple((data.class_name(c), int((labels[at] == c).sum())) for c in _by_frequency(labels[at])),
+                    most=most[int(ids[at])],
                 )
             )
     return pictures
+
+
+def _pictured(its: RowResults) -> list[int]:
+    """Positions of the images of a row that there are pictures of."""
+    found: list[int] = []
+    first = 0
+    for unit in its.units:
+        if "picture_rows" in unit.arrays:
+            found += [first + int(k) for k in unit.arrays["picture_rows"]]
+        first += unit.facts.last - unit.facts.first
+    return found
+
+
+def _with_frames(pictures: Sequence[Picture], results: Results) -> tuple[Picture, ...]:
+    """The same pictures with their titles and frames, which are read of these alone."""
+    found: list[Picture] = []
+    rows = {row.name: row for row in results.all_rows}
+    for picture in pictures:
+        its = results.of_row(rows[picture.row])
+        unit, place = its.unit_of(int(np.flatnonzero(its.array("ids") == picture.image)[0]))
+        titles = tuple(str(title) for title in unit.arrays["picture_titles"])
+        frames = unit.arrays["picture_frames"][unit.arrays["picture_rows"].tolist().index(place)]
+        found.append(picture._replace(titles=titles, frames=frames))
+    return tuple(found)
 
 
 def _by_frequency(predicted: NDArray[Any]) -> list[int]:

@@ -30,13 +30,18 @@ def file_verdict(directory: RunDirectory) -> tuple[Verdict, tuple[Unit, ...]]:
     The sound units are returned too.
     """
     sound: list[Unit] = []
-    broken = [f"foreign file {file}" for file in directory.foreign()]
+    broken: list[str] = []
+    try:
+        broken += [f"foreign file {file}" for file in directory.foreign()]
+    except RecordError as error:  # a file of packed units that cannot be read
+        broken.append(str(error))
     for entry in directory.header.units:
-        if directory.has(entry.unit):
-            try:
+        try:
+            if directory.has(entry.unit):
                 sound.append(directory.load(entry.unit))
-            except RecordError as error:
-                broken.append(str(error))
+        except RecordError as error:
+            broken.append(str(error))
+    broken = [*dict.fromkeys(broken)]
     if broken:
         return Verdict("digest", "files", Status.FAIL, _some(broken), "Nothing else is lost."), tuple(sound)
     text = f"all {len(sound)} units can be read, with the contents that their digests were taken of"

@@ -69,6 +69,10 @@ COMMANDS: dict[str, Command] = {
         "publish:publish_run",
         "Copy a run without its images: of each adversarial example, how its bits differ from the image's.",
     ),
+    "pack": Command(
+        "pack:pack",
+        "Put the units of each attack into one file, smaller than they are together; all commands read it as before.",
+    ),
     "extend": Command(
         "extend:extend",
         "Extend a run: more images (-S images=128), a further attack (--attack, or a row more in the study file).",

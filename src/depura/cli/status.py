@@ -68,7 +68,8 @@ def _evaluations(run: RunDirectory, units: Sequence[Unit]) -> str:
 
 def _pace(run: RunDirectory, units: Sequence[Unit]) -> str:
     """Time left, by the time between the last units."""
-    moments = sorted(run.file(unit.facts.unit).stat().st_mtime for unit in units)[-RECENT:]
+    files = [run.file(unit.facts.unit) for unit in units]
+    moments = sorted(file.stat().st_mtime for file in files if file.exists())[-RECENT:]  # of those that are not packed
     missing = len(run.header.units) - len(units)
     if len(moments) < 2 or moments[-1] == moments[0]:
         return "time left: not known before two units are done"

@@ -21,7 +21,7 @@ from depura.evaluation import verification
 from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.study import Study
 from depura.evaluation.study_file import StudySource
-from depura.records.directory import RunDirectory, Unit
+from depura.records.directory import RecordError, RunDirectory, Unit
 from depura.reports import page
 
 STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.NOT_RUN: "yellow"}
@@ -96,7 +96,7 @@ def _verdicts(
 ) -> Iterator[Verdict]:
     files, units = words.file_verdict(run)
     yield files
-    yield words.completeness_verdict(run.done, len(run.header.units))
+    yield words.completeness_verdict(_there(run, units), len(run.header.units))
     if files.status is Status.PASS:
         yield _report(run)
     try:
@@ -117,6 +117,14 @@ def _verdicts(
     recounts = verification.recounts(run, source, names, share=share, seed=seed, device=device, processes=cores())
     yield from words.rescore_verdicts(recounts)
     yield _remade(run, source, sound, remake, seed=seed, device=device)
+
+
+def _there(run: RunDirectory, sound: Sequence[Unit]) -> int:
+    """How many units are there; of a run with packed units that cannot be read, how many are sound."""
+    try:
+        return run.done
+    except RecordError:
+        return len(sound)
 
 
 def _report(run: RunDirectory) -> Verdict:

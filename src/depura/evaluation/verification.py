@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from depura import _check
 from depura.evaluation.rescoring import rebuilt
@@ -145,21 +146,31 @@ def recount(study: Study, units: Sequence[Unit], *, share: float = 0.05, seed: i
     name = units[0].facts.row
     judged = study.row(name).evaluated.to(device)
     joined = {key: np.concatenate([unit.arrays[key] for unit in units]) for key in ("ids", "labels", "predictions")}
-    if name.startswith("null-"):
-        examples = torch.cat([study.data.images[unit.facts.first : unit.facts.last] for unit in units])
-    else:
-        examples = torch.cat([examples_of(unit, study) for unit in units])
-    which = picked(len(examples), share, np.random.default_rng(seed))
+    which = picked(len(joined["ids"]), share, np.random.default_rng(seed))
+    examples = _examples(study, units, which, clean=name.startswith("null-"))
     ids, predictions = [int(i) for i in joined["ids"][which]], joined["predictions"][which]
     labels = torch.from_numpy(joined["labels"][which]).to(device)
     draws = range(predictions.shape[1])
-    again = score(judged, examples[which].to(device), labels, study.noise(Stream.VERIFY, ids), draws=draws)
+    again = score(judged, examples.to(device), labels, study.noise(Stream.VERIFY, ids), draws=draws)
     return Recount(
         row=name,
         draws=len(draws),
         recorded=(predictions != joined["labels"][which][:, None]).sum(1),
         again=again.errors(labels).cpu().numpy(),
     )
+
+
+def _examples(study: Study, units: Sequence[Unit], which: NDArray[np.int64], *, clean: bool) -> Tensor:
+    """Some examples, or clean images, of several units, by their positions among all; no other unit's are read."""
+    found: list[Tensor] = []
+    first = 0
+    for unit in units:
+        its = slice(unit.facts.first, unit.facts.last)
+        places = which[(which >= first) & (which < first + its.stop - its.start)] - first
+        first += its.stop - its.start
+        if len(places):
+            found.append((study.data.images[its] if clean else examples_of(unit, study))[places])
+    return torch.cat(found)
 
 
 def recounts(

@@ -1,7 +1,8 @@
 """Layouts of records before the one that is written, and how they are read: as if they had been written in it.
 
 Layout 5 named objects by their files, had one defence outside the list of methods, codes of gradient routes, and
-further draws of recorded examples in units of their own. What it did not record stays unknown.
+further draws of recorded examples in units of their own. What it did not record stays unknown. Layouts 5 and 6 kept
+whole numbers in the types that they were computed in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from depura.records.names import name_of_path, renamed
 
 OLDEST = 5
 """The oldest layout that is read."""
+
+NARROWED = 7
+"""The layout from which on whole numbers are kept in the smallest type that holds them."""
 
 MODES = {
     "G2": GradientMode.BPDA,
@@ -36,7 +40,8 @@ WITHOUT_GRADIENTS = (AttackKind.UNCHANGED, AttackKind.RANDOM, AttackKind.BLACK_B
 
 def upgraded_header(raw: Mapping[str, Any], layout: int) -> dict[str, Any]:
     """The JSON value of study.json of an older layout, `OLDEST` or later, as it would be written now."""
-    assert layout == OLDEST
+    if layout != OLDEST:
+        return dict(raw)
     threat = dict(raw["threat_model"])
     threat["family"] = threat.pop("class")
     draws = {"select": raw["draws"]["select"], "report": raw["draws"]["report"]}
@@ -70,13 +75,16 @@ def upgraded_facts(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def further_draws(raw: Mapping[str, Any], row: str, eps: float, first: int) -> list[str]:
+def further_draws(raw: Mapping[str, Any]) -> dict[tuple[str, float, int], list[str]]:
     """Names of the units of layout 5 that hold further draws of a unit's examples, in the order of the draws.
 
-    `raw` is the JSON value of study.json; the unit is known by its row, its radius and the position of its first image.
+    `raw` is the JSON value of study.json; they are by the row of the unit, its radius and the position of its first
+    image.
     """
-    own = [e for e in raw["units"] if e.get("since") and (e["row"], e["eps"], e["first"]) == (row, eps, first)]
-    return [entry["unit"] for entry in sorted(own, key=lambda entry: entry["since"])]
+    found: dict[tuple[str, float, int], list[str]] = {}
+    for entry in sorted((e for e in raw["units"] if e.get("since")), key=lambda entry: entry["since"]):
+        found.setdefault((entry["row"], entry["eps"], entry["first"]), []).append(entry["unit"])
+    return found
 
 
 def _source(raw: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from depura.records.kinds import AttackKind, ChoiceKind, GradientMode, Word
 from depura.records.names import current_name, renamed
 from depura.records.older import OLDEST, upgraded_facts, upgraded_header
 
-LAYOUT = 6
+LAYOUT = 7
 """Version of the layout; raised when it changes."""
 
 Description = JsonValue
@@ -587,7 +587,7 @@ def layout_of(raw: Mapping[str, Any]) -> int:
 def read_facts(raw: Any, *, layout: int) -> UnitFacts:
     """The facts of a unit from the JSON value in its file, without digests; `LayoutError` if not of the layout."""
     try:
-        found = upgraded_facts(raw) if layout < LAYOUT else raw
+        found = upgraded_facts(raw) if layout == OLDEST else raw
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise LayoutError(f"expected the facts of a unit of layout {layout}, got some without {error}") from error
     return _checked(UnitFacts, found, "unit")

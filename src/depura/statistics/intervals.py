@@ -302,5 +302,7 @@ def majority(predictions: Ints, labels: Ints, n_draws: int) -> Floats:
         raise ValueError(f"majority: expected n_draws from 1 to the {k} recorded draws, got {n_draws}.")
     votes = predictions[:, : k // n_draws * n_draws].reshape(n, -1, n_draws)
     classes = np.arange(-1, int(max(predictions.max(), labels.max())) + 1)  # -1: not finite, and never right
-    winners = classes[(votes[..., None] == classes).sum(2).argmax(2)]
-    return (winners == labels[:, None]).mean(1)
+    at_once = max(1, 2**24 // (votes[0].size * len(classes)))  # images: the comparison takes 16 MiB
+    parts = [votes[i : i + at_once] for i in range(0, n, at_once)]
+    winners = [classes[(part[..., None] == classes).sum(2).argmax(2)] for part in parts]
+    return (np.concatenate(winners) == labels[:, None]).mean(1)
