@@ -296,7 +296,7 @@ def test_a_worker_on_a_shared_disk_compares_with_what_is_there(
     key = keys_of(study)[0]
     values: Iterator[float] = iter([0.5, 0.5, 0.75])
 
-    def unit(_: UnitKey) -> Unit:
+    def unit(_: UnitKey, **__: object) -> Unit:
         made = sent(key, next(values))
         assert made.arrays is not None
         return Unit(made.arrays, UnitFacts.model_validate_json(made.facts))

@@ -20,13 +20,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 from depura import _check
-from depura.evaluation.executors import Worker
+from depura.evaluation.answer_log import EVERY
+from depura.evaluation.executors import Worker, kept_under_way
 from depura.evaluation.study import Study, UnitKey
 from depura.evaluation.study_file import StudySource
 from depura.records.describe import code_sha256
@@ -276,7 +277,9 @@ class OnRay:
         while len(self._hired) < min(units, self.workers):
             actor = self._actor.remote()
             out = str(self._directory.path.resolve()) if self._cluster.shared else None
-            begun = actor.begin.remote(self._source, self._device, out)
+            # Where each unit is computed twice, neither is to take its answers from the other's.
+            every = None if self._cluster.twice else EVERY
+            begun = actor.begin.remote(self._source, self._device, out, every)
             self._hired.append(_Hired(actor, begun, since=time.monotonic()))
 
     def _choice(self, stage: _Stage, hired: _Hired) -> UnitKey | None:
@@ -349,7 +352,7 @@ class OnRay:
                 stage.first[key] = hired, unit
                 return False
             other, before = stage.first[key]
-            if packed(self._directory, before) != packed(self._directory, unit):
+            if self._directory.signature(before) != self._directory.signature(unit):
                 assert other.begun is not None
                 _differs(key, other.begun.where, here)
         self._directory.commit(unit)
@@ -394,10 +397,11 @@ class RayWorker:
         """Load nothing yet."""
         self._worker: Worker | None = None
         self._directory: RunDirectory | None = None
+        self._every: float | None = None
 
-    def begin(self, source: StudySource, device: str, out: str | None) -> Begun:
-        """Load the study; `out` is the run directory, if this worker is to write records."""
-        self._worker = Worker(source, device)
+    def begin(self, source: StudySource, device: str, out: str | None, every: float | None) -> Begun:
+        """Load the study; `out` is the run directory, if this worker is to write records, `every` as of `InProcess`."""
+        self._worker, self._every = Worker(source, device), every
         self._directory = None if out is None else RunDirectory.open(Path(out))
         node = importlib.import_module("ray").get_runtime_context().get_node_id()
         return Begun(f"{socket.gethostname()} (process {os.getpid()})", node, software())
@@ -410,27 +414,21 @@ class RayWorker:
     def unit(self, key: UnitKey) -> Sent:
         """Compute a unit."""
         assert self._worker is not None
-        unit = self._worker.unit(key)
-        facts = unit.facts.model_dump_json(exclude_none=True)
         if self._directory is None:
-            return Sent(unit.arrays, facts)
-        if self._directory.has(key.name):
-            return Sent(None, facts, same_bytes(self._directory, unit))
-        self._directory.commit(unit)
-        return Sent(None, facts)
-
-
-def packed(directory: RunDirectory, unit: Unit) -> bytes:
-    """The bytes of a unit's file, as a run directory would write them."""
-    with tempfile.TemporaryDirectory() as folder:
-        other = replace(directory, path=Path(folder))
-        other.commit(unit)
-        return other.file(unit.facts.unit).read_bytes()
+            unit = self._worker.unit(key)
+            return Sent(dict(unit.arrays), unit.facts.model_dump_json(exclude_none=True))
+        with kept_under_way(self._directory, key, self._every) as log:
+            unit = self._worker.unit(key, log=log)
+            there = self._directory.has(key.name)
+            agrees = not there or same_bytes(self._directory, unit)
+            if not there:
+                self._directory.commit(unit)
+        return Sent(None, unit.facts.model_dump_json(exclude_none=True), agrees)
 
 
 def same_bytes(directory: RunDirectory, unit: Unit) -> bool:
     """Whether a unit is what a run directory holds under its name."""
-    return directory.file(unit.facts.unit).read_bytes() == packed(directory, unit)
+    return directory.signature(directory.read(unit.facts.unit)) == directory.signature(unit)
 
 
 def _differs(key: UnitKey, before: str, here: str) -> NoReturn:

@@ -208,14 +208,20 @@ class RunDirectory:
 
     def commit(self, unit: Unit) -> None:
         """Keep a unit, whole or not at all, under its name."""
-        meant = {**unit.facts.model_dump(mode="json", exclude_none=True), "study": self.identity(unit.facts.row)}
-        signed = {**meant, "sha256": _digest(unit.arrays, meant)}
+        signed = {**self._meant(unit), "sha256": self.signature(unit)}
         written: Mapping[str, Array] = unit.arrays
         if layout_of(self.raw) >= NARROWED:
             written, types = kept(unit.arrays)
             signed = {**signed, "types": types}
         facts = np.frombuffer(json.dumps(signed, sort_keys=True).encode(), dtype=np.uint8)
         self.write(unit.facts.unit, {"meta": facts, **written})
+
+    def signature(self, unit: Unit) -> str:
+        """Digest of the arrays and facts of a unit, and of what decides its numbers."""
+        return _digest(unit.arrays, self._meant(unit))
+
+    def _meant(self, unit: Unit) -> dict[str, Any]:
+        return {**unit.facts.model_dump(mode="json", exclude_none=True), "study": self.identity(unit.facts.row)}
 
     def write(self, name: str, stored: Mapping[str, Array]) -> None:
         """Write the file of a unit: its arrays as they are kept, with its facts as "meta"."""
