@@ -98,7 +98,7 @@ def devices_of(names: str, *, workers: int | None, device: str | None) -> tuple[
         InputError: a device that is not there, or options that exclude each other.
     """
     if not names:
-        return one_kind(workers, device or "cpu")
+        return one_kind(workers, "cpu" if device is None else device)
     if workers is not None or device is not None:
         other = "--workers" if workers is not None else "--device"
         _check.fail("--devices", f"no {other}, as there is one worker for each device", f"both --devices and {other}")

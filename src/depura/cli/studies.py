@@ -140,7 +140,8 @@ def run(
     if cluster is None:
         where = devices_of(devices, workers=workers, device=device)
     else:
-        where = (device or ("cuda" if cluster.gpus else "cpu"),)  # of another machine, which may have others
+        usual = "cuda" if cluster.gpus else "cpu"
+        where = (usual if device is None else device,)  # of another machine, which may have others
     machine = Machine(where, _shard(shard), None if yes else seconds("--budget", budget), cluster)
     run_source(
         source, to, command=_command("run", study, settings, profile), machine=machine, despite_audit=despite_audit
