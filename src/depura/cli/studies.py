@@ -139,7 +139,8 @@ def run(
     if cluster is None:
         where = devices_of(devices, workers=workers, device=device)
     else:
-        where = (device or ("cuda" if cluster.gpus else "cpu"),)  # of another machine, which may have others
+        usual = "cuda" if cluster.gpus else "cpu"
+        where = (usual if device is None else device,)  # of another machine, which may have others
     allowed = None if yes else seconds("--budget", budget)
     machine = Machine(where, _shard(shard), allowed, cluster, every(checkpoint_every))
     run_source(

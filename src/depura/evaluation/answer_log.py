@@ -66,10 +66,7 @@ class Counter(NamedTuple):
             else:
                 np.add(values, rise, out=values)
 
-        def read() -> NDArray[Any]:
-            return _numbers(values).copy()
-
-        return cls(read, add)
+        return cls(lambda: np.array(_numbers(values)), add)
 
 
 class AnswerLog:
@@ -135,9 +132,7 @@ class AnswerLog:
             self._within.pop()
         # What was answered on the way is part of this answer; where files were written meanwhile, all the rest is.
         del self._new[start if self._new is unwritten else 0 :]
-        rises: tuple[NDArray[Any], ...] = tuple(
-            counter.read() - then for counter, then in zip(counters, before, strict=True)
-        )
+        rises = tuple(np.subtract(counter.read(), then) for counter, then in zip(counters, before, strict=True))
         self._new.append(Entry(name, tuple(_numbers(tensor).copy() for tensor in tensors), rises))
         if self._now() - self._last >= self._every:
             self.write()
