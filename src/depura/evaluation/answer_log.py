@@ -132,8 +132,10 @@ class AnswerLog:
             self._within.pop()
         # What was answered on the way is part of this answer; where files were written meanwhile, all the rest is.
         del self._new[start if self._new is unwritten else 0 :]
-        rises = tuple(np.subtract(counter.read(), then) for counter, then in zip(counters, before, strict=True))
-        self._new.append(Entry(name, tuple(_numbers(tensor).copy() for tensor in tensors), rises))
+        rises: list[NDArray[Any]] = [
+            np.subtract(counter.read(), then) for counter, then in zip(counters, before, strict=True)
+        ]
+        self._new.append(Entry(name, tuple(_numbers(tensor).copy() for tensor in tensors), tuple(rises)))
         if self._now() - self._last >= self._every:
             self.write()
         return tensors
