@@ -135,7 +135,7 @@ class AnswerLog:
         rises: list[NDArray[Any]] = [
             np.subtract(counter.read(), then) for counter, then in zip(counters, before, strict=True)
         ]
-        self._new.append(Entry(name, tuple(_numbers(tensor).copy() for tensor in tensors), tuple(rises)))
+        self._new.append(Entry(name, tuple(np.array(_numbers(tensor)) for tensor in tensors), tuple(rises)))
         if self._now() - self._last >= self._every:
             self.write()
         return tensors
