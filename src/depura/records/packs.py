@@ -1,8 +1,9 @@
 """Packed units: the units of one row in one file, `units/ROW.zip`, which are read as if each had a file of its own.
 
 A zip archive of an index and of blocks. In `index.jsonl` each line says of one unit where its arrays are: the block,
-the first byte in it, type, shape and order. A block, `000012.bin`, holds the bytes of one array of several units, one after
-the other, compressed together (LZMA). Blocks are about a megabyte, so that one unit is had without reading the others.
+the first byte in it, type, shape and order. A block, `000012.bin`, holds the bytes of one array of several units, one
+after the other, compressed together (LZMA). Blocks are about a megabyte, so that one unit is had without reading the
+others.
 """
 
 from __future__ import annotations
