@@ -204,7 +204,7 @@ def digest(question: Sequence[object]) -> str:
     found = hashlib.sha256()
     for part in question:
         if isinstance(part, Tensor):
-            values = _numbers(part.detach())
+            values = _numbers(part)
             found.update(f"{values.dtype.str} {values.shape}".encode())
             found.update(np.ascontiguousarray(values).tobytes())
         else:
@@ -214,7 +214,7 @@ def digest(question: Sequence[object]) -> str:
 
 
 def _numbers(values: Tensor | NDArray[Any]) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    return values.numpy(force=True) if isinstance(values, Tensor) else values
 
 
 def _signature(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
