@@ -298,10 +298,10 @@ trained networks), and CIFAR-10 where there is a record ({cifar10} images, a pub
 [weights/](../weights) trained on a processor). All that a claim compares is attacked alike, on the same images. **A
 verdict is about this setting.** It says what can be read off here, not what large networks reach. *{holds}*: every
 comparison of the claim lies on its side with its whole 95 % interval. *{fails}*: one lies on the other side with its
-whole interval. *Not decided*: neither; in brackets how many images would show a difference of the size that was seen
-(80 % power). A dash: no record yet. The accuracies are upper bounds under equal attacks: 10 steps with 2 draws per gradient (20 steps for
-DiffPure's depth, solver and noise on the digits), through the exact gradient, or the relaxed one where that is zero,
-beside examples made against the bare classifier. No correction is made for the number of claims: of twenty,
+whole interval. *Not decided*: neither; in brackets how many images would show a difference of the size that was
+seen (80 % power). A dash: no record yet. The accuracies are upper bounds under equal attacks: 10 steps with 2 draws
+per gradient (20 steps for DiffPure's depth, solver and noise on the digits), through the exact gradient, or the relaxed
+one where that is zero, beside examples made against the bare classifier. No correction is made for the number of claims: of twenty,
 one may be decided by chance.
 """
 
@@ -530,8 +530,9 @@ def page() -> str:
     sections += [
         f"## {number}. {DIFFPURE}: {says}",
         "",
-        f"Source: {NIE}, abstract. Held: from 10 to 100 steps the paper's adjoint grows by at most 1 % of what the whole "
-        "graph grows by (noise is drawn for some steps ahead, which is what grows). Beside it the exact gradient: with the graph of one step at a time, whose states are kept, and with the whole "
+        f"Source: {NIE}, abstract. Held: from 10 to 100 steps the paper's adjoint grows by at most 1 % of what the "
+        "whole graph grows by (noise is drawn for some steps ahead, which is what grows). Beside it the exact "
+        "gradient: with the graph of one step at a time, whose states are kept, and with the whole "
         "graph. Measured by this command, from torch's allocator.",
         "",
         f"**digits: {said}.**",
