@@ -301,8 +301,8 @@ comparison of the claim lies on its side with its whole 95 % interval. *{fails}*
 whole interval. *Not decided*: neither; in brackets how many images would show a difference of the size that was
 seen (80 % power). A dash: no record yet. The accuracies are upper bounds under equal attacks: 10 steps with 2 draws
 per gradient (20 steps for DiffPure's depth, solver and noise on the digits), through the exact gradient, or the relaxed
-one where that is zero, beside examples made against the bare classifier. No correction is made for the number of claims: of twenty,
-one may be decided by chance.
+one where that is zero, beside examples made against the bare classifier. No correction is made for the number of
+claims: of twenty, one may be decided by chance.
 """
 
 
