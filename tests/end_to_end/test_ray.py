@@ -87,7 +87,7 @@ def units_in(out: Path) -> dict[str, bytes]:
 
 def until(out: Path, n: int, process: Depura) -> None:
     """As many units are there; the run must go on."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(units_in(out)) < n:
         assert process.poll() is None, said_of(out)
         assert time.monotonic() < deadline, "no more units"
