@@ -394,7 +394,7 @@ def test_a_unit_is_compared_with_its_digest_once(tmp_path: Path, monkeypatch: py
     file = run.file(NAME)
     os.utime(file, ns=(10**18, 10**18))
     counted: list[object] = []
-    there = directory._digest
+    there = directory.contents_sha256
 
     def noted(*args: object) -> str:
         counted.append(args)

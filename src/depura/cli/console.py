@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from fractions import Fraction
 from typing import ParamSpec
@@ -63,11 +62,6 @@ def progress() -> Progress:
         console=out,
         disable=not out.is_terminal,
     )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def fraction(text: str) -> float:

@@ -9,9 +9,9 @@ import torch
 import typer
 
 from depura import _check
-from depura.cli.console import cores, seconds
+from depura.cli.console import seconds
 from depura.evaluation.answer_log import EVERY
-from depura.evaluation.executors import Executor, InProcess, OnShare, Processes
+from depura.evaluation.executors import Executor, InProcess, OnShare, Processes, cores
 from depura.evaluation.on_ray import Cluster, OnRay
 from depura.evaluation.runner import Shard
 from depura.evaluation.study import Study
@@ -80,7 +80,7 @@ class Machine(NamedTuple):
     ) -> Executor:
         """What computes the units of a study; `on_share` is told of progress within a unit, in this process only."""
         if self.cluster is not None:
-            return OnRay(study, source, directory, self.cluster, device=self.devices[0])
+            return OnRay(study, source, directory, self.cluster, device=self.devices[0], every=self.every)
         if len(self.devices) > 1:
             return Processes(study, source, directory, devices=self.devices, every=self.every)
         return InProcess(study, directory, device=self.devices[0], on_share=on_share, source=source, every=self.every)

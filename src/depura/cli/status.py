@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,7 +17,7 @@ from depura.reports.tables import progress_table
 
 RECENT = 20
 """Of so many units, the last ones, the pace is taken."""
-ERRORS = 3
+SHOWN = 3
 """How many of the last errors are shown."""
 
 
@@ -39,8 +38,8 @@ def status(directory: Annotated[Path, typer.Argument(help="Run directory.")]) ->
         ages = [time.time() - file.stat().st_mtime for file in folder.glob("*.npz")]
         if ages:
             out.print(f"under way  {folder.name}, last kept {duration(min(ages))} ago", markup=False, soft_wrap=True)
-    for error in _errors(directory / "errors.jsonl")[-ERRORS:]:
-        text = f"error    {error['unit']}, {duration(time.time() - error['at'])} ago: {error['error']}"
+    for error in run.errors[-SHOWN:]:
+        text = f"error    {error.unit}, {duration(time.time() - error.at)} ago: {error.sentence}"
         out.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -79,15 +78,3 @@ def _pace(run: RunDirectory, units: Sequence[Unit]) -> str:
         f"time left: about {duration(missing * each)}, by the {duration(each)} between each of the last {len(moments)} "
         f"units; the last was done {ago} ago"
     )
-
-
-def _errors(file: Path) -> list[dict[str, Any]]:
-    """Errors of units, the last one last; lines that are not whole are passed over."""
-    found: list[dict[str, Any]] = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
-        try:
-            error: dict[str, Any] = json.loads(line)
-            found.append({"unit": str(error["unit"]), "at": float(error["at"]), "error": str(error["error"])})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found

@@ -14,10 +14,11 @@ from depura.analysis import verification as words
 from depura.analysis.summary import summarise
 from depura.analysis.verdicts import Status, Verdict
 from depura.analysis.verification import IDS, Verification
-from depura.cli.console import cores, door, out
+from depura.cli.console import door, out
 from depura.cli.recorded import StudyFile, Trust, source_of
 from depura.cli.studies import Settings, pairs
 from depura.evaluation import verification
+from depura.evaluation.executors import cores
 from depura.evaluation.rescoring import rebuilt_header
 from depura.evaluation.study import Study
 from depura.evaluation.study_file import StudySource

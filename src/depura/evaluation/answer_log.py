@@ -26,6 +26,7 @@ from torch import Tensor
 
 from depura import _atomic
 from depura.attacks.queries import Log
+from depura.records.directory import contents_sha256
 
 EVERY = 300.0
 """Seconds between two files of answers, unless another number is asked for."""
@@ -150,7 +151,7 @@ class AnswerLog:
             arrays |= {f"{k}-rise-{i}": values for i, values in enumerate(entry.rises)}
         questions = [(entry.question, len(entry.tensors), len(entry.rises)) for entry in self._new]
         meta = {"identity": self._identity, "questions": questions}
-        signed = json.dumps({**meta, "sha256": _signature(meta, arrays)}).encode()
+        signed = json.dumps({**meta, "sha256": contents_sha256(arrays, meta)}).encode()
         buffer = io.BytesIO()
         everything: dict[str, Any] = {"meta": np.frombuffer(signed, dtype=np.uint8), **arrays}
         np.savez(buffer, **everything)
@@ -171,7 +172,7 @@ class AnswerLog:
                 arrays: dict[str, NDArray[Any]] = {key: stored[key] for key in stored.files}
             meta: dict[str, Any] = json.loads(arrays.pop("meta").tobytes())
             signature = meta.pop("sha256")
-            if meta["identity"] != self._identity or signature != _signature(meta, arrays):
+            if meta["identity"] != self._identity or signature != contents_sha256(arrays, meta):
                 return []
             return [
                 Entry(
@@ -215,11 +216,3 @@ def digest(question: Sequence[object]) -> str:
 
 def _numbers(values: Tensor | NDArray[Any]) -> NDArray[Any]:
     return values.numpy(force=True) if isinstance(values, Tensor) else values
-
-
-def _signature(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
-    found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name, values in sorted(arrays.items()):
-        found.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        found.update(np.ascontiguousarray(values).tobytes())
-    return found.hexdigest()

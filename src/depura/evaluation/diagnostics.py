@@ -191,7 +191,7 @@ class Logged(nn.Module):
         return self.defence(images, noise)
 
 
-class Watched(nn.Module):
+class Watched(Logged):
     """A defence that notes, image by image, what it answers. It answers as the defence itself does.
 
     An error during a search is no accuracy of an adversarial example: with as many draws, images that nobody attacked
@@ -213,9 +213,7 @@ class Watched(nn.Module):
             labels: (B,), their classes.
             log: of what an attack asked before.
         """
-        super().__init__()
-        self.defence = defence
-        self.log = log
+        super().__init__(defence, log)
         self._rows = {identity: row for row, identity in enumerate(ids)}
         self._labels = labels.cpu().numpy()
         self.draws, self.errors, self.first = (np.zeros(len(ids), dtype=np.int64) for _ in range(3))
@@ -230,7 +228,7 @@ class Watched(nn.Module):
         Returns:
             The logits.
         """
-        logits = self.defence(images, noise)
+        logits = super().forward(images, noise)
         if noise is not None:
             at = np.array([self._rows[identity] for identity in noise.images])
             self._note(at, predicted(logits).cpu().numpy() != self._labels[at])

@@ -35,6 +35,11 @@ OnShare = Callable[[UnitKey, float], None]
 T = TypeVar("T")
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 class Executor(Protocol):
     """Computes units somewhere. Its workers live as long as its context: `with executor: ...`."""
 

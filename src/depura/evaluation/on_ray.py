@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 from depura import _check
 from depura.evaluation.answer_log import EVERY
-from depura.evaluation.executors import Worker, kept_under_way
+from depura.evaluation.executors import Worker, cores, kept_under_way
 from depura.evaluation.study import Study, UnitKey
 from depura.evaluation.study_file import StudySource
 from depura.records.describe import code_sha256
@@ -145,7 +145,14 @@ class OnRay:
     """An `Executor` whose workers are Ray's actors."""
 
     def __init__(
-        self, study: Study, source: StudySource, directory: RunDirectory, cluster: Cluster, *, device: str
+        self,
+        study: Study,
+        source: StudySource,
+        directory: RunDirectory,
+        cluster: Cluster,
+        *,
+        device: str,
+        every: float | None = EVERY,
     ) -> None:
         """Start nothing yet.
 
@@ -155,9 +162,10 @@ class OnRay:
             directory: its run directory.
             cluster: what is asked of Ray.
             device: where a worker computes; "cuda" is the GPU that Ray gave it.
+            every: as of `InProcess`, for workers that write the records themselves.
         """
         self._study, self._source, self._directory = study, source, directory
-        self._cluster, self._device = cluster, device
+        self._cluster, self._device, self._every = cluster, device, every
         self._ray: Any = None
         self._actor: Any = None
         self._hired: list[_Hired] = []
@@ -200,7 +208,7 @@ class OnRay:
         address = self._cluster.address
         options: dict[str, Any] = {"address": address, "runtime_env": environment, "log_to_driver": False}
         if address == "local":
-            options |= {"num_cpus": _cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            options |= {"num_cpus": cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
             try:
                 self._ray.init(logging_level="ERROR", **options)
@@ -277,9 +285,7 @@ class OnRay:
         while len(self._hired) < min(units, self.workers):
             actor = self._actor.remote()
             out = str(self._directory.path.resolve()) if self._cluster.shared else None
-            # Where each unit is computed twice, neither is to take its answers from the other's.
-            every = None if self._cluster.twice else EVERY
-            begun = actor.begin.remote(self._source, self._device, out, every)
+            begun = actor.begin.remote(self._source, self._device, out, self._every)
             self._hired.append(_Hired(actor, begun, since=time.monotonic()))
 
     def _choice(self, stage: _Stage, hired: _Hired) -> UnitKey | None:
@@ -465,10 +471,6 @@ def _ray(address: str) -> Any:
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """Asked to end, end in order."""
     sys.exit(128 + number)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def travelling(folder: Path, *, without: Path) -> dict[Path, int]:

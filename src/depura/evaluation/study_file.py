@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from depura import _check
 from depura.attacks.catalogue import CATALOGUE, built
@@ -30,6 +30,14 @@ DEMO, JUDGE = "depura demo", "depura judge"
 
 _IMPORTED = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>\w+)")
 _IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
+
+
+class _Place(NamedTuple):
+    """Where a function is: in a file, or where that is None in a module that is imported."""
+
+    file: Path | None
+    function: str = "study"
+    module: str = ""
 
 
 class StudyNotGivenError(_check.InputError):
@@ -114,14 +122,12 @@ class StudySource:
         Returns:
             The folder, None for a module that is installed; and the source.
         """
-        text = str(self.path)
-        in_file, imported = _IN_FILE.fullmatch(text), _IMPORTED.fullmatch(text)
-        if self.path.is_file() or in_file is not None or imported is None:
-            file = self.path if in_file is None or self.path.is_file() else Path(in_file["file"])
-            folder = file.resolve().parent
-            path = Path(file.name if file == self.path else f"{file.name}:{text.rpartition(':')[2]}")
+        place = self._place()
+        if place.file is not None:
+            folder = place.file.resolve().parent
+            path = Path(place.file.name if place.file == self.path else f"{place.file.name}:{place.function}")
         else:
-            top = imported["module"].partition(".")[0]
+            top = place.module.partition(".")[0]
             here = any((Path.cwd() / name).exists() for name in (f"{top}.py", top))
             folder, path = Path.cwd().resolve() if here else None, self.path
         settings = tuple((name, _seen_from(folder, value)) for name, value in self.settings)
@@ -146,23 +152,31 @@ class StudySource:
 
     def _function(self) -> Callable[..., Any]:
         """What makes the study."""
-        text, name = str(self.path), "study"
-        in_file, imported = _IN_FILE.fullmatch(text), _IMPORTED.fullmatch(text)
-        if self.path.is_file() or in_file is not None or imported is None:
-            file = self.path if in_file is None or self.path.is_file() else Path(in_file["file"])
-            name = name if in_file is None or self.path.is_file() else in_file["function"]
-            module = module_of("study", file)
+        place = self._place()
+        if place.file is not None:
+            module = module_of("study", place.file)
         else:
-            name = imported["function"]
             try:
-                module = module_named(imported["module"])
+                module = module_named(place.module)
             except ImportError as error:
-                got = f"{imported['module']}, which cannot be imported ({error})"
+                got = f"{place.module}, which cannot be imported ({error})"
                 raise _check.InputError(f"study: expected a module that can be imported, got {got}.") from error
-        build = getattr(module, name, None)
+        build = getattr(module, place.function, None)
         if not callable(build):
-            _check.fail("study", f"a function named {name} in {text}", "none", "See examples/04_study.py.")
+            what = f"a function named {place.function} in {self.path}"
+            _check.fail("study", what, "none", "See examples/04_study.py.")
         return build
+
+    def _place(self) -> _Place:
+        """Where the function is that makes the study."""
+        text = str(self.path)
+        in_file, imported = _IN_FILE.fullmatch(text), _IMPORTED.fullmatch(text)
+        if self.path.is_file() or (in_file is None and imported is None):
+            return _Place(self.path)
+        if in_file is not None:
+            return _Place(Path(in_file["file"]), in_file["function"])
+        assert imported is not None
+        return _Place(None, imported["function"], imported["module"])
 
 
 def _seen_from(folder: Path | None, text: str) -> str:

@@ -45,6 +45,9 @@ _ABSENT: Any = object()
 UNDER_WAY = "under-way"
 """Folder of what units that are being computed keep; it is no part of the record."""
 
+ERRORS = "errors.jsonl"
+"""File of the errors that units ended in; it is no part of the record."""
+
 _AGAIN = "Delete this file and give the same command again; only it will be made anew."
 
 _PACKED_AGAIN = (
@@ -61,6 +64,20 @@ _SETTLED = 2 * 10**9
 
 class RecordError(ValueError):
     """A run directory that cannot be used as asked; the message says what to do."""
+
+
+class UnitError(NamedTuple):
+    """An error that a unit ended in.
+
+    Attributes:
+        unit: its name.
+        at: when, in seconds since 1970.
+        sentence: what it said.
+    """
+
+    unit: str
+    at: float
+    sentence: str
 
 
 class Unit(NamedTuple):
@@ -208,7 +225,8 @@ class RunDirectory:
 
     def commit(self, unit: Unit) -> None:
         """Keep a unit, whole or not at all, under its name."""
-        signed = {**self._meant(unit), "sha256": self.signature(unit)}
+        meant = self._meant(unit)
+        signed = {**meant, "sha256": contents_sha256(unit.arrays, meant)}
         written: Mapping[str, Array] = unit.arrays
         if layout_of(self.raw) >= NARROWED:
             written, types = kept(unit.arrays)
@@ -218,7 +236,7 @@ class RunDirectory:
 
     def signature(self, unit: Unit) -> str:
         """Digest of the arrays and facts of a unit, and of what decides its numbers."""
-        return _digest(unit.arrays, self._meant(unit))
+        return contents_sha256(unit.arrays, self._meant(unit))
 
     def _meant(self, unit: Unit) -> dict[str, Any]:
         return {**unit.facts.model_dump(mode="json", exclude_none=True), "study": self.identity(unit.facts.row)}
@@ -269,7 +287,7 @@ class RunDirectory:
                 whole = _READ_BEFORE.get((str(place.file), name)) == (state, signed)
                 if not whole:
                     arrays = StoredArrays(names, lambda some: [restored(stored[n], types.get(n)) for n in some])
-                    whole = signed == _digest(arrays, meta)
+                    whole = signed == contents_sha256(arrays, meta)
         except Exception as error:  # a damaged archive raises whatever its damage leads to
             raise RecordError(f"{place}: expected a complete record, got {_reason(error)}. {place.again}") from error
         if there != name:
@@ -394,10 +412,20 @@ class RunDirectory:
         return self.path / UNDER_WAY / self.file(name).stem
 
     def note_error(self, unit: str, sentence: str) -> None:
-        """Add an error of a unit to those that `depura status` shows."""
+        """Add an error of a unit to `errors`."""
         line = json.dumps({"unit": unit, "at": round(time.time()), "error": sentence})
-        with (self.path / "errors.jsonl").open("a", encoding="utf-8") as file:
+        with (self.path / ERRORS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    @property
+    def errors(self) -> tuple[UnitError, ...]:
+        """Errors of units, the last one last; lines that are not whole are passed over."""
+        file, found = self.path / ERRORS, list[UnitError]()
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                said: dict[str, Any] = json.loads(line)
+                found.append(UnitError(str(said["unit"]), float(said["at"]), str(said["error"])))
+        return tuple(found)
 
     def foreign(self) -> tuple[Path, ...]:
         """Files that do not belong to this run: anything in the folder of units that is none of its units."""
@@ -444,7 +472,7 @@ def _joined(units: Sequence[Unit]) -> Unit:
     return Unit(arrays, units[0].facts.model_copy(update={"evaluations": evaluations}))
 
 
-def _digest(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> str:
+def contents_sha256(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> str:
     """Of all arrays, with their names, dtypes and shapes, and of the facts."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(arrays):
