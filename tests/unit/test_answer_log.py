@@ -137,3 +137,12 @@ def test_a_counter_rises_as_if_it_had_been_asked(tmp_path: Path) -> None:
 
     assert counted() == (4, 5)
     assert counted() == (4, 5)
+
+
+def test_what_is_held_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depura.evaluation.answer_log.MOST", 100)
+    log, files = AnswerLog(tmp_path / "unit", "study"), list[int]()
+    for number in range(6):
+        log.answer((number,), lambda: (torch.zeros(12),))  # 48 bytes
+        files.append(len(list((tmp_path / "unit").glob("*.npz"))))
+    assert files == [0, 0, 1, 1, 1, 2]

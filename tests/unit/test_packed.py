@@ -400,7 +400,7 @@ def test_a_unit_is_compared_with_its_digest_once(tmp_path: Path, monkeypatch: py
         counted.append(args)
         return there(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(directory, "_digest", noted)
+    monkeypatch.setattr(directory, "contents_sha256", noted)
     for _ in range(3):
         unit = run.load(NAME)
     assert len(counted) == 1

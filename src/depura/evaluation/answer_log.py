@@ -32,6 +32,10 @@ EVERY = 300.0
 """Seconds between two files of answers, unless another number is asked for."""
 
 
+MOST = 2**28
+"""Bytes of answers that are held in memory; they are written when there are more, however soon that is."""
+
+
 class Entry(NamedTuple):
     """An answer.
 
@@ -44,6 +48,11 @@ class Entry(NamedTuple):
     question: str
     tensors: tuple[NDArray[Any], ...]
     rises: tuple[NDArray[Any], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the answer."""
+        return sum(values.nbytes for values in self.tensors)
 
 
 class Counter(NamedTuple):
@@ -93,6 +102,7 @@ class AnswerLog:
         self._folder, self._identity, self._every, self._now = folder, identity, every, now
         self._last = now()
         self._new: list[Entry] = []
+        self._held = 0
         self._within: list[str] = []
         self._known: dict[str, deque[Entry]] = {}
         for file in sorted(folder.glob("*.npz")) if folder.is_dir() else ():
@@ -132,12 +142,16 @@ class AnswerLog:
         finally:
             self._within.pop()
         # What was answered on the way is part of this answer; where files were written meanwhile, all the rest is.
-        del self._new[start if self._new is unwritten else 0 :]
+        first = start if self._new is unwritten else 0
+        self._held -= sum(entry.nbytes for entry in self._new[first:])
+        del self._new[first:]
         rises: list[NDArray[Any]] = [
             np.subtract(counter.read(), then) for counter, then in zip(counters, before, strict=True)
         ]
-        self._new.append(Entry(name, tuple(np.array(_numbers(tensor)) for tensor in tensors), tuple(rises)))
-        if self._now() - self._last >= self._every:
+        entry = Entry(name, tuple(np.array(_numbers(tensor)) for tensor in tensors), tuple(rises))
+        self._new.append(entry)
+        self._held += entry.nbytes
+        if self._now() - self._last >= self._every or self._held > MOST:
             self.write()
         return tensors
 
@@ -156,11 +170,11 @@ class AnswerLog:
         everything: dict[str, Any] = {"meta": np.frombuffer(signed, dtype=np.uint8), **arrays}
         np.savez(buffer, **everything)
         _atomic.write(self._folder / f"{time.time_ns():020d}.npz", buffer.getvalue())
-        self._new, self._last = [], self._now()
+        self._new, self._held, self._last = [], 0, self._now()
 
     def forget(self) -> None:
         """Remove all files: the unit is done."""
-        self._new, self._known = [], {}
+        self._new, self._held, self._known = [], 0, {}
         shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # others are under way
             self._folder.parent.rmdir()
