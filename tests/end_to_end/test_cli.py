@@ -239,6 +239,17 @@ def test_a_plan_for_another_machine_says_hours_money_and_images() -> None:
     assert f"buys about {int(50 * images):,} images" in result.output
 
 
+def test_code_that_looks_at_values_cannot_be_priced_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(
+        RAISES.replace('raise OSError("the [net] is gone")', "images = images + 1").replace(
+            "images.mean((1, 2, 3))[:, None]", "torch.from_numpy(images.detach().numpy()).mean((1, 2, 3))[:, None]"
+        )
+    )
+    result = depura_("plan", tmp_path / "s.py", "--as", "a100")
+    fails(result, "can be counted without values")
+    assert ".. " not in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -73,7 +73,9 @@ def plan(
         if terms is None:
             raise
         advice = "Plan it where it is to be run, without --as."
-        _check.fail("--as", "networks whose operations can be counted without values", error_line(error), advice)
+        _check.fail(
+            "--as", "networks whose operations can be counted without values", error_line(error).rstrip("."), advice
+        )
     beyond = allowed is not None and sum(p.seconds for p in prices) / n_workers > allowed
     if as_text:
         typer.echo(json.dumps(_as_plan(loaded, prices, n_workers).as_json(), indent=1))
